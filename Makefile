@@ -1,0 +1,53 @@
+# make repro: the whole chain on the embedded default. make help lists the rest. Every target may be repeated.
+
+PYTHON ?= python3.11
+VENV := .venv
+STAMP := $(VENV)/.installed
+BIN := $(VENV)/bin
+
+# `python` in dvc.yaml is the environment's; nothing here phones home.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DO_NOT_TRACK := 1
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export HF_HUB_DISABLE_TELEMETRY := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help venv repro ui test lint format clean distclean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 16
+
+venv: $(STAMP) ## make the environment
+
+$(STAMP): pyproject.toml requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -e ".[dev]" -c requirements.lock
+	@touch $@
+
+repro: $(STAMP) ## run what is stale (dvc repro), waiting for a run in progress; TARGETS="sft reward" narrows it
+	$(BIN)/python -m tasks.repro $(TARGETS)
+
+ui: $(STAMP) ## show Prefect's and MLflow's interfaces until Ctrl-C
+	$(BIN)/python -m flows.ui
+
+lint: $(STAMP) ## check style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy rlhf tasks flows
+
+format: $(STAMP) ## put the code into the common style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+test: lint ## check style and types, then run the tests
+	$(BIN)/python -m pytest
+
+clean: ## remove caches and logs; data, models and records stay
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis logs build dist
+	find rlhf tasks flows tests -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean ## remove the environment and all that a fresh clone does not have, DVC's cache and MLflow's records included
+	rm -rf $(VENV) rlhf.egg-info data models metrics reports mlruns mlflow.db .prefect .checkpoints .failures .dvc/cache .dvc/tmp

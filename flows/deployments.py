@@ -1,0 +1,74 @@
+"""Serve the pipeline as a Prefect deployment: `python -m flows.deployments --cron "0 3 * * *"`.
+
+Without a work pool this process runs what is due, on this machine. With `--work-pool gpu` it only registers the
+deployment; `prefect worker start --pool gpu`, started in a clone on the machine with the GPUs, runs it.
+"""
+
+import argparse
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.exceptions import ObjectAlreadyExists
+from prefect.types.entrypoint import EntrypointType
+
+from flows.pipeline import pipeline
+from flows.stage import exit_code, prefect_server
+from tasks.execution import current_execution
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the command line, then serve or register."""
+    options = _parser().parse_args(arguments)
+    parameters = {
+        "targets": options.targets,
+        "overrides": dict(_pair(text) for text in options.set),
+        "retries": options.retries,
+        "retry_delay_seconds": options.retry_delay_seconds,
+    }
+    with exit_code(), prefect_server(Path(), current_execution()) as url:
+        print(f"Prefect: {url.removesuffix('/api')}")
+        if options.work_pool:
+            register(options.name, options.work_pool, options.cron, parameters)
+        else:
+            pipeline.serve(
+                options.name,
+                cron=options.cron,
+                parameters=parameters,
+                limit=1,
+                entrypoint_type=EntrypointType.MODULE_PATH,
+            )
+
+
+def register(name: str, work_pool: str, cron: str | None, parameters: dict[str, Any]) -> None:
+    """Register the deployment in a work pool of processes, making the pool where there is none."""
+    with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):
+        client.create_work_pool(WorkPoolCreate(name=work_pool, type="process", concurrency_limit=1))
+    source: Any = pipeline.from_source(source=str(Path.cwd()), entrypoint="flows/pipeline.py:pipeline")
+    source.deploy(name, work_pool_name=work_pool, cron=cron, parameters=parameters, build=False, push=False)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m flows.deployments", description=__doc__.split("\n")[0])
+    parser.add_argument("targets", nargs="*", help="stages to bring up to date; all if none is named")
+    parser.add_argument("--name", default="pipeline", help="name of the deployment")
+    parser.add_argument("--cron", help="when to run, for example '0 3 * * *'; without it only when asked to")
+    parser.add_argument("--retries", type=int, default=2, help="how often a failed run is tried again")
+    parser.add_argument("--retry-delay-seconds", type=int, default=60)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting first")
+    parser.add_argument("--work-pool", help="register for workers of this pool instead of serving here")
+    return parser
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    key, sign, value = text.partition("=")
+    if not sign:
+        raise SystemExit(f"--set {text}: expected KEY=VALUE, for example ppo.kl.coefficient=0.1")
+    return key, yaml.safe_load(value)
+
+
+if __name__ == "__main__":
+    main()

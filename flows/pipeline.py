@@ -1,0 +1,73 @@
+"""The pipeline flow: bring the workspace up to date through DVC, by hand, on a schedule or from Prefect's UI.
+
+A scheduled run and a `dvc repro` by hand give the same `dvc.lock`. The stages run as flows of their own, under the
+same name of the execution and the same MLflow parent run as this one.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
+
+from flows.stage import exit_code, prefect_server
+from rlhf.settings import load_settings
+from rlhf.workspace import Workspace
+from tasks.execution import VARIABLE, current_execution
+from tasks.recording import record_execution
+from tasks.repro import ReproFailed, repro
+from tasks.tracking import tolerated
+
+
+@flow(name="pipeline", persist_result=False)
+def pipeline(
+    targets: list[str] | None = None,
+    overrides: dict[str, Any] | None = None,
+    wait: bool = True,
+    retries: int = 0,
+    retry_delay_seconds: int = 60,
+) -> None:
+    """Bring the workspace up to date.
+
+    Args:
+        targets: stages to bring up to date with all that they need; all stages if empty
+        overrides: settings to change in params.yaml first, by dotted key: {"ppo.kl.coefficient": 0.1}
+        wait: wait for another run of this workspace; otherwise fail when there is one
+        retries: how often a failed run is tried again; stages go on from their last checkpoints
+        retry_delay_seconds: between tries
+    """
+    execution = f"pipeline-{flow_run.id}"
+    os.environ[VARIABLE] = execution
+    try:
+        run_dvc.with_options(
+            retries=retries, retry_delay_seconds=retry_delay_seconds, retry_condition_fn=_worth_another_try
+        )(targets or [], overrides or {}, wait)
+        complete_record(execution)
+    finally:
+        del os.environ[VARIABLE]
+
+
+@task(task_run_name="dvc repro", cache_policy=NO_CACHE)
+def run_dvc(targets: list[str], overrides: dict[str, Any], wait: bool) -> None:
+    """Let DVC run what is stale, its output in the log."""
+    repro(Path(), targets, overrides, get_run_logger().info, wait=wait)
+
+
+@task(task_run_name="complete the MLflow record", cache_policy=NO_CACHE)
+def complete_record(execution: str) -> None:
+    """Bring the figures of stages that were up to date into the execution's MLflow run."""
+    settings = load_settings(Workspace().params)
+    with tolerated("the execution", get_run_logger().warning):
+        record_execution(Path(), settings.experiment, execution)
+
+
+def _worth_another_try(_task: Any, _run: Any, state: Any) -> bool:
+    """A stage may fail for want of memory or a network; refused settings and a busy workspace stay what they are."""
+    return isinstance(state.result(raise_on_failure=False), ReproFailed)
+
+
+if __name__ == "__main__":
+    with exit_code(), prefect_server(Path(), current_execution()):
+        pipeline()

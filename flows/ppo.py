@@ -1,0 +1,17 @@
+"""The ppo flow: train the policy against the reward model."""
+
+from flows.stage import main, stage_flow
+from tasks.steps import record, recorded, register, run_worker
+
+
+@stage_flow
+def ppo() -> None:
+    """Write and register `models/policy`; its version is the registry's `challenger` until a newer one is."""
+    with recorded("ppo") as run:
+        run_worker(run)
+        record(run, "metrics/ppo_samples.jsonl")
+        register(run, "policy", alias="challenger")
+
+
+if __name__ == "__main__":
+    main(ppo)

@@ -1,0 +1,93 @@
+"""What all stage flows share: how one is declared, and how `python -m flows.<stage>` runs it and ends."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+
+import httpx
+from prefect import Flow, flow
+from prefect.exceptions import PrefectException, TerminationSignal
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from rlhf.common.errors import RlhfError
+from tasks.execution import Execution, current_execution
+from tasks.guard import die_with_parent
+from tasks.server import shared_server
+
+_done: set[str] = set()  # stages whose whole body has run in this process
+
+
+def stage_flow(function: Callable[[], None]) -> Flow[[], None]:
+    """Declare a stage's flow, named as its function. Prefect caches and retries nothing here: DVC owns staleness.
+
+    Its runs carry the name of their execution, as the MLflow runs do in the tag rlhf.execution.
+    """
+
+    @wraps(function)
+    def body() -> None:
+        function()
+        _done.add(function.__name__)
+
+    name = function.__name__
+    return flow(name=name, flow_run_name=lambda: f"{name}-{current_execution().key}", persist_result=False)(body)
+
+
+def main(stage: Flow[[], None]) -> None:
+    """Run a stage's flow in the current directory and exit: 0 done, 1 failed, 130 interrupted, 143 terminated.
+
+    The worker's own words are on the log above; a failure adds one line, without a traceback. A Prefect server that
+    is lost in mid-run costs its record of the run, not the stage.
+    """
+    if "DVC_STAGE" in os.environ:
+        die_with_parent()  # a killed `dvc repro` must not leave a trainer that writes into its outputs
+    with exit_code(), prefect_server(Path(), current_execution()):
+        try:
+            stage()
+        except (httpx.HTTPError, PrefectException) as error:
+            if stage.name not in _done:
+                raise
+            print(f"warning: {stage.name} is done, but Prefect could not be told: {error}", file=sys.stderr)
+
+
+@contextmanager
+def prefect_server(root: Path, execution: Execution) -> Iterator[str]:
+    """Use the workspace's Prefect server in the block and in processes started there; gives its address."""
+    url = shared_server(root, execution.owner)
+    _quiet_engine()
+    with temporary_settings({PREFECT_API_URL: url}):
+        os.environ["PREFECT_API_URL"] = url
+        yield url
+
+
+@contextmanager
+def exit_code() -> Iterator[None]:
+    """Turn the way the block ends into the process' exit code; faults meant for the user are told in one line."""
+    try:
+        yield
+    except RlhfError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except TerminationSignal:
+        print("terminated", file=sys.stderr)
+        sys.exit(143)
+
+
+def _quiet_engine() -> None:
+    """Keep the tracebacks that Prefect's engine logs at every level of a failed run off the terminal, not out of its UI.
+
+    `exit_code` tells faults meant for the user; any other exception leaves with the one traceback of Python itself.
+    """
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_told_once)
+
+
+def _told_once(entry: logging.LogRecord) -> bool:
+    engine = entry.name in ("prefect.flow_runs", "prefect.task_runs")
+    return not (engine and (entry.levelno >= logging.ERROR or "Finished in state" in str(entry.msg)))

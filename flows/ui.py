@@ -1,0 +1,92 @@
+"""Both user interfaces on loopback: `python -m flows.ui`. Flows that start while it runs use its Prefect server."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import psutil
+
+from flows.stage import exit_code
+from rlhf.common.errors import RlhfError
+from tasks.server import HOST, release, shared_server
+from tasks.tracking import tracking_uri
+
+MLFLOW_PORT = 5000
+_START_SECONDS = 600.0
+
+
+def main() -> None:
+    """Start what is not running yet, print both addresses, stop on Ctrl-C what nobody else uses."""
+    root, own = Path(), psutil.Process()
+    with exit_code():
+        mlflow = None
+        try:
+            prefect_url = shared_server(root, own)
+            print(f"Prefect  {prefect_url.removesuffix('/api')}", flush=True)
+            if "MLFLOW_TRACKING_URI" in os.environ:
+                print(f"MLflow   {tracking_uri(root)} (MLFLOW_TRACKING_URI; not started here)", flush=True)
+            else:
+                mlflow = start_mlflow(root)
+                print(f"MLflow   http://{HOST}:{MLFLOW_PORT}", flush=True)
+            print("Ctrl-C stops both.", flush=True)
+            while mlflow is None or mlflow.poll() is None:
+                time.sleep(1)
+            raise RlhfError("the MLflow server stopped; see logs/mlflow-server.log")
+        except KeyboardInterrupt:
+            print("stopping")
+        finally:
+            if mlflow is not None:
+                stop(mlflow)
+            if not release(root, own):
+                print("The Prefect server stays until the runs that use it end.")
+
+
+def start_mlflow(root: Path) -> subprocess.Popen[bytes]:
+    """Start an MLflow server on the workspace's database and wait until it answers; raises RlhfError."""
+    log = root / "logs" / "mlflow-server.log"
+    address = f"http://{HOST}:{MLFLOW_PORT}"
+    if _answers(address):
+        raise RlhfError(f"{address} is taken; is another MLflow running?")
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking_uri(root)]
+    with log.open("w", encoding="utf-8") as stream:
+        server = subprocess.Popen(
+            [*command, "--host", HOST, "--port", str(MLFLOW_PORT), "--workers", "1"],
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,  # Ctrl-C comes here first; this process then stops it
+        )
+    end = time.monotonic() + _START_SECONDS
+    while server.poll() is None and time.monotonic() < end:
+        if _answers(address):
+            return server
+        time.sleep(0.2)
+    stop(server)
+    raise RlhfError(f"the MLflow server did not start; see {log}")
+
+
+def stop(server: subprocess.Popen[bytes]) -> None:
+    """Stop a server and its workers."""
+    with suppress(ProcessLookupError):
+        os.killpg(server.pid, signal.SIGTERM)
+    try:
+        server.wait(20)
+    except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def _answers(address: str) -> bool:
+    with suppress(httpx.HTTPError):
+        return httpx.get(f"{address}/health", timeout=5).status_code == httpx.codes.OK
+    return False
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""The seam between the policy loop and an algorithm: what it consumes, what it trains, how it learns."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from rlhf.common.metrics import Value
+from rlhf.common.tally import Tally
+from rlhf.data.batches import TokenBatch
+from rlhf.engine import Engine, Trainer
+from rlhf.rollout.records import Experience, Rollout
+from rlhf.settings import Settings
+from rlhf.workspace import Workspace
+
+Loss = Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What an algorithm is built from."""
+
+    settings: Settings
+    workspace: Workspace
+    engine: Engine
+
+    def updates(self, iterations: int, epochs: int) -> int:
+        """Optimiser steps in so many iterations, for the learning-rate schedules."""
+        return iterations * epochs * (self.settings.ppo.rollouts // self.settings.ppo.mini_batch)
+
+
+@dataclass(frozen=True)
+class Material:
+    """What one iteration has to learn from; an algorithm finds here what it said it consumes, None elsewhere."""
+
+    rollout: Rollout | None = None
+
+
+class Algorithm(Protocol):
+    """One way to improve a policy."""
+
+    consumes: frozenset[str]  # of "rollouts", "pretrain" (later: "pairs", "demonstrations")
+    trainers: Mapping[str, Trainer]  # every trainable model with its optimiser; "policy" is one of them
+    warmup_iterations: int  # iterations before the policy learns, for example critic pre-training
+
+    def policy(self) -> PreTrainedModel:
+        """The model that is sampled from and saved."""
+        ...
+
+    def active(self, iteration: int) -> Mapping[str, int]:
+        """Names of the trainers that learn in this iteration (negative: before the policy learns) and their epochs."""
+        ...
+
+    def experience(self, material: Material) -> tuple[Experience, dict[str, Value]]:
+        """Score what was gathered and turn it into targets; gives the experience and its metrics."""
+        ...
+
+    def losses(
+        self, name: str, iteration: int, batch: Experience, pretrain: TokenBatch | None, tally: Tally
+    ) -> list[Loss]:
+        """The losses of one mini-batch for one trainer, one entry per micro-batch, equally many on every process."""
+        ...
+
+    def score(self, rollout: Rollout) -> Tensor:
+        """Reward of each response, [B], for monitoring."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What else must survive an interruption, beside the trainers."""
+        ...
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up what `state` gave."""
+        ...

@@ -1,0 +1,253 @@
+"""PPO-max (section 5): the stable composition of the twelve details."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from rlhf.algorithms.base import Context, Loss, Material
+from rlhf.common.errors import TrainingError
+from rlhf.common.metrics import Value
+from rlhf.common.tally import Tally
+from rlhf.data.batches import TokenBatch, pad_width
+from rlhf.engine import Trainer
+from rlhf.engine.single import TorchEngine
+from rlhf.models.causal import load_causal_lm, train_only_top
+from rlhf.models.quantities import entropy, hidden_states, spread, target_logits, target_tokens, token_logprobs
+from rlhf.models.scalar import at_last, load_scalar_model, new_scalar_model
+from rlhf.models.trunk import lower_states, shares_trunk, upper_states
+from rlhf.ppo.advantages import gae
+from rlhf.ppo.kl import kl_estimate
+from rlhf.ppo.losses import surrogate, value_loss
+from rlhf.ppo.moments import Moments, merge
+from rlhf.ppo.rewards import clip, normalise, token_rewards
+from rlhf.rollout.records import Experience, Rollout, Scores
+
+
+@dataclass(frozen=True)
+class _Shaped:
+    """Rewards after reparameterisation, [B], and per token, [B, R], with the KL estimate they hold."""
+
+    scores: Tensor
+    kl: Tensor
+    tokens: Tensor
+
+
+class PpoMax:
+    """Policy, frozen reference, critic and frozen reward model."""
+
+    consumes = frozenset({"rollouts", "pretrain"})
+
+    def __init__(self, context: Context) -> None:
+        self.engine, self.settings = context.engine, context.settings.ppo
+        workspace, ppo = context.workspace, context.settings.ppo
+        policy = load_causal_lm(workspace.model(ppo.initial))
+        critic = (
+            load_scalar_model(workspace.model("reward"), unit_scale=ppo.reward.normalise is not None)
+            if ppo.critic.initial == "reward"
+            else new_scalar_model(workspace.model("sft"), context.settings.seed, "critic")
+        )
+        train_only_top(policy, ppo.trainable_layers)
+        train_only_top(critic.lm, ppo.trainable_layers)
+        self.warmup_iterations = ppo.critic.pretraining_iterations
+        critic_updates = context.updates(ppo.iterations, ppo.epochs) + context.updates(
+            self.warmup_iterations, ppo.critic.pretraining_epochs
+        )
+        self.trainers: Mapping[str, Trainer] = {
+            "policy": self.engine.trainer(policy, ppo.optimizer, context.updates(ppo.iterations, ppo.epochs)),
+            "critic": self.engine.trainer(critic, ppo.critic.optimizer, critic_updates),
+        }
+        self._policy = policy
+        self._critic = critic
+        self._reference = self.engine.frozen(load_causal_lm(workspace.model("sft")))
+        self._reward = self.engine.frozen(load_scalar_model(workspace.model("reward")))
+        self._shared = self._trunk(ppo.trainable_layers)
+        self._history = Moments()
+
+    def _trunk(self, layers: int | None) -> int | None:
+        """The number of top blocks above what all four models have in common and none of them trains."""
+        if layers is None or not isinstance(self.engine, TorchEngine):  # ZeRO keeps the weights in parts
+            return None
+        models = [self._policy, self._reference, self._critic.lm, self._reward.lm]
+        return layers if shares_trunk(models, layers) else None
+
+    def policy(self) -> PreTrainedModel:
+        return self._policy
+
+    def active(self, iteration: int) -> Mapping[str, int]:
+        if iteration < 0:
+            return {"critic": self.settings.critic.pretraining_epochs}
+        return {"policy": self.settings.epochs, "critic": self.settings.epochs}
+
+    def state(self) -> dict[str, Any]:
+        return {"history": self._history.as_dict()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._history = Moments(**state["history"])
+
+    # -- experience ---------------------------------------------------------------------------------------------
+
+    def experience(self, material: Material) -> tuple[Experience, dict[str, Value]]:
+        rollout = material.rollout
+        if rollout is None:
+            raise TrainingError("ppo-max learns from rollouts, and none were gathered")
+        scores = self._scores(rollout)
+        shaped = self._shape(scores, rollout.response_mask)
+        mask, settings = rollout.response_mask, self.settings.gae
+        advantages, returns = gae(shaped.tokens, scores.values, mask, settings.gamma, settings.lam)
+        old = (scores.logprobs, scores.values)
+        experience = Experience(rollout.batch, mask, *old, advantages, returns, scores.below)
+        return experience, self._describe(rollout, scores, shaped, experience)
+
+    @torch.no_grad()
+    def score(self, rollout: Rollout) -> Tensor:
+        parts = _micro(rollout.batch, self.settings.micro_batch)
+        return torch.cat([self._rewards(part, self._below(part)) for part in parts])
+
+    @torch.no_grad()
+    def _scores(self, rollout: Rollout) -> Scores:
+        """Ask all four models, in the very micro-batches that the losses will use: the first ratio is then exactly 1."""
+        rewards, columns, lower = [], [], []
+        for batch in _micro(rollout.batch, self.settings.micro_batch):
+            below, tokens = self._below(batch), target_tokens(batch)
+            rewards.append(self._rewards(batch, below))
+            logits = self._logits(self._policy, batch, below)
+            logprobs, spreads = token_logprobs(logits, tokens), entropy(logits)
+            del logits
+            reference = token_logprobs(self._logits(self._reference, batch, below), tokens)
+            columns.append(torch.stack([logprobs, reference, self._values(batch, below), spreads]))
+            if below is not None:
+                lower.append(pad_width(below, rollout.batch.input_ids.shape[1]))
+        mask = rollout.response_mask
+        logprobs, reference, values, entropies = (spread(row, mask) for row in torch.cat(columns, dim=1))
+        return Scores(torch.cat(rewards), logprobs, reference, values, entropies, torch.cat(lower) if lower else None)
+
+    def _shape(self, scores: Scores, mask: Tensor) -> _Shaped:
+        rewards = scores.rewards
+        if self.settings.reward.normalise == "running":
+            self._history = merge(self._history, rewards, self.engine.all_sum)
+            rewards = normalise(rewards, self._history)
+        rewards = clip(rewards, self.settings.reward.clip)
+        kl = self.settings.kl
+        estimate = kl_estimate(scores.logprobs, scores.reference_logprobs, kl.estimator if kl else "k1") * mask
+        return _Shaped(rewards, estimate, token_rewards(rewards, estimate, mask, kl.coefficient if kl else 0.0))
+
+    def _describe(self, rollout: Rollout, scores: Scores, shaped: _Shaped, experience: Experience) -> dict[str, Value]:
+        mask = rollout.response_mask
+        tally = Tally()
+        tally.add(
+            reward=scores.rewards,
+            reward_squared=scores.rewards.square(),
+            reward_normalised=shaped.scores,
+            kl=shaped.kl[mask],
+            kl_sequence=shaped.kl.sum(dim=1),
+            response_length=rollout.lengths.float(),
+            finished=rollout.finished.float(),
+            logprob=scores.logprobs[mask],
+            entropy=scores.entropy[mask],
+            advantage_mean=experience.advantages[mask],
+            advantage_squared=experience.advantages[mask].square(),
+            return_mean=experience.returns[mask],
+            return_squared=experience.returns[mask].square(),
+            error=(experience.returns - scores.values)[mask],
+            error_squared=(experience.returns - scores.values)[mask].square(),
+            sampler_logprob_gap=(scores.logprobs - rollout.sampler_logprobs)[mask].abs(),
+        )
+        means = tally.means(self.engine.all_sum)
+        variance = _variance(means, "return_mean", "return_squared")
+        unexplained = _variance(means, "error", "error_squared")
+        means["reward_std"] = _variance(means, "reward", "reward_squared") ** 0.5
+        means["advantage_std"] = _variance(means, "advantage_mean", "advantage_squared") ** 0.5
+        means["perplexity"] = math.exp(-means["logprob"])
+        hidden = {"reward_squared", "advantage_squared", "return_squared", "error", "error_squared", "logprob"}
+        shown: dict[str, Value] = {key: value for key, value in means.items() if key not in hidden}
+        return {**shown, "explained_variance": 1 - unexplained / variance if variance > 0 else None}
+
+    # -- losses ---------------------------------------------------------------------------------------------------
+
+    def losses(
+        self, name: str, iteration: int, batch: Experience, pretrain: TokenBatch | None, tally: Tally
+    ) -> list[Loss]:
+        count = float(self.engine.all_sum(batch.response_mask.sum().double()))
+        rows = torch.arange(len(batch), device=batch.response_mask.device).split(self.settings.micro_batch)
+        parts = [batch.select(index) for index in rows]
+        if name == "critic":
+            bound = self.settings.value_clip if iteration >= 0 else None  # pre-training has far to go
+            return [lambda part=part: self._critic_loss(part, bound, count, tally) for part in parts]  # type: ignore[misc]
+        losses: list[Loss] = [lambda part=part: self._policy_loss(part, count, tally) for part in parts]  # type: ignore[misc]
+        if self.settings.ptx is not None and pretrain is not None:
+            losses.append(lambda: self._ptx_loss(pretrain, tally))
+        return losses
+
+    def _policy_loss(self, part: Experience, count: float, tally: Tally) -> Tensor:
+        mask = part.response_mask
+        logprobs = token_logprobs(self._logits(self._policy, part.batch, part.below), target_tokens(part.batch))
+        losses, ratio = surrogate(
+            logprobs, part.old_logprobs[mask], part.advantages[mask], self.settings.surrogate_clip
+        )
+        deviation = (ratio.detach() - 1).abs()
+        tally.add(policy_loss=losses, ratio_mean=ratio)
+        if self.settings.surrogate_clip is not None:
+            tally.add(clip_fraction=(deviation > self.settings.surrogate_clip).float())
+        tally.peak(ratio_max_deviation=float(deviation.max()))
+        return losses.sum() / count
+
+    def _critic_loss(self, part: Experience, bound: float | None, count: float, tally: Tally) -> Tensor:
+        mask = part.response_mask
+        values = self._values(part.batch, part.below)
+        losses, clipped = value_loss(values, part.old_values[mask], part.returns[mask], bound)
+        tally.add(value_loss=losses, value_clip_fraction=clipped.float())
+        return losses.sum() / count
+
+    def _ptx_loss(self, batch: TokenBatch, tally: Tally) -> Tensor:
+        """eq. 17: the language-modelling loss on plain text, weighted."""
+        assert self.settings.ptx is not None
+        with self.engine.autocast():
+            logits = target_logits(self._policy, hidden_states(self._policy, batch), batch)
+        losses = -token_logprobs(logits, target_tokens(batch))
+        tally.add(ptx_loss=losses)
+        count = float(self.engine.all_sum(torch.tensor(float(losses.numel()), device=losses.device)))
+        return self.settings.ptx.coefficient * losses.sum() / count
+
+    # -- models ---------------------------------------------------------------------------------------------------
+
+    def _below(self, batch: TokenBatch) -> Tensor | None:
+        """What all models share of a batch: the states under the trainable blocks; None if they share nothing."""
+        if self._shared is None:
+            return None
+        with self.engine.autocast():
+            return lower_states(self._reference, self._shared, batch)
+
+    def _hidden(self, model: PreTrainedModel, batch: TokenBatch, below: Tensor | None) -> Tensor:
+        if below is None or self._shared is None:
+            return hidden_states(model, batch)
+        return upper_states(model, self._shared, batch, below)
+
+    def _logits(self, model: PreTrainedModel, batch: TokenBatch, below: Tensor | None) -> Tensor:
+        with self.engine.autocast():
+            hidden = self._hidden(model, batch, below)
+            return target_logits(model, hidden, batch, self.settings.sampling.temperature)
+
+    def _values(self, batch: TokenBatch, below: Tensor | None) -> Tensor:
+        """Value of the state before each response token, [N]."""
+        with self.engine.autocast():
+            scalars = self._critic.from_hidden(self._hidden(self._critic.lm, batch, below))
+        return scalars[:, :-1][batch.target_mask[:, 1:]]
+
+    def _rewards(self, batch: TokenBatch, below: Tensor | None) -> Tensor:
+        """Score of each response, [B]."""
+        with self.engine.autocast():
+            return at_last(self._hidden(self._reward.lm, batch, below), batch, self._reward)
+
+
+def _micro(batch: TokenBatch, size: int) -> list[TokenBatch]:
+    count = len(batch.input_ids)
+    return [batch.rows(slice(start, start + size)) for start in range(0, count, size)]
+
+
+def _variance(means: Mapping[str, float], mean: str, squared: str) -> float:
+    return max(0.0, means[squared] - means[mean] ** 2)

@@ -1,0 +1,31 @@
+"""Errors that are meant for the user: each names the file, line or key at fault and what would be right."""
+
+from pathlib import Path
+
+
+class RlhfError(Exception):
+    """A fault of input, settings or machine, told in one message; the command line prints it without a traceback."""
+
+
+class SettingsError(RlhfError):
+    """A setting is missing, unknown or impossible; the message carries the key's path and what is allowed."""
+
+
+class DataError(RlhfError):
+    """A data file cannot be used; the message carries file and, where known, line (counted from 1)."""
+
+    def __init__(self, path: Path | str, problem: str, line: int | None = None) -> None:
+        where = f"{path}:{line}" if line is not None else str(path)
+        super().__init__(f"{where}: {problem}")
+
+
+class ModelError(RlhfError):
+    """A model directory is missing, incomplete or not what it claims to be."""
+
+
+class SourceError(RlhfError):
+    """A source address cannot be read or what it brought is not what was pinned."""
+
+
+class TrainingError(RlhfError):
+    """Training cannot go on (for example a loss that is not finite); the message names step and saved evidence."""

@@ -1,0 +1,1 @@
+"""From source addresses to tables of tokens: sources -> records -> splits -> tokens."""

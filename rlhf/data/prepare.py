@@ -1,0 +1,148 @@
+"""The stage `prepare`: raw files to tables of tokens, with an account of every row."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from rlhf.common.errors import DataError, ModelError
+from rlhf.common.files import staged_directory, write_json
+from rlhf.common.metrics import Value, write_summary
+from rlhf.data.encode import Outcome, TableEncoder, take, text_windows
+from rlhf.data.fetch import USES, addresses, raw_directory
+from rlhf.data.ledger import Ledger
+from rlhf.data.load import load_rows
+from rlhf.data.records import Pair, Row
+from rlhf.data.split import SPLITS, Assignment, Candidate, assign, candidates, check_limits
+from rlhf.data.tables import write_table
+from rlhf.data.tokens import ChatEncoder
+from rlhf.settings import Settings
+from rlhf.workspace import Workspace
+
+Rows = list[dict[str, Any]]
+
+TRIED = 64  # rows on which the chat template is tried out
+
+log = logging.getLogger(__name__)
+
+
+def prepare(settings: Settings, workspace: Workspace) -> None:
+    """Write `data/prepared/*.parquet`, `metrics/prepare.json` and `metrics/prepare_details.json`.
+
+    Raises DataError for unusable files, for broken rows under `data.broken: refuse`, and when nothing is left to train on.
+    """
+    data = settings.data
+    check_limits(data.limits)
+    encoder = ChatEncoder(_tokenizer(workspace), data.max_prompt_tokens, data.max_response_tokens)
+    ledger = Ledger()
+
+    # 1. Files to rows, checked row by row.
+    rows = {use: _load(settings, workspace, use, ledger) for use in USES}
+    # 2. Every opening gets its one split.
+    assignment = assign(rows, data, settings.seed)
+    # 3. Rows to tokens, up to the limits.
+    answered = [row.record for row in rows["preferences"][:TRIED] if isinstance(row.record, Pair)]
+    encoder.check_boundaries([pair.messages for pair in answered], [pair.chosen for pair in answered])
+    tables = {table: _table(table, rows, assignment, encoder, ledger) for table in SPLITS}
+    mark_unseen_openings(tables)
+    # 4. Broken rows and empty splits are told before anything is written.
+    write_json(workspace.details("prepare"), ledger.details())
+    if ledger.broken:
+        log.warning("%d broken rows, for example %s", len(ledger.broken), ledger.first_broken())
+    if data.broken == "refuse":
+        ledger.refuse_broken()
+    check_not_empty(tables)
+    with staged_directory(workspace.prepared) as directory:
+        for table, content in tables.items():
+            write_table(directory, table, content)
+    write_summary(workspace.metrics("prepare"), summary(tables, ledger))
+
+
+def _tokenizer(workspace: Workspace) -> Any:
+    directory = workspace.model("base")
+    if not (directory / "tokenizer_config.json").is_file():
+        raise ModelError(f"{directory}: no base model; run the stage fetch first (dvc repro)")
+    return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+
+
+def _load(settings: Settings, workspace: Workspace, use: str, ledger: Ledger) -> list[Row]:
+    places = range(len(addresses(settings, use)))
+    rows = [row for index in places for row in load_rows(raw_directory(workspace, use, index), use, index, ledger)]
+    log.info("%s: %d rows read", use, len(rows))
+    return rows
+
+
+def _table(
+    table: str, rows: Mapping[str, Sequence[Row]], assignment: Assignment, encoder: ChatEncoder, ledger: Ledger
+) -> Rows:
+    chosen = candidates(table, rows, assignment, ledger)
+    data = assignment.data
+    if table == "pretrain":
+        made = text_windows(encoder, chosen, data, ledger)
+    else:
+        encode = TableEncoder(encoder, data)
+        choices: dict[str, Callable[[Sequence[Candidate]], list[Outcome]]] = {
+            "sft": encode.sft,
+            "preferences": encode.preferences,
+            "prompts": encode.prompts,
+        }
+        limits = {
+            key.removeprefix(f"{table}."): limit for key, limit in data.limits.items() if key.startswith(f"{table}.")
+        }
+        made = take(chosen, limits, choices[table], ledger)
+    log.info("%s: %s", table, dict(Counter(row["split"] for row in made)))
+    return made
+
+
+def mark_unseen_openings(tables: Mapping[str, Rows]) -> None:
+    """Set `unseen_opening` of each preference row: no row that anything is trained on opens as it does."""
+    rows = [*tables["sft"], *tables["preferences"], *tables["prompts"]]
+    trained = {row["opening"] for row in rows if row["split"] in ("train", "gold")}
+    for row in tables["preferences"]:
+        row["unseen_opening"] = row["opening"] not in trained
+
+
+def check_not_empty(tables: Mapping[str, Rows]) -> None:
+    """Refuse tables that nothing can be trained or judged on; raises DataError."""
+    needed = [(table, "train") for table in tables] + [("prompts", "test")]
+    needed += [("preferences", "gold"), ("preferences", "test")]
+    for table, split in needed:
+        if not any(row["split"] == split for row in tables[table]):
+            raise DataError(
+                f"data.{table}", f"no rows left for {split}; metrics/prepare_details.json tells what became of them"
+            )
+
+
+def longer_wins_accuracy(rows: Rows) -> float | None:
+    """Share of pairs whose chosen answer has more characters than the rejected one; equal lengths count half."""
+    if not rows:
+        return None
+    differences = [len(row["chosen"]) - len(row["rejected"]) for row in rows]
+    return sum(1.0 if difference > 0 else 0.5 * (difference == 0) for difference in differences) / len(rows)
+
+
+def summary(tables: Mapping[str, Rows], ledger: Ledger) -> dict[str, Value]:
+    """Give `metrics/prepare.json`: rows by table, split and kind; what was dropped and why; lengths."""
+    values: dict[str, Value] = {}
+    for table, rows in tables.items():
+        for split in SPLITS[table]:
+            own = [row for row in rows if row["split"] == split]
+            values[f"{table}_{split}"] = len(own)
+            for kind, count in sorted(Counter(row["kind"] for row in own).items()):
+                values[f"{table}_{split}_{kind}"] = count
+    pairs = tables["preferences"]
+    values["longer_wins_accuracy"] = longer_wins_accuracy(pairs)
+    for kind in ("helpful", "harmless"):
+        values[f"longer_wins_accuracy_{kind}"] = longer_wins_accuracy([row for row in pairs if row["kind"] == kind])
+    values["sft_tokens_mean"] = _mean([len(row["input_ids"]) for row in tables["sft"]])
+    for part in ("prompt", "chosen", "rejected"):
+        values[f"preferences_{part}_tokens_mean"] = _mean([len(row[f"{part}_ids"]) for row in pairs])
+    values["prompts_tokens_mean"] = _mean([len(row["prompt_ids"]) for row in tables["prompts"]])
+    splits = frozenset(split for names in SPLITS.values() for split in names)
+    return {**values, **ledger.summary(splits)}
+
+
+def _mean(numbers: Sequence[int]) -> float | None:
+    return sum(numbers) / len(numbers) if numbers else None

@@ -1,0 +1,81 @@
+"""Reading data files row by row: JSON lines (gzip or not) and parquet."""
+
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+
+from rlhf.common.errors import DataError
+from rlhf.data.records import Kind, PublishedSplit
+
+
+class BrokenRow(Exception):
+    """A row that cannot be used; `reason` is one short word, the same for all rows with this fault."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | BrokenRow]]:
+    """Give (line, row) of a file, line from 1; a line that is no JSON object comes as BrokenRow.
+
+    Raises DataError when the file as a whole is unreadable (cut-off gzip, no parquet).
+    """
+    if path.name.endswith(".parquet"):
+        yield from _read_parquet(path)
+        return
+    opener = gzip.open if path.name.endswith(".gz") else open
+    try:
+        with opener(path, "rb") as stream:
+            for line, text in enumerate(stream, start=1):
+                if text.strip():
+                    yield line, _object(text)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(path, f"cannot be read to its end ({error}); fetch it again") from None
+
+
+def _object(text: bytes) -> dict[str, Any] | BrokenRow:
+    try:
+        value = json.loads(text.decode("utf-8"))
+    except UnicodeDecodeError:
+        return BrokenRow("not_utf8")
+    except (json.JSONDecodeError, RecursionError):
+        return BrokenRow("not_json")
+    return value if isinstance(value, dict) else BrokenRow("not_an_object")
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any] | BrokenRow]]:
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            line = 0
+            for batch in file.iter_batches(batch_size=1024):
+                for row in batch.to_pylist():
+                    line += 1
+                    yield line, row
+    except (OSError, pyarrow.ArrowException) as error:
+        raise DataError(path, f"not readable as parquet: {error}") from None
+
+
+def published_split(path: Path) -> PublishedSplit:
+    """Tell from a file's name (train.jsonl.gz, test-00000-of-00001.parquet) which split its publisher put it in."""
+    match = re.match(r"(train|test)(?=[-_.])", path.name)
+    if match is None:
+        return None
+    return "train" if match[1] == "train" else "test"
+
+
+def kind_from_path(path: Path) -> Kind | None:
+    """Tell from the names in a path (harmless-base/train.jsonl.gz) what kind of rows it holds, the nearest name first."""
+    for part in reversed(path.parts):
+        if "harmless" in part.lower():
+            return "harmless"
+        if "helpful" in part.lower():
+            return "helpful"
+    return None

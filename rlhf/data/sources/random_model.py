@@ -1,0 +1,78 @@
+"""`random:LAYERSxWIDTH`: an untrained little Llama and a tokenizer of its own, for tests of the machinery."""
+
+import json
+import re
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from rlhf.common.errors import SourceError
+from rlhf.common.seeds import derive_seed
+from rlhf.data.sources.base import Brought, Request, Source, brought_tree
+from rlhf.data.sources.starter import starter_file
+
+VOCABULARY = 1024
+HEAD_WIDTH = 16
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")  # ids 0, 1, 2 as in SmolLM2
+
+
+class RandomSource(Source):
+    """Weights drawn with the run's seed; the tokenizer is learned from the starter texts."""
+
+    def bring_model(self, request: Request, directory: Path) -> Brought:
+        """Make and save the model (fp32) and its tokenizer."""
+        match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", request.rest)
+        if match is None or int(match[2]) % HEAD_WIDTH:
+            raise SourceError(
+                f"{request.address}: expected random:LAYERSxWIDTH (random:2x64), WIDTH a multiple of {HEAD_WIDTH}"
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(request.seed, "random model", request.rest))
+            model = LlamaForCausalLM(_configuration(int(match[1]), int(match[2])))
+        model.save_pretrained(directory)
+        learn_tokenizer(starter_texts()).save_pretrained(directory)
+        return brought_tree(request, directory)
+
+
+def _configuration(layers: int, width: int) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // HEAD_WIDTH,
+        num_key_value_heads=width // HEAD_WIDTH,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+
+
+def learn_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+    """Learn a byte-level BPE of VOCABULARY tokens; the same texts give the same tokenizer."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=list(SPECIAL_TOKENS), initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    pad, begin, end = SPECIAL_TOKENS
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=pad, unk_token=pad, bos_token=begin, eos_token=end
+    )
+
+
+def starter_texts() -> list[str]:
+    """Collect the answers and the plain text of the starter data."""
+    texts: list[str] = []
+    for name in ("pairs.jsonl", "pretrain.jsonl"):
+        for line in starter_file(name).read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            texts.extend(row[key] for key in ("chosen", "rejected", "text") if key in row)
+    return texts

@@ -1,0 +1,77 @@
+"""The prepared tables: their columns, writing and reading them. `messages` and ids come from here, never from raw files."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas
+import pyarrow
+import pyarrow.parquet
+
+from rlhf.common.errors import DataError
+from rlhf.workspace import Workspace
+
+_TEXT, _IDS = pyarrow.string(), pyarrow.list_(pyarrow.int32())
+_ROW = {"id": _TEXT, "kind": _TEXT, "split": _TEXT, "source": _TEXT}
+_DIALOGUE = {**_ROW, "opening": _TEXT, "messages": _TEXT}  # messages: JSON text
+
+COLUMNS: Mapping[str, Mapping[str, pyarrow.DataType]] = {
+    "sft": {**_DIALOGUE, "input_ids": _IDS, "loss_mask": pyarrow.list_(pyarrow.bool_())},
+    "preferences": {
+        **_DIALOGUE,
+        "unseen_opening": pyarrow.bool_(),
+        "chosen": _TEXT,
+        "rejected": _TEXT,
+        "prompt_ids": _IDS,
+        "chosen_ids": _IDS,
+        "rejected_ids": _IDS,
+    },
+    "prompts": {**_DIALOGUE, "prompt_ids": _IDS},
+    "pretrain": {**_ROW, "text": _TEXT, "input_ids": _IDS},
+}
+
+
+def table_path(workspace: Workspace, table: str) -> Path:
+    """Where a table lies."""
+    return workspace.prepared / f"{table}.parquet"
+
+
+def write_table(directory: Path, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write `<table>.parquet` with exactly its columns."""
+    schema = pyarrow.schema(list(COLUMNS[table].items()))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows), schema=schema), directory / f"{table}.parquet")
+
+
+def read_table(
+    workspace: Workspace, table: str, *, split: str | None = None, kind: str | None = None
+) -> pandas.DataFrame:
+    """Read a table, or its rows of one split and kind, in the table's order with a fresh index; it may be empty.
+
+    Columns of ids and masks hold numpy arrays (int32, bool). Raises DataError when the file is missing, unreadable or
+    lacks a column.
+    """
+    path = table_path(workspace, table)
+    if not path.is_file():
+        raise DataError(path, "no such table; run the stage prepare (dvc repro)")
+    try:
+        frame = pandas.read_parquet(path)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise DataError(path, f"not readable as parquet: {error}") from None
+    missing = [column for column in COLUMNS[table] if column not in frame.columns]
+    if missing:
+        raise DataError(path, f"lacks the columns {', '.join(missing)}; run the stage prepare again")
+    if split is not None:
+        frame = frame[frame["split"] == split]
+    if kind is not None:
+        frame = frame[frame["kind"] == kind]
+    return frame.reset_index(drop=True)
+
+
+def read_rows_of(workspace: Workspace, table: str, split: str) -> pandas.DataFrame:
+    """Read one split that a stage cannot do without; raises DataError also when it has no rows."""
+    frame = read_table(workspace, table, split=split)
+    if frame.empty:
+        raise DataError(
+            table_path(workspace, table), f"has no rows of split {split}; fractions and limits in `data` decide"
+        )
+    return frame

@@ -1,0 +1,107 @@
+"""What a training loop may ask of an engine, and the learning-rate schedule that all engines share."""
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from rlhf.settings.schema import Optimizer
+
+Model = TypeVar("Model", bound=nn.Module)
+Item = TypeVar("Item")
+
+
+class Trainer(Protocol):
+    """One trainable model with its optimiser."""
+
+    module: nn.Module
+
+    def step(self, losses: Sequence[Callable[[], Tensor]]) -> float:
+        """Run one optimiser step on the sum of the losses over all processes; gives the gradient norm before clipping.
+
+        Each entry computes the loss of one micro-batch of this process (already divided by the global count) and is
+        called, and its graph freed, one after the other. Every process must pass equally many. A loss or gradient that is not
+        finite raises NonFiniteError before the weights change.
+        """
+        ...
+
+    def learning_rate(self) -> float:
+        """The rate that the next step will use."""
+        ...
+
+    def save(self, directory: Path) -> None:
+        """Write weights and optimiser state for resuming; every process calls it."""
+        ...
+
+    def load(self, directory: Path) -> None:
+        """Take up what `save` wrote."""
+        ...
+
+    def gathered(self) -> AbstractContextManager[nn.Module]:
+        """The module with whole weights inside the block (ZeRO-3 keeps them apart otherwise), for saving and sampling."""
+        ...
+
+
+class Engine(Protocol):
+    """The machine as a training loop sees it."""
+
+    device: torch.device
+    rank: int
+    world_size: int
+
+    def trainer(self, model: nn.Module, optimizer: Optimizer, total_steps: int) -> Trainer:
+        """Take a model over for training."""
+        ...
+
+    def frozen(self, model: Model) -> Model:
+        """Move a model that is only read to the device."""
+        ...
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Mixed precision as the settings say; log-probabilities and losses leave it in float32."""
+        ...
+
+    def all_sum(self, value: Tensor) -> Tensor:
+        """Sum a tensor over all processes; the same result on each."""
+        ...
+
+    def all_gather(self, items: Sequence[Item]) -> list[Item]:
+        """The items of all processes in the order of ranks, on each process."""
+        ...
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        ...
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss or a gradient is NaN or infinite; the step was not taken."""
+
+
+def learning_rate(settings: Optimizer, step: int, total_steps: int) -> float:
+    """Rate of step `step` (from 0): linear warm-up, then constant, cosine to `final_fraction`, or inverse square root."""
+    warmup = round(settings.warmup_fraction * total_steps)
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / warmup
+    if settings.decay == "constant":
+        return settings.learning_rate
+    if settings.decay == "inverse_sqrt":
+        return settings.learning_rate * math.sqrt(max(warmup, 1) / max(step + 1, warmup, 1))
+    progress = (step - warmup) / max(1, total_steps - 1 - warmup)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return settings.learning_rate * (settings.final_fraction + (1 - settings.final_fraction) * cosine)
+
+
+def share(micro_batches: Sequence[list[int]], rank: int, world_size: int) -> list[tuple[list[int], float]]:
+    """This process's part of a batch: (items, weight) pairs, equally many on every process.
+
+    Where the micro-batches do not divide, the first one stands in with weight 0, so that all processes meet in every
+    reduction and the sum of the losses is still that of the batch.
+    """
+    padding = -len(micro_batches) % world_size
+    weighted = [(items, 1.0) for items in micro_batches] + [(micro_batches[0], 0.0)] * padding
+    return weighted[rank::world_size]

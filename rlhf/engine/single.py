@@ -1,0 +1,138 @@
+"""One process, plain torch: a CPU or one GPU."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rlhf.engine.base import Item, Model, NonFiniteError, Trainer, learning_rate
+from rlhf.engine.state import load_state, save_state
+from rlhf.settings.schema import Engine as EngineSettings
+from rlhf.settings.schema import Optimizer
+
+
+class TorchTrainer:
+    """AdamW over the parameters that want gradients; float32 weights, the forward pass under the engine's autocast."""
+
+    def __init__(self, module: nn.Module, settings: Optimizer, total_steps: int) -> None:
+        self.module = module
+        self.settings = settings
+        self.total_steps = total_steps
+        self.steps = 0
+        self._named = {name: value for name, value in module.named_parameters() if value.requires_grad}
+        self._optimizer = torch.optim.AdamW(
+            self._named.values(),
+            lr=settings.learning_rate,
+            betas=(settings.beta1, settings.beta2),
+            eps=settings.epsilon,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+
+    def learning_rate(self) -> float:
+        return learning_rate(self.settings, self.steps, self.total_steps)
+
+    def step(self, losses: Sequence[Callable[[], Tensor]]) -> float:
+        with recomputing(self.module):
+            for compute in losses:
+                loss = compute()
+                if not torch.isfinite(loss):
+                    self._optimizer.zero_grad(set_to_none=True)
+                    raise NonFiniteError(f"loss is {float(loss.detach())}")
+                if loss.requires_grad:
+                    loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self._named.values(), self.settings.max_gradient_norm or float("inf"))
+        if not torch.isfinite(norm):
+            self._optimizer.zero_grad(set_to_none=True)
+            raise NonFiniteError(f"gradient norm is {float(norm)}")
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self.steps += 1
+        return float(norm)
+
+    def save(self, directory: Path) -> None:
+        moments = {name: dict(self._optimizer.state.get(value, {})) for name, value in self._named.items()}
+        save_state(directory, "trainer", {"steps": self.steps, "weights": dict(self._named), "optimizer": moments})
+
+    def load(self, directory: Path) -> None:
+        state = load_state(directory, "trainer")
+        self.steps = state["steps"]
+        with torch.no_grad():
+            for name, value in self._named.items():
+                value.copy_(state["weights"][name])
+        self._optimizer.state.clear()
+        for name, value in self._named.items():
+            if state["optimizer"][name]:
+                moments = state["optimizer"][name]
+                self._optimizer.state[value] = {key: moment.to(value.device) for key, moment in moments.items()}
+
+    @contextmanager
+    def gathered(self) -> Iterator[nn.Module]:
+        yield self.module
+
+
+class TorchEngine:
+    """The engine of one process."""
+
+    rank = 0
+    world_size = 1
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self.settings = settings
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+
+    def trainer(self, model: nn.Module, optimizer: Optimizer, total_steps: int) -> Trainer:
+        if self.settings.gradient_checkpointing:
+            enable_gradient_checkpointing(model)
+        return TorchTrainer(model.to(self.device), optimizer, total_steps)
+
+    def frozen(self, model: Model) -> Model:
+        return model.to(self.device).eval().requires_grad_(False)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        if self.settings.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def all_sum(self, value: Tensor) -> Tensor:
+        return value
+
+    def all_gather(self, items: Sequence[Item]) -> list[Item]:
+        return list(items)
+
+    def barrier(self) -> None:
+        """Nobody to wait for."""
+
+
+def enable_gradient_checkpointing(model: nn.Module) -> None:
+    """Trade compute for memory in the transformer inside `model`; takes effect within `recomputing`."""
+    for part in model.modules():
+        if isinstance(part, PreTrainedModel):
+            part.activation_checkpointing_enable({"use_reentrant": False})
+            part.disable_input_require_grads()  # it would drag gradients through frozen lower layers
+            return
+
+
+@contextmanager
+def recomputing(module: nn.Module) -> Iterator[None]:
+    """Let gradient checkpointing, where it is enabled, take effect inside the block only.
+
+    Layers of transformers recompute in training mode alone, and would drop the key-value cache when sampling. So the
+    checkpointed layers themselves are in training mode here; what is inside of them, dropout, stays in evaluation mode.
+    """
+    layers = [part for part in module.modules() if getattr(part, "gradient_checkpointing", False)]
+    before = [layer.training for layer in layers]
+    try:
+        for layer in layers:
+            layer.training = True
+        yield
+    finally:
+        for layer, training in zip(layers, before, strict=True):
+            layer.training = training

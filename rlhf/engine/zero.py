@@ -1,0 +1,251 @@
+"""Many processes (or one) with DeepSpeed ZeRO: the sole importer of deepspeed.
+
+DeepSpeed averages gradients over processes; here every loss is multiplied by their number first, so that a step is one
+on the sum of all losses, as with plain torch. In bf16 the weights are kept in bf16 with a float32 master copy that ZeRO
+spreads over the processes; models that are only read are cast too, so that a reference equals the policy it began as.
+"""
+
+import atexit
+import math
+import os
+import socket
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.utils import set_log_level_from_string
+from torch import Tensor, nn
+
+from rlhf.common.errors import TrainingError
+from rlhf.engine.base import Item, Model, NonFiniteError, Trainer, learning_rate
+from rlhf.engine.single import enable_gradient_checkpointing, recomputing
+from rlhf.engine.state import load_state, save_state
+from rlhf.settings.schema import Engine as EngineSettings
+from rlhf.settings.schema import Optimizer
+
+MASTER_WEIGHTS = (  # where DeepSpeed 0.19 keeps this process's part of the float32 weights
+    "single_partition_of_fp32_groups",  # ZeRO 1 and 2
+    "fp32_groups_flat_partition",  # ZeRO 1 in bf16
+    "fp32_partitioned_groups_flat",  # ZeRO 3
+)
+
+
+class _Root(nn.Module):
+    """Runs a loss inside DeepSpeed's forward pass, whatever parts of the model that loss calls."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, compute: Callable[[], Tensor]) -> Tensor:
+        return compute()
+
+
+class ZeroTrainer:
+    """AdamW under ZeRO over the parameters that want gradients.
+
+    The loss of each micro-batch must reach the same parameters on every process, or the processes wait for each
+    other for ever: let a process that has nothing left repeat a micro-batch with weight 0 (`rlhf.engine.share`).
+    After a NonFiniteError the weights are those before the step, and the trainer may save but not step again.
+    """
+
+    def __init__(self, module: nn.Module, engine: EngineSettings, settings: Optimizer, total_steps: int) -> None:
+        self.module = module
+        self.settings = settings
+        self.total_steps = total_steps
+        self.steps = 0
+        optimizer = torch.optim.AdamW(
+            [value for value in module.parameters() if value.requires_grad],
+            lr=settings.learning_rate,
+            betas=(settings.beta1, settings.beta2),
+            eps=settings.epsilon,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        buffers = {name: value.clone() for name, value in module.named_buffers()}
+        self._engine, *_ = deepspeed.initialize(
+            model=_Root(module), optimizer=optimizer, config=_config(engine, settings)
+        )
+        for name, value in module.named_buffers():  # DeepSpeed casts these too: positions must stay in float32
+            value.data = buffers[name].to(value.device)
+
+    def learning_rate(self) -> float:
+        return learning_rate(self.settings, self.steps, self.total_steps)
+
+    def step(self, losses: Sequence[Callable[[], Tensor]]) -> float:
+        self._expect_equal_counts(len(losses))
+        with recomputing(self.module):
+            for compute in losses:
+                loss = self._engine(compute)
+                self._refuse_bad_loss(loss)
+                self._engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)
+        for group in self._engine.optimizer.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        self._engine.step()
+        norm = float(self._engine.get_global_grad_norm())
+        if not self._engine.was_step_applied():
+            raise NonFiniteError("the gradient norm is not finite")
+        self.steps += 1
+        return norm
+
+    def save(self, directory: Path) -> None:
+        master = self._master_weights()
+        moments = [dict(self._moments.get(part, {})) for part in master]
+        state = {"steps": self.steps, "world_size": dist.get_world_size(), "weights": master, "optimizer": moments}
+        save_state(directory, f"rank-{dist.get_rank()}", state)
+
+    def load(self, directory: Path) -> None:
+        state = load_state(directory, f"rank-{dist.get_rank()}")
+        if state["world_size"] != dist.get_world_size():
+            raise TrainingError(
+                f"{directory}: written by {state['world_size']} processes, this run has {dist.get_world_size()}; "
+                "resume with as many, or remove the checkpoint"
+            )
+        self.steps = state["steps"]
+        for part, saved, moments in zip(self._master_weights(), state["weights"], state["optimizer"], strict=True):
+            part.data.copy_(saved)
+            self._moments.pop(part, None)
+            if moments:
+                self._moments[part] = {key: value.to(part.device) for key, value in moments.items()}
+        self._refresh_weights()
+
+    @contextmanager
+    def gathered(self) -> Iterator[nn.Module]:
+        offload = getattr(self._engine.optimizer, "parameter_offload", None)
+        if offload is None:  # ZeRO 1 and 2 keep whole weights
+            yield self.module
+            return
+        with deepspeed.zero.GatheredParameters(list(self.module.parameters())):
+            for hook in (*offload.forward_hooks, *offload.backward_hooks):  # they would part the weights layer by layer
+                hook.remove()
+            offload.forward_hooks, offload.backward_hooks = [], []
+            try:
+                yield self.module
+            finally:
+                offload._register_deepspeed_module(offload.module)
+
+    @property
+    def _moments(self) -> dict[Any, Any]:
+        return self._engine.optimizer.optimizer.state
+
+    def _master_weights(self) -> list[Tensor]:
+        wrapper = self._engine.optimizer
+        return list(next(getattr(wrapper, name) for name in MASTER_WEIGHTS if hasattr(wrapper, name)))
+
+    def _refresh_weights(self) -> None:
+        """Bring the model's own weights in line with the master copy."""
+        wrapper = self._engine.optimizer
+        if hasattr(wrapper, "update_lp_params"):
+            wrapper.update_lp_params()
+            return
+        wrapper._partition_all_parameters()
+        for index in range(len(wrapper.fp16_groups)):
+            wrapper._reassign_or_swap_out_partitioned_parameters(index)
+        if wrapper.persistent_parameters:
+            wrapper.persistent_parameters[0].all_gather(wrapper.persistent_parameters)
+
+    def _expect_equal_counts(self, count: int) -> None:
+        fewest = _all_reduce(torch.tensor([count, -count], device=self._engine.device), dist.ReduceOp.MIN).tolist()
+        if fewest[0] != -fewest[1] or count == 0:
+            raise ValueError(f"every process must pass equally many losses, at least one: {fewest[0]} to {-fewest[1]}")
+
+    def _refuse_bad_loss(self, loss: Tensor) -> None:
+        """Stop on every process alike, before any of them waits for the gradients of another."""
+        facts = torch.tensor([bool(torch.isfinite(loss.detach())), loss.requires_grad], dtype=torch.int32)
+        finite, differentiable = _all_reduce(facts.to(self._engine.device), dist.ReduceOp.MIN).tolist()
+        if not finite:
+            value = float(loss.detach())
+            elsewhere = ", not finite on another process" if math.isfinite(value) else ""
+            raise NonFiniteError(f"loss is {value} here{elsewhere}")
+        if not differentiable:
+            raise ValueError("a loss reaches no parameter that learns; for one that must not count, use weight 0")
+
+
+class ZeroEngine:
+    """The engine of `torchrun` processes; started without it, the one process makes its own group."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self.settings = settings
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+        self.device = _join_processes()
+        self.rank = dist.get_rank()
+        self.world_size = dist.get_world_size()
+
+    def trainer(self, model: nn.Module, optimizer: Optimizer, total_steps: int) -> Trainer:
+        if self.settings.gradient_checkpointing:
+            enable_gradient_checkpointing(model)
+        return ZeroTrainer(model.to(self.device), self.settings, optimizer, total_steps)
+
+    def frozen(self, model: Model) -> Model:
+        model.requires_grad_(False)
+        if self.settings.precision == "bf16":
+            for value in model.parameters():
+                value.data = value.data.bfloat16()
+        return model.to(self.device).eval()
+
+    def autocast(self) -> AbstractContextManager[object]:
+        return nullcontext()  # the weights themselves are in the settings' precision
+
+    def all_sum(self, value: Tensor) -> Tensor:
+        return _all_reduce(value.detach().clone().to(self.device), dist.ReduceOp.SUM).to(value.device)
+
+    def all_gather(self, items: Sequence[Item]) -> list[Item]:
+        parts: list[list[Item]] = [[] for _ in range(self.world_size)]
+        dist.all_gather_object(parts, list(items))
+        return [item for part in parts for item in part]
+
+    def barrier(self) -> None:
+        dist.barrier()
+
+
+def _all_reduce(value: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
+    dist.all_reduce(value, op=operation)
+    return value
+
+
+def _join_processes() -> torch.device:
+    """Join the process group; gives this process's device."""
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    if "MASTER_PORT" not in os.environ:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            os.environ["MASTER_PORT"] = str(free.getsockname()[1])
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
+        os.environ.setdefault(name, value)
+    set_log_level_from_string("warning")
+    warnings.filterwarnings("ignore", r"`torch\.distributed\..*` is deprecated", FutureWarning)  # DeepSpeed's calls
+    atexit.register(_leave_processes)
+    if not torch.cuda.is_available():
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # else it is compiled here, for about a minute
+        deepspeed.init_distributed("gloo", verbose=False)
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(device)
+    deepspeed.init_distributed("nccl", verbose=False)
+    return device
+
+
+def _leave_processes() -> None:
+    """Close the group in order: left to the interpreter's end, gloo's threads now and then abort the process."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _config(engine: EngineSettings, settings: Optimizer) -> dict[str, Any]:
+    bf16 = engine.precision == "bf16"
+    return {
+        "train_micro_batch_size_per_gpu": 1,  # both counts are bookkeeping only: `step` says where a step ends
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,
+        "gradient_clipping": settings.max_gradient_norm or 0.0,
+        "bf16": {"enabled": bf16},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "zero_optimization": {"stage": engine.zero_stage, "overlap_comm": False},
+        "steps_per_print": None,
+    }

@@ -1,0 +1,49 @@
+"""What is read off a language model's output: hidden states, log-probabilities and entropies of chosen tokens."""
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from rlhf.data.batches import TokenBatch
+
+
+def hidden_states(model: PreTrainedModel, batch: TokenBatch) -> Tensor:
+    """Last hidden states, [B, T, H]; position ids count real tokens, so padding changes nothing."""
+    position_ids = (batch.attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+    return model.base_model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask.long(),
+        position_ids=position_ids,
+        use_cache=False,
+    ).last_hidden_state
+
+
+def target_logits(model: PreTrainedModel, hidden: Tensor, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
+    """Logits that predict each target token, [N, V] float32, N = number of True in `batch.target_mask`, row by row.
+
+    Only these rows go through the unembedding: with a large vocabulary it is most of the work. Divided by
+    `temperature`, so that log-probabilities belong to the distribution that was sampled.
+    """
+    predicting = hidden[:, :-1][batch.target_mask[:, 1:]]
+    return model.get_output_embeddings()(predicting).float() / temperature
+
+
+def target_tokens(batch: TokenBatch) -> Tensor:
+    """The target tokens themselves, [N] int64, in the order of `target_logits`."""
+    return batch.input_ids[batch.target_mask]
+
+
+def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
+    """log p of each token, [N], from logits [N, V]."""
+    return logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(dim=1)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Entropy of each distribution in nats, [N], from logits [N, V]."""
+    logprobs = logits.log_softmax(dim=1)
+    return -(logprobs.exp() * logprobs).sum(dim=1)
+
+
+def spread(values: Tensor, mask: Tensor) -> Tensor:
+    """Put flat values [N] back to the True places of `mask` [B, T]; 0 elsewhere. Keeps gradients."""
+    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)

@@ -1,0 +1,32 @@
+"""Signals that training is sound (section 5.2): reward and loss do not tell, perplexity, length and KL do."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+# A policy counts as collapsed when at least two of the three signals have left the band around where it started.
+PERPLEXITY_SHARE = 0.5  # of the first log-perplexity: collapse drives perplexity towards 1
+LENGTH_FACTOR = 1.5  # of the first response length
+FINISHED_SHARE = 0.5  # of the first share of responses that end by themselves: the others ran into the limit
+KL_BAND = 0.5  # nats per token
+
+
+def collapsed(rows: Sequence[dict[str, Any]]) -> bool:
+    """Judge a finished run by the means over its first and last tenth of iterations (at least one each)."""
+    first, last = ends(rows, "perplexity")
+    first_length, last_length = ends(rows, "response_length")
+    first_finished, last_finished = ends(rows, "finished")
+    _, kl = ends(rows, "kl")
+    signals = [
+        math.log(last) < PERPLEXITY_SHARE * math.log(first),
+        last_length > LENGTH_FACTOR * first_length or last_finished < FINISHED_SHARE * first_finished,
+        kl > KL_BAND,
+    ]
+    return sum(signals) >= 2
+
+
+def ends(rows: Sequence[dict[str, Any]], key: str) -> tuple[float, float]:
+    """Means of `key` over the first and over the last tenth of the rows (at least one row each)."""
+    values = [float(row[key]) for row in rows]
+    tenth = max(1, len(values) // 10)
+    return sum(values[:tenth]) / tenth, sum(values[-tenth:]) / tenth

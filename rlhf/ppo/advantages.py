@@ -1,0 +1,23 @@
+"""Detail 10: generalised advantage estimation."""
+
+import torch
+from torch import Tensor
+
+
+def gae(rewards: Tensor, values: Tensor, response_mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """Advantages and returns (eq. 9); all tensors [B, R], masked on the right.
+
+    delta_t = r_t + gamma V(s_{t+1}) - V(s_t), the value after the last token is 0;
+    A_t = delta_t + gamma lam A_{t+1}; the return is A_t + V(s_t). `values[:, t]` is the value of the state before token t.
+    lam = 0 is the TD error, lam = 1 Monte Carlo.
+    """
+    keep = response_mask.to(values.dtype)
+    values, rewards = values * keep, rewards * keep
+    following = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
+    deltas = (rewards + gamma * following - values) * keep
+    advantages = torch.zeros_like(values)
+    running = torch.zeros_like(values[:, 0])
+    for step in range(values.shape[1] - 1, -1, -1):
+        running = deltas[:, step] + gamma * lam * running
+        advantages[:, step] = running
+    return advantages, (advantages + values) * keep

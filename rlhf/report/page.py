@@ -1,0 +1,188 @@
+"""From inputs to the page's view: what each section shows, and the rendering of the template (autoescape on)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from rlhf.report.dialogues import choose_dialogues
+from rlhf.report.figures import evenly
+from rlhf.report.inputs import Inputs, Row, read_messages
+from rlhf.report.panels import evaluation_panels, ppo_groups, reward_panels, sft_panels
+from rlhf.report.paper import FIGURE_10
+from rlhf.report.presets import describe_preset
+from rlhf.report.rows import data_view
+from rlhf.settings.schema import Settings
+
+HERE = Path(__file__).parent
+STAGES = ("fetch", "prepare", "sft", "reward", "ppo", "gold", "evaluate")
+_SAMPLE_PROMPTS, _SAMPLE_STEPS = 3, 6  # shown over training
+_SHARES = ("win", "tie", "lose", "win_rate", "win_rate_low", "win_rate_high", "count")
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One win / tie / lose bar, shares in [0, 1]; the interval and count only of our own results."""
+
+    label: str
+    win: float
+    tie: float
+    lose: float
+    win_rate: float | None = None
+    low: float | None = None
+    high: float | None = None
+    count: int | None = None
+
+
+@dataclass(frozen=True)
+class ComparisonView:
+    """All bars of one pair of models."""
+
+    challenger: str
+    baseline: str
+    bars: list[Bar]
+    longer_win_rate: float | None
+    orders_agree: float | None
+
+
+def render(settings: Settings, inputs: Inputs, commit: str | None) -> str:
+    """The whole page as HTML text."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"number": number, "percent": percent, "duration": duration, "signed": signed}
+    comparisons = comparison_views(settings, inputs.summaries["evaluate"])
+    models = list(dict.fromkeys(name for view in comparisons for name in (view.challenger, view.baseline)))
+    return environment.get_template("template.html").render(
+        style=Markup((HERE / "style.css").read_text(encoding="utf-8")),  # ours, not data
+        settings=settings,
+        preset=describe_preset(settings),
+        commit=commit,
+        summaries=inputs.summaries,
+        comparisons=comparisons,
+        models=[model_row(name, inputs.summaries["evaluate"]) for name in sorted(models, key=_model_order)],
+        data=data_view(inputs.summaries["prepare"], inputs.details["prepare"]),
+        sft_panels=sft_panels(inputs),
+        reward={stage: reward_panels(stage, inputs) for stage in ("reward", "gold")},
+        most_wrong={stage: most_wrong(inputs.details[stage], stage) for stage in ("reward", "gold")},
+        ppo_groups=ppo_groups(inputs),
+        samples=samples_over_time(inputs.samples),
+        evaluation_panels=evaluation_panels(inputs),
+        paper=FIGURE_10,
+        dialogues=choose_dialogues(inputs.comparisons, settings.report.dialogues, settings.seed),
+        settings_parts=settings_parts(settings),
+        timings=timings(inputs),
+    )
+
+
+def comparison_views(settings: Settings, summary: Row) -> list[ComparisonView]:
+    """One view a comparison of the settings; the first one's keys carry no prefix."""
+    views = []
+    for position, (challenger, baseline) in enumerate(settings.evaluate.comparisons):
+        prefix = f"{challenger}_vs_{baseline}_" if position else ""
+        bars = [
+            _bar(label, {key: summary.get(f"{prefix}{key}{suffix}") for key in _SHARES})
+            for label, suffix in (("all", ""), ("helpful", "_helpful"), ("harmless", "_harmless"), ("other", "_other"))
+            if summary.get(f"{prefix}win{suffix}") is not None
+        ]
+        rest = [summary.get(f"{prefix}{key}") for key in ("longer_win_rate", "orders_agree")]
+        views.append(ComparisonView(challenger, baseline, bars, *rest))
+    return views
+
+
+def _bar(label: str, values: Row) -> Bar:
+    shares = [float(values[key] or 0.0) for key in ("win", "tie", "lose")]
+    interval = (values["win_rate"], values["win_rate_low"], values["win_rate_high"])
+    return Bar(label, shares[0], shares[1], shares[2], *interval, values["count"])
+
+
+def _model_order(name: str) -> tuple[int, str]:
+    known = ["base", "sft", "policy"]
+    return (known.index(name) if name in known else len(known), name)
+
+
+def model_row(name: str, summary: Row) -> Row:
+    """What was measured of one model's responses."""
+    keys = ("gold_score", "response_length", "distinct_2")
+    return {"name": name} | {key: summary.get(f"{key}_{name}") for key in keys}
+
+
+def most_wrong(details: Row, stage: str) -> list[Row]:
+    """The pairs on which a reward model is most wrong (table 1), at most ten, their dialogues read."""
+    pairs = []
+    for position, pair in enumerate(details.get("most_wrong", [])[:10]):
+        messages = pair["messages"]
+        if isinstance(messages, str):
+            messages = read_messages(messages, f"{stage}_details.json, most_wrong {position}")
+        pairs.append({**pair, "messages": messages})
+    return pairs
+
+
+def samples_over_time(samples: Sequence[Row]) -> list[tuple[str, str, list[Row]]]:
+    """(prompt, kind, samples at evenly spaced iterations) of the first prompts that are followed through training."""
+    by_prompt: dict[str, list[Row]] = {}
+    for row in samples:
+        by_prompt.setdefault(row["prompt"], []).append(row)
+    chosen = list(by_prompt.items())[:_SAMPLE_PROMPTS]
+    return [(prompt, str(rows[0].get("kind", "")), evenly(rows, _SAMPLE_STEPS)) for prompt, rows in chosen]
+
+
+def settings_parts(settings: Settings) -> list[tuple[str, str]]:
+    """Every setting as YAML text, one part a section; the loose keys come first."""
+    content = settings.model_dump(mode="json", by_alias=True)
+    loose = {key: value for key, value in content.items() if not isinstance(value, dict)}
+    sections = {key: value for key, value in content.items() if isinstance(value, dict)}
+    return [(name, _yaml(value)) for name, value in {"general": loose, **sections}.items()]
+
+
+def _yaml(value: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(value), sort_keys=False, default_flow_style=False, allow_unicode=True, width=72).strip()
+
+
+def timings(inputs: Inputs) -> list[Row]:
+    """Seconds of each stage that recorded any, its share of the longest one, and tokens a second."""
+    recorded = {stage: inputs.summaries[stage] for stage in STAGES if "seconds" in inputs.summaries[stage]}
+    longest = max((float(summary["seconds"]) for summary in recorded.values()), default=0.0) or 1.0
+    return [
+        {
+            "stage": stage,
+            "seconds": float(summary["seconds"]),
+            "share": float(summary["seconds"]) / longest,
+            "rates": [(key, value) for key, value in sorted(summary.items()) if key.endswith("tokens_per_second")],
+        }
+        for stage, summary in recorded.items()
+    ]
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A number with so many significant digits, thousands apart; other values as they are, None as a dash."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, int) or (abs(value) >= 10**digits and abs(value) < 1e9):
+        return f"{value:,.0f}".replace(",", "\u202f")
+    text = f"{value:.{digits}g}" if abs(value) < 1e-3 else f"{value:#.{digits}g}"
+    return text.rstrip(".").replace("-", "−")
+
+
+def signed(value: Any) -> str:
+    """A score with its sign and two decimals, None as a dash."""
+    return "–" if value is None else f"{value:+.2f}".replace("-", "−")
+
+
+def percent(value: Any, digits: int = 1) -> str:
+    """A share in [0, 1] as a percentage, None as a dash."""
+    return "–" if value is None else f"{100 * value:.{digits}f}\u202f%"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 120:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"

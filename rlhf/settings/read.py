@@ -1,0 +1,73 @@
+"""From a YAML file to `Settings`, with errors that name the key and what is allowed there."""
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from rlhf.common.errors import SettingsError
+from rlhf.settings.schema import Settings
+
+
+def load_settings(path: Path) -> Settings:
+    """Read and check a settings file; raises SettingsError that names file and key."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"{path}: no such file; `rlhf preset laptop` writes one") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not readable as YAML: {error}") from None
+    return settings_from(content, str(path))
+
+
+def settings_from(content: Any, where: str = "settings") -> Settings:
+    """Check a mapping of settings; `where` begins every message."""
+    if not isinstance(content, Mapping):
+        raise SettingsError(f"{where}: expected a mapping of sections, found {type(content).__name__}")
+    try:
+        return Settings.model_validate(content)
+    except ValidationError as error:
+        lines = [_explain(dict(item), where) for item in error.errors()]
+        raise SettingsError("\n".join(lines)) from None
+
+
+def _explain(item: dict[str, Any], where: str) -> str:
+    location = tuple(str(part) for part in item["loc"])
+    key = ".".join(location) or "(whole file)"
+    if item["type"] == "extra_forbidden":
+        known = sorted(_fields_at(location[:-1]))
+        return f"{where}: {key}: unknown key; known here: {', '.join(known)}"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    found = "" if item["type"] == "missing" or isinstance(item["input"], Mapping) else f" (found {item['input']!r})"
+    return f"{where}: {key}: {message}{found}"
+
+
+def _fields_at(location: tuple[str, ...]) -> list[str]:
+    node: Any = Settings
+    for part in location:
+        field = getattr(node, "model_fields", {}).get(part)
+        if field is None:
+            return []
+        choices = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        node = next((choice for choice in choices if hasattr(choice, "model_fields")), None)
+    fields = getattr(node, "model_fields", {})
+    return [field.alias or name for name, field in fields.items()]
+
+
+def preset_names() -> list[str]:
+    """List the committed presets."""
+    return sorted(item.name.removesuffix(".yaml") for item in _presets().iterdir() if item.name.endswith(".yaml"))
+
+
+def preset_text(name: str) -> str:
+    """Give a preset's YAML text; raises SettingsError with the known names."""
+    if name not in preset_names():
+        raise SettingsError(f"no preset {name!r}; there are: {', '.join(preset_names())}")
+    return (_presets() / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def _presets() -> Any:
+    return resources.files("rlhf") / "presets"

@@ -1,0 +1,266 @@
+"""Every setting there is, with its unit and its place in the paper. A detail that is off is `null`."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
+Addresses = Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class Section(BaseModel):
+    """A part of the settings: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_not_one(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("true and false mean nothing here; a detail that is off is null")
+        return value
+
+
+class Model(Section):
+    """The base model."""
+
+    source: str  # wheel:NAME==VERSION, hub:OWNER/NAME@REVISION, path:DIR or random:LAYERSxWIDTH (tests)
+    sha256: str | None = None  # of the wheel, or of the directory tree; None: recorded, not checked
+    chat_template: Literal["chatml", "own"] = "chatml"  # chatml: no system prompt is put in; own: the model's
+
+
+class Data(Section):
+    """Where data comes from and how it is cut; every list holds source addresses."""
+
+    sft: Addresses
+    preferences: Addresses
+    prompts: Addresses  # of PPO
+    evaluation: Addresses  # prompts held out for the judges
+    pretrain: Addresses  # plain text for ptx
+    max_prompt_tokens: Count
+    max_response_tokens: Count
+    pretrain_tokens: Count  # length of one window of plain text
+    validation_fraction: Fraction = 0.05  # of opening turns
+    test_fraction: Fraction = 0.10  # of opening turns; a source with a test split of its own keeps that instead
+    gold_fraction: Fraction = 0.5  # of the preference openings left for training: set aside for the gold model
+    limits: dict[str, Count] = Field(default_factory=dict)  # rows kept per "table.split", or per "table.split.kind"
+    long_responses: Literal["truncate", "drop"] = "truncate"  # those over max_response_tokens
+    broken: Literal["drop", "refuse"] = "drop"
+
+    @model_validator(mode="after")
+    def _fractions_leave_training_data(self) -> Self:
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError("validation_fraction + test_fraction must stay below 1, nothing would be left to train on")
+        return self
+
+
+class Engine(Section):
+    """How training runs on the machine."""
+
+    kind: Literal["torch", "deepspeed"] = "torch"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    processes: Count = 1  # per machine, one per GPU
+    zero_stage: Literal[1, 2, 3] = 2  # deepspeed only
+    gradient_checkpointing: bool = False
+    threads: Count | None = None  # of torch on a CPU; None: one per core
+
+    @model_validator(mode="after")
+    def _many_processes_need_deepspeed(self) -> Self:
+        if self.processes > 1 and self.kind != "deepspeed":
+            raise ValueError("processes > 1 needs kind: deepspeed")
+        return self
+
+
+class Optimizer(Section):
+    """AdamW and its schedule."""
+
+    learning_rate: Positive
+    warmup_fraction: Fraction = 0.1  # of the steps, linear from 0
+    decay: Literal["cosine", "constant", "inverse_sqrt"] = "cosine"
+    final_fraction: Fraction = 0.1  # of the peak, where the cosine ends
+    beta1: Decay = 0.9
+    beta2: Decay = 0.95
+    epsilon: Positive = 1e-8
+    weight_decay: NonNegative = 0.0
+    max_gradient_norm: Positive | None = 1.0  # detail 12; null: no clipping
+
+
+class Sft(Section):
+    """Supervised fine-tuning (section 5.1)."""
+
+    epochs: Positive
+    batch_tokens: Count  # upper bound of tokens in one optimiser step, padding included
+    micro_batch_tokens: Count  # upper bound of tokens in one forward pass
+    optimizer: Optimizer
+    trainable_layers: Count | None = None  # from the top; null: all of them and the embeddings
+    evaluate_every: Count = 20  # steps
+    checkpoint_every: Count = 50  # steps
+
+
+class RewardModel(Section):
+    """A pairwise reward model (section 3.1, eq. 1-2)."""
+
+    initial: Literal["base", "sft"] = "sft"
+    epochs: Positive
+    max_steps: Count | None = None
+    batch_tokens: Count
+    micro_batch_tokens: Count
+    min_pairs: Count = 4  # of one batch
+    max_pairs: Count = 128
+    lm_coefficient: NonNegative = 1.0  # beta_rm
+    optimizer: Optimizer
+    trainable_layers: Count | None = None
+    evaluate_every: Count = 20
+    checkpoint_every: Count = 50
+
+    @model_validator(mode="after")
+    def _pairs_in_order(self) -> Self:
+        if self.min_pairs > self.max_pairs:
+            raise ValueError(f"min_pairs {self.min_pairs} is above max_pairs {self.max_pairs}")
+        return self
+
+
+class Kl(Section):
+    """Detail 1: token-level KL penalty (eq. 19)."""
+
+    coefficient: NonNegative  # eta
+    estimator: Literal["k1", "k2", "k3"] = "k1"
+
+
+class RewardTransform(Section):
+    """Detail 5: how the score of the reward model is reparameterised before it becomes a token reward."""
+
+    normalise: Literal["running"] | None = "running"  # (r - mean) / std of the history
+    clip: Positive | None = None  # delta: to [-delta, delta] after normalisation
+
+
+class Gae(Section):
+    """Detail 10: generalised advantage estimation (eq. 9)."""
+
+    gamma: Fraction = 1.0
+    lam: Annotated[Fraction, Field(alias="lambda")] = 0.95
+
+
+class Critic(Section):
+    """Detail 8: where the critic starts and how long it learns alone."""
+
+    initial: Literal["reward", "sft"] = "reward"
+    pretraining_iterations: CountOrZero  # rollout iterations in which only the critic learns
+    pretraining_epochs: Count = 1
+    optimizer: Optimizer
+
+
+class Ptx(Section):
+    """Pretraining loss mixed into the policy's (eq. 17)."""
+
+    coefficient: Positive
+    windows: Count  # of plain text per mini-batch and process
+
+
+class Sampling(Section):
+    """How rollouts are sampled; their log-probs are taken from this very distribution."""
+
+    temperature: Positive = 1.0
+
+
+class Ppo(Section):
+    """PPO-max (sections 3 and 5)."""
+
+    algorithm: str = "ppo-max"
+    initial: Literal["sft", "base"] = "sft"  # detail 9
+    iterations: Count
+    rollouts: Count  # per iteration: the experience buffer
+    mini_batch: Count  # rollouts per optimiser step
+    micro_batch: Count  # rollouts per forward pass
+    epochs: Count = 1  # over the buffer
+    optimizer: Optimizer
+    critic: Critic
+    sampling: Sampling = Sampling()
+    kl: Kl | None
+    reward: RewardTransform
+    gae: Gae = Gae()
+    surrogate_clip: Positive | None  # detail 11: epsilon
+    value_clip: Positive | None  # detail 7: lambda_vf
+    ptx: Ptx | None = None
+    trainable_layers: Count | None = None  # of policy and critic, from the top
+    max_response_tokens: Count | None = None  # null: as in data
+    samples_every: Count = 5  # iterations, between looks at the validation prompts
+    validation_prompts: Count = 16
+    checkpoint_every: Count = 10  # iterations
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Self:
+        if self.rollouts % self.mini_batch:
+            raise ValueError(f"rollouts {self.rollouts} is not a multiple of mini_batch {self.mini_batch}")
+        if self.mini_batch % self.micro_batch:
+            raise ValueError(f"mini_batch {self.mini_batch} is not a multiple of micro_batch {self.micro_batch}")
+        if self.algorithm != "ppo-max":
+            raise ValueError(f"algorithm {self.algorithm!r} is not known; known: ppo-max")
+        return self
+
+
+class Generation(Section):
+    """How responses to be judged are sampled (section 6.1)."""
+
+    temperature: Positive = 0.8
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
+    repetition_penalty: Positive = 1.1
+    max_new_tokens: Count
+    batch_size: Count = 16
+
+
+class Evaluate(Section):
+    """Which models are compared and when a comparison is a tie."""
+
+    comparisons: tuple[tuple[str, str], ...] = (
+        ("policy", "sft"),
+        ("sft", "base"),
+    )  # challenger, baseline; headline first
+    generation: Generation
+    tie_probability: Annotated[float, Field(ge=0.5, lt=1)] = 0.55  # the judge must be this sure, else it is a tie
+
+    @model_validator(mode="after")
+    def _known_models(self) -> Self:
+        known = {"base", "sft", "policy"}
+        unknown = sorted({name for pair in self.comparisons for name in pair} - known)
+        if unknown or not self.comparisons:
+            raise ValueError(f"comparisons: {unknown or 'empty'}; a comparison is a pair of {sorted(known)}")
+        return self
+
+
+class Report(Section):
+    """The report page."""
+
+    dialogues: Count = 12  # shown side by side
+
+
+class Settings(Section):
+    """The whole of params.yaml."""
+
+    seed: int = 1
+    experiment: str = "rlhf"  # name of the MLflow experiment
+    model: Model
+    data: Data
+    engine: Engine = Engine()
+    sft: Sft
+    reward: RewardModel
+    ppo: Ppo
+    gold: RewardModel
+    evaluate: Evaluate
+    report: Report = Report()
+
+    @model_validator(mode="after")
+    def _processes_divide_batches(self) -> Self:
+        if self.ppo.validation_prompts < self.engine.processes:
+            raise ValueError(f"ppo.validation_prompts must be at least engine.processes = {self.engine.processes}")
+        if self.ppo.mini_batch % (self.ppo.micro_batch * self.engine.processes):
+            raise ValueError(
+                f"ppo.mini_batch {self.ppo.mini_batch} is not a multiple of "
+                f"ppo.micro_batch x engine.processes = {self.ppo.micro_batch * self.engine.processes}"
+            )
+        return self

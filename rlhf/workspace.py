@@ -1,0 +1,63 @@
+"""Where everything lies in a workspace: the one place that spells the names which stages, DVC and readers share."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+STAGES = ("fetch", "prepare", "sft", "reward", "ppo", "gold", "evaluate", "report")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Paths below one root (the directory that holds params.yaml)."""
+
+    root: Path = Path()
+
+    @property
+    def params(self) -> Path:
+        """The settings file."""
+        return self.root / "params.yaml"
+
+    @property
+    def raw(self) -> Path:
+        """What `fetch` brought, one directory per use (`sft`, `preferences`, ...)."""
+        return self.root / "data" / "raw"
+
+    @property
+    def prepared(self) -> Path:
+        """The parquet tables of `prepare`."""
+        return self.root / "data" / "prepared"
+
+    @property
+    def comparisons(self) -> Path:
+        """Every judged pair of responses."""
+        return self.root / "data" / "evaluation" / "comparisons.parquet"
+
+    def model(self, name: str) -> Path:
+        """A model directory: base, sft, reward, policy or gold."""
+        return self.root / "models" / name
+
+    def metrics(self, stage: str) -> Path:
+        """A stage's flat summary."""
+        return self.root / "metrics" / f"{stage}.json"
+
+    def steps(self, stage: str) -> Path:
+        """A stage's step-by-step log."""
+        return self.root / "metrics" / f"{stage}.jsonl"
+
+    def samples(self, stage: str) -> Path:
+        """What the model said during training, JSON lines: step, prompt, response and scores."""
+        return self.root / "metrics" / f"{stage}_samples.jsonl"
+
+    def details(self, stage: str) -> Path:
+        """What a stage found beyond flat numbers: histograms, calibration bins, the most wrong pairs."""
+        return self.root / "metrics" / f"{stage}_details.json"
+
+    @property
+    def report(self) -> Path:
+        """The report page."""
+        return self.root / "reports" / "index.html"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Resume checkpoints: outside of DVC's outs and of git, one directory per stage and fingerprint."""
+        return self.root / ".checkpoints"

@@ -1,0 +1,163 @@
+"""`dvc repro`, one at a time in a workspace: the second run waits for the first instead of failing on DVC's locks.
+
+DVC waits for its repository lock when asked to, but it drops that lock while a stage runs, and then refuses a second
+`dvc repro` because the running stage's outputs are busy. So runs started here queue on a lock of their own, and a
+`dvc repro` by hand that holds a stage is waited for.
+"""
+
+import fcntl
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+from ruamel.yaml import YAML
+
+from rlhf.common.errors import RlhfError, SettingsError
+from rlhf.common.files import write_text
+from rlhf.settings import settings_from
+from rlhf.workspace import Workspace
+from tasks.errors import BusyError
+from tasks.process import run_process
+
+_BUSY = "is busy, it is being blocked by"  # what DVC says of a stage that another process runs
+_POLL_SECONDS = 2.0
+_GRACE_SECONDS = 90.0  # a stage asks its own worker three times before it gives up
+
+Say = Callable[[str], None]
+
+
+class ReproFailed(RlhfError):
+    """`dvc repro` ended with a code other than 0."""
+
+
+def repro(
+    root: Path,
+    targets: Sequence[str],
+    overrides: Mapping[str, Any],
+    say: Say,
+    *,
+    wait: bool = True,
+    force: bool = False,
+) -> None:
+    """Bring `targets` (all stages if empty) up to date; `overrides` (dotted key -> value) are written to params.yaml.
+
+    Without `wait` a workspace that is in use raises BusyError; a stage that fails raises ReproFailed.
+    """
+    with _only_run(root, say, wait):
+        _wait_for_others(root, say, wait)
+        if overrides:
+            override(Workspace(root).params, overrides)
+        command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *(["--force"] if force else []), *targets]
+        environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+        while True:
+            code, last_lines = run_process(
+                command,
+                log=root / "logs" / "repro.log",
+                say=say,
+                environment=environment,
+                directory=root,
+                grace=_GRACE_SECONDS,
+            )
+            if code == 0:
+                return
+            if not any(_BUSY in line for line in last_lines):
+                raise ReproFailed(f"dvc repro ended with exit code {code}")
+            _tell(say, wait, "another DVC command holds this workspace")
+            time.sleep(_POLL_SECONDS)
+            _wait_for_others(root, say, wait)
+
+
+def override(path: Path, values: Mapping[str, Any]) -> None:
+    """Set dotted keys in a settings file, keeping its comments; raises SettingsError before anything is written."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    _put(content, values)
+    settings_from(content, f"{path} with {', '.join(values)}")
+    editor = YAML()  # round trip: comments, order and flow style stay
+    editor.width = 4096
+    editor.preserve_quotes = True
+    editor.representer.add_representer(type(None), _as_null)
+    document = editor.load(path)
+    _put(document, values)
+    text = StringIO()
+    editor.dump(document, text)
+    write_text(path, text.getvalue())
+
+
+def _as_null(representer: Any, _value: None) -> Any:
+    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
+
+
+def _put(content: Any, values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        node = content
+        for section in sections:
+            if not isinstance(node, Mapping) or not isinstance(node.get(section), Mapping):
+                raise SettingsError(f"{key}: there is no section {section!r} to set it in")
+            node = node[section]
+        node[name] = value
+
+
+@contextmanager
+def _only_run(root: Path, say: Say, wait: bool) -> Iterator[None]:
+    path = root / ".dvc" / "tmp" / "rlhf-repro.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            _tell(say, wait, f"another run holds this workspace (process {stream.read().strip()})")
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        stream.truncate(0)
+        stream.write(str(os.getpid()))
+        stream.flush()
+        yield
+
+
+def _wait_for_others(root: Path, say: Say, wait: bool) -> None:
+    """Wait until no other DVC process runs a stage here."""
+    told = False
+    while busy := _writers(root / ".dvc" / "tmp" / "rwlock"):
+        if not told:
+            _tell(say, wait, f"another DVC command holds this workspace ({busy[0]})")
+            told = True
+        time.sleep(_POLL_SECONDS)
+
+
+def _writers(rwlock: Path) -> list[str]:
+    """List the living processes that DVC's own lock file says are writing outputs."""
+    try:
+        writers = json.loads(rwlock.read_text(encoding="utf-8")).get("write", {}).values()
+    except (FileNotFoundError, json.JSONDecodeError):  # DVC rewrites the file in place
+        return []
+    return [f"process {writer['pid']}: {writer['cmd']}" for writer in writers if psutil.pid_exists(int(writer["pid"]))]
+
+
+def _tell(say: Say, wait: bool, problem: str) -> None:
+    if not wait:
+        raise BusyError(problem)
+    say(f"{problem}; waiting for it to end")
+
+
+def main() -> None:
+    """`python -m tasks.repro [TARGET ...]`: what `make repro` runs."""
+    try:
+        repro(Path(), sys.argv[1:], {}, lambda line: print(line, flush=True))
+    except RlhfError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""Nothing that a test starts phones home or writes its records into the repository."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.project_copy import Project, copy_project
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME", "RLHF_EXECUTION"):
+    os.environ.pop(name, None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _records(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    os.environ["PREFECT_HOME"] = str(tmp_path_factory.mktemp("prefect"))
+    yield
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A clone of the project with the tiny preset in which the whole chain has run once, by `dvc repro`."""
+    project = copy_project(tmp_path_factory.mktemp("clone") / "rlhf", "tiny")
+    project.repro()
+    return project
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Project:
+    """A git and DVC repository with two quick stages and nothing of the project in it."""
+    return Project.small(tmp_path / "repository")

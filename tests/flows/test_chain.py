@@ -1,0 +1,165 @@
+"""The whole chain, run by `dvc repro` in a clone with the tiny preset."""
+
+import hashlib
+import json
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from rlhf.common.files import tree_sha256
+from rlhf.workspace import STAGES, Workspace
+from tasks.tracking import client_of
+from tests.project_copy import Project
+
+EXPERIMENT = "rlhf-tiny"
+RATES = ("win", "tie", "lose", "win_rate", "win_rate_low", "win_rate_high")
+KEYS = {
+    "sft": "train_loss validation_loss validation_perplexity base_validation_perplexity seconds tokens_per_second",
+    "reward": "accuracy accuracy_helpful accuracy_harmless accuracy_unseen_openings margin_mean calibration_error seconds"
+    " tokens_per_second",
+    "ppo": "reward_first reward_last kl_last perplexity_last response_length_last collapsed seconds"
+    " rollout_tokens_per_second update_tokens_per_second",
+    "evaluate": " ".join(f"{rate}{kind}" for rate in RATES for kind in ("", "_helpful", "_harmless")),
+}
+KEYS["gold"] = KEYS["reward"]
+
+
+def lock(project: Project) -> Any:
+    return yaml.safe_load((project.root / "dvc.lock").read_text())["stages"]
+
+
+def runs(client: MlflowClient) -> list[Run]:
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"]))
+
+
+def newest(client: MlflowClient, stage: str) -> Run:
+    return [run for run in runs(client) if run.data.tags.get("rlhf.stage") == stage][-1]
+
+
+@pytest.mark.parametrize("stage", STAGES[:-1])
+def test_metrics_hold_what_others_rely_on(chain: Project, stage: str) -> None:
+    found = json.loads(Workspace(chain.root).metrics(stage).read_text())
+    assert set(KEYS.get(stage, "").split()) <= set(found)
+    assert not any(isinstance(value, dict | list) for value in found.values())
+
+
+def test_outputs_are_whole_and_dvcs_alone(chain: Project) -> None:
+    workspace = Workspace(chain.root)
+    for name in ("base", "sft", "reward", "policy", "gold"):
+        assert list(workspace.model(name).glob("*.safetensors")), name
+    assert workspace.report.read_text().lstrip().lower().startswith("<!doctype html>")
+    assert not list(chain.root.rglob("*.partial-*"))
+    assert chain.run("git", "status", "--porcelain").split() == ["??", "dvc.lock"]
+
+
+def test_a_second_repro_runs_nothing(chain: Project) -> None:
+    before = (chain.root / "dvc.lock").read_text()
+    output = chain.repro()
+    assert chain.ran(output) == []
+    assert "up to date" in output
+    assert (chain.root / "dvc.lock").read_text() == before
+
+
+def test_mlflow_has_one_parent_with_a_child_a_stage(chain: Project) -> None:
+    client = client_of(chain.root)
+    (parent,) = [run for run in runs(client) if run.data.tags.get("rlhf.role") == "execution"]
+    children = [run for run in runs(client) if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert [run.info.run_name for run in children] == list(STAGES)
+    assert {run.info.status for run in [parent, *children]} == {"FINISHED"}
+    commit = chain.run("git", "rev-parse", "HEAD").strip()
+    for run in children:
+        stage = lock(chain)[run.info.run_name]
+        hashes = {f"dvc.dep.{item['path']}": item["md5"] for item in stage.get("deps", [])}
+        assert hashes.items() <= run.data.tags.items()
+        assert run.data.tags["git.commit"] == commit
+        assert run.data.tags["git.dirty"] == "false"
+        assert len(run.data.tags["settings.sha256"]) == 64
+        assert run.data.params["seed"] == "1"
+    assert parent.data.metrics["evaluate.win_rate"] == newest(client, "evaluate").data.metrics["win_rate"]
+
+
+def test_mlflow_has_every_step_the_samples_and_the_page(chain: Project) -> None:
+    client = client_of(chain.root)
+    run = newest(client, "ppo")
+    rows = [json.loads(line) for line in Workspace(chain.root).steps("ppo").read_text().splitlines()]
+    history = client.get_metric_history(run.info.run_id, "reward")
+    assert [(item.step, item.value) for item in sorted(history, key=lambda item: item.step)] == [
+        (row["step"], row["reward"]) for row in rows if "reward" in row
+    ]
+    assert [item.path for item in client.list_artifacts(run.info.run_id, "tables")] == ["tables/ppo_samples.json"]
+    page = newest(client, "report").info.run_id
+    assert "index.html" in [item.path for item in client.list_artifacts(page)]
+
+
+def test_from_a_registered_model_one_walks_back_to_the_bytes_of_the_data(chain: Project) -> None:
+    """Version -> its inputs' hashes -> the versions that have these hashes -> ... -> the raw data in DVC's cache."""
+    client = client_of(chain.root)
+    policy = client.get_model_version_by_alias(f"{EXPERIMENT}-policy", "challenger")
+    assert policy.tags["tree.sha256"] == tree_sha256(Workspace(chain.root).model("policy"))
+    for name in ("sft", "reward"):
+        wanted = policy.tags[f"dvc.dep.models/{name}"]
+        (version,) = client.search_model_versions(f"name = '{EXPERIMENT}-{name}' and tags.`dvc.out` = '{wanted}'")
+        assert client.get_run(version.run_id).data.tags["rlhf.stage"] == name
+    table = client.search_model_versions(f"name = '{EXPERIMENT}-sft'")[0].tags["dvc.dep.data/prepared/sft.parquet"]
+    assert in_cache(chain, table).read_bytes() == (chain.root / "data" / "prepared" / "sft.parquet").read_bytes()
+    raw = newest(client, "prepare").data.tags["dvc.dep.data/raw"]
+    entries = json.loads(in_cache(chain, raw).read_text())
+    assert entries
+    for entry in entries:
+        content = in_cache(chain, entry["md5"]).read_bytes()
+        assert hashlib.md5(content, usedforsecurity=False).hexdigest() == entry["md5"]
+        assert content == (chain.root / "data" / "raw" / entry["relpath"]).read_bytes()
+
+
+def in_cache(project: Project, md5: str) -> Path:
+    return project.root / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
+
+
+def test_prefect_has_a_completed_run_of_every_stage_and_its_server_went(chain: Project) -> None:
+    home = chain.root / ".prefect"
+    end = time.monotonic() + 120
+    while (home / "server.json").exists() and time.monotonic() < end:
+        time.sleep(0.2)
+    assert not (home / "server.json").exists(), "the shared server outlives the runs that needed it"
+    with sqlite3.connect(home / "prefect.db") as database:
+        rows = database.execute(
+            "select flow.name, flow_run.state_name from flow_run join flow on flow.id = flow_run.flow_id"
+            " order by flow_run.created"
+        ).fetchall()
+    assert rows == [(stage, "Completed") for stage in STAGES]
+
+
+def test_dvc_shows_metrics_and_every_plot(chain: Project) -> None:
+    shown = json.loads(chain.run("dvc", "metrics", "show", "--json"))
+    assert set(shown[""]["data"]) == {f"metrics/{stage}.json" for stage in STAGES[:-1]}
+    plots = json.loads(chain.run("dvc", "plots", "show", "--json"))
+    assert plots.get("errors", []) == []
+    for name, drawn in plots["data"].items():
+        (figure,) = drawn
+        assert figure["content"]["data"]["values"], name
+        assert figure["content"]["title"]["text"] == name
+
+
+def test_a_ppo_setting_runs_only_what_follows_and_coming_back_runs_nothing(chain: Project) -> None:
+    params = chain.root / "params.yaml"
+    before = params.read_text()
+    content = yaml.safe_load(before)
+    content["ppo"]["kl"]["coefficient"] = 0.5
+    params.write_text(yaml.safe_dump(content))
+    try:
+        assert chain.ran(chain.repro()) == ["ppo", "evaluate", "report"]
+        difference = json.loads(chain.run("dvc", "params", "diff", "--json", "HEAD"))
+        assert "ppo.kl.coefficient" in difference["params.yaml"]
+    finally:
+        params.write_text(before)
+    output = chain.repro()
+    assert chain.ran(output) == []
+    assert output.count("is cached - skipping run") == 3

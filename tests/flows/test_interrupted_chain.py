@@ -1,0 +1,154 @@
+"""What may go wrong while a stage runs: interruption, a killed worker, bad settings, no tracking server."""
+
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from tasks.tracking import client_of
+from tests.project_copy import Project
+
+EXPERIMENT = "rlhf-tiny"
+
+
+@pytest.fixture
+def project(chain: Project, tmp_path: Path) -> Project:
+    """A copy of the finished chain."""
+    shutil.copytree(chain.root, tmp_path / "rlhf", symlinks=True)
+    return Project(tmp_path / "rlhf")
+
+
+def set_params(project: Project, change: Callable[[dict], None]) -> None:
+    path = project.root / "params.yaml"
+    content = yaml.safe_load(path.read_text())
+    change(content)
+    path.write_text(yaml.safe_dump(content))
+
+
+def forever(content: dict) -> None:
+    content["sft"]["epochs"] = 2000.0
+
+
+def training(project: Project, lines: int = 12) -> psutil.Process:
+    """Wait until sft has written some steps, and give its worker."""
+    steps = project.root / "metrics" / "sft.jsonl"
+    end = time.monotonic() + 600
+    seen = 0
+    while seen < lines:
+        assert time.monotonic() < end, "sft did not begin"
+        time.sleep(0.1)
+        with suppress(FileNotFoundError):  # DVC removes that of the finished chain first
+            seen = steps.read_text().count("\n")
+    (worker,) = of(project, "rlhf.worker")
+    return worker
+
+
+def of(project: Project, word: str) -> list[psutil.Process]:
+    """The living processes of a project whose command line has a word."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            alive = process.status() != psutil.STATUS_ZOMBIE
+            if alive and process.cwd() == str(project.root) and word in process.cmdline():
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def last_runs(project: Project) -> dict[str, str]:
+    """Status of the newest sft run and of its parent, and how many losses it holds."""
+    client = client_of(project.root)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    run = client.search_runs([experiment.experiment_id], "tags.`rlhf.stage` = 'sft'", max_results=1)[0]
+    parent = client.get_run(run.data.tags["mlflow.parentRunId"])
+    return {
+        "status": run.info.status,
+        "parent": parent.info.status,
+        "message": run.data.tags.get("rlhf.message", ""),
+        "losses": str(len(client.get_metric_history(run.info.run_id, "train_loss"))),
+    }
+
+
+def nothing_half_written(project: Project) -> None:
+    assert not (project.root / "models" / "sft").exists()
+    assert not list(project.root.rglob(".*.partial-*"))
+
+
+def test_ctrl_c_ends_everything_and_is_recorded(project: Project) -> None:
+    set_params(project, forever)
+    run = project.start("dvc", "repro", "sft")
+    worker = training(project)
+    os.killpg(run.pid, signal.SIGINT)  # what a terminal does
+    output, _ = run.communicate(timeout=300)
+    assert run.returncode != 0
+    assert "Traceback" not in output
+    assert not worker.is_running()
+    assert of(project, "rlhf.worker") == of(project, "flows.sft") == []
+    nothing_half_written(project)
+    found = last_runs(project)
+    assert (found["status"], found["parent"]) == ("KILLED", "KILLED")
+    assert int(found["losses"]) >= 10  # the steps until then are not lost
+    with sqlite3.connect(project.root / ".prefect" / "prefect.db") as database:
+        query = "select state_type from flow_run order by created desc limit 1"
+        assert database.execute(query).fetchone()[0] not in ("RUNNING", "COMPLETED")
+
+
+def test_a_killed_worker_fails_the_stage_with_one_message(project: Project) -> None:
+    set_params(project, forever)
+    run = project.start("dvc", "repro", "sft")
+    training(project).kill()
+    output, _ = run.communicate(timeout=300)
+    assert run.returncode != 0
+    assert output.count("killed by signal 9") == 1
+    assert "Traceback" not in output
+    nothing_half_written(project)
+    found = last_runs(project)
+    assert found["status"] == "FAILED"
+    assert "killed by signal 9" in found["message"]
+    # the way back needs no training: the run cache has the earlier result
+    project.run("git", "checkout", "--quiet", "params.yaml")
+    assert project.ran(project.repro("sft")) == []
+
+
+def test_a_killed_dvc_takes_its_trainer_along(project: Project) -> None:
+    set_params(project, forever)
+    run = project.start("dvc", "repro", "sft")
+    worker = training(project)
+    os.kill(run.pid, signal.SIGKILL)
+    run.communicate(timeout=300)
+    worker.wait(timeout=120)
+    nothing_half_written(project)
+
+
+def test_refused_settings_are_told_once_and_nothing_runs(project: Project) -> None:
+    set_params(project, lambda content: content["report"].update(colour="red"))
+    output = project.repro(code=255)
+    assert output.count("params.yaml: report.colour: unknown key") == 1
+    assert "Traceback" not in output
+    assert (
+        not (project.root / "logs" / "report.log").exists()
+        or "error" not in (project.root / "logs" / "report.log").read_text()
+    )
+
+
+def test_without_its_tracking_server_a_stage_does_not_begin(project: Project) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    log = project.root / "logs" / "report.log"
+    log.unlink()
+    output = project.repro("--force", "--single-item", "report", code=255, MLFLOW_TRACKING_URI=address)
+    assert f"MLflow at {address} cannot be used" in output
+    assert "Traceback" not in output
+    assert not log.exists()

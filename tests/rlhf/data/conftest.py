@@ -1,0 +1,41 @@
+"""Settings, a base model and raw files for the data tests: all real, all small."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from rlhf.data.base_model import finish_base_model
+from rlhf.data.sources import Request, find_source
+from rlhf.settings.read import preset_text, settings_from
+from rlhf.settings.schema import Settings
+
+
+@pytest.fixture
+def make_settings() -> Callable[..., Settings]:
+    """Make the tiny preset with other values under `data`."""
+
+    def make(**data: Any) -> Settings:
+        content = yaml.safe_load(preset_text("tiny"))
+        content["data"] |= {"limits": {}, **data}
+        return settings_from(content)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained model with the ChatML template."""
+    directory = tmp_path_factory.mktemp("base")
+    source, rest = find_source("random:2x64")
+    source.bring_model(Request("random:2x64", rest, "model", directory, 1), directory)
+    finish_base_model(directory, "chatml")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tokenizer(base_model: Path) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(base_model)

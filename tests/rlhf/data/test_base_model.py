@@ -1,0 +1,93 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
+
+from rlhf.common.errors import SourceError
+from rlhf.data.base_model import CHATML, finish_base_model
+
+
+@pytest.fixture
+def model(base_model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(base_model, tmp_path / "model"))
+
+
+def test_chatml_puts_no_words_into_the_dialogue(model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    chat = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}]
+    asked, told = "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n", "Because.<|im_end|>\n"
+    assert tokenizer.apply_chat_template(chat, tokenize=False) == asked + told
+    assert tokenizer.apply_chat_template(chat[:1], tokenize=False, add_generation_prompt=True) == asked
+
+
+def test_pad_is_never_the_end_of_turn(model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.pad_token = "<|im_end|>"
+    tokenizer.save_pretrained(model)
+    finish_base_model(model, "chatml")
+    assert AutoTokenizer.from_pretrained(model).pad_token == "<|endoftext|>"
+    for name in ("config.json", "generation_config.json"):
+        content = json.loads((model / name).read_text())
+        assert (content["pad_token_id"], content["eos_token_id"]) == (0, 2)
+
+
+def test_chatml_ends_turns_where_the_model_ended_documents(model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.eos_token = tokenizer.pad_token = "<|endoftext|>"  # as base models come
+    tokenizer.save_pretrained(model)
+    finish_base_model(model, "chatml")
+    finished = AutoTokenizer.from_pretrained(model)
+    assert (finished.eos_token, finished.pad_token) == ("<|im_end|>", "<|endoftext|>")
+
+
+def test_own_template_is_kept_or_missed(model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template = CHATML + "{# mine #}"
+    tokenizer.save_pretrained(model)
+    finish_base_model(model, "own")
+    assert AutoTokenizer.from_pretrained(model).chat_template.endswith("{# mine #}")
+    finish_base_model(model, "chatml")
+    (model / "chat_template.jinja").unlink()
+    with pytest.raises(SourceError, match="own: this model has no chat template"):
+        finish_base_model(model, "own")
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("config.json", "no config.json"),
+        ("tokenizer_config.json", "no tokenizer_config.json"),
+        ("model.safetensors", "no \\*.safetensors"),
+    ],
+)
+def test_incomplete_directories_are_refused(model: Path, missing: str, message: str) -> None:
+    (model / missing).unlink()
+    with pytest.raises(SourceError, match=message):
+        finish_base_model(model, "chatml")
+
+
+def test_weights_that_do_not_fit_are_refused(model: Path) -> None:
+    weights = load_file(model / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(SourceError, match=r"weights are missing: model\.layers\.1\.mlp\.up_proj\.weight"):
+        finish_base_model(model, "chatml")
+    (model / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{cut")
+    with pytest.raises(SourceError, match="cannot load what came"):
+        finish_base_model(model, "chatml")
+
+
+def test_chatml_needs_its_tokens(model: Path) -> None:
+    described = json.loads((model / "tokenizer.json").read_text())
+    described["added_tokens"] = [token for token in described["added_tokens"] if token["content"] != "<|im_start|>"]
+    described["model"]["vocab"] = {
+        token.replace("<|im_start|>", "<none>"): i for token, i in described["model"]["vocab"].items()
+    }
+    (model / "tokenizer.json").write_text(json.dumps(described))
+    configuration = json.loads((model / "tokenizer_config.json").read_text())
+    (model / "tokenizer_config.json").write_text(json.dumps(configuration | {"bos_token": "<|im_end|>"}))
+    with pytest.raises(SourceError, match=r"the tokenizer lacks <\|im_start\|>"):
+        finish_base_model(model, "chatml")

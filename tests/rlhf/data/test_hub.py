@@ -1,0 +1,139 @@
+"""Downloads from a hub on the loopback, in a process of their own because huggingface_hub reads its endpoint on import."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_hub import COMMIT, OLDER, fake_hub
+
+DATA = {
+    "harmless-base/train.jsonl.gz": gzip.compress(b'{"text": "one"}\n'),
+    "harmless-base/test.jsonl.gz": gzip.compress(b'{"text": "two"}\n'),
+    "helpful-base/train.jsonl": b'{"text": "three"}\n',
+    "loader.py": b"raise SystemExit",
+    "data.pkl": b"pickle",
+    "README.md": b"# card",
+}
+MODEL = {
+    "config.json": b"{}",
+    "model.safetensors": b"weights",
+    "tokenizer.json": b"{}",
+    "pytorch_model.bin": b"pickle",
+    "modeling.py": b"raise SystemExit",
+    "onnx/config.json": b"{}",
+}
+CASES = {
+    "commit": ("sft", f"hub:people/talk@{COMMIT}"),
+    "tag": ("sft", "hub:people/talk@v1"),
+    "folder": ("sft", "hub:people/talk@v1#harmless-base"),
+    "no such folder": ("sft", "hub:people/talk@v1#harmless"),
+    "branch": ("sft", "hub:people/talk@main"),
+    "unknown tag": ("sft", "hub:people/talk@v9"),
+    "unknown commit": ("sft", f"hub:people/talk@{'c' * 40}"),
+    "empty": ("sft", f"hub:people/talk@{OLDER}"),
+    "no revision": ("sft", "hub:people/talk"),
+    "no repository": ("sft", f"hub:people/silence@{COMMIT}"),
+    "model": ("model", "hub:people/llm@v1"),
+    "model folder": ("model", "hub:people/llm@v1#onnx"),
+}
+SCRIPT = """
+import json, sys
+from pathlib import Path
+from rlhf.common.errors import SourceError
+from rlhf.data.sources import Request, find_source
+found = {}
+for name, (use, address) in json.loads(sys.argv[2]).items():
+    source, rest = find_source(address)
+    directory = Path(sys.argv[1]) / name
+    directory.mkdir(parents=True)
+    request = Request(address, rest, use, Path(), 1)
+    try:
+        brought = source.bring_model(request, directory) if use == "model" else source.bring_data(request, directory)
+        found[name] = {"revision": brought.revision, "sha256": brought.sha256}
+    except SourceError as error:
+        found[name] = {"error": str(error)}
+print(json.dumps(found))
+"""
+
+
+def bring(endpoint: str, home: Path, out: Path, cases: dict[str, tuple[str, str]]) -> dict[str, Any]:
+    environment = os.environ | {
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(home),
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    for name in ("HF_HUB_CACHE", "HF_TOKEN", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        environment.pop(name, None)
+    command = [sys.executable, "-c", SCRIPT, str(out), json.dumps(cases)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("hub")
+
+
+@pytest.fixture(scope="module")
+def brought(place: Path) -> dict[str, Any]:
+    with fake_hub({"datasets/people/talk": DATA, "models/people/llm": MODEL}) as (endpoint, asked):
+        found = bring(endpoint, place / "home", place / "out", CASES)
+    return {**found, "asked": asked}
+
+
+def files_of(directory: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()
+    }
+
+
+def test_commits_and_tags_are_brought_and_recorded(place: Path, brought: dict[str, Any]) -> None:
+    wanted = {name: data for name, data in DATA.items() if name.endswith((".jsonl", ".jsonl.gz"))}
+    for name in ("commit", "tag"):
+        assert files_of(place / "out" / name) == wanted
+        assert brought[name]["revision"] == COMMIT
+    assert brought["commit"]["sha256"] == brought["tag"]["sha256"]
+
+
+def test_one_folder_comes_alone(place: Path, brought: dict[str, Any]) -> None:
+    assert set(files_of(place / "out" / "folder")) == {"harmless-base/train.jsonl.gz", "harmless-base/test.jsonl.gz"}
+
+
+def test_models_come_without_pickles_and_code(place: Path, brought: dict[str, Any]) -> None:
+    assert set(files_of(place / "out" / "model")) == {"config.json", "model.safetensors", "tokenizer.json"}
+    assert not [path for path in brought["asked"] if path.endswith((".py", ".bin", ".pkl", ".md"))]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("branch", f"a branch moves; pin the commit that it names now: @{COMMIT}"),
+        ("unknown tag", "no tag 'v9'; there are: v1"),
+        ("unknown commit", "cannot be downloaded"),
+        ("no repository", "cannot be downloaded"),
+        ("no revision", "expected hub:OWNER/NAME@REVISION"),
+        ("empty", "no data files there"),
+        ("no such folder", "no data files there"),
+        ("model folder", "#FOLDER is for data"),
+    ],
+)
+def test_faults_are_told(brought: dict[str, Any], name: str, message: str) -> None:
+    assert message in brought[name].get("error", "nothing went wrong")
+
+
+def test_a_second_fetch_of_a_commit_needs_no_network(place: Path, brought: dict[str, Any]) -> None:
+    cases = {
+        "commit": CASES["commit"],
+        "folder": ("sft", f"hub:people/talk@{COMMIT}#harmless-base"),
+        "tag": CASES["tag"],
+    }
+    found = bring("http://127.0.0.1:9", place / "home", place / "again", cases)
+    assert found["commit"] == brought["commit"] and "error" not in found["folder"]
+    assert "cannot be downloaded" in found["tag"]["error"]  # which commit a tag names, only the hub knows

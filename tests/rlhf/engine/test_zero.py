@@ -1,0 +1,107 @@
+"""ZeRO 1, 2 and 3 on two processes against plain torch on one; `zero_checks.py` runs once and these tests read it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+STAGES = ("stage 1", "stage 2", "stage 3")
+BF16 = ("bf16 stage 1", "bf16 stage 3")
+DISTRIBUTED = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
+
+
+def run_alone(command: list[str]) -> str:
+    environment = {key: value for key, value in os.environ.items() if key not in DISTRIBUTED}
+    done = subprocess.run(
+        command, cwd=HERE, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stdout[-6000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def findings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    output = tmp_path_factory.mktemp("zero") / "findings.json"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    run_alone([*torchrun, str(HERE / "zero_checks.py"), str(output)])
+    return json.loads(output.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("part", [*STAGES, "recompute stage 3"])
+def test_two_processes_train_like_one(findings: dict[str, Any], part: str) -> None:
+    worst = findings[part]["parity"]
+    assert worst["loss"] < 1e-5
+    assert worst["norm"] < 1e-5
+    assert worst["weights"] < 1e-6
+
+
+@pytest.mark.parametrize("part", STAGES)
+def test_the_model_may_be_called_between_steps_and_gathered(findings: dict[str, Any], part: str) -> None:
+    assert findings[part]["parity"]["outside"] < 1e-5
+    assert findings[part]["parity"]["gathered"] < 1e-5
+
+
+@pytest.mark.parametrize("part", [*STAGES, *BF16])
+def test_resumed_equals_uninterrupted(findings: dict[str, Any], part: str) -> None:
+    expected = {"step": 3, "kept": ["step-00000003"], "same_numbers": True, "same_weights": True}
+    assert findings[part]["resume"] == expected
+
+
+@pytest.mark.parametrize(
+    ("part", "kind"), [*((part, "bad_loss") for part in STAGES), *((part, "bad_gradient") for part in (*STAGES, *BF16))]
+)
+def test_a_bad_step_is_refused_on_all_processes(findings: dict[str, Any], part: str, kind: str) -> None:
+    found = findings[part][kind]
+    assert [text.split(":")[0] for text in found["raised"]] == ["NonFiniteError"] * 2
+    assert found["unchanged"]
+
+
+def test_unequal_counts_are_an_error_not_a_hang(findings: dict[str, Any]) -> None:
+    assert all("1 to 2" in text for text in findings["bad_count"]["raised"])
+    assert findings["bad_count"]["unchanged"]
+
+
+def test_sums_and_gathers(findings: dict[str, Any]) -> None:
+    assert findings["sum"] == [2.0, 1.0]
+    assert findings["gather"] == [["rank", 0], ["rank", 1], ["rank", 1]]
+
+
+ALONE = """
+import json, sys
+from pathlib import Path
+from toy import copies, toy_batches, toy_loss, toy_model
+from rlhf.common.errors import TrainingError
+from rlhf.engine import make_engine
+from rlhf.engine.single import TorchTrainer
+from rlhf.settings.schema import Engine, Optimizer
+
+optimizer = Optimizer(learning_rate=1e-3, epsilon=1e-4, max_gradient_norm=None, decay="constant")
+plain, model = TorchTrainer(toy_model(), optimizer, 2), toy_model()
+engine = make_engine(Engine(kind="deepspeed", zero_stage=2))
+trainer = engine.trainer(model, optimizer, 2)
+for batches in (toy_batches(2, 2, 1), toy_batches(3, 2, 2)):
+    norm = plain.step([lambda b=b: toy_loss(plain.module, b, 32) for b in batches])
+    assert abs(norm - trainer.step([lambda b=b: toy_loss(model, b, 32) for b in batches])) < 1e-6
+for name, value in copies(model).items():
+    assert (value - copies(plain.module)[name]).abs().max() < 1e-6
+directory = Path(sys.argv[1])
+trainer.save(directory)
+path = directory / "rank-0" / "state.json"
+path.write_text(path.read_text().replace('"world_size": 1', '"world_size": 8'))
+try:
+    trainer.load(directory)
+except TrainingError as error:
+    print("refused:", error)
+print("world", engine.rank, engine.world_size)
+"""
+
+
+def test_one_process_without_torchrun(tmp_path: Path) -> None:
+    output = run_alone([sys.executable, "-c", ALONE, str(tmp_path)])
+    assert "world 0 1" in output
+    assert "written by 8 processes, this run has 1" in output

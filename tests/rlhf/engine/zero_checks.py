@@ -1,0 +1,152 @@
+"""Run by test_zero.py under torchrun: every check of ZeRO in one start; rank 0 writes its findings as JSON."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from toy import copies, same, toy_batches, toy_loss, toy_model
+
+from rlhf.data.batches import TokenBatch
+from rlhf.engine.base import NonFiniteError, Trainer
+from rlhf.engine.checkpoints import Checkpoints
+from rlhf.engine.single import TorchTrainer
+from rlhf.engine.zero import ZeroEngine
+from rlhf.models.causal import train_only_top
+from rlhf.settings.schema import Engine, Optimizer
+
+STEPS, MICRO, COUNT = 5, 4, 4 * 2 * 8
+OPTIMIZER = Optimizer(learning_rate=1e-3, epsilon=1e-4, max_gradient_norm=0.5, weight_decay=0.01)
+STEP_BATCHES = [toy_batches(MICRO, rows=2, seed=seed) for seed in range(STEPS)]
+
+
+def mine(engine: ZeroEngine, step: int) -> list[TokenBatch]:
+    return STEP_BATCHES[step][engine.rank :: engine.world_size]
+
+
+def take_step(trainer: Trainer, batches: list[TokenBatch]) -> tuple[float, float]:
+    """One step; gives this process's summed loss and the gradient norm."""
+    seen: list[float] = []
+
+    def compute(batch: TokenBatch) -> Tensor:
+        loss = toy_loss(trainer.module, batch, COUNT)
+        seen.append(float(loss.detach()))
+        return loss
+
+    norm = trainer.step([lambda batch=batch: compute(batch) for batch in batches])
+    return sum(seen), norm
+
+
+def whole(trainer: Trainer) -> dict[str, Tensor]:
+    with trainer.gathered() as module:
+        return copies(module)
+
+
+def parity(engine: ZeroEngine, layers: int | None) -> dict[str, Any]:
+    """Largest differences from one process of plain torch on the same micro-batches."""
+    plain_model, model = toy_model(), toy_model()
+    train_only_top(plain_model, layers)
+    train_only_top(model, layers)
+    plain, zero = TorchTrainer(plain_model, OPTIMIZER, STEPS), engine.trainer(model, OPTIMIZER, STEPS)
+    worst = {"loss": 0.0, "norm": 0.0, "outside": 0.0, "gathered": 0.0}
+    for step in range(STEPS):
+        loss, norm = take_step(plain, STEP_BATCHES[step])
+        part, zero_norm = take_step(zero, mine(engine, step))
+        assert plain.learning_rate() == zero.learning_rate()
+        total = float(engine.all_sum(torch.tensor(part, dtype=torch.float64)))
+        worst["loss"] = max(worst["loss"], abs(total - loss))
+        worst["norm"] = max(worst["norm"], abs(zero_norm - norm))
+        with torch.no_grad():  # the model called directly between two steps, as evaluation does
+            expected = float(toy_loss(plain_model, STEP_BATCHES[0][0], COUNT))
+            outside = float(toy_loss(model, STEP_BATCHES[0][0], COUNT))
+            with zero.gathered() as module:  # here the processes need not keep in step
+                repeats = 1 + engine.rank
+                inside = [float(toy_loss(module, STEP_BATCHES[0][0], COUNT)) for _ in range(repeats)][-1]
+        worst["outside"] = max(worst["outside"], abs(outside - expected))
+        worst["gathered"] = max(worst["gathered"], abs(inside - expected))
+    weights, plain_weights = whole(zero), copies(plain_model)
+    worst["weights"] = max(float((weights[name] - plain_weights[name]).abs().max()) for name in weights)
+    return worst
+
+
+def resume(engine: ZeroEngine, directory: Path) -> dict[str, Any]:
+    """A run resumed after step 3, from another start, against one that was not interrupted."""
+    whole_run = engine.trainer(toy_model(), OPTIMIZER, STEPS)
+    checkpoints = Checkpoints(directory, "sft", "key")
+    for step in range(STEPS):
+        last = take_step(whole_run, mine(engine, step))
+        if step in (0, 2):
+            checkpoints.save(step + 1, lambda path: whole_run.save(path / "trainer"))
+    found = checkpoints.latest()
+    assert found is not None
+    resumed = engine.trainer(toy_model(seed=5), OPTIMIZER, STEPS)
+    resumed.load(found[1] / "trainer")
+    for step in range(3, STEPS):
+        last_resumed = take_step(resumed, mine(engine, step))
+    kept = sorted(path.name for path in checkpoints.directory.iterdir())
+    engine.barrier()
+    checkpoints.clear()
+    return {
+        "step": found[0],
+        "kept": kept,
+        "same_numbers": last == last_resumed,
+        "same_weights": same(whole(whole_run), whole(resumed)),
+    }
+
+
+def refuses(engine: ZeroEngine, kind: str) -> dict[str, Any]:
+    """A bad loss on one process only: both must raise, and the weights stay."""
+    trainer = engine.trainer(toy_model(), OPTIMIZER, STEPS)
+    take_step(trainer, mine(engine, 0))
+    before = whole(trainer)
+
+    def bad(batch: TokenBatch) -> Tensor:
+        loss = toy_loss(trainer.module, batch, COUNT)
+        if engine.rank == 1 and kind == "loss":
+            return loss * float("nan")
+        if engine.rank == 1 and kind == "gradient":
+            return loss + torch.sqrt(loss * 0)  # finite, with an infinite slope
+        return loss
+
+    parts: list[Callable[[], Tensor]] = [lambda: bad(STEP_BATCHES[0][0])]
+    if kind == "count" and engine.rank == 1:
+        parts = parts * 2
+    try:
+        trainer.step(parts)
+        raised = "nothing"
+    except (NonFiniteError, ValueError) as error:
+        raised = f"{type(error).__name__}: {error}"
+    return {"raised": engine.all_gather([raised]), "unchanged": same(before, whole(trainer))}
+
+
+def main(output: Path) -> None:
+    findings: dict[str, Any] = {}
+    for stage in (1, 2, 3):
+        engine = ZeroEngine(Engine(kind="deepspeed", zero_stage=stage, processes=2))
+        findings[f"stage {stage}"] = {
+            "parity": parity(engine, None),
+            "resume": resume(engine, output.parent / f"fp32-{stage}"),
+            "bad_loss": refuses(engine, "loss"),
+            "bad_gradient": refuses(engine, "gradient"),
+        }
+    for stage in (1, 3):  # 1 has an optimiser of its own in bf16; 2 and 3 share the way of accumulating
+        bf16 = ZeroEngine(Engine(kind="deepspeed", zero_stage=stage, processes=2, precision="bf16"))
+        findings[f"bf16 stage {stage}"] = {
+            "resume": resume(bf16, output.parent / f"bf16-{stage}"),
+            "bad_gradient": refuses(bf16, "gradient"),
+        }
+    findings["bad_count"] = refuses(engine, "count")
+    recompute = ZeroEngine(Engine(kind="deepspeed", zero_stage=3, processes=2, gradient_checkpointing=True))
+    findings["recompute stage 3"] = {"parity": parity(recompute, 1)}
+    findings["gather"] = engine.all_gather([("rank", engine.rank)] * (1 + engine.rank))
+    findings["sum"] = engine.all_sum(torch.tensor([1.0, float(engine.rank)])).tolist()
+    if engine.rank == 0:
+        output.write_text(json.dumps(findings, indent=1), encoding="utf-8")
+    engine.barrier()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,88 @@
+from collections.abc import Sequence
+
+import pytest
+
+from rlhf.common.errors import RlhfError, SettingsError
+from rlhf.evaluation.gold import preference
+from rlhf.evaluation.judges import Case, Verdict, judge_both_orders, make_judge
+from rlhf.settings.schema import Settings
+from rlhf.workspace import Workspace
+
+
+def case(first: str, second: str) -> Case:
+    ids_first, ids_second = (tuple(len(word) for word in text.split()) for text in (first, second))
+    return Case("1", ({"role": "user", "content": "hi"},), first, second, (5,), ids_first, ids_second)
+
+
+class LongerJudge:
+    """A rule: more characters win."""
+
+    name = "longer"
+
+    def judge(self, cases: Sequence[Case]) -> list[Verdict]:
+        verdicts = []
+        for item in cases:
+            first, second = len(item.response_first), len(item.response_second)
+            verdicts.append(
+                Verdict("tie" if first == second else "first" if first > second else "second", first, second)
+            )
+        return verdicts
+
+
+class FirstJudge:
+    """Position bias in person: what comes first is better."""
+
+    name = "first"
+
+    def judge(self, cases: Sequence[Case]) -> list[Verdict]:
+        return [Verdict("first") for _ in cases]
+
+
+class LazyJudge(FirstJudge):
+    name = "lazy"
+
+    def judge(self, cases: Sequence[Case]) -> list[Verdict]:
+        return super().judge(cases)[:-1]
+
+
+def test_a_sound_judge_says_the_same_in_both_orders() -> None:
+    found = judge_both_orders(LongerJudge(), [case("long answer", "no"), case("no", "long answer"), case("no", "ya")])
+    assert [item.outcome for item in found] == ["win", "lose", "tie"]
+    assert [item.in_order for item in found] == [item.swapped for item in found]
+    assert (found[0].score_first, found[0].score_second) == (11, 2)
+
+
+def test_position_bias_becomes_a_tie() -> None:
+    (found,) = judge_both_orders(FirstJudge(), [case("a", "b")])
+    assert (found.in_order, found.swapped, found.outcome) == ("win", "lose", "tie")
+
+
+def test_every_case_needs_a_verdict() -> None:
+    with pytest.raises(RlhfError, match="lazy: 1 verdicts for 2 cases"):
+        judge_both_orders(LazyJudge(), [case("a", "b"), case("c", "d")])
+
+
+def test_swapping_twice_is_nothing() -> None:
+    item = case("one two", "three")
+    assert item.swapped() != item
+    assert item.swapped().swapped() == item
+
+
+def test_an_unknown_judge_is_named_with_the_known_ones(settings: Settings) -> None:
+    with pytest.raises(SettingsError, match="no judge 'oracle'; there are: gold"):
+        make_judge("oracle", settings, Workspace())
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "tie_probability", "expected"),
+    [
+        (0.21, 0.0, 0.55, "first"),  # sigmoid(0.21) = 0.5523
+        (0.20, 0.0, 0.55, "tie"),  # sigmoid(0.20) = 0.5498
+        (0.0, 0.21, 0.55, "second"),
+        (1.0, 1.0, 0.5, "tie"),  # equal scores, whatever the threshold
+        (1e-6, 0.0, 0.5, "first"),
+        (-5000.0, 5000.0, 0.99, "second"),  # no overflow
+    ],
+)
+def test_gold_preference(first: float, second: float, tie_probability: float, expected: str) -> None:
+    assert preference(first, second, tie_probability) == expected

@@ -1,0 +1,80 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from rlhf.ppo.advantages import gae
+
+SEEDS = st.integers(0, 10_000)
+FACTORS = st.floats(0, 1)
+
+
+def responses(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Rewards, values and mask of up to four responses of up to seven tokens, with numbers in the padding too."""
+    random = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, 8, (int(torch.randint(1, 5, (1,), generator=random)),), generator=random)
+    shape = (len(lengths), int(lengths.max()))
+    mask = torch.arange(shape[1])[None] < lengths[:, None]
+    rewards, values = (torch.randn(shape, generator=random, dtype=torch.float64) for _ in range(2))
+    return rewards, values, mask
+
+
+def slow_gae(rewards: list[float], values: list[float], gamma: float, lam: float) -> list[float]:
+    """Equation 9 as it is printed: a sum over all later TD errors, for each token of one response."""
+    last = len(rewards)
+    after = [*values, 0.0]
+    deltas = [rewards[t] + gamma * after[t + 1] - values[t] for t in range(last)]
+    return [sum((gamma * lam) ** (later - t) * deltas[later] for later in range(t, last)) for t in range(last)]
+
+
+def test_by_hand() -> None:
+    # deltas, from the last: 3 - 0.3 = 2.7; 2 + 0.9*0.3 - 0.4 = 1.87; 1 + 0.9*0.4 - 0.5 = 0.86; gamma * lambda = 0.72
+    advantages, returns = gae(
+        torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[0.5, 0.4, 0.3]]), torch.ones(1, 3, dtype=torch.bool), 0.9, 0.8
+    )
+    torch.testing.assert_close(advantages, torch.tensor([[3.60608, 3.814, 2.7]]))
+    torch.testing.assert_close(returns, torch.tensor([[4.10608, 4.214, 3.0]]))
+
+
+@given(SEEDS, FACTORS, FACTORS)
+def test_equals_the_printed_sum_for_every_token(seed: int, gamma: float, lam: float) -> None:
+    rewards, values, mask = responses(seed)
+    advantages, returns = gae(rewards, values, mask, gamma, lam)
+    for row in range(len(mask)):
+        count = int(mask[row].sum())
+        expected = slow_gae(rewards[row, :count].tolist(), values[row, :count].tolist(), gamma, lam)
+        assert advantages[row, :count].tolist() == pytest.approx(expected, abs=1e-12)
+        assert returns[row, :count].tolist() == pytest.approx(
+            [a + v for a, v in zip(expected, values[row].tolist(), strict=False)], abs=1e-12
+        )
+    assert not advantages[~mask].any() and not returns[~mask].any()
+
+
+@given(SEEDS, FACTORS)
+def test_lambda_zero_is_the_td_error(seed: int, gamma: float) -> None:
+    rewards, values, mask = responses(seed)
+    advantages, _ = gae(rewards, values, mask, gamma, 0.0)
+    inside = values * mask
+    following = torch.cat([inside[:, 1:], torch.zeros(len(mask), 1)], dim=1)
+    torch.testing.assert_close(advantages, (rewards + gamma * following - values) * mask)
+
+
+@given(SEEDS)
+def test_lambda_one_is_monte_carlo(seed: int) -> None:
+    rewards, values, mask = responses(seed)
+    _, returns = gae(rewards, values, mask, 1.0, 1.0)
+    to_go = (rewards * mask).flip(1).cumsum(1).flip(1) * mask  # no trace of the values is left
+    torch.testing.assert_close(returns, to_go)
+
+
+@given(SEEDS, FACTORS, FACTORS, st.integers(1, 4))
+def test_padding_on_the_right_changes_nothing(seed: int, gamma: float, lam: float, padding: int) -> None:
+    rewards, values, mask = responses(seed)
+    width = mask.shape[1]
+    garbage = torch.full((len(mask), padding), 7.0, dtype=torch.float64)
+    outside = torch.zeros_like(garbage, dtype=torch.bool)
+    wide = [torch.cat([left, right], dim=1) for left, right in ((rewards, garbage), (values, garbage), (mask, outside))]
+    for narrow, padded in zip(gae(rewards, values, mask, gamma, lam), gae(*wide, gamma, lam), strict=True):
+        assert torch.equal(padded[:, :width], narrow)
+        assert not padded[:, width:].any()

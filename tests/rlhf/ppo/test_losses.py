@@ -1,0 +1,85 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlhf.ppo.losses import surrogate, value_loss
+
+NUMBERS = st.floats(-3, 3)
+
+
+def slope(ratio: float, advantage: float, epsilon: float | None) -> float:
+    """d loss / d log p of one token whose probability has changed by `ratio`."""
+    logprobs = torch.tensor([ratio]).log().requires_grad_()
+    losses, _ = surrogate(logprobs, torch.zeros(1), torch.tensor([advantage]), epsilon)
+    losses.sum().backward()
+    assert logprobs.grad is not None
+    return float(logprobs.grad)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss"),
+    [
+        (1.0, 2.0, -2.0),
+        (1.5, 2.0, -2.4),  # the gain is cut at 1.2 * 2
+        (0.5, 2.0, -1.0),  # a fall of what was good counts in full
+        (0.5, -2.0, 1.6),  # the gain is cut at 0.8 * -2
+        (1.5, -2.0, 3.0),  # a rise of what was bad counts in full
+        (1.1, 2.0, -2.2),
+    ],
+)
+def test_surrogate_by_hand(ratio: float, advantage: float, loss: float) -> None:
+    losses, ratios = surrogate(torch.tensor([ratio]).log(), torch.zeros(1), torch.tensor([advantage]), 0.2)
+    assert float(losses) == pytest.approx(loss)
+    assert float(ratios) == pytest.approx(ratio)
+
+
+def test_gradient_stops_where_a_further_step_would_only_leave_the_trust_region() -> None:
+    assert slope(1.5, 2.0, 0.2) == 0.0
+    assert slope(0.5, -2.0, 0.2) == 0.0
+    assert slope(0.5, 2.0, 0.2) == pytest.approx(-1.0)  # -ratio * advantage: the way back stays open
+    assert slope(1.5, -2.0, 0.2) == pytest.approx(3.0)
+    assert slope(1.0, 2.0, 0.2) == pytest.approx(-2.0)
+
+
+@given(st.floats(0.1, 5), NUMBERS)
+def test_surrogate_without_clipping_is_the_importance_weighted_advantage(ratio: float, advantage: float) -> None:
+    plain, _ = surrogate(torch.tensor([ratio]).log(), torch.zeros(1), torch.tensor([advantage]), None)
+    assert float(plain) == pytest.approx(-ratio * advantage, rel=1e-5, abs=1e-6)
+    assert slope(ratio, advantage, None) == pytest.approx(-ratio * advantage, rel=1e-5, abs=1e-6)
+
+
+@given(st.floats(0.1, 5), NUMBERS, st.floats(0.01, 0.9))
+def test_surrogate_equals_a_loop(ratio: float, advantage: float, epsilon: float) -> None:
+    clipped = min(max(ratio, 1 - epsilon), 1 + epsilon)
+    losses, _ = surrogate(torch.tensor([ratio]).log(), torch.zeros(1), torch.tensor([advantage]), epsilon)
+    assert float(losses) == pytest.approx(-min(ratio * advantage, clipped * advantage), rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("value", "old", "target", "loss", "clipped"),
+    [
+        (1.0, 1.0, 2.0, 0.5, False),  # 1/2 (1 - 2)^2
+        (2.0, 1.0, 2.0, 0.32, True),  # right, but it moved by more than 0.2: judged at 1.2
+        (0.0, 1.0, 2.0, 2.0, False),  # moved away: 1/2 (0 - 2)^2 is the larger one
+        (1.1, 1.0, 2.0, 0.405, False),  # within the band
+    ],
+)
+def test_value_loss_by_hand(value: float, old: float, target: float, loss: float, clipped: bool) -> None:
+    losses, won = value_loss(torch.tensor([value]), torch.tensor([old]), torch.tensor([target]), 0.2)
+    assert float(losses) == pytest.approx(loss)
+    assert bool(won) is clipped
+
+
+@given(NUMBERS, NUMBERS, NUMBERS, st.floats(0.01, 2))
+def test_value_loss_equals_a_loop_and_is_never_below_the_plain_one(
+    value: float, old: float, target: float, clip: float
+) -> None:
+    tensors = [torch.tensor([number], dtype=torch.float64) for number in (value, old, target)]
+    bounded = min(max(value, old - clip), old + clip)
+    expected = 0.5 * max((value - target) ** 2, (bounded - target) ** 2)
+    losses, _ = value_loss(*tensors, clip)
+    assert float(losses) == pytest.approx(expected, abs=1e-9)
+    plain, won = value_loss(*tensors, None)
+    assert float(plain) == pytest.approx(0.5 * (value - target) ** 2, abs=1e-9)
+    assert not won.any() and float(losses) >= float(plain) - 1e-12

@@ -1,0 +1,138 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tiny import changed
+
+from rlhf.common.errors import SettingsError
+from rlhf.settings import Settings, load_settings, preset_names, preset_text, settings_from
+
+
+def refused(changes: dict[str, Any]) -> str:
+    """The message for the preset `tiny` with these keys changed."""
+    with pytest.raises(SettingsError) as caught:
+        settings_from(changed(yaml.safe_load(preset_text("tiny")), changes), "params.yaml")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_loads_and_spells_out_what_it_holds(name: str) -> None:
+    content = yaml.safe_load(preset_text(name))
+    settings = settings_from(content)
+    assert sorted(content) == sorted(Settings.model_fields)  # DVC does not notice a section that is not there
+    assert settings_from(settings.model_dump(mode="json", by_alias=True)) == settings
+
+
+def test_the_presets_that_are_promised_are_there() -> None:
+    assert {"tiny", "laptop", "hh-small", "hh-7b"} <= set(preset_names())
+    with pytest.raises(SettingsError, match=r"no preset 'huge'; there are: .*laptop"):
+        preset_text("huge")
+
+
+@pytest.mark.parametrize(
+    ("path", "known"),
+    [
+        ("ppo.kl.coeficient", "coefficient, estimator"),
+        ("learning_rate", "data, engine, evaluate"),
+        ("sft.optimizer.lr", "learning_rate"),
+        ("ppo.gae.lam_bda", "gamma, lambda"),
+        ("ppo.ptx.weight", "coefficient, windows"),
+        ("evaluate.generation.top_k", "top_p"),
+    ],
+)
+def test_an_unknown_key_is_named_with_those_that_are_known(path: str, known: str) -> None:
+    message = refused({path: 1})
+    assert f"params.yaml: {path}: unknown key" in message and known in message
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        ("ppo.kl.estimator", "k4", "'k1', 'k2' or 'k3'"),
+        ("ppo.iterations", 0, "greater than or equal to 1"),
+        ("ppo.iterations", 1.5, "integer"),
+        ("ppo.iterations", True, "null"),
+        ("ppo.ptx", False, "a detail that is off is null"),
+        ("sft.optimizer.learning_rate", "fast", "number"),
+        ("sft.optimizer.learning_rate", float("nan"), "finite"),
+        ("sft.optimizer.learning_rate", 0, "greater than 0"),
+        ("sft.optimizer.beta2", 1.0, "less than 1"),
+        ("ppo.gae.lambda", 1.5, "less than or equal to 1"),
+        ("evaluate.tie_probability", 0.4, "greater than or equal to 0.5"),
+        ("data.sft", [], "at least 1 item"),
+        ("data.sft", "starter", "tuple"),
+        ("seed", "one", "integer"),
+        ("ppo.algorithm", "reinforce", "known: ppo-max"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_allowed(path: str, value: Any, told: str) -> None:
+    message = refused({path: value})
+    section = path.split(".")[0]
+    assert message.startswith(f"params.yaml: {section}") and path.split(".")[-1] in message and told in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"ppo.rollouts": 10}, "ppo: rollouts 10 is not a multiple of mini_batch 4"),
+        ({"ppo.micro_batch": 3}, "ppo: mini_batch 4 is not a multiple of micro_batch 3"),
+        ({"engine.processes": 2}, "engine: processes > 1 needs kind: deepspeed"),
+        ({"engine.kind": "deepspeed", "engine.processes": 2}, "ppo.mini_batch 4 is not a multiple of ppo.micro_batch"),
+        ({"reward.min_pairs": 200}, "reward: min_pairs 200 is above max_pairs 128"),
+        ({"data.validation_fraction": 0.6, "data.test_fraction": 0.4}, "data: validation_fraction + test_fraction"),
+        ({"evaluate.comparisons": [["policy", "gold"]]}, "evaluate: comparisons: ['gold']"),
+        ({"evaluate.comparisons": []}, "evaluate: comparisons: empty"),
+    ],
+)
+def test_what_cannot_go_together_is_refused_by_name(changes: dict[str, Any], told: str) -> None:
+    message = refused(changes)
+    assert told in message
+    assert len(message) < 250  # and the message does not spill a whole section
+
+
+def test_every_fault_is_told_at_once() -> None:
+    message = refused({"ppo.iterations": 0, "sft.epochs": -1, "reward.batch_tokenz": 5})
+    assert [line.split(": ")[1] for line in message.splitlines()] == [
+        "sft.epochs", "reward.batch_tokenz", "ppo.iterations"
+    ]  # fmt: skip
+
+
+def test_a_missing_key_is_named() -> None:
+    content = yaml.safe_load(preset_text("tiny"))
+    del content["ppo"]["kl"], content["sft"]
+    with pytest.raises(SettingsError, match=r"sft: Field required\n.*ppo\.kl: Field required"):
+        settings_from(content)
+
+
+@pytest.mark.parametrize("text", ["1e-5", "1.0e-5", "0.00001"])
+def test_numbers_that_yaml_reads_as_text_are_accepted(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(preset_text("tiny").replace("learning_rate: 1.0e-4", f"learning_rate: {text}"))
+    assert load_settings(path).ppo.optimizer.learning_rate == 1e-5
+
+
+def test_details_that_are_off_are_null() -> None:
+    off = {"ppo.kl": None, "ppo.ptx": None, "ppo.surrogate_clip": None, "ppo.value_clip": None}
+    off |= {"ppo.reward.normalise": None, "ppo.reward.clip": None, "ppo.optimizer.max_gradient_norm": None}
+    settings = settings_from(changed(yaml.safe_load(preset_text("tiny")), off))
+    assert settings.ppo.kl is settings.ppo.ptx is settings.ppo.reward.clip is None
+
+
+def test_settings_cannot_be_changed_later() -> None:
+    settings = settings_from(yaml.safe_load(preset_text("tiny")))
+    with pytest.raises(ValueError, match="frozen"):
+        settings.seed = 2  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("a: [1,", "not readable as YAML"), ("- 1", "expected a mapping"), ("", "found NoneType"), (None, "rlhf preset")],
+)
+def test_a_file_that_is_no_settings_file_is_named(tmp_path: Path, text: str | None, told: str) -> None:
+    path = tmp_path / "params.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(SettingsError, match=told) as caught:
+        load_settings(path)
+    assert str(path) in str(caught.value)

@@ -1,0 +1,90 @@
+"""Stage workers in processes of their own, to be killed, interrupted or starved of disk.
+
+They are forked from a server that has torch imported already, which saves each of them some seconds.
+"""
+
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+from rlhf.common.metrics import StepLog, Value
+from rlhf.worker import main
+
+SECONDS = 300  # a worker needs about one; a busy machine may take its time
+_server = get_context("forkserver")
+_server.set_forkserver_preload(["rlhf.sft", "rlhf.reward", "rlhf.policy", "workers"])
+
+
+@dataclass(frozen=True)
+class Harm:
+    """What befalls the worker: killed once it has logged `step`, or no file of its may exceed `file_bytes`."""
+
+    step: int | None = None
+    file_bytes: int | None = None
+
+
+class Worker:
+    """`python -m rlhf.worker STAGE` in the directory `root`."""
+
+    def __init__(self, stage: str, root: Path, harm: Harm = Harm()) -> None:
+        self.output = root / "worker.log"
+        self._process = _server.Process(target=_run, args=(stage, root, harm, self.output))
+        self._process.start()
+
+    def interrupt_when(self, ready: Callable[[], bool], signum: int = signal.SIGINT) -> None:
+        end = time.monotonic() + SECONDS
+        while not ready():
+            assert self._process.is_alive(), self.said()
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        assert self._process.pid is not None
+        os.kill(self._process.pid, signum)
+
+    def code(self) -> int:
+        """Wait for the end; a negative code is a signal's number."""
+        self._process.join(SECONDS)
+        code = self._process.exitcode
+        self._process.kill()
+        assert code is not None, self.said()
+        return code
+
+    def said(self) -> str:
+        return self.output.read_text()
+
+
+def _run(stage: str, root: Path, harm: Harm, output: Path) -> None:
+    os.chdir(root)
+    with output.open("w") as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    sys.stdout = sys.stderr = os.fdopen(2, "w", closefd=False)
+    if harm.step is not None:
+        _die_after(f"{stage}.jsonl", harm.step)
+    if harm.file_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (harm.file_bytes, harm.file_bytes))
+    code = main([stage])
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _die_after(name: str, last: int) -> None:
+    write = StepLog.write
+
+    def write_and_die(log: StepLog, step: int, values: Mapping[str, Value]) -> None:
+        write(log, step, values)
+        if log.path.name == name and step == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    StepLog.write = write_and_die  # type: ignore[method-assign]
+
+
+def half_written(root: Path) -> list[str]:
+    """Hidden left-overs anywhere a reader or DVC might look."""
+    folders = [root / name for name in ("models", "metrics", "data")]
+    return [str(path) for folder in folders for path in folder.rglob(".*")]

@@ -1,0 +1,26 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tasks.environment import home_of
+
+
+def test_importing_tasks_silences_all_three_before_they_are_imported(tmp_path: Path) -> None:
+    script = (
+        "import os, sys, tasks\n"
+        "assert not {'prefect', 'mlflow', 'dvc'} & set(sys.modules)\n"
+        "names = ('DO_NOT_TRACK', 'PREFECT_SERVER_ANALYTICS_ENABLED', 'MLFLOW_DISABLE_TELEMETRY', 'DVC_NO_ANALYTICS')\n"
+        "print(*[os.environ[name] for name in names], os.environ['PREFECT_HOME'])\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "PREFECT_HOME"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["1", "false", "true", "1", str(tmp_path.resolve() / ".prefect")]
+
+
+def test_a_queued_experiment_keeps_its_records_in_the_workspace_it_came_from(tmp_path: Path) -> None:
+    copy = tmp_path / ".dvc" / "tmp" / "exps" / "tmp123"
+    copy.mkdir(parents=True)
+    assert home_of(copy) == home_of(tmp_path) == tmp_path.resolve()

@@ -1,0 +1,34 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tasks.execution import VARIABLE, current_execution, key_of
+
+SHOW = "from tasks.execution import current_execution as c; print(c().key, c().owner.pid)"
+
+
+def test_alone_a_stage_is_its_own_execution() -> None:
+    execution = current_execution()
+    assert execution.owner == psutil.Process()
+    assert execution.key == key_of(psutil.Process())
+
+
+def test_the_environment_names_the_execution(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "pipeline-1")
+    assert current_execution().key == "pipeline-1"
+
+
+def test_stages_of_one_dvc_command_find_the_same_execution(tmp_path: Path) -> None:
+    dvc = tmp_path / "dvc"  # what counts is the name under which it was started
+    dvc.write_text(
+        "import os, subprocess, sys\n"
+        f"for _ in range(2): subprocess.run(['/bin/sh', '-c', '{sys.executable} -c \"{SHOW}\"'], check=True)\n"
+        "print(os.getpid())\n"
+    )
+    done = subprocess.run([sys.executable, str(dvc), "repro"], capture_output=True, text=True, check=True)
+    first, second, own = done.stdout.splitlines()
+    assert first == second
+    assert first.split()[1] == own

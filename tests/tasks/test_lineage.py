@@ -1,0 +1,60 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rlhf.common.errors import RlhfError
+from rlhf.settings import preset_text, settings_from
+from tasks.lineage import flatten, git_state, output_hashes, stage_lineage
+from tests.project_copy import Project
+
+SETTINGS = settings_from(yaml.safe_load(preset_text("tiny")))
+
+
+def test_hashes_are_those_that_dvc_writes_into_its_lock(repository: Project) -> None:
+    before = stage_lineage(repository.root, "one", SETTINGS).dependencies
+    repository.repro()
+    lock: Any = yaml.safe_load((repository.root / "dvc.lock").read_text())["stages"]
+    for stage in ("one", "two"):
+        lineage = stage_lineage(repository.root, stage, SETTINGS)
+        assert lineage.dependencies == {item["path"]: item["md5"] for item in lock[stage]["deps"]}
+        assert output_hashes(repository.root, stage) == {item["path"]: item["md5"] for item in lock[stage]["outs"]}
+    assert before == {item["path"]: item["md5"] for item in lock["one"]["deps"]}
+    assert before["data"].endswith(".dir")
+
+
+def test_commit_and_changes(repository: Project, tmp_path: Path) -> None:
+    commit, dirty = git_state(repository.root)
+    assert commit == repository.run("git", "rev-parse", "HEAD").strip()
+    assert not dirty
+    (repository.root / "dvc.lock").write_text("changes at every stage\n")
+    assert git_state(repository.root) == (commit, False)
+    (repository.root / "data" / "new").write_text("untracked\n")
+    assert git_state(repository.root) == (commit, True)
+    assert git_state(tmp_path) == ("none", True)
+
+
+def test_a_missing_input_is_named_with_what_makes_it(repository: Project) -> None:
+    with pytest.raises(RlhfError, match=r"one\.txt: missing, and two reads it"):
+        stage_lineage(repository.root, "two", SETTINGS)
+
+
+def test_outside_of_a_repository_it_says_so(tmp_path: Path) -> None:
+    with pytest.raises(RlhfError, match="not a DVC repository"):
+        stage_lineage(tmp_path, "one", SETTINGS)
+
+
+def test_settings_of_a_stage_are_those_it_depends_on(repository: Project) -> None:
+    text = (repository.root / "dvc.yaml").read_text().replace("[section]", "[seed, ppo.kl, data.limits]")
+    (repository.root / "dvc.yaml").write_text(text)
+    repository.repro("one")
+    found = stage_lineage(repository.root, "two", SETTINGS).settings
+    assert found["seed"] == SETTINGS.seed
+    assert {key.split(".")[0] for key in found} == {"seed", "ppo", "data"}
+    assert "ppo.kl.coefficient" in found
+    assert "ppo.iterations" not in found
+
+
+def test_flatten_keeps_lists_whole() -> None:
+    assert flatten({"a": {"b": {"c": 1}, "d": [{"e": 2}]}, "f": None}) == {"a.b.c": 1, "a.d": [{"e": 2}], "f": None}

@@ -1,0 +1,73 @@
+import json
+from contextlib import closing
+from pathlib import Path
+
+from mlflow.entities import Metric
+
+from rlhf.common.metrics import StepLog
+from rlhf.workspace import Workspace
+from tasks.recording import StepTail, plot_data, write_plot_data
+
+
+def values(metrics: list[Metric]) -> list[tuple[str, int, float]]:
+    return [(metric.key, metric.step, metric.value) for metric in metrics]
+
+
+def test_steps_are_sent_as_they_are_written_and_the_rest_at_the_end(tmp_path: Path) -> None:
+    sent: list[Metric] = []
+    tail = StepTail(tmp_path / "x.jsonl", sent.extend, seconds=60)
+    with closing(StepLog(tmp_path / "x.jsonl")) as log:
+        log.write(-1, {"loss": 2.0, "note": "text", "missing": None})
+        log.write(0, {"loss": 1.0, "done": True})
+        tail._pass()
+        assert values(sent) == [("loss", -1, 2.0), ("loss", 0, 1.0), ("done", 0, 1.0)]
+        log.write(1, {"loss": 0.5})
+    with (tmp_path / "x.jsonl").open("a") as stream:
+        stream.write('{"step": 2, "lo')  # a run that was killed in mid-line
+    tail.close()
+    assert values(sent)[3:] == [("loss", 1, 0.5)]
+
+
+def test_an_earlier_runs_log_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    with closing(StepLog(path)) as log:
+        log.write(5, {"loss": 9.0})
+    sent: list[Metric] = []
+    tail = StepTail(path, sent.extend, seconds=60)
+    tail._pass()
+    assert sent == []
+    with closing(StepLog(path)) as log:  # begins anew, and is shorter for a while
+        log.write(1, {"loss": 1.0})
+    tail.close()
+    assert values(sent) == [("loss", 1, 1.0)]
+
+
+def test_rows_that_could_not_be_sent_are_sent_later(tmp_path: Path) -> None:
+    sent: list[Metric] = []
+    broken = True
+
+    def send(metrics: list[Metric]) -> None:
+        if broken:
+            raise ConnectionError("gone")
+        sent.extend(metrics)
+
+    tail = StepTail(tmp_path / "x.jsonl", send, seconds=0.01)
+    with closing(StepLog(tmp_path / "x.jsonl")) as log:
+        log.write(1, {"loss": 1.0})
+        log.write(2, {"loss": 0.5})
+    broken = False
+    tail.close()
+    assert values(sent) == [("loss", 1, 1.0), ("loss", 2, 0.5)]
+
+
+def test_plot_data_has_a_row_a_step_with_every_key(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    with closing(StepLog(workspace.steps("sft"))) as log:
+        log.write(2, {"loss": 1.0})
+        log.write(1, {"loss": 2.0})
+        log.write(2, {"validation_loss": 1.5})
+    write_plot_data(workspace, "sft")
+    assert json.loads(plot_data(workspace, "sft").read_text()) == [
+        {"loss": 2.0, "step": 1, "validation_loss": None},
+        {"loss": 1.0, "step": 2, "validation_loss": 1.5},
+    ]

@@ -1,0 +1,139 @@
+import json
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from rlhf.common.files import tree_sha256
+from rlhf.workspace import Workspace
+from tasks import registry
+from tasks.errors import TrackingError
+from tasks.lineage import Lineage
+from tasks.recording import record_execution, record_results
+from tasks.registry import register_model
+from tasks.tracking import StageRun, client_of, close_run, metrics_of, open_run, tolerated
+
+LINEAGE = Lineage("c0ffee", False, "5e77", {"models/base": "ba5e.dir"}, {"sft.epochs": 1.0})
+MANY = {f"section.key{number}": number for number in range(230)}
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace of its own database; making one costs seconds."""
+    root = tmp_path_factory.mktemp("workspace")
+    (root / "params.yaml").write_text("seed: 1\n")
+    (root / "dvc.lock").write_text("stages: {}\n")
+    return root
+
+
+def opened(root: Path, stage: str, execution: str) -> StageRun:
+    return open_run(root, stage, "experiment", execution, LINEAGE, MANY)
+
+
+def reader(root: Path) -> MlflowClient:
+    return client_of(root)
+
+
+def test_stages_of_one_execution_share_a_parent_that_knows_all_settings(records: Path) -> None:
+    first, second, other = opened(records, "sft", "a"), opened(records, "reward", "a"), opened(records, "sft", "b")
+    assert first.parent_id == second.parent_id != other.parent_id
+    client = reader(records)
+    parent = client.get_run(first.parent_id)
+    assert len(parent.data.params) == len(MANY)
+    child = client.get_run(first.run_id)
+    assert child.data.params == {"sft.epochs": "1.0"}
+    assert child.data.tags["mlflow.parentRunId"] == first.parent_id
+    assert child.data.tags["dvc.dep.models/base"] == "ba5e.dir"
+    assert child.data.tags["git.commit"] == "c0ffee"
+    assert [item.path for item in client.list_artifacts(first.parent_id)] == ["params.yaml"]
+
+
+def test_a_run_ends_with_its_status_and_why(records: Path) -> None:
+    run = opened(records, "ppo", "c")
+    client = reader(records)
+    assert client.get_run(run.run_id).info.status == client.get_run(run.parent_id).info.status == "RUNNING"
+    close_run(run, "FAILED", "step 3: not finite " + "x" * 10000)
+    for run_id in (run.run_id, run.parent_id):
+        found = client.get_run(run_id)
+        assert found.info.status == "FAILED"
+        assert found.data.tags["rlhf.message"].startswith("step 3: not finite")
+    opened(records, "ppo", "c")  # another try in the same execution
+    assert client.get_run(run.parent_id).info.status == "RUNNING"
+
+
+def test_an_unreachable_server_stops_a_stage_soon_and_clearly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    began = time.process_time()
+    with pytest.raises(TrackingError, match=f"MLflow at {address} cannot be used"):
+        opened(tmp_path, "sft", "a")
+    assert time.process_time() - began < 20
+    said: list[str] = []
+    with tolerated("the last steps", said.append):
+        client_of(tmp_path).set_tag("run", "key", "value")
+    assert said[0].startswith("MLflow: the last steps not recorded")
+
+
+def test_results_go_to_the_stage_and_its_parent(records: Path) -> None:
+    run = opened(records, "sft", "d")
+    workspace = Workspace(records)
+    workspace.metrics("sft").parent.mkdir(exist_ok=True)
+    workspace.metrics("sft").write_text(
+        json.dumps({"train_loss": 2.5, "collapsed": False, "note": "text", "none": None})
+    )
+    workspace.metrics("fetch").write_text(json.dumps({"bytes": 7}))
+    workspace.samples("sft").write_text('{"step": 0, "response": "<b>"}\n{"step": 1, "response": "æ"}\n')
+    said: list[str] = []
+    record_results(run, (workspace.samples("sft"),), said.append)
+    record_execution(records, "experiment", "d")
+    client = reader(records)
+    child, parent = client.get_run(run.run_id), client.get_run(run.parent_id)
+    assert child.data.metrics == {"train_loss": 2.5, "collapsed": 0.0}
+    assert child.data.tags["summary.note"] == "text"
+    assert parent.data.metrics == {"sft.train_loss": 2.5, "sft.collapsed": 0.0, "fetch.bytes": 7.0}
+    table = json.loads(Path(client.download_artifacts(run.run_id, "tables/sft_samples.json")).read_text())
+    assert table == {"columns": ["step", "response"], "data": [[0, "<b>"], [1, "æ"]]}
+    assert said == []
+
+
+def test_a_model_is_registered_by_reference_and_only_once(records: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "COPIED_BYTES", 10)
+    directory = Workspace(records).model("policy")
+    (directory / "sub").mkdir(parents=True)
+    (directory / "config.json").write_text("{}")
+    (directory / "sub" / "small").write_text("small")
+    (directory / "model.safetensors").write_bytes(b"w" * 11)
+    client = reader(records)
+
+    run = opened(records, "ppo", "e")
+    version = register_model(run, "policy", "hash1.dir", "challenger")
+    assert (version.name, int(version.version)) == ("experiment-policy", 1)
+    kept = sorted(item.path for item in client.list_artifacts(run.run_id, "model"))
+    assert kept == ["model/config.json", "model/manifest.json", "model/sub"]  # and no weights
+    manifest = json.loads(Path(client.download_artifacts(run.run_id, "model/manifest.json")).read_text())
+    assert manifest["tree_sha256"] == tree_sha256(directory)
+    assert manifest["dvc_hash"] == "hash1.dir"
+    assert manifest["files"]["model.safetensors"]["bytes"] == 11
+    assert manifest["made_by"]["dvc.dep.models/base"] == "ba5e.dir"
+
+    again = register_model(opened(records, "ppo", "f"), "policy", "hash1.dir", "challenger")
+    assert int(again.version) == 1
+    (directory / "model.safetensors").write_bytes(b"v" * 11)
+    register_model(opened(records, "ppo", "g"), "policy", "hash2.dir", "challenger")
+    newest = client.get_model_version_by_alias("experiment-policy", "challenger")
+    assert int(newest.version) == 2
+    assert newest.tags["dvc.out"] == "hash2.dir"
+    assert newest.tags["git.commit"] == "c0ffee"
+
+
+def test_only_numbers_become_metrics() -> None:
+    metrics = metrics_of({"step": 3, "a": 1, "b": True, "c": "text", "d": None, "e": 0.5}, 3, prefix="x.")
+    assert {(metric.key, metric.value, metric.step) for metric in metrics} == {
+        ("x.a", 1, 3),
+        ("x.b", 1, 3),
+        ("x.e", 0.5, 3),
+    }
