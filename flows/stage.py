@@ -9,13 +9,14 @@ from functools import wraps
 from pathlib import Path
 
 import httpx
+import psutil
 from prefect import Flow, flow
 from prefect.exceptions import PrefectException, TerminationSignal
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from rlhf.common.errors import RlhfError
 from tasks.execution import Execution, current_execution
-from tasks.guard import die_with_parent
+from tasks.guard import end_with
 from tasks.server import shared_server
 
 _done: set[str] = set()  # stages whose whole body has run in this process
@@ -42,9 +43,10 @@ def main(stage: Flow[[], None]) -> None:
     The worker's own words are on the log above; a failure adds one line, without a traceback. A Prefect server that
     is lost in mid-run costs its record of the run, not the stage.
     """
-    if "DVC_STAGE" in os.environ:
-        die_with_parent()  # a killed `dvc repro` must not leave a trainer that writes into its outputs
-    with exit_code(), prefect_server(Path(), current_execution()):
+    execution = current_execution()
+    if execution.owner != psutil.Process():
+        end_with(execution.owner)  # a killed `dvc repro` must not leave a trainer that writes into its outputs
+    with exit_code(), prefect_server(Path(), execution):
         try:
             stage()
         except (httpx.HTTPError, PrefectException) as error:

@@ -1,21 +1,41 @@
-"""Run a command that must not outlive its parent: `python -m tasks.guard COMMAND ...`.
+"""No process outlives the one that it works for, even where that one is killed outright and cannot clean up.
 
-A parent that is killed outright (SIGKILL, out of memory) cannot clean up; Linux then ends the child for it.
-Elsewhere the command runs unguarded.
+`python -m tasks.guard COMMAND ...` runs a command that Linux ends with its parent (elsewhere it runs unguarded);
+`end_with` does it for the present process and any other one, which need not be its parent.
 """
 
 import ctypes
 import os
 import signal
 import sys
+import threading
+import time
+
+import psutil
 
 _PR_SET_PDEATHSIG = 1
+_INSIST_SECONDS = 90.0  # a stage asks its own worker three times before it gives up
 
 
 def die_with_parent() -> None:
     """Ask the kernel to send SIGTERM to this process when its parent ends; survives exec. Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def end_with(owner: psutil.Process, insist: float = _INSIST_SECONDS) -> None:
+    """Send this process SIGTERM when `owner` ends, and SIGKILL `insist` seconds later if it is still there.
+
+    Asking the kernel does not do here: between DVC and a stage there may be a shell, which outlives DVC.
+    """
+
+    def watch() -> None:
+        owner.wait()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(insist)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="end with owner", daemon=True).start()
 
 
 def main() -> None:

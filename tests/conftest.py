@@ -9,8 +9,16 @@ import pytest
 from tests.project_copy import Project, copy_project
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny, and the tests share the cores
 for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME", "RLHF_EXECUTION"):
     os.environ.pop(name, None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Under xdist a file's tests share a process and its fixtures; all that need the finished chain share one chain."""
+    for item in items:
+        needs_chain = "chain" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("chain" if needs_chain else str(item.path)))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,12 +1,13 @@
 """From a YAML file to `Settings`, with errors that name the key and what is allowed there."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from rlhf.common.errors import SettingsError
 from rlhf.settings.schema import Settings
@@ -24,14 +25,31 @@ def load_settings(path: Path) -> Settings:
 
 
 def settings_from(content: Any, where: str = "settings") -> Settings:
-    """Check a mapping of settings; `where` begins every message."""
+    """Check a mapping of settings; `where` begins every message.
+
+    Every key must be there: DVC finds a stage stale by what the file says, and would not see a changed default.
+    """
     if not isinstance(content, Mapping):
         raise SettingsError(f"{where}: expected a mapping of sections, found {type(content).__name__}")
     try:
-        return Settings.model_validate(content)
+        settings = Settings.model_validate(content)
     except ValidationError as error:
         lines = [_explain(dict(item), where) for item in error.errors()]
         raise SettingsError("\n".join(lines)) from None
+    if lines := [f"{where}: {key}: not there; as a rule it is {rule}" for key, rule in _absent(settings)]:
+        raise SettingsError("\n".join(lines))
+    return settings
+
+
+def _absent(section: BaseModel, path: str = "") -> Iterator[tuple[str, str]]:
+    """The keys that were not given, with their defaults as YAML has them."""
+    for name, field in type(section).model_fields.items():
+        key, value = f"{path}{field.alias or name}", getattr(section, name)
+        if name not in section.model_fields_set:
+            plain = section.model_dump(mode="json", by_alias=True, include={name})
+            yield key, json.dumps(next(iter(plain.values())))
+        elif isinstance(value, BaseModel):
+            yield from _absent(value, f"{key}.")
 
 
 def _explain(item: dict[str, Any], where: str) -> str:

@@ -1,0 +1,52 @@
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+WATCHED = (
+    "import sys, time, psutil\n"
+    "from tasks.guard import end_with\n"
+    "{before}"
+    "end_with(psutil.Process(int(sys.argv[1])), insist=0.5)\n"
+    "print('ready', flush=True)\n"
+    "time.sleep(600)\n"
+)
+
+
+@pytest.fixture
+def owner() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is nobody's parent, as DVC is when it runs a stage through a shell."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def watched(owner: subprocess.Popen[bytes], before: str = "") -> subprocess.Popen[str]:
+    script = WATCHED.format(before=before)
+    process = subprocess.Popen([sys.executable, "-c", script, str(owner.pid)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def end(owner: subprocess.Popen[bytes]) -> None:
+    owner.kill()
+    owner.wait()
+    assert not psutil.pid_exists(owner.pid)
+
+
+def test_a_process_ends_with_one_that_is_not_its_parent(owner: subprocess.Popen[bytes]) -> None:
+    process = watched(owner)
+    assert process.poll() is None
+    end(owner)
+    assert process.wait(30) == -signal.SIGTERM
+
+
+def test_one_that_does_not_heed_is_killed(owner: subprocess.Popen[bytes]) -> None:
+    process = watched(owner, "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n")
+    end(owner)
+    assert process.wait(30) == -signal.SIGKILL
