@@ -73,10 +73,6 @@ class Engine(Protocol):
         """The items of all processes in the order of ranks, on each process."""
         ...
 
-    def barrier(self) -> None:
-        """Wait for all processes."""
-        ...
-
 
 class NonFiniteError(ArithmeticError):
     """A loss or a gradient is NaN or infinite; the step was not taken."""

@@ -107,9 +107,6 @@ class TorchEngine:
     def all_gather(self, items: Sequence[Item]) -> list[Item]:
         return list(items)
 
-    def barrier(self) -> None:
-        """Nobody to wait for."""
-
 
 def enable_gradient_checkpointing(model: nn.Module) -> None:
     """Trade compute for memory in the transformer inside `model`; takes effect within `recomputing`."""

@@ -200,9 +200,6 @@ class ZeroEngine:
         dist.all_gather_object(parts, list(items))
         return [item for part in parts for item in part]
 
-    def barrier(self) -> None:
-        dist.barrier()
-
 
 def _all_reduce(value: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
     dist.all_reduce(value, op=operation)

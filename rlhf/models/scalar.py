@@ -20,19 +20,30 @@ HEAD_FILE = "scalar_head.safetensors"
 NOTE_FILE = "scalar_model.json"
 
 
+class ScalarHead(nn.Linear):
+    """One scalar from each hidden state, in float32: autocast would round it to three digits."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, 1)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Hidden states [..., H] -> [...]."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            weight, bias = self.weight.float(), self.bias.float()  # ZeRO may keep them in bf16
+            return nn.functional.linear(hidden.float(), weight, bias).squeeze(-1)
+
+
 class ScalarModel(nn.Module):
     """`lm` keeps its unembedding for the imitation loss of the reward model; the head reads the last hidden state."""
 
-    def __init__(self, lm: PreTrainedModel, head: nn.Linear) -> None:
+    def __init__(self, lm: PreTrainedModel, head: ScalarHead) -> None:
         super().__init__()
         self.lm = lm
         self.head = head
 
     def from_hidden(self, hidden: Tensor) -> Tensor:
-        """Scalars of hidden states [..., H] -> [...], float32; autocast would round them to three digits."""
-        with torch.autocast(hidden.device.type, enabled=False):
-            weight, bias = self.head.weight.float(), self.head.bias.float()  # ZeRO may keep them in bf16
-            return nn.functional.linear(hidden.float(), weight, bias).squeeze(-1)
+        """Scalars of hidden states [..., H] -> [...], float32."""
+        return self.head(hidden)
 
     def forward(self, batch: TokenBatch) -> Tensor:
         """A scalar for every position, [B, T]: the value of the state after that token."""
@@ -53,7 +64,7 @@ def new_scalar_model(directory: Path, seed: int, *names: str | int) -> ScalarMod
     """Put a fresh head on the language model in `directory`: weights N(0, 1/(H+1)), bias 0."""
     lm = load_causal_lm(directory)
     width = int(lm.config.hidden_size)
-    head = nn.Linear(width, 1)
+    head = ScalarHead(width)
     with torch.no_grad():
         head.weight.normal_(0.0, (width + 1) ** -0.5, generator=generator(seed, *names, "head"))
         head.bias.zero_()
@@ -74,7 +85,7 @@ def load_scalar_model(directory: Path, *, unit_scale: bool = False) -> ScalarMod
     if unit_scale:
         score_std = float(read_json(directory / NOTE_FILE)["score_std"])
         tensors = {name: value / score_std for name, value in tensors.items()}
-    head = nn.Linear(tensors["weight"].shape[1], 1)
+    head = ScalarHead(tensors["weight"].shape[1])
     head.load_state_dict(tensors)
     return ScalarModel(load_causal_lm(directory), head)
 
