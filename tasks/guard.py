@@ -15,6 +15,7 @@ import psutil
 
 _PR_SET_PDEATHSIG = 1
 _INSIST_SECONDS = 90.0  # a stage asks its own worker three times before it gives up
+_LOOK_SECONDS = 0.5
 
 
 def die_with_parent() -> None:
@@ -26,16 +27,25 @@ def die_with_parent() -> None:
 def end_with(owner: psutil.Process, insist: float = _INSIST_SECONDS) -> None:
     """Send this process SIGTERM when `owner` ends, and SIGKILL `insist` seconds later if it is still there.
 
-    Asking the kernel does not do here: between DVC and a stage there may be a shell, which outlives DVC.
+    Asking the kernel does not do here: between DVC and a stage there may be a shell, which outlives DVC. Nor does
+    psutil's wait: a dead process whose parent has not asked for its exit code yet still counts as present there.
     """
 
     def watch() -> None:
-        owner.wait()
+        while _alive(owner):
+            time.sleep(_LOOK_SECONDS)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(insist)
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, name="end with owner", daemon=True).start()
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def main() -> None:

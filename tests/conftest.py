@@ -1,6 +1,7 @@
 """Nothing that a test starts phones home or writes its records into the repository."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from tests.project_copy import Project, copy_project
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny, and the tests share the cores
+# A script that starts pytest with `&` has it ignored, and so would all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME", "RLHF_EXECUTION"):
     os.environ.pop(name, None)
 

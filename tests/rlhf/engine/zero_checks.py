@@ -13,6 +13,7 @@ from toy import copies, same, toy_batches, toy_loss, toy_model
 from rlhf.data.batches import TokenBatch
 from rlhf.engine.base import NonFiniteError, Trainer
 from rlhf.engine.checkpoints import Checkpoints
+from rlhf.engine.processes import barrier
 from rlhf.engine.single import TorchTrainer
 from rlhf.engine.zero import ZeroEngine
 from rlhf.models.causal import train_only_top
@@ -87,7 +88,7 @@ def resume(engine: ZeroEngine, directory: Path) -> dict[str, Any]:
     for step in range(3, STEPS):
         last_resumed = take_step(resumed, mine(engine, step))
     kept = sorted(path.name for path in checkpoints.directory.iterdir())
-    engine.barrier()
+    barrier()
     checkpoints.clear()
     return {
         "step": found[0],
@@ -145,7 +146,7 @@ def main(output: Path) -> None:
     findings["sum"] = engine.all_sum(torch.tensor([1.0, float(engine.rank)])).tolist()
     if engine.rank == 0:
         output.write_text(json.dumps(findings, indent=1), encoding="utf-8")
-    engine.barrier()
+    barrier()
 
 
 if __name__ == "__main__":
