@@ -28,6 +28,7 @@ from tasks.errors import BusyError
 from tasks.process import run_process
 
 _BUSY = "is busy, it is being blocked by"  # what DVC says of a stage that another process runs
+_RWLOCK_READS = 10
 _POLL_SECONDS = 2.0
 _GRACE_SECONDS = 90.0  # a stage asks its own worker three times before it gives up
 
@@ -135,9 +136,15 @@ def _wait_for_others(root: Path, say: Say, wait: bool) -> None:
 
 def _writers(rwlock: Path) -> list[str]:
     """List the living processes that DVC's own lock file says are writing outputs."""
-    try:
-        writers = json.loads(rwlock.read_text(encoding="utf-8")).get("write", {}).values()
-    except (FileNotFoundError, json.JSONDecodeError):  # DVC rewrites the file in place
+    for _ in range(_RWLOCK_READS):
+        try:
+            writers = json.loads(rwlock.read_text(encoding="utf-8")).get("write", {}).values()
+            break
+        except FileNotFoundError:
+            return []
+        except json.JSONDecodeError:  # DVC rewrites the file in place: for a moment it is empty
+            time.sleep(0.1)
+    else:
         return []
     return [f"process {writer['pid']}: {writer['cmd']}" for writer in writers if psutil.pid_exists(int(writer["pid"]))]
 
