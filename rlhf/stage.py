@@ -86,7 +86,7 @@ class StageRun:
 
     def stop_on_bad_step(self, step: int, error: NonFiniteError, batch: Mapping[str, Any]) -> TrainingError:
         """Save the batch of a refused step for inspection and make the error that names it."""
-        path = self.workspace.root / ".failures" / f"{self.name}-step-{step}.rank-{self.engine.rank}.json"
+        path = self.workspace.failures / f"{self.name}-step-{step}.rank-{self.engine.rank}.json"
         write_json(path, {"stage": self.name, "step": step, "problem": str(error), "batch": dict(batch)})
         return TrainingError(
             f"{self.name}, step {step}: {error}; the step was not taken, its batch is in {path}. "

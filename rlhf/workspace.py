@@ -61,3 +61,8 @@ class Workspace:
     def checkpoints(self) -> Path:
         """Resume checkpoints: outside of DVC's outs and of git, one directory per stage and fingerprint."""
         return self.root / ".checkpoints"
+
+    @property
+    def failures(self) -> Path:
+        """What a failed stage leaves to look at: outside of DVC's outs and of git."""
+        return self.root / ".failures"

@@ -18,6 +18,7 @@ _DEFAULTS = {
     "PREFECT_LOGGING_FORMATTERS_STANDARD_FLOW_RUN_FMT": "%(asctime)s | %(flow_name)s | %(message)s",
     "PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT": "%(asctime)s | %(flow_name)s | %(message)s",
 }
+_LOOPBACK = ("127.0.0.1", "localhost")
 
 
 def prepare_environment(root: Path | None = None) -> None:
@@ -28,6 +29,9 @@ def prepare_environment(root: Path | None = None) -> None:
     os.environ.update(_ALWAYS)
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
+    for name in ("NO_PROXY", "no_proxy"):  # the servers here are on loopback, where no proxy can reach them
+        known = [host.strip() for host in os.environ.get(name, "").split(",") if host.strip()]
+        os.environ[name] = ",".join([*known, *(host for host in _LOOPBACK if host not in known)])
     os.environ.setdefault("PREFECT_HOME", str(home_of(root or Path.cwd()) / ".prefect"))
 
 

@@ -99,7 +99,7 @@ def record_results(run: StageRun, extra: tuple[Path, ...], say: Callable[[str], 
     summary = read_json(path) if path.exists() else {}
     with tolerated(f"metrics of {run.stage}", say):
         client = client_of(run.root)
-        log_metrics(client, run.run_id, metrics_of(summary, 0))
+        log_metrics(client, run.run_id, metrics_of(summary, 0, prefix="summary."))  # the bare names are the curves'
         log_metrics(client, run.parent_id, metrics_of(summary, 0, prefix=f"{run.stage}."))
         texts = {key: value for key, value in summary.items() if isinstance(value, str)}
         set_tags(client, run.run_id, {f"summary.{key}": value for key, value in texts.items()})

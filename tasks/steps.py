@@ -65,11 +65,13 @@ def open_run(stage: str, root: Path, settings: Settings, lineage: Lineage) -> St
 def run_worker(run: StageRun) -> None:
     """Do the stage's work in processes of its own, its output in the log and its steps in MLflow while it runs."""
     logger = get_run_logger()
-    settings = load_settings(Workspace(run.root).params)
+    workspace = Workspace(run.root)
+    settings = load_settings(workspace.params)
     environment = worker_environment(run.stage, settings)
-    environment["RLHF_GIT_COMMIT"] = run.lineage.commit + (" with changes" if run.lineage.dirty else "")
+    environment["RLHF_GIT_COMMIT"] = run.lineage.commit[:12] + (" with changes" if run.lineage.dirty else "")
     log = run.root / LOGS / f"{run.stage}.log"
     tail = tail_to_mlflow(run)
+    done = False
     try:
         code, last_lines = run_process(
             worker_command(run.stage, settings),
@@ -78,11 +80,23 @@ def run_worker(run: StageRun) -> None:
             environment=environment,
             directory=run.root,
         )
+        if code:
+            raise StageFailed(run.stage, code, log, last_lines)
+        done = True
     finally:
         with tracking.tolerated("the last steps", logger.warning):
             tail.close()
-    if code:
-        raise StageFailed(run.stage, code, log, last_lines)
+        if not done:
+            set_aside(workspace, run.stage)
+
+
+def set_aside(workspace: Workspace, stage: str) -> None:
+    """Move the logs that a failed stage was still writing to `.failures/<stage>`: outputs are whole or not there."""
+    folder = workspace.failures / stage
+    for path in (workspace.steps(stage), workspace.samples(stage)):
+        if path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            path.replace(folder / path.name)
 
 
 @task(task_run_name="record {run.stage}", cache_policy=NO_CACHE)
@@ -92,6 +106,9 @@ def record(run: StageRun, *extra: str) -> None:
     if workspace.steps(run.stage).exists():
         write_plot_data(workspace, run.stage)
     summary = record_results(run, tuple(run.root / path for path in extra), get_run_logger().warning)
+    with tracking.tolerated("the hashes of its outputs", get_run_logger().warning):
+        tags = {f"dvc.out.{path}": value for path, value in output_hashes(run.root, run.stage).items()}
+        tracking.set_tags(tracking.client_of(run.root), run.run_id, tags)
     rows: list[dict[str, Any]] = [{"metric": key, "value": value} for key, value in sorted(summary.items())]
     with suppress(httpx.HTTPError, PrefectException):  # a Prefect server that was lost must not cost the stage
         create_table_artifact(rows, key=f"{run.stage}-metrics", description=f"MLflow run {run.run_id}")

@@ -6,6 +6,7 @@ the stage goes on, and what it wrote stays in the workspace (`tolerated`).
 
 import logging
 import os
+import re
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Experiment, Metric, Param, Run, RunTag
+from mlflow.entities import Experiment, LifecycleStage, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from tasks.environment import home_of
@@ -46,6 +47,11 @@ def tracking_uri(root: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home_of(root)}/mlflow.db"
 
 
+def shown(text: str) -> str:
+    """Give `text` without the user name and password of the addresses in it, fit for terminals and logs."""
+    return re.sub(r"(?<=://)[^/\s]+@", "", text)
+
+
 def client_of(root: Path) -> MlflowClient:
     """Give a client of the workspace's tracking server or database, for runs and models alike."""
     uri = tracking_uri(root)
@@ -70,7 +76,7 @@ def open_run(
         log_params(client, run.run_id, lineage.settings)
     except _LOST as error:
         raise TrackingError(
-            f"MLflow at {tracking_uri(root)} cannot be used: {_first_line(error)}. "
+            f"MLflow at {shown(tracking_uri(root))} cannot be used: {_first_line(error)}. "
             "Start that server, or unset MLFLOW_TRACKING_URI to record in the workspace"
         ) from None
     return run
@@ -123,6 +129,11 @@ def _experiment(client: MlflowClient, root: Path, name: str) -> Experiment:
         local = tracking_uri(root).startswith("sqlite:")  # a server knows where its artifacts belong
         place = (home_of(root) / "mlruns").as_uri() if local else None
         found = client.get_experiment(client.create_experiment(name, artifact_location=place))
+    if found.lifecycle_stage != LifecycleStage.ACTIVE:
+        raise TrackingError(
+            f"the MLflow experiment {name!r} was deleted: bring it back with `mlflow experiments restore "
+            f"--experiment-id {found.experiment_id}`, or set another name for the key experiment in params.yaml"
+        )
     return found
 
 
@@ -160,4 +171,4 @@ def set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None
 
 
 def _first_line(error: Exception) -> str:
-    return textwrap.shorten((str(error).strip() or type(error).__name__).splitlines()[0], 200)
+    return textwrap.shorten(shown(str(error)).strip().splitlines()[0] if str(error).strip() else type(error).__name__, 200)
