@@ -171,4 +171,5 @@ def set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None
 
 
 def _first_line(error: Exception) -> str:
-    return textwrap.shorten(shown(str(error)).strip().splitlines()[0] if str(error).strip() else type(error).__name__, 200)
+    text = shown(str(error)).strip() or type(error).__name__
+    return textwrap.shorten(text.splitlines()[0], 200)

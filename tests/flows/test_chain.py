@@ -83,7 +83,7 @@ def test_mlflow_has_one_parent_with_a_child_a_stage(chain: Project) -> None:
         assert run.data.tags["git.dirty"] == "false"
         assert len(run.data.tags["settings.sha256"]) == 64
         assert run.data.params["seed"] == "1"
-    assert parent.data.metrics["evaluate.win_rate"] == newest(client, "evaluate").data.metrics["win_rate"]
+    assert parent.data.metrics["evaluate.win_rate"] == newest(client, "evaluate").data.metrics["summary.win_rate"]
 
 
 def test_mlflow_has_every_step_the_samples_and_the_page(chain: Project) -> None:

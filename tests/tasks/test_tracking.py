@@ -92,7 +92,7 @@ def test_results_go_to_the_stage_and_its_parent(records: Path) -> None:
     record_execution(records, "experiment", "d")
     client = reader(records)
     child, parent = client.get_run(run.run_id), client.get_run(run.parent_id)
-    assert child.data.metrics == {"train_loss": 2.5, "collapsed": 0.0}
+    assert child.data.metrics == {"summary.train_loss": 2.5, "summary.collapsed": 0.0}
     assert child.data.tags["summary.note"] == "text"
     assert parent.data.metrics == {"sft.train_loss": 2.5, "sft.collapsed": 0.0, "fetch.bytes": 7.0}
     table = json.loads(Path(client.download_artifacts(run.run_id, "tables/sft_samples.json")).read_text())

@@ -106,9 +106,9 @@ def test_what_was_run_is_told(
     page: str, settings: Settings, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "commit</dt>" not in page
-    monkeypatch.setenv("RLHF_GIT_COMMIT", "0123456789abcdef")
+    monkeypatch.setenv("RLHF_GIT_COMMIT", "0123456789ab with changes")
     text = built(settings, workspace)
-    assert "<code>0123456789ab</code>" in text
+    assert "<code>0123456789ab with changes</code>" in text
     assert "laptop, 1 key changed" in text
     assert "<td><code>seed</code></td><td>1</td><td>977</td>" in text
 
