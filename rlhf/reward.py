@@ -13,12 +13,13 @@ from torch import Tensor
 from rlhf.common.files import staged_directory, write_json
 from rlhf.common.metrics import write_summary
 from rlhf.common.tally import Tally
-from rlhf.data.batches import Limits, TokenBatch, epoch_plan, micro_batches, pad_responses
+from rlhf.data.batches import Limits, epoch_plan, micro_batches
+from rlhf.data.pairs import PairBatch, pad_pairs
 from rlhf.data.tables import read_rows_of
 from rlhf.engine import Engine, share
 from rlhf.models.causal import load_tokenizer, train_only_top
-from rlhf.models.quantities import hidden_states, target_logits, target_tokens, token_logprobs
-from rlhf.models.scalar import ScalarModel, at_last, new_scalar_model, save_scalar_model
+from rlhf.models.quantities import pair_hidden_states, target_logits, target_tokens, token_logprobs
+from rlhf.models.scalar import ScalarModel, at_pair_ends, new_scalar_model, save_scalar_model
 from rlhf.ranking import PairScores, details, summary
 from rlhf.settings import Settings
 from rlhf.stage import begin, evidence
@@ -47,12 +48,12 @@ def train(settings: Settings, workspace: Workspace, role: Role = "reward") -> No
     reader = PairReader(pairs, int(tokenizer.pad_token_id), engine)
     held_out_reader = PairReader(held_out, int(tokenizer.pad_token_id), engine)
     limits = Limits(section.batch_tokens, section.min_pairs, section.max_pairs)
-    plan = epoch_plan(reader.widths, limits, section.epochs, settings.seed, role)[: section.max_steps]
+    plan = epoch_plan(reader.tokens, limits, section.epochs, settings.seed, role)[: section.max_steps]
     trainer = engine.trainer(model, section.optimizer, len(plan))
 
     def losses(items: Sequence[int], tally: Tally) -> list[Loss]:
         chosen_tokens = sum(len(pairs["chosen_ids"].iloc[item]) for item in items)
-        parts = share(micro_batches(items, reader.widths, section.micro_batch_tokens), engine.rank, engine.world_size)
+        parts = share(micro_batches(items, reader.tokens, section.micro_batch_tokens), engine.rank, engine.world_size)
 
         def loss(part: list[int], weight: float) -> Tensor:
             margins, lm = reader.margins_and_lm_losses(model, part, section.lm_coefficient > 0)
@@ -113,42 +114,38 @@ def train(settings: Settings, workspace: Workspace, role: Role = "reward") -> No
 
 
 class PairReader:
-    """Rows of the preference table as batches: the chosen answers first, the rejected ones below, one forward pass."""
+    """Rows of the preference table as batches of pairs, and what the models say of them."""
 
     def __init__(self, table: pd.DataFrame, pad_id: int, engine: Engine) -> None:
         self.table, self.pad_id, self.engine = table, pad_id, engine
-        prompt, chosen, rejected = (
-            table[f"{name}_ids"].map(len).to_numpy() for name in ("prompt", "chosen", "rejected")
-        )
-        self.tokens: list[int] = (2 * prompt + chosen + rejected).tolist()
-        longest = [max(pair) for pair in zip(chosen.tolist(), rejected.tolist(), strict=True)]
-        self.widths: list[int] = [
-            2 * (p + r) for p, r in zip(prompt.tolist(), longest, strict=True)
-        ]  # padded, of the pair
+        columns = [table[f"{name}_ids"].map(len) for name in ("prompt", "chosen", "rejected")]
+        self.tokens: list[int] = sum(columns).tolist()  # the prompt counts once: it is computed once
 
     def __len__(self) -> int:
         return len(self.table)
 
-    def batch(self, items: Sequence[int]) -> TokenBatch:
-        """[2B, T]: row i is the chosen answer of pair i, row B + i the rejected one."""
+    def batch(self, items: Sequence[int]) -> PairBatch:
+        """The pairs in the order of `items`, on the engine's device."""
         rows = self.table.iloc[list(items)]
-        prompts = [*rows["prompt_ids"], *rows["prompt_ids"]]
-        return pad_responses(prompts, [*rows["chosen_ids"], *rows["rejected_ids"]], self.pad_id).to(self.engine.device)
+        prompts, chosen, rejected = (list(rows[f"{name}_ids"]) for name in ("prompt", "chosen", "rejected"))
+        return pad_pairs(prompts, chosen, rejected, self.pad_id).to(self.engine.device)
 
     def margins_and_lm_losses(self, model: ScalarModel, items: Sequence[int], with_lm: bool) -> tuple[Tensor, Tensor]:
         """r(chosen) - r(rejected), [B], and -log p of the chosen answers' tokens, [N] (empty if not asked for)."""
         batch = self.batch(items)
         with self.engine.autocast():
-            hidden = hidden_states(model.lm, batch)
-            scores = at_last(hidden, batch, model)
-            margins = scores[: len(items)] - scores[len(items) :]
+            hidden = pair_hidden_states(model.lm, batch)
+            chosen, rejected = at_pair_ends(hidden, batch, model).unbind(dim=1)
             if not with_lm:
-                return margins, margins.new_zeros(1)
-            chosen = TokenBatch(
-                *(part[: len(items)] for part in (batch.input_ids, batch.attention_mask, batch.target_mask))
-            )
-            logits = target_logits(model.lm, hidden[: len(items)], chosen)
-        return margins, -token_logprobs(logits, target_tokens(chosen))
+                return chosen - rejected, chosen.new_zeros(0)
+            logits = target_logits(model.lm, hidden, batch.tokens)
+        return chosen - rejected, -token_logprobs(logits, target_tokens(batch.tokens))
+
+    def scores(self, model: ScalarModel, items: Sequence[int]) -> Tensor:
+        """Scores of the chosen and the rejected answers, [B, 2]."""
+        batch = self.batch(items)
+        with self.engine.autocast():
+            return at_pair_ends(pair_hidden_states(model.lm, batch), batch, model)
 
 
 @torch.no_grad()
@@ -157,11 +154,10 @@ def score_pairs(model: ScalarModel, reader: PairReader, tokens: int) -> PairScor
     engine = reader.engine
     found: list[tuple[int, float, float]] = []
     for items, weight in share(
-        micro_batches(range(len(reader)), reader.widths, tokens), engine.rank, engine.world_size
+        micro_batches(range(len(reader)), reader.tokens, tokens), engine.rank, engine.world_size
     ):
-        with engine.autocast():
-            scores = model.scores(reader.batch(items)).tolist()
+        scores = reader.scores(model, items).tolist()
         if weight:
-            found.extend(zip(items, scores[: len(items)], scores[len(items) :], strict=True))
+            found.extend((item, chosen, rejected) for item, (chosen, rejected) in zip(items, scores, strict=True))
     rows = sorted(engine.all_gather(found))
     return PairScores([row[1] for row in rows], [row[2] for row in rows])

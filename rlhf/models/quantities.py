@@ -4,7 +4,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from rlhf.common.errors import ModelError
 from rlhf.data.batches import TokenBatch
+from rlhf.data.pairs import PairBatch
 
 
 def hidden_states(model: PreTrainedModel, batch: TokenBatch) -> Tensor:
@@ -15,6 +17,23 @@ def hidden_states(model: PreTrainedModel, batch: TokenBatch) -> Tensor:
         attention_mask=batch.attention_mask.long(),
         position_ids=position_ids,
         use_cache=False,
+    ).last_hidden_state
+
+
+def pair_hidden_states(model: PreTrainedModel, batch: PairBatch) -> Tensor:
+    """Last hidden states of pairs, [B, T, H]: at each place the same as of prompt and answer in a row of their own.
+
+    Raises ModelError for a model whose attention reaches back less far than the answers are long: the mask of pairs
+    takes the place of its own.
+    """
+    reach, longest = getattr(model.config, "sliding_window", None), int(batch.position_ids.max()) + 1
+    if reach is not None and longest > reach:
+        raise ModelError(f"{longest} tokens of prompt and answer are more than the model's sliding window of {reach}")
+    mask = batch.visible
+    if model.config._attn_implementation == "eager":  # it adds its mask to the scores, the others ask it
+        mask = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, torch.finfo(torch.float32).min)
+    return model.base_model(
+        input_ids=batch.tokens.input_ids, attention_mask=mask, position_ids=batch.position_ids, use_cache=False
     ).last_hidden_state
 
 

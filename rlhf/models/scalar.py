@@ -13,6 +13,7 @@ from rlhf.common.errors import ModelError
 from rlhf.common.files import read_json, write_json
 from rlhf.common.seeds import generator
 from rlhf.data.batches import TokenBatch
+from rlhf.data.pairs import PairBatch
 from rlhf.models.causal import load_causal_lm, save_causal_lm
 from rlhf.models.quantities import hidden_states
 
@@ -58,6 +59,12 @@ def at_last(hidden: Tensor, batch: TokenBatch, model: ScalarModel) -> Tensor:
     """Scores [B] from hidden states [B, T, H] that are already there."""
     rows = torch.arange(hidden.shape[0], device=hidden.device)
     return model.from_hidden(hidden[rows, batch.last_positions])
+
+
+def at_pair_ends(hidden: Tensor, batch: PairBatch, model: ScalarModel) -> Tensor:
+    """Scores [B, 2] of the chosen and the rejected answers from the hidden states of pairs, [B, T, H]."""
+    rows = torch.arange(hidden.shape[0], device=hidden.device)[:, None]
+    return model.from_hidden(hidden[rows, batch.last])
 
 
 def new_scalar_model(directory: Path, seed: int, *names: str | int) -> ScalarModel:

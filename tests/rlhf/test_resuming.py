@@ -23,7 +23,7 @@ STAGES: dict[str, Callable[[Settings, Workspace], None]] = {
 MODELS = {"sft": "sft", "reward": "reward", "ppo": "policy"}
 CHANGES: dict[str, Any] = {
     "sft.batch_tokens": 32, "sft.epochs": 2.0, "sft.checkpoint_every": 3, "sft.evaluate_every": 2,
-    "reward.batch_tokens": 128, "reward.checkpoint_every": 3, "reward.evaluate_every": 2,
+    "reward.batch_tokens": 80, "reward.checkpoint_every": 3, "reward.evaluate_every": 2,
     "ppo.epochs": 2, "ppo.critic.pretraining_iterations": 2, "ppo.sampling.temperature": 0.9,
 }  # fmt: skip
 KILLS = [("sft", 5), ("reward", 7), ("ppo", 0), ("ppo", 3)]  # after the last checkpoint before, 3, 6, 0 and 2

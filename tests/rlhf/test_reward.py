@@ -83,7 +83,7 @@ def test_the_first_loss_equals_a_loop_over_pairs(workspace: Workspace, prepared:
     model, lm = new_scalar_model(prepared.model("sft"), settings.seed, "reward"), load_causal_lm(prepared.model("sft"))
     table = read_table(prepared, "preferences", split="train")
     reader = PairReader(table, PAD, make_engine(settings.engine))
-    plan = epoch_plan(reader.widths, Limits(256, 4, 128), 0.5, settings.seed, "reward")
+    plan = epoch_plan(reader.tokens, Limits(256, 4, 128), 0.5, settings.seed, "reward")
     chosen, rejected = slow_scores(model, prepared, "train")
     pair_losses = [math.log1p(math.exp(rejected[item] - chosen[item])) for item in plan[0]]
     lm_losses: list[float] = []
@@ -119,15 +119,15 @@ def test_micro_batches_change_no_number(workspace: Workspace) -> None:
         assert one == pytest.approx(other, abs=5e-4)
 
 
-def test_a_batch_holds_the_chosen_answers_above_the_rejected_ones(prepared: Workspace) -> None:
+def test_a_batch_holds_each_prompt_once(prepared: Workspace) -> None:
     table = read_table(prepared, "preferences", split="train")
     reader = PairReader(table, PAD, make_engine(tiny_settings().engine))
     batch = reader.batch([3, 5])
-    assert batch.input_ids.shape[0] == 4
-    assert [(GOOD in row) for row in batch.input_ids.tolist()] == [True, True, False, False]
-    ends = batch.input_ids[torch.arange(4), batch.last_positions]
-    assert ends.tolist() == [EOS] * 4  # the score is read at the end of turn
-    widths = [2 * max(len(p) + len(c), len(p) + len(r)) for p, c, r in zip(
-        table["prompt_ids"], table["chosen_ids"], table["rejected_ids"], strict=True
-    )]  # fmt: skip
-    assert reader.widths == widths and len(reader) == 48
+    ids, targets = batch.tokens.input_ids, batch.tokens.target_mask
+    for row, item in enumerate((3, 5)):
+        p, c, r = (table[f"{name}_ids"].iloc[item].tolist() for name in ("prompt", "chosen", "rejected"))
+        assert ids[row, : len(p + c + r)].tolist() == p + c + r
+        assert ids[row][targets[row]].tolist() == c and GOOD in c
+        assert ids[row, batch.last[row]].tolist() == [EOS, EOS]  # the score is read at the end of turn
+        assert reader.tokens[item] == len(p + c + r)
+    assert len(reader) == 48

@@ -6,8 +6,18 @@ from tiny import PAD, tiny_model
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
+from rlhf.common.errors import ModelError
 from rlhf.data.batches import TokenBatch, pad, pad_responses
-from rlhf.models.quantities import entropy, hidden_states, spread, target_logits, target_tokens, token_logprobs
+from rlhf.data.pairs import pad_pairs
+from rlhf.models.quantities import (
+    entropy,
+    hidden_states,
+    pair_hidden_states,
+    spread,
+    target_logits,
+    target_tokens,
+    token_logprobs,
+)
 
 PROMPTS = [[2, 9, 30], [2, 11], [2, 5, 6, 7, 8, 40, 41]]
 RESPONSES = [[12, 13, 14, 1], [15, 1], [16]]
@@ -78,3 +88,31 @@ def test_spread_keeps_gradients() -> None:
     weights: Tensor = torch.tensor([[3.0, 4.0], [5.0, 6.0]])
     (spread(values, torch.tensor([[False, True], [True, False]])) * weights).sum().backward()
     assert values.grad is not None and values.grad.tolist() == [4.0, 5.0]
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@torch.no_grad()
+def test_each_answer_of_a_pair_has_the_states_of_a_row_of_its_own(model: LlamaForCausalLM, attention: str) -> None:
+    others = [[33, 1], [17, 18, 19, 20, 1], [21, 22, 1]]
+    before = model.config._attn_implementation
+    model.set_attn_implementation(attention)
+    found = pair_hidden_states(model, pad_pairs(PROMPTS, RESPONSES, others, PAD))
+    model.set_attn_implementation(before)
+    for row, (prompt, chosen, rejected) in enumerate(zip(PROMPTS, RESPONSES, others, strict=True)):
+        joined = len(prompt) + len(chosen)
+        alone = [model.base_model(input_ids=torch.tensor([[*prompt, *answer]])) for answer in (chosen, rejected)]
+        first, second = (output.last_hidden_state[0] for output in alone)
+        torch.testing.assert_close(found[row, :joined], first, atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            found[row, joined : joined + len(rejected)], second[len(prompt) :], atol=1e-5, rtol=0
+        )
+
+
+def test_a_model_that_looks_back_less_far_than_the_pairs_are_long_is_refused(model: LlamaForCausalLM) -> None:
+    batch = pad_pairs(PROMPTS, RESPONSES, RESPONSES, PAD)
+    model.config.sliding_window = 8  # the longest prompt and answer have 8 tokens together
+    pair_hidden_states(model, batch)
+    model.config.sliding_window = 7
+    with pytest.raises(ModelError, match=r"8 tokens of prompt and answer .* sliding window of 7"):
+        pair_hidden_states(model, batch)
+    del model.config.sliding_window
