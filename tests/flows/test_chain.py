@@ -78,6 +78,7 @@ def test_mlflow_has_one_parent_with_a_child_a_stage(chain: Project) -> None:
     for run in children:
         stage = lock(chain)[run.info.run_name]
         hashes = {f"dvc.dep.{item['path']}": item["md5"] for item in stage.get("deps", [])}
+        hashes |= {f"dvc.out.{item['path']}": item["md5"] for item in stage["outs"]}
         assert hashes.items() <= run.data.tags.items()
         assert run.data.tags["git.commit"] == commit
         assert run.data.tags["git.dirty"] == "false"

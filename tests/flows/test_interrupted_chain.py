@@ -85,6 +85,11 @@ def nothing_half_written(project: Project) -> None:
     assert not list(project.root.rglob(".*.partial-*"))
 
 
+def the_log_is_set_aside(project: Project) -> None:
+    assert not (project.root / "metrics" / "sft.jsonl").exists()
+    assert (project.root / ".failures" / "sft" / "sft.jsonl").read_text().count("\n") >= 12
+
+
 def test_ctrl_c_ends_everything_and_is_recorded(project: Project) -> None:
     set_params(project, forever)
     run = project.start("dvc", "repro", "sft")
@@ -96,6 +101,7 @@ def test_ctrl_c_ends_everything_and_is_recorded(project: Project) -> None:
     assert not worker.is_running()
     assert of(project, "rlhf.worker") == of(project, "flows.sft") == []
     nothing_half_written(project)
+    the_log_is_set_aside(project)
     found = last_runs(project)
     assert (found["status"], found["parent"]) == ("KILLED", "KILLED")
     assert int(found["losses"]) >= 10  # the steps until then are not lost
@@ -113,6 +119,7 @@ def test_a_killed_worker_fails_the_stage_with_one_message(project: Project) -> N
     assert output.count("killed by signal 9") == 1
     assert "Traceback" not in output
     nothing_half_written(project)
+    the_log_is_set_aside(project)
     found = last_runs(project)
     assert found["status"] == "FAILED"
     assert "killed by signal 9" in found["message"]

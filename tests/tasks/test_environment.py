@@ -3,7 +3,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tasks.environment import home_of
+import pytest
+
+from tasks.environment import home_of, prepare_environment
 
 
 def test_importing_tasks_silences_all_three_before_they_are_imported(tmp_path: Path) -> None:
@@ -18,6 +20,14 @@ def test_importing_tasks_silences_all_three_before_they_are_imported(tmp_path: P
         [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["1", "false", "true", "1", str(tmp_path.resolve() / ".prefect")]
+
+
+def test_loopback_is_reached_past_any_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "example.org, localhost")
+    monkeypatch.setenv("no_proxy", "")
+    prepare_environment(tmp_path)
+    assert os.environ["NO_PROXY"] == "example.org,localhost,127.0.0.1"
+    assert os.environ["no_proxy"] == "127.0.0.1,localhost"
 
 
 def test_a_queued_experiment_keeps_its_records_in_the_workspace_it_came_from(tmp_path: Path) -> None:

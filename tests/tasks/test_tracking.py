@@ -13,7 +13,7 @@ from tasks.errors import TrackingError
 from tasks.lineage import Lineage
 from tasks.recording import record_execution, record_results
 from tasks.registry import register_model
-from tasks.tracking import StageRun, client_of, close_run, metrics_of, open_run, tolerated
+from tasks.tracking import StageRun, client_of, close_run, metrics_of, open_run, shown, tolerated
 
 LINEAGE = Lineage("c0ffee", False, "5e77", {"models/base": "ba5e.dir"}, {"sft.epochs": 1.0})
 MANY = {f"section.key{number}": number for number in range(230)}
@@ -76,6 +76,25 @@ def test_an_unreachable_server_stops_a_stage_soon_and_clearly(tmp_path: Path, mo
     with tolerated("the last steps", said.append):
         client_of(tmp_path).set_tag("run", "key", "value")
     assert said[0].startswith("MLflow: the last steps not recorded")
+
+
+def test_a_password_in_an_address_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown("at https://ann:s3cret@host:1/x and sqlite:////a/b.db") == "at https://host:1/x and sqlite:////a/b.db"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ann:s3cret@{address}")
+    with pytest.raises(TrackingError, match=f"MLflow at http://{address} cannot be used") as caught:
+        opened(tmp_path, "sft", "a")
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_deleted_experiment_is_told_with_its_cure(records: Path) -> None:
+    client = reader(records)
+    number = client.create_experiment("given up")
+    client.delete_experiment(number)
+    with pytest.raises(TrackingError, match=rf"'given up' was deleted: .*restore --experiment-id {number}"):
+        open_run(records, "sft", "given up", "e", LINEAGE, MANY)
 
 
 def test_results_go_to_the_stage_and_its_parent(records: Path) -> None:
