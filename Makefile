@@ -24,7 +24,7 @@ venv: $(STAMP) ## make the environment
 
 $(STAMP): pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -e ".[dev]" -c requirements.lock
+	$(BIN)/python -m pip install -e ".[dev]" -c requirements.lock
 	@touch $@
 
 repro: $(STAMP) ## run what is stale (dvc repro), waiting for a run in progress; TARGETS="sft reward" narrows it

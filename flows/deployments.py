@@ -1,10 +1,12 @@
 """Serve the pipeline as a Prefect deployment: `python -m flows.deployments --cron "0 3 * * *"`.
 
 Without a work pool this process runs what is due, on this machine. With `--work-pool gpu` it only registers the
-deployment; `prefect worker start --pool gpu`, started in a clone on the machine with the GPUs, runs it.
+deployment with the server that PREFECT_API_URL names; `prefect worker start --pool gpu` with the same PREFECT_API_URL,
+started in a clone on the machine with the GPUs, runs it.
 """
 
 import argparse
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from prefect.types.entrypoint import EntrypointType
 
 from flows.pipeline import pipeline
 from flows.stage import exit_code, prefect_server
+from rlhf.common.errors import RlhfError
 from tasks.execution import current_execution
 
 
@@ -29,10 +32,17 @@ def main(arguments: list[str] | None = None) -> None:
         "retries": options.retries,
         "retry_delay_seconds": options.retry_delay_seconds,
     }
+    with exit_code():
+        if options.work_pool and not os.environ.get("PREFECT_API_URL"):
+            raise RlhfError(
+                "--work-pool needs a server that stays: start one (make ui, or prefect server start) and set "
+                "PREFECT_API_URL to its address, here and where the worker runs"
+            )
     with exit_code(), prefect_server(Path(), current_execution()) as url:
         print(f"Prefect: {url.removesuffix('/api')}")
         if options.work_pool:
             register(options.name, options.work_pool, options.cron, parameters)
+            print(f"A worker runs it: PREFECT_API_URL={url} prefect worker start --pool {options.work_pool}")
         else:
             pipeline.serve(
                 options.name,

@@ -6,11 +6,11 @@ from tasks.steps import record, recorded, register, run_worker
 
 @stage_flow
 def gold() -> None:
-    """Write and register `models/gold`."""
+    """Write and register `models/gold`; the registry's `current` is the last one made."""
     with recorded("gold") as run:
         run_worker(run)
         record(run)
-        register(run, "gold")
+        register(run, "gold", alias="current")
 
 
 if __name__ == "__main__":

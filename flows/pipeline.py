@@ -51,7 +51,9 @@ def pipeline(
 
 @task(task_run_name="dvc repro", cache_policy=NO_CACHE)
 def run_dvc(targets: list[str], overrides: dict[str, Any], wait: bool) -> None:
-    """Let DVC run what is stale, its output in the log."""
+    """Let DVC run what is stale, its output in the log; settings that a stage would refuse are refused here."""
+    if not overrides:  # with them, repro checks the outcome
+        load_settings(Workspace().params)
     repro(Path(), targets, overrides, get_run_logger().info, wait=wait)
 
 

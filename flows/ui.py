@@ -14,7 +14,7 @@ import psutil
 from flows.stage import exit_code
 from rlhf.common.errors import RlhfError
 from tasks.server import HOST, release, shared_server
-from tasks.tracking import tracking_uri
+from tasks.tracking import shown, tracking_uri
 
 MLFLOW_PORT = 5000
 _START_SECONDS = 600.0
@@ -28,8 +28,8 @@ def main() -> None:
         try:
             prefect_url = shared_server(root, own)
             print(f"Prefect  {prefect_url.removesuffix('/api')}", flush=True)
-            if "MLFLOW_TRACKING_URI" in os.environ:
-                print(f"MLflow   {tracking_uri(root)} (MLFLOW_TRACKING_URI; not started here)", flush=True)
+            if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+                print(f"MLflow   {shown(uri)} (MLFLOW_TRACKING_URI; not started here)", flush=True)
             else:
                 mlflow = start_mlflow(root)
                 print(f"MLflow   http://{HOST}:{MLFLOW_PORT}", flush=True)
@@ -49,6 +49,7 @@ def main() -> None:
 def start_mlflow(root: Path) -> subprocess.Popen[bytes]:
     """Start an MLflow server on the workspace's database and wait until it answers; raises RlhfError."""
     log = root / "logs" / "mlflow-server.log"
+    log.parent.mkdir(exist_ok=True)
     address = f"http://{HOST}:{MLFLOW_PORT}"
     if _answers(address):
         raise RlhfError(f"{address} is taken; is another MLflow running?")

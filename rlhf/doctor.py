@@ -65,13 +65,18 @@ class Diagnosis:
         return {"healthy": self.healthy, "checks": [asdict(check) for check in self.checks], "stages": self.stages}
 
 
+def _cores() -> int:
+    """Those that this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def diagnose(workspace: Workspace, imports: Iterable[str]) -> Diagnosis:
     """Look at everything; takes as long as importing the packages named in `imports` (10 to 30 seconds for IMPORTS)."""
     started = {name: _start_import(name) for name in imports}
     check, settings = settings_check(workspace)
     checks = [
         python_check(sys.version_info[:2]),
-        cores_check(len(os.sched_getaffinity(0))),
+        cores_check(_cores()),
         memory_check(_memory()),
         disk_check(shutil.disk_usage(workspace.root.resolve()).free),
         gpu_check(settings),

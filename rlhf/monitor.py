@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from rlhf.common.steps import ends
+
 # A policy counts as collapsed when at least two of the three signals have left the band around where it started.
 PERPLEXITY_SHARE = 0.5  # of the first log-perplexity: collapse drives perplexity towards 1
 LENGTH_FACTOR = 1.5  # of the first response length
@@ -23,10 +25,3 @@ def collapsed(rows: Sequence[dict[str, Any]]) -> bool:
         kl > KL_BAND,
     ]
     return sum(signals) >= 2
-
-
-def ends(rows: Sequence[dict[str, Any]], key: str) -> tuple[float, float]:
-    """Means of `key` over the first and over the last tenth of the rows (at least one row each)."""
-    values = [float(row[key]) for row in rows]
-    tenth = max(1, len(values) // 10)
-    return sum(values[:tenth]) / tenth, sum(values[-tenth:]) / tenth

@@ -10,19 +10,20 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlhf.algorithms import Algorithm, Context, Material, make_algorithm
+from rlhf.algorithms import Algorithm, Context, Learnable, Material, make_algorithm
 from rlhf.common.files import staged_directory, write_json
-from rlhf.common.metrics import StepLog, Value, read_steps, write_summary
+from rlhf.common.metrics import Value, write_summary
 from rlhf.common.progress import Progress
 from rlhf.common.seeds import generator
+from rlhf.common.steps import StepLog, ends, read_steps, write_plot_data
 from rlhf.common.tally import Tally
 from rlhf.data.batches import TokenBatch, pad
 from rlhf.data.tables import read_rows_of
 from rlhf.engine import NonFiniteError
 from rlhf.models.causal import load_tokenizer, save_causal_lm
-from rlhf.monitor import collapsed, ends
+from rlhf.monitor import collapsed
 from rlhf.rollout.actor import Actor, PromptStream
-from rlhf.rollout.records import Experience, PromptBatch, Rollout
+from rlhf.rollout.records import PromptBatch, Rollout
 from rlhf.rollout.sampler import SamplingRule
 from rlhf.settings import Settings
 from rlhf.stage import StageRun, begin
@@ -37,6 +38,9 @@ def train(settings: Settings, workspace: Workspace) -> None:
     Loop(run).train()
 
 
+SHOWN = ("reward", "kl", "response_length")  # beside the progress bar
+
+
 class Loop:
     """State of one policy run: the algorithm, the sampler, the prompts and the logs."""
 
@@ -44,7 +48,7 @@ class Loop:
         settings, workspace, engine = run.settings, run.workspace, run.engine
         self.run, self.engine, self.section = run, engine, settings.ppo
         self.tokenizer = load_tokenizer(workspace.model("sft"))
-        self.algorithm: Algorithm = make_algorithm(Context(settings, workspace, engine))
+        self.algorithm: Algorithm[Any] = make_algorithm(Context(settings, workspace, engine))
         rule = SamplingRule(
             max_new_tokens=self.section.max_response_tokens or settings.data.max_response_tokens,
             eos_id=int(self.tokenizer.eos_token_id),
@@ -70,10 +74,10 @@ class Loop:
         try:
             for iteration in range(start, section.iterations):
                 # 1. gather: prompts, responses, plain text
-                rollout, rollout_seconds = self._rollout(iteration + warmup)
+                material, gather_seconds = self._gather(iteration + warmup)
                 # 2. experience: scores, token rewards, advantages
                 began = monotonic()
-                experience, metrics = self.algorithm.experience(Material(rollout))
+                experience, metrics = self.algorithm.experience(material)
                 score_seconds = monotonic() - began
                 # 3. look, before learning like all else in this row: fixed prompts, samples
                 if iteration >= 0 and iteration % section.samples_every == 0:
@@ -83,18 +87,10 @@ class Loop:
                 metrics |= self._learn(iteration, experience)
                 update_seconds = monotonic() - began
                 # 5. log and keep
-                tokens = float(self.engine.all_sum(rollout.response_mask.sum().double()))
-                metrics |= {
-                    "tokens": tokens,
-                    "rollout_seconds": rollout_seconds,
-                    "score_seconds": score_seconds,
-                    "update_seconds": update_seconds,
-                    "rollout_tokens_per_second": tokens / rollout_seconds,
-                    "update_tokens_per_second": tokens / update_seconds,
-                }
+                metrics |= self._speed(material, gather_seconds, update_seconds) | {"score_seconds": score_seconds}
                 if log is not None:
                     log.write(iteration, metrics)
-                progress.advance(1, {key: float(metrics[key] or 0.0) for key in ("reward", "kl", "response_length")})
+                progress.advance(1, {key: float(metrics.get(key) or 0.0) for key in SHOWN})
                 if (iteration + 1) % section.checkpoint_every == 0 and iteration + 1 < section.iterations:
                     run.keep(
                         iteration + 1, self.algorithm.trainers, {"algorithm": self.algorithm.state()}, [log, samples]
@@ -111,17 +107,30 @@ class Loop:
 
     # -- the steps ------------------------------------------------------------------------------------------------
 
-    def _rollout(self, index: int) -> tuple[Rollout, float]:
+    def _gather(self, index: int) -> tuple[Material, float]:
+        """What the algorithm says that it consumes, and how long it took."""
         began = monotonic()
+        rollout = self._rollout(index) if "rollouts" in self.algorithm.consumes else None
+        return Material(rollout), monotonic() - began
+
+    def _rollout(self, index: int) -> Rollout:
         prompts = self.prompts.take(
             index, self.section.rollouts, self.section.mini_batch, self.engine.rank, self.engine.world_size
         )
         with self.algorithm.trainers["policy"].gathered():
             self.actor.refresh()
-            rollout = self.actor.rollout(prompts, "rollout", index)
-        return rollout, monotonic() - began
+            return self.actor.rollout(prompts, "rollout", index)
 
-    def _learn(self, iteration: int, experience: Experience) -> dict[str, Value]:
+    def _speed(self, material: Material, gather_seconds: float, update_seconds: float) -> dict[str, Value]:
+        speed: dict[str, Value] = {"rollout_seconds": gather_seconds, "update_seconds": update_seconds}
+        if material.rollout is not None:
+            tokens = float(self.engine.all_sum(material.rollout.response_mask.sum().double()))
+            speed["tokens"] = tokens
+            speed["rollout_tokens_per_second"] = tokens / gather_seconds
+            speed["update_tokens_per_second"] = tokens / update_seconds
+        return speed
+
+    def _learn(self, iteration: int, experience: Learnable) -> dict[str, Value]:
         """Learn epoch after epoch from the buffer, each in a new order of its mini-batches; their composition stays."""
         tally = Tally()
         metrics: dict[str, Value] = {}
@@ -193,8 +202,9 @@ class Loop:
             write_json(
                 workspace.details("ppo"), {"reward_histograms": _histograms(read_steps(workspace.samples("ppo")))}
             )
+            write_plot_data(workspace.steps("ppo"), workspace.plot_data("ppo"))
             write_summary(workspace.metrics("ppo"), _summary(rows, run.seconds))
-            run.checkpoints.clear()
+            run.checkpoints.finish()
 
     # -- helpers --------------------------------------------------------------------------------------------------------
 
@@ -206,12 +216,11 @@ class Loop:
         return self.section.ptx is not None and "pretrain" in self.algorithm.consumes
 
 
-def _evidence(name: str, batch: Experience, plain: TokenBatch | None) -> dict[str, Any]:
+def _evidence(name: str, batch: Learnable, plain: TokenBatch | None) -> dict[str, Any]:
     return {
         "trainer": name,
         "plain_text": None if plain is None else plain.input_ids.tolist(),
-        "input_ids": batch.batch.input_ids.tolist(),
-        "advantages": [[str(value) for value in row] for row in batch.advantages.tolist()],
+        **batch.evidence(),
     }
 
 

@@ -94,7 +94,6 @@ def summary(table: pd.DataFrame, scores: PairScores) -> dict[str, float | int | 
         "accuracy_high": high,
         **{f"accuracy_{kind}": accuracy((table["kind"] == kind).to_numpy()) for kind in ("helpful", "harmless")},
         "accuracy_unseen_openings": accuracy(unseen),
-        "accuracy_seen_openings": accuracy(~unseen),
         "longer_wins_accuracy": float((lengths[lengths != 0] > 0).mean()) if (lengths != 0).any() else None,
         "margin_mean": float(margins.mean()),
         "margin_std": float(margins.std()),

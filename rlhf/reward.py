@@ -110,7 +110,7 @@ def train(settings: Settings, workspace: Workspace, role: Role = "reward") -> No
                 "tokens_per_second": outcome.tokens / outcome.seconds,
             },
         )
-        run.checkpoints.clear()
+        run.checkpoints.finish()
 
 
 class PairReader:

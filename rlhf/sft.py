@@ -98,4 +98,4 @@ def train(settings: Settings, workspace: Workspace) -> None:
                 "tokens_per_second": outcome.tokens / outcome.seconds,
             },
         )
-        run.checkpoints.clear()
+        run.checkpoints.finish()

@@ -9,8 +9,8 @@ from typing import Any
 
 from rlhf.common.errors import TrainingError
 from rlhf.common.files import write_json, writing
-from rlhf.common.metrics import StepLog
 from rlhf.common.seeds import seed_everything
+from rlhf.common.steps import StepLog
 from rlhf.engine import Engine, NonFiniteError, Trainer, make_engine
 from rlhf.engine.checkpoints import Checkpoints, fingerprint
 from rlhf.engine.state import load_state, save_state

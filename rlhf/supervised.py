@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from rlhf.common.metrics import StepLog
 from rlhf.common.progress import Progress
+from rlhf.common.steps import StepLog, ends, read_steps, write_plot_data
 from rlhf.common.tally import Tally
 from rlhf.engine import NonFiniteError, Trainer
 from rlhf.stage import StageRun
@@ -36,7 +36,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Held-out metrics before and after, the last step's metrics, and what the whole of the training saw."""
+    """Held-out metrics before and after, training metrics, and what the whole of the training saw.
+
+    train: means over the last tenth of the steps, in the main process; one step's batch says little
+    """
 
     initial: dict[str, float]
     train: dict[str, float]
@@ -84,6 +87,11 @@ def fit(run: StageRun, trainer: Trainer, job: Job) -> Outcome:
         progress.close()
         if steps is not None:
             steps.close()
+    if run.is_main:
+        log = run.workspace.steps(run.name)
+        write_plot_data(log, run.workspace.plot_data(run.name))
+        rows = [row for row in read_steps(log) if row["step"] > 0]
+        train = {key: ends(rows, key)[1] for key in train}
     return Outcome(initial, train, held_out, sum(job.tokens[item] for items in job.plan for item in items), run.seconds)
 
 

@@ -6,6 +6,9 @@ from pathlib import Path
 STAGES = ("fetch", "prepare", "sft", "reward", "ppo", "gold", "evaluate", "report")
 
 
+FINISHED = "finished"  # in a directory of checkpoints: its run wrote all outputs
+
+
 @dataclass(frozen=True)
 class Workspace:
     """Paths below one root (the directory that holds params.yaml)."""
@@ -44,6 +47,10 @@ class Workspace:
         """A stage's step-by-step log."""
         return self.root / "metrics" / f"{stage}.jsonl"
 
+    def plot_data(self, stage: str) -> Path:
+        """The step log as DVC's plots read it."""
+        return self.root / "metrics" / f"{stage}_steps.json"
+
     def samples(self, stage: str) -> Path:
         """What the model said during training, JSON lines: step, prompt, response and scores."""
         return self.root / "metrics" / f"{stage}_samples.jsonl"
@@ -61,6 +68,10 @@ class Workspace:
     def checkpoints(self) -> Path:
         """Resume checkpoints: outside of DVC's outs and of git, one directory per stage and fingerprint."""
         return self.root / ".checkpoints"
+
+    def finished_checkpoints(self, stage: str) -> list[Path]:
+        """Directories of a stage's checkpoints that nobody needs once its outputs are kept; other settings' stay."""
+        return [mark.parent for mark in self.checkpoints.glob(f"{stage}/*/{FINISHED}")]
 
     @property
     def failures(self) -> Path:

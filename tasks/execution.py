@@ -21,7 +21,7 @@ class Execution:
 def current_execution() -> Execution:
     """Find this process' execution: by the environment, or else the nearest `dvc` that started it, or else itself."""
     ancestors = psutil.Process().parents()
-    owner = next((process for process in ancestors if _is_dvc(process)), psutil.Process())
+    owner = next((process for process in ancestors if is_dvc(process)), psutil.Process())
     return Execution(os.environ.get(VARIABLE) or key_of(owner), owner)
 
 
@@ -30,7 +30,7 @@ def key_of(process: psutil.Process) -> str:
     return f"{socket.gethostname()}-{process.pid}-{process.create_time():.2f}"
 
 
-def _is_dvc(process: psutil.Process) -> bool:
+def is_dvc(process: psutil.Process) -> bool:
     """Whether a process is DVC's command, started as `dvc` or as `python -m dvc`."""
     try:
         words = process.cmdline()[:3]

@@ -32,7 +32,7 @@ def end_with(owner: psutil.Process, insist: float = _INSIST_SECONDS) -> None:
     """
 
     def watch() -> None:
-        while _alive(owner):
+        while alive(owner):
             time.sleep(_LOOK_SECONDS)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(insist)
@@ -41,10 +41,11 @@ def end_with(owner: psutil.Process, insist: float = _INSIST_SECONDS) -> None:
     threading.Thread(target=watch, name="end with owner", daemon=True).start()
 
 
-def _alive(process: psutil.Process) -> bool:
+def alive(process: psutil.Process) -> bool:
+    """Whether a process runs: a zombie does not, nor one that may not be looked at."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
+    except psutil.Error:
         return False
 
 

@@ -14,7 +14,7 @@ from dvc.output import Output
 from dvc.repo import Repo
 
 from rlhf.common.errors import RlhfError
-from rlhf.settings import Settings
+from rlhf.settings import Settings, flatten
 
 
 @dataclass(frozen=True)
@@ -61,17 +61,6 @@ def git_state(root: Path) -> tuple[str, bool]:
     commit = _git(root, "rev-parse", "--verify", "--quiet", "HEAD")
     changes = _git(root, "status", "--porcelain", "--", ".", ":(exclude)dvc.lock")
     return (commit or "none"), not commit or bool(changes)
-
-
-def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested mappings to dotted keys; lists stay whole."""
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _chosen(flat: Mapping[str, Any], keys: list[str]) -> dict[str, Any]:

@@ -15,9 +15,11 @@ from pathlib import Path
 
 import psutil
 
+from tasks.guard import alive
+
 GRACE_SECONDS = 20.0  # between asking and insisting
 _KEPT_LINES = 20
-_MARK = "RLHF_PROCESS_MARK"
+MARK = "RLHF_PROCESS_MARK"  # who inherits it is ended with the run that gave it
 _POLL_SECONDS = 0.2
 
 
@@ -45,7 +47,7 @@ def run_process(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         cwd=directory,
-        env={**inherited, "RLHF_GUARD_PARENT": str(os.getpid()), _MARK: mark},
+        env={**inherited, "RLHF_GUARD_PARENT": str(os.getpid()), MARK: mark},
         start_new_session=True,
     )
     try:
@@ -101,21 +103,15 @@ def _marked(mark: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
-            if process.environ().get(_MARK) == mark and _alive(process):
+            if process.environ().get(MARK) == mark and alive(process):
                 found.append(process)
     return found
-
-
-def _alive(process: psutil.Process) -> bool:
-    with suppress(psutil.Error):
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    return False
 
 
 def _wait(process: subprocess.Popen[bytes], members: list[psutil.Process], seconds: float) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         process.poll()  # reaps it
-        if not any(_alive(member) for member in members):
+        if not any(alive(member) for member in members):
             return
         time.sleep(_POLL_SECONDS / 4)

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 from mlflow.entities import Metric
 
-from rlhf.common.files import read_json, write_text
-from rlhf.common.metrics import read_steps
+from rlhf.common.files import read_json
+from rlhf.common.steps import read_steps
 from rlhf.workspace import STAGES, Workspace
 from tasks.tracking import StageRun, client_of, execution_run, log_metrics, metrics_of, set_tags, tolerated
 
@@ -72,21 +72,6 @@ def tail_to_mlflow(run: StageRun) -> StepTail:
     client = client_of(run.root)
     path = Workspace(run.root).steps(run.stage)
     return StepTail(path, lambda metrics: log_metrics(client, run.run_id, metrics))
-
-
-def write_plot_data(workspace: Workspace, stage: str) -> None:
-    """Write the step log as one JSON list for DVC's plots: a row a step, each with every key, null where not measured."""
-    steps: dict[int, dict[str, Any]] = {}
-    for row in read_steps(workspace.steps(stage)):
-        steps.setdefault(int(row["step"]), {}).update(row)
-    keys = sorted({key for row in steps.values() for key in row})
-    rows = [{key: steps[step].get(key) for key in keys} for step in sorted(steps)]
-    write_text(plot_data(workspace, stage), json.dumps(rows, indent=0, allow_nan=False) + "\n")
-
-
-def plot_data(workspace: Workspace, stage: str) -> Path:
-    """Where DVC's plots find a stage's curves."""
-    return workspace.steps(stage).with_name(f"{stage}_steps.json")
 
 
 def record_results(run: StageRun, extra: tuple[Path, ...], say: Callable[[str], None]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from rlhf.common.files import write_text
 from rlhf.settings import settings_from
 from rlhf.workspace import Workspace
 from tasks.errors import BusyError
+from tasks.execution import is_dvc
 from tasks.process import run_process
 
 _BUSY = "is busy, it is being blocked by"  # what DVC says of a stage that another process runs
@@ -146,7 +147,15 @@ def _writers(rwlock: Path) -> list[str]:
             time.sleep(0.1)
     else:
         return []
-    return [f"process {writer['pid']}: {writer['cmd']}" for writer in writers if psutil.pid_exists(int(writer["pid"]))]
+    return [f"process {writer['pid']}: {writer['cmd']}" for writer in writers if _runs_dvc(int(writer["pid"]))]
+
+
+def _runs_dvc(pid: int) -> bool:
+    """Whether the process lives and is DVC: after a crash another one may have its id."""
+    try:
+        return is_dvc(psutil.Process(pid))
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _tell(say: Say, wait: bool, problem: str) -> None:

@@ -24,6 +24,7 @@ from rlhf.common.errors import RlhfError
 from rlhf.common.files import read_json, write_json
 from tasks.environment import home_of
 from tasks.execution import key_of
+from tasks.process import MARK
 
 HOST = "127.0.0.1"
 PORT = 4200  # Prefect's own; another one where it is taken
@@ -103,9 +104,11 @@ def _start(root: Path) -> str:
     for port in (PORT, 0):  # Prefect's own if it is free, else any
         if (free := _free(port)) is None:
             continue
+        others_need_it = {key: value for key, value in os.environ.items() if key != MARK}
         with log.open("w", encoding="utf-8") as stream:
             keeper = subprocess.Popen(
                 [sys.executable, "-m", "tasks.server", str(home_of(root)), str(free)],
+                env=others_need_it,
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,

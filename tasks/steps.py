@@ -1,5 +1,6 @@
 """The Prefect tasks that stage flows are made of. Arguments are names, paths and small records; nothing is cached here."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,14 +12,14 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.exceptions import PrefectException
 
-from rlhf.settings import Settings, load_settings
+from rlhf.settings import Settings, flatten, load_settings
 from rlhf.workspace import Workspace
 from tasks import tracking
 from tasks.errors import StageFailed
 from tasks.execution import current_execution
-from tasks.lineage import Lineage, flatten, output_hashes, stage_lineage
+from tasks.lineage import Lineage, output_hashes, stage_lineage
 from tasks.process import run_process
-from tasks.recording import record_results, tail_to_mlflow, write_plot_data
+from tasks.recording import record_results, tail_to_mlflow
 from tasks.registry import register_model
 from tasks.tracking import StageRun
 from tasks.worker import worker_command, worker_environment
@@ -37,6 +38,8 @@ def recorded(stage: str, root: Path = Path()) -> Iterator[StageRun]:
     status, message = "KILLED", None
     try:
         yield run
+        for directory in Workspace(root).finished_checkpoints(stage):  # not before: a failure here costs no training
+            shutil.rmtree(directory, ignore_errors=True)
         status = "FINISHED"
     except Exception as error:
         status = "FAILED"
@@ -102,9 +105,6 @@ def set_aside(workspace: Workspace, stage: str) -> None:
 @task(task_run_name="record {run.stage}", cache_policy=NO_CACHE)
 def record(run: StageRun, *extra: str) -> None:
     """Log summary, files and tables in MLflow and show the summary in Prefect; `extra` are paths in the workspace."""
-    workspace = Workspace(run.root)
-    if workspace.steps(run.stage).exists():
-        write_plot_data(workspace, run.stage)
     summary = record_results(run, tuple(run.root / path for path in extra), get_run_logger().warning)
     with tracking.tolerated("the hashes of its outputs", get_run_logger().warning):
         tags = {f"dvc.out.{path}": value for path, value in output_hashes(run.root, run.stage).items()}
@@ -115,10 +115,10 @@ def record(run: StageRun, *extra: str) -> None:
 
 
 @task(task_run_name="register {model}", cache_policy=NO_CACHE)
-def register(run: StageRun, model: str, alias: str | None = None) -> None:
+def register(run: StageRun, model: str, alias: str) -> None:
     """Make a version of the model in MLflow's registry, by reference to the bytes that DVC keeps."""
     logger = get_run_logger()
     dvc_hash = output_hashes(run.root, run.stage)[f"models/{model}"]
     with tracking.tolerated(f"model {model}", logger.warning):
         version = register_model(run, model, dvc_hash, alias)
-        logger.info("%s, version %s%s", version.name, version.version, f", alias {alias}" if alias else "")
+        logger.info("%s, version %s, alias %s", version.name, version.version, alias)

@@ -27,6 +27,7 @@ logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every table
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # and of every try to reach a server
 
 _LOST = (MlflowException, OSError)  # what a server that went away and a locked or full database raise
+_NO_NAME = re.compile(r"[^/\w.\- :]")  # what MLflow refuses in the name of a metric
 _PARAMS_A_CALL, _METRICS_A_CALL, _VALUE_LENGTH = 100, 1000, 5000  # MLflow's limits
 
 
@@ -117,7 +118,7 @@ def metrics_of(row: Mapping[str, Any], step: int, prefix: str = "") -> list[Metr
     """Turn a row's numbers and truth values into metrics; text and missing values are passed over."""
     now = int(time.time() * 1000)
     return [
-        Metric(prefix + key, float(value), now, step)
+        Metric(_NO_NAME.sub("_", prefix + key), float(value), now, step)
         for key, value in row.items()
         if key != "step" and isinstance(value, bool | int | float)
     ]

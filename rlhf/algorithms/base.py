@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self, TypeVar
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -11,7 +11,7 @@ from rlhf.common.metrics import Value
 from rlhf.common.tally import Tally
 from rlhf.data.batches import TokenBatch
 from rlhf.engine import Engine, Trainer
-from rlhf.rollout.records import Experience, Rollout
+from rlhf.rollout.records import Rollout
 from rlhf.settings import Settings
 from rlhf.workspace import Workspace
 
@@ -38,8 +38,25 @@ class Material:
     rollout: Rollout | None = None
 
 
-class Algorithm(Protocol):
-    """One way to improve a policy."""
+class Learnable(Protocol):
+    """What one iteration learns from, row by row; an algorithm has a record of its own for it."""
+
+    def __len__(self) -> int: ...
+
+    def select(self, index: Tensor) -> Self:
+        """Some of the rows, [b] int64: a mini-batch."""
+        ...
+
+    def evidence(self) -> dict[str, Any]:
+        """What to keep of a mini-batch whose step was refused; fit for JSON."""
+        ...
+
+
+E = TypeVar("E", bound=Learnable)
+
+
+class Algorithm(Protocol[E]):
+    """One way to improve a policy from experience E."""
 
     consumes: frozenset[str]  # of "rollouts", "pretrain" (later: "pairs", "demonstrations")
     trainers: Mapping[str, Trainer]  # every trainable model with its optimiser; "policy" is one of them
@@ -53,13 +70,11 @@ class Algorithm(Protocol):
         """Names of the trainers that learn in this iteration (negative: before the policy learns) and their epochs."""
         ...
 
-    def experience(self, material: Material) -> tuple[Experience, dict[str, Value]]:
+    def experience(self, material: Material) -> tuple[E, dict[str, Value]]:
         """Score what was gathered and turn it into targets; gives the experience and its metrics."""
         ...
 
-    def losses(
-        self, name: str, iteration: int, batch: Experience, pretrain: TokenBatch | None, tally: Tally
-    ) -> list[Loss]:
+    def losses(self, name: str, iteration: int, batch: E, pretrain: TokenBatch | None, tally: Tally) -> list[Loss]:
         """The losses of one mini-batch for one trainer, one entry per micro-batch, equally many on every process."""
         ...
 

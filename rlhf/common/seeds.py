@@ -8,7 +8,10 @@ import torch
 
 
 def derive_seed(root: int, *names: str | int) -> int:
-    """Give the seed (0 <= seed < 2**63) that belongs to `names` under the run's root seed; stable across machines."""
+    """Give the seed (0 <= seed < 2**63) that belongs to `names` under the run's root seed; stable across machines.
+
+    torch's generator on a CPU uses the lower 32 bits: enough to keep names apart.
+    """
     text = "/".join(str(part) for part in (root, *names))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 

@@ -68,14 +68,22 @@ class Ledger:
         return "; ".join(f"{place.file}:{place.line} {reason}" for place, reason in chosen)
 
     def summary(self, splits: frozenset[str]) -> dict[str, Value]:
-        """Give dropped rows and notes by use and reason, flat."""
+        """Give rows by use, file and outcome, dropped rows and notes by use and reason, flat."""
         dropped: Counter[str] = Counter()
         for (use, _, outcome), count in self.counts.items():
             if outcome not in splits:
                 dropped[f"{use}_dropped_{outcome}"] += count
         noted = {f"{use}_{what}": self.notes[use, what] for use, whats in NOTES.items() for what in whats}
+        files = {f"{use}/{file}/{outcome}": count for (use, file, outcome), count in sorted(self.counts.items())}
         total = sum(dropped.values())
-        return {**dropped, **noted, "dropped": total, "broken": len(self.broken), "broken_first": self.first_broken()}
+        return {
+            **files,
+            **dropped,
+            **noted,
+            "dropped": total,
+            "broken": len(self.broken),
+            "broken_first": self.first_broken(),
+        }
 
     def details(self) -> dict[str, object]:
         """Give counts per file, and all broken rows."""

@@ -97,7 +97,10 @@ def _table(
 
 
 def mark_unseen_openings(tables: Mapping[str, Rows]) -> None:
-    """Set `unseen_opening` of each preference row: no row that anything is trained on opens as it does."""
+    """Set `unseen_opening` of each preference row: no row that anything is trained on opens as it does.
+
+    The split by openings makes that so for every test row; this looks at the tables themselves.
+    """
     rows = [*tables["sft"], *tables["preferences"], *tables["prompts"]]
     trained = {row["opening"] for row in rows if row["split"] in ("train", "gold")}
     for row in tables["preferences"]:

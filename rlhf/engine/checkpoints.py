@@ -5,17 +5,21 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from rlhf.common.files import tree_sha256
 from rlhf.engine.processes import barrier, is_main
+from rlhf.workspace import FINISHED
+
+_LIBRARIES = ("torch", "transformers", "deepspeed")  # whose other versions may give other numbers
 
 log = logging.getLogger("rlhf")
 
 
 def fingerprint(stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> str:
-    """Hash a stage's name, settings, inputs (files or directories, by content) and the code of this package."""
+    """Hash a stage's name, settings, inputs (files or directories, by content), the code of this package and its libraries."""
     code = hashlib.sha256()
     package = Path(__file__).resolve().parents[1]
     for path in sorted(package.rglob("*.py")):
@@ -25,6 +29,7 @@ def fingerprint(stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Pa
         "settings": settings,
         "inputs": {name: tree_sha256(path) for name, path in sorted(inputs.items())},
         "code": code.hexdigest(),
+        "libraries": {name: version(name) for name in _LIBRARIES},
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
@@ -36,8 +41,7 @@ class Checkpoints:
     """
 
     def __init__(self, root: Path, stage: str, key: str) -> None:
-        self._stage_root = root / stage
-        self.directory = self._stage_root / key
+        self.directory = root / stage / key
 
     def latest(self) -> tuple[int, Path] | None:
         """Step and directory of the newest complete checkpoint, or None."""
@@ -66,12 +70,10 @@ class Checkpoints:
                     shutil.rmtree(path, ignore_errors=True)
         barrier()
 
-    def clear(self) -> None:
-        """Forget the checkpoints of this run; called once its outputs are in place. Those of other settings stay."""
-        if is_main():
-            shutil.rmtree(self.directory, ignore_errors=True)
-            if self._stage_root.is_dir() and not any(self._stage_root.iterdir()):
-                self._stage_root.rmdir()
+    def finish(self) -> None:
+        """Mark them as those of a run that wrote its outputs; whoever keeps the outputs may then remove them."""
+        if is_main() and self.directory.is_dir():
+            (self.directory / FINISHED).touch()
 
     def _complete(self) -> list[tuple[int, Path]]:
         found = [path for path in self.directory.glob("step-*") if path.is_dir()]

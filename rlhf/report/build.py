@@ -1,4 +1,4 @@
-"""The report stage: one self-contained page, the same bytes for the same files."""
+"""The report stage: one self-contained page, the same bytes for the same files at the same commit."""
 
 import os
 

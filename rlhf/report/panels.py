@@ -208,7 +208,6 @@ _PPO: tuple[tuple[str, tuple[Lines, ...]], ...] = (
                 "ppo-gradients",
                 "Gradient norms before clipping",
                 (
-                    Curve("gradient_norm", "policy"),
                     Curve("policy_gradient_norm", "policy"),
                     Curve("critic_gradient_norm", "critic", "harmless", dashed=True),
                 ),

@@ -1,12 +1,11 @@
 """Which preset the settings come from, and what was changed: the shortest description of a run."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
-from rlhf.settings.read import preset_names, preset_text, settings_from
+from rlhf.settings.read import flatten, preset_names, preset_text, settings_from
 from rlhf.settings.schema import Settings
 
 
@@ -28,14 +27,3 @@ def describe_preset(settings: Settings) -> PresetDistance:
         keys = [key for key in {**its, **mine} if its.get(key) != mine.get(key)]
         distances.append(PresetDistance(name, [(key, its.get(key), mine.get(key)) for key in keys]))
     return min(distances, key=lambda distance: (len(distance.changes), distance.name))
-
-
-def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one with dotted keys; lists stay whole."""
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

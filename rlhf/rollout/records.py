@@ -1,6 +1,7 @@
 """The records that pass from hop to hop of the policy loop. B rollouts, P prompt, R longest response, T = P + R."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -92,6 +93,11 @@ class Experience:
 
     def __len__(self) -> int:
         return len(self.response_mask)
+
+    def evidence(self) -> dict[str, Any]:
+        """Tokens and advantages, for the record of a refused step."""
+        advantages = [[str(value) for value in row] for row in self.advantages.tolist()]  # NaN is no JSON
+        return {"input_ids": self.batch.input_ids.tolist(), "advantages": advantages}
 
     def select(self, index: Tensor) -> "Experience":
         """Some of the rows, [b] int64; padding that no row needs is cut off."""

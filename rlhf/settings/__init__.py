@@ -1,6 +1,6 @@
 """The only reader of params.yaml: typed, frozen, unknown keys refused with their path."""
 
-from rlhf.settings.read import load_settings, preset_names, preset_text, settings_from
+from rlhf.settings.read import flatten, load_settings, preset_names, preset_text, settings_from
 from rlhf.settings.schema import Settings
 
-__all__ = ["Settings", "load_settings", "preset_names", "preset_text", "settings_from"]
+__all__ = ["Settings", "flatten", "load_settings", "preset_names", "preset_text", "settings_from"]

@@ -10,6 +10,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
+Name = Annotated[str, Field(pattern=r"^[\w.-]+$")]  # what MLflow and its searches take
 Addresses = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
@@ -122,6 +123,8 @@ class RewardModel(Section):
     def _pairs_in_order(self) -> Self:
         if self.min_pairs > self.max_pairs:
             raise ValueError(f"min_pairs {self.min_pairs} is above max_pairs {self.max_pairs}")
+        if self.max_pairs < 2 * self.min_pairs - 1:
+            raise ValueError(f"max_pairs {self.max_pairs}: batches of {self.min_pairs} need {2 * self.min_pairs - 1}")
         return self
 
 
@@ -171,7 +174,7 @@ class Sampling(Section):
 class Ppo(Section):
     """PPO-max (sections 3 and 5)."""
 
-    algorithm: str = "ppo-max"
+    algorithm: Literal["ppo-max"] = "ppo-max"  # of rlhf.algorithms
     initial: Literal["sft", "base"] = "sft"  # detail 9
     iterations: Count
     rollouts: Count  # per iteration: the experience buffer
@@ -199,8 +202,6 @@ class Ppo(Section):
             raise ValueError(f"rollouts {self.rollouts} is not a multiple of mini_batch {self.mini_batch}")
         if self.mini_batch % self.micro_batch:
             raise ValueError(f"mini_batch {self.mini_batch} is not a multiple of micro_batch {self.micro_batch}")
-        if self.algorithm != "ppo-max":
-            raise ValueError(f"algorithm {self.algorithm!r} is not known; known: ppo-max")
         return self
 
 
@@ -243,7 +244,7 @@ class Settings(Section):
     """The whole of params.yaml."""
 
     seed: int = 1
-    experiment: str = "rlhf"  # name of the MLflow experiment
+    experiment: Name = "rlhf"  # of the MLflow experiment; its models are registered as <experiment>-<model>
     model: Model
     data: Data
     engine: Engine = Engine()

@@ -20,6 +20,9 @@ from tests.project_copy import Project
 EXPERIMENT = "rlhf-tiny"
 RATES = ("win", "tie", "lose", "win_rate", "win_rate_low", "win_rate_high")
 KEYS = {
+    "fetch": "model_source model_revision model_sha256 model_bytes",
+    "prepare": "sft_train preferences_train preferences_gold preferences_test prompts_train prompts_test pretrain_train"
+    " dropped broken",
     "sft": "train_loss validation_loss validation_perplexity base_validation_perplexity seconds tokens_per_second",
     "reward": "accuracy accuracy_helpful accuracy_harmless accuracy_unseen_openings margin_mean calibration_error seconds"
     " tokens_per_second",
@@ -47,7 +50,7 @@ def newest(client: MlflowClient, stage: str) -> Run:
 @pytest.mark.parametrize("stage", STAGES[:-1])
 def test_metrics_hold_what_others_rely_on(chain: Project, stage: str) -> None:
     found = json.loads(Workspace(chain.root).metrics(stage).read_text())
-    assert set(KEYS.get(stage, "").split()) <= set(found)
+    assert set(KEYS[stage].split()) <= set(found)
     assert not any(isinstance(value, dict | list) for value in found.values())
 
 
@@ -111,7 +114,8 @@ def test_from_a_registered_model_one_walks_back_to_the_bytes_of_the_data(chain: 
         assert client.get_run(version.run_id).data.tags["rlhf.stage"] == name
     table = client.search_model_versions(f"name = '{EXPERIMENT}-sft'")[0].tags["dvc.dep.data/prepared/sft.parquet"]
     assert in_cache(chain, table).read_bytes() == (chain.root / "data" / "prepared" / "sft.parquet").read_bytes()
-    raw = newest(client, "prepare").data.tags["dvc.dep.data/raw"]
+    (prepare,) = [run for run in runs(client) if run.data.tags.get("dvc.out.data/prepared/sft.parquet") == table]
+    raw = prepare.data.tags["dvc.dep.data/raw"]
     entries = json.loads(in_cache(chain, raw).read_text())
     assert entries
     for entry in entries:

@@ -1,6 +1,6 @@
 import pytest
 
-from rlhf.monitor import collapsed, ends
+from rlhf.monitor import collapsed
 
 SOUND = {"perplexity": 4.0, "response_length": 40.0, "finished": 0.9, "kl": 0.05}
 
@@ -9,13 +9,6 @@ def run(last: dict[str, float], count: int = 20) -> bool:
     """A run whose last tenth differs from the rest."""
     rows = [SOUND] * (count - count // 10) + [SOUND | last] * (count // 10)
     return collapsed(rows)
-
-
-def test_ends_by_hand() -> None:
-    rows = [{"kl": float(n)} for n in range(20)]
-    assert ends(rows, "kl") == (0.5, 18.5)
-    assert ends(rows[:9], "kl") == (0.0, 8.0)
-    assert ends(rows[:1], "kl") == (0.0, 0.0)
 
 
 @pytest.mark.parametrize(

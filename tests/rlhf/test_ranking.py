@@ -82,7 +82,6 @@ def test_summary_by_hand() -> None:
         "accuracy_helpful": 0.5,
         "accuracy_harmless": 0.5,
         "accuracy_unseen_openings": 0.5,
-        "accuracy_seen_openings": 0.5,
         "longer_wins_accuracy": 2 / 3,
         "margin_mean": 0.625,
         "loss": sum(math.log(1 + math.exp(-margin)) for margin in (1.0, -0.5, 0.0, 2.0)) / 4,

@@ -65,7 +65,6 @@ def test_it_learns_an_easy_preference_and_says_how_well(workspace: Workspace) ->
     assert note["score_std"] == pytest.approx(float(held_out.std()), abs=1e-4) and note["role"] == "reward"
     details = json.loads(workspace.details("reward").read_text())
     assert sum(details["margin_histogram"]["helpful"]) == 12
-    assert not workspace.checkpoints.joinpath("reward").exists()
 
 
 def test_gold_learns_from_pairs_of_its_own_under_another_seed(workspace: Workspace) -> None:

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from rlhf.common.metrics import read_steps
+from rlhf.common.steps import read_steps
 from rlhf.data.tables import write_table
 from rlhf.models.causal import save_causal_lm
 from rlhf.models.scalar import new_scalar_model, save_scalar_model
@@ -157,7 +157,8 @@ def write_settings(workspace: Workspace, settings: Settings) -> None:
 
 def numbers(path: Path) -> list[dict[str, Any]]:
     """The rows of a step log or a summary, without the times."""
-    rows = read_steps(path) if path.suffix == ".jsonl" else [json.loads(path.read_text(encoding="utf-8"))]
+    content = read_steps(path) if path.suffix == ".jsonl" else json.loads(path.read_text(encoding="utf-8"))
+    rows = content if isinstance(content, list) else [content]
     return [{key: value for key, value in row.items() if not key.endswith(TIMES)} for row in rows]
 
 

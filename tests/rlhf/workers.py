@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-from rlhf.common.metrics import StepLog, Value
+from rlhf.common.metrics import Value
+from rlhf.common.steps import StepLog
 from rlhf.worker import main
 
 SECONDS = 300  # a worker needs about one; a busy machine may take its time

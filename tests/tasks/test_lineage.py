@@ -6,7 +6,7 @@ import yaml
 
 from rlhf.common.errors import RlhfError
 from rlhf.settings import preset_text, settings_from
-from tasks.lineage import flatten, git_state, output_hashes, stage_lineage
+from tasks.lineage import git_state, output_hashes, stage_lineage
 from tests.project_copy import Project
 
 SETTINGS = settings_from(yaml.safe_load(preset_text("tiny")))
@@ -54,7 +54,3 @@ def test_settings_of_a_stage_are_those_it_depends_on(repository: Project) -> Non
     assert {key.split(".")[0] for key in found} == {"seed", "ppo", "data"}
     assert "ppo.kl.coefficient" in found
     assert "ppo.iterations" not in found
-
-
-def test_flatten_keeps_lists_whole() -> None:
-    assert flatten({"a": {"b": {"c": 1}, "d": [{"e": 2}]}, "f": None}) == {"a.b.c": 1, "a.d": [{"e": 2}], "f": None}

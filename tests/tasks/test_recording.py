@@ -1,12 +1,10 @@
-import json
 from contextlib import closing
 from pathlib import Path
 
 from mlflow.entities import Metric
 
-from rlhf.common.metrics import StepLog
-from rlhf.workspace import Workspace
-from tasks.recording import StepTail, plot_data, write_plot_data
+from rlhf.common.steps import StepLog
+from tasks.recording import StepTail
 
 
 def values(metrics: list[Metric]) -> list[tuple[str, int, float]]:
@@ -58,16 +56,3 @@ def test_rows_that_could_not_be_sent_are_sent_later(tmp_path: Path) -> None:
     broken = False
     tail.close()
     assert values(sent) == [("loss", 1, 1.0), ("loss", 2, 0.5)]
-
-
-def test_plot_data_has_a_row_a_step_with_every_key(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path)
-    with closing(StepLog(workspace.steps("sft"))) as log:
-        log.write(2, {"loss": 1.0})
-        log.write(1, {"loss": 2.0})
-        log.write(2, {"validation_loss": 1.5})
-    write_plot_data(workspace, "sft")
-    assert json.loads(plot_data(workspace, "sft").read_text()) == [
-        {"loss": 2.0, "step": 1, "validation_loss": None},
-        {"loss": 1.0, "step": 2, "validation_loss": 1.5},
-    ]

@@ -5,12 +5,14 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from tasks import server
 from tasks.execution import key_of
+from tasks.process import MARK
 from tasks.server import address_file, answers, release, shared_server
 
 
@@ -76,3 +78,24 @@ def test_a_server_that_the_user_names_is_used_as_it_is(monkeypatch: pytest.Monke
     monkeypatch.setenv("PREFECT_API_URL", "http://prefect.example.org/api")
     assert shared_server(tmp_path, psutil.Process()) == "http://prefect.example.org/api"
     assert not (tmp_path / ".prefect").exists()
+
+
+def test_a_server_does_not_go_with_the_run_that_happened_to_start_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`run_process` ends all that carries its mark; the user interface may by then use the server."""
+    seen = tmp_path / "environment.json"
+    keeper = f"import json, os, time; json.dump(dict(os.environ), open({str(seen)!r}, 'w')); time.sleep(600)"
+    start = subprocess.Popen
+
+    def without_prefect(_command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        return start([sys.executable, "-c", keeper], **options)
+
+    monkeypatch.setenv(MARK, "run-1")
+    monkeypatch.setattr(server.subprocess, "Popen", without_prefect)
+    monkeypatch.setattr(server, "answers", lambda _url: seen.exists() and seen.stat().st_size > 0)
+    server._start(tmp_path)
+    record = json.loads(address_file(tmp_path).read_text())
+    psutil.Process(record["pid"]).kill()
+    environment = json.loads(seen.read_text())
+    assert MARK not in environment and environment["PATH"]

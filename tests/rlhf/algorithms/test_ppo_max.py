@@ -2,14 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from tiny import EOS, PAD, tiny_settings
 from torch import Tensor
 
-from rlhf.algorithms import Context, Material, make_algorithm
+from rlhf.algorithms import ALGORITHMS, Context, Material, make_algorithm
 from rlhf.algorithms.ppo_max import PpoMax
 from rlhf.common.errors import TrainingError
 from rlhf.common.tally import Tally
@@ -20,9 +20,14 @@ from rlhf.models.scalar import load_scalar_model
 from rlhf.rollout.actor import Actor
 from rlhf.rollout.records import Experience, PromptBatch, Rollout
 from rlhf.rollout.sampler import SamplingRule
+from rlhf.settings.schema import Ppo
 from rlhf.workspace import Workspace
 
 PROMPTS = [[2, 9, 30], [2, 11], [2, 5, 6, 7, 8, 40, 41], [2, 50, 51, 52], [2, 60], [2, 13, 14], [2, 15], [2, 16, 17]]
+
+
+def test_the_settings_know_every_algorithm() -> None:
+    assert get_args(Ppo.model_fields["algorithm"].annotation) == tuple(ALGORITHMS)
 
 
 def make(workspace: Workspace, **changes: Any) -> PpoMax:

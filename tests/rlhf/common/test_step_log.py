@@ -1,3 +1,4 @@
+import json
 import math
 from contextlib import closing
 from pathlib import Path
@@ -5,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from rlhf.common.errors import TrainingError
-from rlhf.common.metrics import StepLog, read_steps, write_summary
+from rlhf.common.metrics import write_summary
+from rlhf.common.steps import StepLog, ends, read_steps, write_plot_data
 
 
 def test_rows_come_back_and_none_is_left_out(tmp_path: Path) -> None:
@@ -58,3 +60,22 @@ def test_a_new_log_forgets_an_old_file_and_a_cut_line_is_passed_over(tmp_path: P
     StepLog(path).close()
     assert read_steps(path) == []
     assert read_steps(tmp_path / "none.jsonl") == []
+
+
+def test_plot_data_has_a_row_a_step_with_every_key(tmp_path: Path) -> None:
+    with closing(StepLog(tmp_path / "sft.jsonl")) as log:
+        log.write(2, {"loss": 1.0})
+        log.write(1, {"loss": 2.0})
+        log.write(2, {"validation_loss": 1.5})
+    write_plot_data(tmp_path / "sft.jsonl", tmp_path / "plot.json")
+    assert json.loads((tmp_path / "plot.json").read_text()) == [
+        {"loss": 2.0, "step": 1, "validation_loss": None},
+        {"loss": 1.0, "step": 2, "validation_loss": 1.5},
+    ]
+
+
+def test_ends_by_hand() -> None:
+    rows = [{"kl": float(n)} for n in range(20)]
+    assert ends(rows, "kl") == (0.5, 18.5)
+    assert ends(rows[:9], "kl") == (0.0, 8.0)
+    assert ends(rows[:1], "kl") == (0.0, 0.0)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.engine.checkpoints import Checkpoints, fingerprint
+from rlhf.workspace import Workspace
 
 
 def touch(directory: Path) -> None:
@@ -27,14 +28,19 @@ def test_another_key_or_stage_sees_nothing(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path, "reward", "key").latest() is None
 
 
-def test_clear_forgets_its_own_key_only(tmp_path: Path) -> None:
+def test_only_checkpoints_of_a_finished_run_may_be_removed(tmp_path: Path) -> None:
     """A long run that was interrupted still goes on after a short one with other settings has ended."""
+    workspace = Workspace(tmp_path)
     for stage, key in (("sft", "a"), ("sft", "b"), ("reward", "a")):
-        Checkpoints(tmp_path, stage, key).save(1, touch)
-    Checkpoints(tmp_path, "sft", "a").clear()
-    assert sorted(path.name for path in tmp_path.glob("*/*")) == ["a", "b"]
-    Checkpoints(tmp_path, "sft", "b").clear()
-    assert [path.name for path in tmp_path.iterdir()] == ["reward"]
+        Checkpoints(workspace.checkpoints, stage, key).save(1, touch)
+    assert workspace.finished_checkpoints("sft") == []
+    done = Checkpoints(workspace.checkpoints, "sft", "a")
+    done.finish()
+    assert workspace.finished_checkpoints("sft") == [done.directory]
+    assert workspace.finished_checkpoints("reward") == []
+    assert done.latest() == (1, done.directory / "step-00000001")  # until then a run that is repeated goes on from it
+    Checkpoints(workspace.checkpoints, "sft", "none").finish()
+    assert workspace.finished_checkpoints("sft") == [done.directory]
 
 
 def test_a_failed_write_leaves_the_one_before(tmp_path: Path) -> None:

@@ -89,7 +89,6 @@ def resume(engine: ZeroEngine, directory: Path) -> dict[str, Any]:
         last_resumed = take_step(resumed, mine(engine, step))
     kept = sorted(path.name for path in checkpoints.directory.iterdir())
     barrier()
-    checkpoints.clear()
     return {
         "step": found[0],
         "kept": kept,

@@ -6,7 +6,7 @@ import yaml
 from tiny import changed
 
 from rlhf.common.errors import SettingsError
-from rlhf.settings import load_settings, preset_names, preset_text, settings_from
+from rlhf.settings import flatten, load_settings, preset_names, preset_text, settings_from
 
 
 def refused(changes: dict[str, Any]) -> str:
@@ -62,7 +62,8 @@ def test_an_unknown_key_is_named_with_those_that_are_known(path: str, known: str
         ("data.sft", [], "at least 1 item"),
         ("data.sft", "starter", "tuple"),
         ("seed", "one", "integer"),
-        ("ppo.algorithm", "reinforce", "known: ppo-max"),
+        ("ppo.algorithm", "reinforce", "Input should be 'ppo-max'"),
+        ("experiment", "team/rlhf", "String should match pattern"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(path: str, value: Any, told: str) -> None:
@@ -79,6 +80,7 @@ def test_a_wrong_value_is_named_with_what_is_allowed(path: str, value: Any, told
         ({"engine.processes": 2}, "engine: processes > 1 needs kind: deepspeed"),
         ({"engine.kind": "deepspeed", "engine.processes": 2}, "ppo.mini_batch 4 is not a multiple of ppo.micro_batch"),
         ({"reward.min_pairs": 200}, "reward: min_pairs 200 is above max_pairs 128"),
+        ({"reward.min_pairs": 4, "reward.max_pairs": 6}, "reward: max_pairs 6: batches of 4 need 7"),
         ({"data.validation_fraction": 0.6, "data.test_fraction": 0.4}, "data: validation_fraction + test_fraction"),
         ({"evaluate.comparisons": [["policy", "gold"]]}, "evaluate: comparisons: ['gold']"),
         ({"evaluate.comparisons": []}, "evaluate: comparisons: empty"),
@@ -148,3 +150,7 @@ def test_a_file_that_is_no_settings_file_is_named(tmp_path: Path, text: str | No
     with pytest.raises(SettingsError, match=told) as caught:
         load_settings(path)
     assert str(path) in str(caught.value)
+
+
+def test_flatten_keeps_lists_whole() -> None:
+    assert flatten({"a": {"b": {"c": 1}, "d": [{"e": 2}]}, "f": None}) == {"a.b.c": 1, "a.d": [{"e": 2}], "f": None}
