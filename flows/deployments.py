@@ -21,6 +21,7 @@ from flows.pipeline import pipeline
 from flows.stage import exit_code, prefect_server
 from rlhf.common.errors import RlhfError
 from tasks.execution import current_execution
+from tasks.tracking import shown
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -39,10 +40,10 @@ def main(arguments: list[str] | None = None) -> None:
                 "PREFECT_API_URL to its address, here and where the worker runs"
             )
     with exit_code(), prefect_server(Path(), current_execution()) as url:
-        print(f"Prefect: {url.removesuffix('/api')}")
+        print(f"Prefect: {shown(url.removesuffix('/api'))}")
         if options.work_pool:
             register(options.name, options.work_pool, options.cron, parameters)
-            print(f"A worker runs it: PREFECT_API_URL={url} prefect worker start --pool {options.work_pool}")
+            print(f"A worker runs it: PREFECT_API_URL={shown(url)} prefect worker start --pool {options.work_pool}")
         else:
             pipeline.serve(
                 options.name,

@@ -27,7 +27,7 @@ def main() -> None:
         mlflow = None
         try:
             prefect_url = shared_server(root, own)
-            print(f"Prefect  {prefect_url.removesuffix('/api')}", flush=True)
+            print(f"Prefect  {shown(prefect_url.removesuffix('/api'))}", flush=True)
             if uri := os.environ.get("MLFLOW_TRACKING_URI"):
                 print(f"MLflow   {shown(uri)} (MLFLOW_TRACKING_URI; not started here)", flush=True)
             else:

@@ -11,10 +11,16 @@ PERPLEXITY_SHARE = 0.5  # of the first log-perplexity: collapse drives perplexit
 LENGTH_FACTOR = 1.5  # of the first response length
 FINISHED_SHARE = 0.5  # of the first share of responses that end by themselves: the others ran into the limit
 KL_BAND = 0.5  # nats per token
+SIGNALS = ("perplexity", "response_length", "finished", "kl")
 
 
-def collapsed(rows: Sequence[dict[str, Any]]) -> bool:
-    """Judge a finished run by the means over its first and last tenth of iterations (at least one each)."""
+def collapsed(rows: Sequence[dict[str, Any]]) -> bool | None:
+    """Judge a finished run by the means over its first and last tenth of iterations (at least one each).
+
+    None for an algorithm that does not log the signals.
+    """
+    if not all(key in row for key in SIGNALS for row in rows):
+        return None
     first, last = ends(rows, "perplexity")
     first_length, last_length = ends(rows, "response_length")
     first_finished, last_finished = ends(rows, "finished")

@@ -161,7 +161,8 @@ class Loop:
             metrics[f"{name}_gradient_norm"] = sum(norms) / len(norms)
         for peaks in self.engine.all_gather([dict(tally.peaks)]):
             tally.peak(**peaks)
-        return {**metrics, **tally.means(self.engine.all_sum)}
+        means = tally.means(self.engine.all_sum)
+        return {**metrics, **means, **self.algorithm.learnt(means)}
 
     def _plain_text(self, update: int) -> TokenBatch | None:
         """The windows of one mini-batch: each process takes its own."""
@@ -259,6 +260,11 @@ def _histograms(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return table
 
 
+def _peak(rows: list[dict[str, Any]], key: str) -> dict[str, Value]:
+    values = [row[key] for row in rows if key in row]
+    return {f"{key}_max": max(values)} if values else {}
+
+
 def _summary(rows: list[dict[str, Any]], seconds: float) -> Mapping[str, Value]:
     """First and last mean over a tenth of the iterations, at least one."""
     summary: dict[str, Value] = {}
@@ -283,7 +289,7 @@ def _summary(rows: list[dict[str, Any]], seconds: float) -> Mapping[str, Value]:
         **summary,
         "validation_reward_first": looks[0],
         "validation_reward_last": looks[-1],
-        "first_ratio_deviation_max": max(row["first_ratio_deviation"] for row in rows),
+        **_peak(rows, "first_ratio_deviation"),
         "collapsed": collapsed(rows),
         "iterations": len(rows),
         "seconds": seconds,

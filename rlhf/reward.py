@@ -6,6 +6,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -39,7 +40,8 @@ def train(settings: Settings, workspace: Workspace, role: Role = "reward") -> No
     )
     engine = run.engine
     tokenizer = load_tokenizer(start)
-    pairs = read_rows_of(workspace, "preferences", TRAINING_SPLIT[role])
+    rows = read_rows_of(workspace, "preferences", TRAINING_SPLIT[role])
+    pairs = balanced(rows) if section.balance_kinds else rows
     held_out = read_rows_of(workspace, "preferences", "validation")
     test = read_rows_of(workspace, "preferences", "test")
     model = new_scalar_model(start, settings.seed, role)
@@ -105,12 +107,27 @@ def train(settings: Settings, workspace: Workspace, role: Role = "reward") -> No
                 **outcome.held_out,
                 **{key: value for key, value in outcome.train.items() if key in ("pair_loss", "lm_loss")},
                 "steps": len(plan),
-                "pairs_trained": len(pairs),
+                "pairs_trained": len(rows),
+                "pairs_per_epoch": len(pairs),
                 "seconds": outcome.seconds,
                 "tokens_per_second": outcome.tokens / outcome.seconds,
             },
         )
         run.checkpoints.finish()
+
+
+def balanced(table: pd.DataFrame) -> pd.DataFrame:
+    """Repeat the scarcer of helpful and harmless rows in turn until there are as many of both; others stay as they are.
+
+    What makes an answer good in one kind can make it bad in the other, a refusal for example: the kind with more pairs
+    would settle the sign for both.
+    """
+    parts = {str(kind): part for kind, part in table.groupby("kind", sort=True)}
+    if {"helpful", "harmless"} <= parts.keys():
+        most = max(len(parts[kind]) for kind in ("helpful", "harmless"))
+        for kind in ("helpful", "harmless"):
+            parts[kind] = parts[kind].iloc[np.arange(most) % len(parts[kind])]
+    return pd.concat(list(parts.values()), ignore_index=True)
 
 
 class PairReader:

@@ -69,9 +69,12 @@ class Workspace:
         """Resume checkpoints: outside of DVC's outs and of git, one directory per stage and fingerprint."""
         return self.root / ".checkpoints"
 
-    def finished_checkpoints(self, stage: str) -> list[Path]:
-        """Directories of a stage's checkpoints that nobody needs once its outputs are kept; other settings' stay."""
-        return [mark.parent for mark in self.checkpoints.glob(f"{stage}/*/{FINISHED}")]
+    def finished_checkpoints(self, *, but: str) -> list[Path]:
+        """Directories of checkpoints that nobody needs once their stage's outputs are kept; `but` is left out.
+
+        Those of runs that did not finish stay, of other settings too.
+        """
+        return [mark.parent for mark in self.checkpoints.glob(f"*/*/{FINISHED}") if mark.parents[1].name != but]
 
     @property
     def failures(self) -> Path:

@@ -12,6 +12,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.exceptions import PrefectException
 
+from rlhf.common.errors import ChangedError
 from rlhf.settings import Settings, flatten, load_settings
 from rlhf.workspace import Workspace
 from tasks import tracking
@@ -34,12 +35,12 @@ def recorded(stage: str, root: Path = Path()) -> Iterator[StageRun]:
     The run ends FINISHED, FAILED with the message, or KILLED on Ctrl-C and cancellation.
     """
     settings, lineage = check_inputs(stage, root)
+    for directory in Workspace(root).finished_checkpoints(but=stage):
+        shutil.rmtree(directory, ignore_errors=True)  # DVC has recorded those stages, or it would not be here
     run = open_run(stage, root, settings, lineage)
     status, message = "KILLED", None
     try:
         yield run
-        for directory in Workspace(root).finished_checkpoints(stage):  # not before: a failure here costs no training
-            shutil.rmtree(directory, ignore_errors=True)
         status = "FINISHED"
     except Exception as error:
         status = "FAILED"
@@ -91,6 +92,16 @@ def run_worker(run: StageRun) -> None:
             tail.close()
         if not done:
             set_aside(workspace, run.stage)
+    refuse_changes(run)
+
+
+def refuse_changes(run: StageRun) -> None:
+    """Refuse outputs whose inputs changed meanwhile: DVC hashes inputs last, and would tie the new ones to them."""
+    after = stage_lineage(run.root, run.stage, load_settings(Workspace(run.root).params))
+    old, new = (lineage.dependencies | lineage.settings for lineage in (run.lineage, after))
+    changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    if changed:
+        raise ChangedError(f"{', '.join(changed)}: changed while {run.stage} ran; run it again (dvc repro)")
 
 
 def set_aside(workspace: Workspace, stage: str) -> None:

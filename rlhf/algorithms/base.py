@@ -78,6 +78,10 @@ class Algorithm(Protocol[E]):
         """The losses of one mini-batch for one trainer, one entry per micro-batch, equally many on every process."""
         ...
 
+    def learnt(self, means: Mapping[str, float]) -> dict[str, Value]:
+        """Take note of the metrics of an iteration's updates, once it has learnt; gives further metrics."""
+        ...
+
     def score(self, rollout: Rollout) -> Tensor:
         """Reward of each response, [B], for monitoring."""
         ...

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,11 +20,11 @@ from rlhf.models.causal import load_causal_lm, train_only_top
 from rlhf.models.quantities import entropy, hidden_states, spread, target_logits, target_tokens, token_logprobs
 from rlhf.models.scalar import at_last, load_scalar_model, new_scalar_model
 from rlhf.models.trunk import lower_states, shares_trunk, upper_states
-from rlhf.ppo.advantages import gae
+from rlhf.ppo.advantages import gae, whiten
 from rlhf.ppo.kl import kl_estimate
-from rlhf.ppo.losses import surrogate, value_loss
+from rlhf.ppo.losses import adapted, entropy_loss, policy_kl, surrogate, value_loss
 from rlhf.ppo.moments import Moments, merge
-from rlhf.ppo.rewards import clip, normalise, token_rewards
+from rlhf.ppo.rewards import clip, normalise, scale, token_rewards
 from rlhf.rollout.records import Experience, Rollout, Scores
 
 
@@ -47,7 +47,9 @@ class PpoMax:
         workspace, ppo = context.workspace, context.settings.ppo
         policy = load_causal_lm(workspace.model(ppo.initial))
         critic = (
-            load_scalar_model(workspace.model("reward"), unit_scale=ppo.reward.normalise is not None)
+            load_scalar_model(
+                workspace.model("reward"), unit_scale=(ppo.reward.normalise or ppo.reward.scale) is not None
+            )
             if ppo.critic.initial == "reward"
             else new_scalar_model(workspace.model("sft"), context.settings.seed, "critic")
         )
@@ -67,6 +69,7 @@ class PpoMax:
         self._reward = self.engine.frozen(load_scalar_model(workspace.model("reward")))
         self._shared = self._trunk(ppo.trainable_layers)
         self._history = Moments()
+        self._penalty = ppo.penalty.coefficient if ppo.penalty else 0.0
 
     def _trunk(self, layers: int | None) -> int | None:
         """The number of top blocks above what all four models have in common and none of them trains."""
@@ -84,10 +87,20 @@ class PpoMax:
         return {"policy": self.settings.epochs, "critic": self.settings.epochs}
 
     def state(self) -> dict[str, Any]:
-        return {"history": self._history.as_dict()}
+        return {"history": self._history.as_dict(), "penalty": self._penalty}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self._history = Moments(**state["history"])
+        self._history, self._penalty = Moments(**state["history"]), state["penalty"]
+
+    def learnt(self, means: Mapping[str, float]) -> dict[str, Value]:
+        """Adapt the penalty's weight to the divergence of this iteration's updates."""
+        penalty = self.settings.penalty
+        if penalty is None or "policy_kl" not in means:
+            return {}
+        used = self._penalty
+        if penalty.target is not None:
+            self._penalty = adapted(self._penalty, means["policy_kl"], penalty.target)
+        return {"penalty_coefficient": used}
 
     # -- experience ---------------------------------------------------------------------------------------------
 
@@ -99,8 +112,8 @@ class PpoMax:
         shaped = self._shape(scores, rollout.response_mask)
         mask, settings = rollout.response_mask, self.settings.gae
         advantages, returns = gae(shaped.tokens, scores.values, mask, settings.gamma, settings.lam)
-        old = (scores.logprobs, scores.values)
-        experience = Experience(rollout.batch, mask, *old, advantages, returns, scores.below)
+        old = scores.logprobs if self.settings.importance == "policy" else scores.reference_logprobs
+        experience = Experience(rollout.batch, mask, old, scores.values, advantages, returns, scores.below)
         return experience, self._describe(rollout, scores, shaped, experience)
 
     @torch.no_grad()
@@ -127,11 +140,13 @@ class PpoMax:
         return Scores(torch.cat(rewards), logprobs, reference, values, entropies, torch.cat(lower) if lower else None)
 
     def _shape(self, scores: Scores, mask: Tensor) -> _Shaped:
-        rewards = scores.rewards
-        if self.settings.reward.normalise == "running":
-            self._history = merge(self._history, rewards, self.engine.all_sum)
+        rewards, transform = scores.rewards, self.settings.reward
+        self._history = merge(self._history, rewards, self.engine.all_sum)
+        if transform.normalise == "running":
             rewards = normalise(rewards, self._history)
-        rewards = clip(rewards, self.settings.reward.clip)
+        elif transform.scale == "running":
+            rewards = scale(rewards, self._history)
+        rewards = clip(rewards, transform.clip)
         kl = self.settings.kl
         estimate = kl_estimate(scores.logprobs, scores.reference_logprobs, kl.estimator if kl else "k1") * mask
         return _Shaped(rewards, estimate, token_rewards(rewards, estimate, mask, kl.coefficient if kl else 0.0))
@@ -174,6 +189,8 @@ class PpoMax:
     ) -> list[Loss]:
         count = float(self.engine.all_sum(batch.response_mask.sum().double()))
         rows = torch.arange(len(batch), device=batch.response_mask.device).split(self.settings.micro_batch)
+        if name == "policy":
+            batch = self._reparameterised(batch)
         parts = [batch.select(index) for index in rows]
         if name == "critic":
             bound = self.settings.value_clip if iteration >= 0 else None  # pre-training has far to go
@@ -183,17 +200,37 @@ class PpoMax:
             losses.append(lambda: self._ptx_loss(pretrain, tally))
         return losses
 
+    def _reparameterised(self, batch: Experience) -> Experience:
+        """Detail 6, over the mini-batch as a whole, whatever its micro-batches."""
+        transform = self.settings.advantage
+        if transform is None:
+            return batch
+        advantages = batch.advantages
+        if transform.normalise == "mini-batch":
+            advantages = whiten(advantages, batch.response_mask, self.engine.all_sum)
+        return replace(batch, advantages=clip(advantages, transform.clip))
+
     def _policy_loss(self, part: Experience, count: float, tally: Tally) -> Tensor:
         mask = part.response_mask
-        logprobs = token_logprobs(self._logits(self._policy, part.batch, part.below), target_tokens(part.batch))
+        logits = self._logits(self._policy, part.batch, part.below)
+        logprobs = token_logprobs(logits, target_tokens(part.batch))
         losses, ratio = surrogate(
             logprobs, part.old_logprobs[mask], part.advantages[mask], self.settings.surrogate_clip
         )
         deviation = (ratio.detach() - 1).abs()
         tally.add(policy_loss=losses, ratio_mean=ratio)
+        if self.settings.penalty is not None:
+            divergence = policy_kl(ratio)
+            tally.add(policy_kl=divergence)
+            losses = losses + self._penalty * divergence
+        if self.settings.entropy is not None:
+            bonus = entropy_loss(entropy(logits), self.settings.entropy.target)
+            tally.add(entropy_loss=bonus)
+            losses = losses + self.settings.entropy.coefficient * bonus
         if self.settings.surrogate_clip is not None:
             tally.add(clip_fraction=(deviation > self.settings.surrogate_clip).float())
-        tally.peak(ratio_max_deviation=float(deviation.max()))
+        if self.settings.importance == "policy":
+            tally.peak(ratio_max_deviation=float(deviation.max()))
         return losses.sum() / count
 
     def _critic_loss(self, part: Experience, bound: float | None, count: float, tally: Tally) -> Tensor:

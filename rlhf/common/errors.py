@@ -27,5 +27,9 @@ class SourceError(RlhfError):
     """A source address cannot be read or what it brought is not what was pinned."""
 
 
+class ChangedError(RlhfError):
+    """What a stage reads was changed while it ran."""
+
+
 class TrainingError(RlhfError):
     """Training cannot go on (for example a loss that is not finite); the message names step and saved evidence."""

@@ -87,6 +87,10 @@ def _check_loads(directory: Path, vocabulary: int) -> None:
     if model.get_input_embeddings().weight.shape[0] < vocabulary:
         raise SourceError(f"{directory}: the tokenizer has {vocabulary} tokens, the model fewer embeddings")
     with torch.inference_mode():
-        logits = model(torch.zeros((1, 2), dtype=torch.int64)).logits
+        ids = torch.zeros((1, 2), dtype=torch.int64)
+        logits = model(ids).logits
+        plain = model.get_output_embeddings()(model.base_model(input_ids=ids).last_hidden_state)
     if not torch.isfinite(logits).all():
         raise SourceError(f"{directory}: the model gives logits that are not finite")
+    if not torch.allclose(logits, plain, rtol=1e-2, atol=1e-2):  # what sampler and losses compute
+        raise SourceError(f"{directory}: the model scales or caps its logits, which is not supported here")

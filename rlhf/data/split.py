@@ -100,16 +100,16 @@ def candidates(
     no place for.
     """
     wanted = [*rows["prompts"], *rows["evaluation"]] if table == "prompts" else rows[table]
-    own_test = _with_test_file(rows["evaluation"])
+    own_test = _with_test_file(wanted)
     found: dict[str, Candidate] = {}
     for row in wanted:
         place, name = Place(row.use, row.file, row.line), identity(row.record)
         opening = "" if table == "pretrain" else _opening(row)
         split = _text_split(assignment, name) if table == "pretrain" else assignment.split_of(opening)
-        trains_only = row.use == "evaluation" and row.published != "test" and (row.use, row.address) in own_test
-        if trains_only or (row.use == "prompts" and row.published == "test"):
+        trains_only = row.published != "test" and (row.use, row.address) in own_test
+        if (trains_only and row.use == "evaluation") or (row.use == "prompts" and row.published == "test"):
             ledger.drop(place, "published_split_not_used")
-        elif split == "test" and (row.published == "train" or row.use == "prompts"):
+        elif split == "test" and (trains_only or row.use == "prompts"):
             ledger.drop(place, "opening_in_test")
         elif name in found:
             ledger.drop(place, "duplicate")

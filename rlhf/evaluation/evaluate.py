@@ -134,6 +134,7 @@ def summary(
     for name, responses in answers.items():
         lengths = [len(response.ids) for response in responses]
         flat[f"response_length_{name}"] = float(np.mean(lengths))
+        flat[f"finished_{name}"] = float(np.mean([response.finished for response in responses]))
         flat[f"distinct_2_{name}"] = distinct_2([response.ids for response in responses])
         flat[f"gold_score_{name}"] = float(np.mean(scores[name])) if scores[name] else None
     return flat

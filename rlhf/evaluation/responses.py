@@ -34,6 +34,7 @@ class Response:
 
     ids: tuple[int, ...]
     text: str
+    finished: bool  # False: cut off at the limit
 
 
 def read_prompts(workspace: Workspace) -> list[Prompt]:
@@ -90,7 +91,9 @@ def generate_responses(
         uniforms = torch.stack([row_uniforms(rule.max_new_tokens, seed, "evaluate", prompts[i].id) for i in batch])
         sampled = sample_responses(model, [prompts[i].ids for i in batch], uniforms, rule)
         for index, ids in zip(batch, sampled, strict=True):
-            answers[index] = Response(tuple(ids), str(tokenizer.decode(ids, skip_special_tokens=True)).strip())
+            answers[index] = Response(
+                tuple(ids), str(tokenizer.decode(ids, skip_special_tokens=True)).strip(), ids[-1] == rule.eos_id
+            )
         progress.advance(len(batch))
     progress.close()
     return [answers[index] for index in range(len(prompts))]

@@ -1,7 +1,10 @@
-"""Detail 10: generalised advantage estimation."""
+"""Details 10 and 6: generalised advantage estimation, and whitening over a mini-batch."""
 
 import torch
 from torch import Tensor
+
+from rlhf.ppo.moments import AllSum, Moments, merge
+from rlhf.ppo.rewards import normalise
 
 
 def gae(rewards: Tensor, values: Tensor, response_mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
@@ -21,3 +24,13 @@ def gae(rewards: Tensor, values: Tensor, response_mask: Tensor, gamma: float, la
         running = deltas[:, step] + gamma * lam * running
         advantages[:, step] = running
     return advantages, (advantages + values) * keep
+
+
+def whiten(advantages: Tensor, response_mask: Tensor, all_sum: AllSum) -> Tensor:
+    """Detail 6: (A - mean) / std over the response tokens of a mini-batch, [B, R] -> [B, R], 0 outside the mask.
+
+    `all_sum` sums over the processes that hold its parts. The std is the unbiased one; a mini-batch without spread is
+    only centred.
+    """
+    moments = merge(Moments(), advantages[response_mask], all_sum)
+    return normalise(advantages, moments) * response_mask

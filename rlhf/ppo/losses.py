@@ -1,7 +1,7 @@
-"""The losses: clipped surrogate (detail 11), clipped value loss (detail 7). Sums over tokens; the caller divides once.
+"""The losses: surrogate (details 2, 11) and its penalty variant (eq. 14), entropy (detail 3), value loss (detail 7).
 
-A mean over the response tokens of the whole mini-batch is a sum here divided by the global token count there, so that
-micro-batches and processes change nothing.
+Sums over tokens; the caller divides once: a mean over the response tokens of the whole mini-batch is a sum here divided
+by the global token count there, so that micro-batches and processes change nothing.
 """
 
 import torch
@@ -21,6 +21,33 @@ def surrogate(
         return -plain, ratio
     clipped = ratio.clamp(1 - epsilon, 1 + epsilon) * advantages
     return -torch.minimum(plain, clipped), ratio
+
+
+def policy_kl(ratio: Tensor) -> Tensor:
+    """KL(pi_old || pi) of each token in nats, from rho = pi / pi_old of tokens that pi_old sampled; [N], never negative.
+
+    rho - 1 - log rho: unbiased, and its gradient (rho - 1) grad log pi vanishes where the policies agree, as the exact one
+    does; that of -log rho would be noise of mean 0 there.
+    """
+    return ratio - 1 - ratio.log()
+
+
+def adapted(coefficient: float, divergence: float, target: float) -> float:
+    """The penalty's weight after an iteration whose updates saw KL(pi_old || pi) = `divergence` nats on average (eq. 14).
+
+    Halved below target / 1.5, doubled above 1.5 target (Schulman et al. 2017, section 4).
+    """
+    if divergence < target / 1.5:
+        return coefficient / 2
+    return coefficient * 2 if divergence > target * 1.5 else coefficient
+
+
+def entropy_loss(entropies: Tensor, target: float | None) -> Tensor:
+    """Detail 3: what is added, weighted, to the loss of each token; entropies in nats, [N] -> [N].
+
+    None: -H, the more entropy the better. Else |H - target|: drawn towards the target from either side.
+    """
+    return -entropies if target is None else (entropies - target).abs()
 
 
 def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float | None) -> tuple[Tensor, Tensor]:

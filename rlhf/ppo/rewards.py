@@ -1,4 +1,4 @@
-"""From a score per response to a reward per token: reparameterisation (detail 5) and the KL penalty (eq. 3, 19)."""
+"""From a score per response to a reward per token: reparameterisation (details 4 and 5) and the KL penalty (eq. 3, 19)."""
 
 import torch
 from torch import Tensor
@@ -7,13 +7,18 @@ from rlhf.ppo.moments import Moments
 
 
 def normalise(scores: Tensor, history: Moments) -> Tensor:
-    """Detail 5: (r - mean) / std with the moments of the history, [B] -> [B]."""
+    """Detail 5: (r - mean) / std with the moments of the history, any shape."""
     return (scores - history.mean) / history.std
 
 
-def clip(scores: Tensor, delta: float | None) -> Tensor:
-    """Detail 5: to [-delta, delta]; None leaves the scores alone."""
-    return scores if delta is None else scores.clamp(-delta, delta)
+def scale(scores: Tensor, history: Moments) -> Tensor:
+    """Detail 4: r / std with the moments of the history, the mean stays; [B] -> [B]."""
+    return scores / history.std
+
+
+def clip(values: Tensor, delta: float | None) -> Tensor:
+    """Details 5 and 6: to [-delta, delta], any shape; None leaves the values alone."""
+    return values if delta is None else values.clamp(-delta, delta)
 
 
 def token_rewards(scores: Tensor, kl: Tensor, response_mask: Tensor, kl_coefficient: float) -> Tensor:

@@ -114,6 +114,7 @@ class RewardModel(Section):
     min_pairs: Count = 4  # of one batch
     max_pairs: Count = 128
     lm_coefficient: NonNegative = 1.0  # beta_rm
+    balance_kinds: bool = False  # repeat the pairs of the scarcer kind: both weigh the same in an epoch
     optimizer: Optimizer
     trainable_layers: Count | None = None
     evaluate_every: Count = 20
@@ -136,10 +137,38 @@ class Kl(Section):
 
 
 class RewardTransform(Section):
-    """Detail 5: how the score of the reward model is reparameterised before it becomes a token reward."""
+    """Details 4 and 5: how the score of the reward model is reparameterised before it becomes a token reward."""
 
-    normalise: Literal["running"] | None = "running"  # (r - mean) / std of the history
-    clip: Positive | None = None  # delta: to [-delta, delta] after normalisation
+    normalise: Literal["running"] | None = "running"  # detail 5: (r - mean) / std of the history
+    scale: Literal["running"] | None = None  # detail 4: r / std of the history
+    clip: Positive | None = None  # detail 5, delta: to [-delta, delta] after either
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if self.normalise is not None and self.scale is not None:
+            raise ValueError("normalise divides by the standard deviation already: normalise or scale must be null")
+        return self
+
+
+class AdvantageTransform(Section):
+    """Detail 6: how advantages are reparameterised before the policy learns from them."""
+
+    normalise: Literal["mini-batch"] | None = "mini-batch"  # (A - mean) / std over its response tokens
+    clip: Positive | None = None  # to [-clip, clip] after normalisation
+
+
+class Entropy(Section):
+    """Detail 3: entropy bonus."""
+
+    coefficient: Positive
+    target: Positive | None = None  # delta_ent in nats per token: the loss holds |H - target|; null: -H
+
+
+class Penalty(Section):
+    """PPO-penalty (eq. 14): KL(pi_old || pi) in the loss, in place of the clip."""
+
+    coefficient: Positive  # beta, where it starts
+    target: Positive | None = None  # nats per token: beta adapts to it after each iteration; null: beta is fixed
 
 
 class Gae(Section):
@@ -185,9 +214,15 @@ class Ppo(Section):
     critic: Critic
     sampling: Sampling = Sampling()
     kl: Kl | None
+    importance: Literal["policy", "reference"] = (
+        "policy"  # detail 2: what the ratio divides by; policy: the sampling one
+    )
+    entropy: Entropy | None = None
     reward: RewardTransform
+    advantage: AdvantageTransform | None = None
     gae: Gae = Gae()
     surrogate_clip: Positive | None  # detail 11: epsilon
+    penalty: Penalty | None = None
     value_clip: Positive | None  # detail 7: lambda_vf
     ptx: Ptx | None = None
     trainable_layers: Count | None = None  # of policy and critic, from the top
@@ -195,6 +230,16 @@ class Ppo(Section):
     samples_every: Count = 5  # iterations, between looks at the validation prompts
     validation_prompts: Count = 16
     checkpoint_every: Count = 10  # iterations
+
+    @model_validator(mode="after")
+    def _penalty_instead_of_clip(self) -> Self:
+        if self.penalty is not None and self.surrogate_clip is not None:
+            raise ValueError(
+                "the penalty of eq. 14 takes the place of the clip: penalty or surrogate_clip must be null"
+            )
+        if self.penalty is not None and self.importance != "policy":
+            raise ValueError("penalty measures the divergence from the sampling policy: importance must be policy")
+        return self
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:

@@ -60,7 +60,7 @@ def test_resumed_equals_uninterrupted(
         STAGES[stage](tiny_settings(CHANGES | {"report.dialogues": 3, "experiment": "other"}), workspace)
     assert "resuming from" in caplog.text
     assert outcome(workspace, stage, MODELS[stage]) == whole[stage]
-    assert len(workspace.finished_checkpoints(stage)) == 1
+    assert len(workspace.finished_checkpoints(but="")) == 1
 
 
 def test_a_run_killed_twice_still_ends_the_same(workspace: Workspace, whole: dict[str, dict[str, Any]]) -> None:
@@ -119,4 +119,4 @@ def test_the_same_run_twice_gives_the_same_files(
 ) -> None:
     STAGES[stage](tiny_settings(CHANGES), workspace)
     assert outcome(workspace, stage, MODELS[stage]) == whole[stage]
-    assert len(workspace.finished_checkpoints(stage)) == 1
+    assert len(workspace.finished_checkpoints(but="")) == 1

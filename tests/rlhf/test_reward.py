@@ -2,13 +2,14 @@ import json
 import math
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from tiny import EOS, GOOD, PAD, numbers, tiny_settings
 
 from rlhf import reward
 from rlhf.data.batches import Limits, epoch_plan
-from rlhf.data.tables import read_table
+from rlhf.data.tables import read_table, table_path
 from rlhf.engine import make_engine
 from rlhf.models.causal import load_causal_lm
 from rlhf.models.scalar import NOTE_FILE, ScalarModel, load_scalar_model, new_scalar_model
@@ -100,6 +101,25 @@ def test_the_first_loss_equals_a_loop_over_pairs(workspace: Workspace, prepared:
     first = numbers(workspace.steps("reward"))[1]
     assert first["pair_loss"] == pytest.approx(mean(pair_losses), abs=1e-5)
     assert first["lm_loss"] == pytest.approx(mean(lm_losses), abs=1e-5)
+
+
+def test_the_scarcer_kind_is_repeated_in_turn() -> None:
+    table = pd.DataFrame({"id": list("abcdefg"), "kind": ["helpful", *["harmless"] * 5, "helpful"]})
+    found = reward.balanced(table)
+    assert found.groupby("kind")["id"].agg("".join).to_dict() == {"harmless": "bcdef", "helpful": "agaga"}
+    assert found.index.tolist() == list(range(10))
+    same = reward.balanced(found)
+    assert sorted(same["id"]) == sorted(found["id"])
+
+
+def test_balanced_kinds_are_seen_equally_often_in_an_epoch(workspace: Workspace) -> None:
+    path = table_path(workspace, "preferences")
+    table = pd.read_parquet(path)
+    scarce = (table["split"] == "train") & (table["kind"] == "helpful")
+    table[~scarce | (scarce.cumsum() <= 10)].to_parquet(path)
+    reward.train(tiny_settings(changes(balance_kinds=True, max_steps=1)), workspace)
+    summary = json.loads(workspace.metrics("reward").read_text())
+    assert (summary["pairs_trained"], summary["pairs_per_epoch"]) == (24 + 10, 24 + 24)
 
 
 def test_without_the_imitation_loss_there_is_none_to_log(workspace: Workspace) -> None:

@@ -225,7 +225,7 @@ def test_a_shared_trunk_changes_no_number(prepared: Workspace, layers: int) -> N
     found = []
     for shared in (layers, None):
         algorithm._shared = shared
-        algorithm.load_state({"history": {}})
+        algorithm.load_state({"history": {}, "penalty": 0.0})
         experience, metrics = algorithm.experience(Material(rollout))
         assert (experience.below is None) is (shared is None)
         slopes = [gradients(algorithm, name, experience, None) for name in ("policy", "critic")]

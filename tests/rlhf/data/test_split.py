@@ -87,6 +87,17 @@ def test_evaluation_takes_only_the_test_file_of_a_published_source(make_settings
     assert splits("preferences", rows, settings) == {"a": "train"}
 
 
+def test_a_source_with_train_files_alone_is_split_as_one_without_names(make_settings: Callable[..., Settings]) -> None:
+    settings = make_settings(test_fraction=0.2, validation_fraction=0.1, gold_fraction=0.5)
+    named, unnamed = (
+        splits("preferences", {"preferences": [pair(f"q{i}", published) for i in range(200)]}, settings)
+        for published in ("train", None)
+    )
+    assert named == unnamed and "test" in named.values()
+    asked_for = [make_row(Prompt(asked("a")), "evaluation", "train")]
+    assert splits("prompts", {"evaluation": asked_for}, settings) == {"a": "test"}
+
+
 def test_a_source_with_a_test_file_adds_no_further_test_openings(make_settings: Callable[..., Settings]) -> None:
     published = [pair(f"p{i}", "train") for i in range(400)] + [pair("t", "test")]
     own = [pair(f"q{i}", address=1) for i in range(400)]

@@ -33,14 +33,14 @@ def test_only_checkpoints_of_a_finished_run_may_be_removed(tmp_path: Path) -> No
     workspace = Workspace(tmp_path)
     for stage, key in (("sft", "a"), ("sft", "b"), ("reward", "a")):
         Checkpoints(workspace.checkpoints, stage, key).save(1, touch)
-    assert workspace.finished_checkpoints("sft") == []
+    assert workspace.finished_checkpoints(but="reward") == []
     done = Checkpoints(workspace.checkpoints, "sft", "a")
     done.finish()
-    assert workspace.finished_checkpoints("sft") == [done.directory]
-    assert workspace.finished_checkpoints("reward") == []
+    assert workspace.finished_checkpoints(but="reward") == [done.directory]
+    assert workspace.finished_checkpoints(but="sft") == []
     assert done.latest() == (1, done.directory / "step-00000001")  # until then a run that is repeated goes on from it
     Checkpoints(workspace.checkpoints, "sft", "none").finish()
-    assert workspace.finished_checkpoints("sft") == [done.directory]
+    assert workspace.finished_checkpoints(but="reward") == [done.directory]
 
 
 def test_a_failed_write_leaves_the_one_before(tmp_path: Path) -> None:

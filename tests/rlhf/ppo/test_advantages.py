@@ -1,10 +1,14 @@
+import math
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import simulate_processes
 from torch import Tensor
 
-from rlhf.ppo.advantages import gae
+from rlhf.ppo.advantages import gae, whiten
 
 SEEDS = st.integers(0, 10_000)
 FACTORS = st.floats(0, 1)
@@ -78,3 +82,43 @@ def test_padding_on_the_right_changes_nothing(seed: int, gamma: float, lam: floa
     for narrow, padded in zip(gae(rewards, values, mask, gamma, lam), gae(*wide, gamma, lam), strict=True):
         assert torch.equal(padded[:, :width], narrow)
         assert not padded[:, width:].any()
+
+
+def alone(value: Tensor) -> Tensor:
+    return value
+
+
+def test_whitening_by_hand() -> None:
+    mask = torch.tensor([[True, True], [True, False]])
+    found = whiten(torch.tensor([[1.0, 2.0], [6.0, 99.0]], dtype=torch.float64), mask, alone)  # mean 3, variance 14 / 2
+    expected = [[-2 / math.sqrt(7), -1 / math.sqrt(7)], [3 / math.sqrt(7), 0.0]]
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
+
+
+@given(SEEDS)
+def test_whitened_advantages_have_mean_0_and_std_1_over_the_response_tokens(seed: int) -> None:
+    advantages, _, mask = responses(seed)
+    found = whiten(advantages, mask, alone)
+    inside = found[mask]
+    assert not found[~mask].any()
+    assert float(inside.mean()) == pytest.approx(0.0, abs=1e-9)
+    if len(inside) > 1:
+        assert float(inside.std()) == pytest.approx(1.0, abs=1e-9)
+        assert torch.equal(inside.argsort(), advantages[mask].argsort())
+
+
+def test_advantages_without_spread_are_only_centred() -> None:
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    assert whiten(torch.tensor([[4.0, 4.0]]), mask, alone).tolist() == [[0.0, 0.0]]
+
+
+def test_processes_whiten_their_parts_as_one_would_the_whole() -> None:
+    random = torch.Generator().manual_seed(5)
+    advantages = torch.randn((4, 6), generator=random, dtype=torch.float64)
+    mask = torch.arange(6)[None] < torch.tensor([[6], [1], [3], [4]])
+
+    def work(rank: int, all_sum: Callable[[Tensor], Tensor]) -> Tensor:
+        rows = slice(2 * rank, 2 * rank + 2)
+        return whiten(advantages[rows], mask[rows], all_sum)
+
+    torch.testing.assert_close(torch.cat(simulate_processes(2, work)), whiten(advantages, mask, alone))

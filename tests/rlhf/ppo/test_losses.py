@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf.ppo.losses import surrogate, value_loss
+from rlhf.ppo.losses import adapted, entropy_loss, policy_kl, surrogate, value_loss
 
 NUMBERS = st.floats(-3, 3)
 
@@ -83,3 +83,57 @@ def test_value_loss_equals_a_loop_and_is_never_below_the_plain_one(
     plain, won = value_loss(*tensors, None)
     assert float(plain) == pytest.approx(0.5 * (value - target) ** 2, abs=1e-9)
     assert not won.any() and float(losses) >= float(plain) - 1e-12
+
+
+def test_policy_kl_by_hand() -> None:
+    found = policy_kl(torch.tensor([1.0, 2.0, 0.5]))
+    assert found.tolist() == pytest.approx([0.0, 0.306853, 0.193147], abs=1e-6)  # rho - 1 - ln rho
+
+
+@given(st.integers(0, 1000))
+def test_policy_kl_and_its_gradient_are_unbiased(seed: int) -> None:
+    """Mean over all tokens under the old policy, taken exactly, against the divergence and its gradient by torch."""
+    random = torch.Generator().manual_seed(seed)
+    logits, old = (torch.randn(6, generator=random, dtype=torch.float64) for _ in range(2))
+    old_logprobs = old.log_softmax(0)
+    slopes = []
+    for exact in (True, False):
+        free = logits.clone().requires_grad_()
+        logprobs = free.log_softmax(0)
+        if exact:
+            value = torch.nn.functional.kl_div(logprobs, old_logprobs, log_target=True, reduction="sum")
+        else:
+            value = (old_logprobs.exp() * policy_kl((logprobs - old_logprobs).exp())).sum()
+        value.backward()
+        assert free.grad is not None
+        slopes.append((float(value.detach()), free.grad))
+    assert slopes[0][0] == pytest.approx(slopes[1][0], abs=1e-12)
+    torch.testing.assert_close(slopes[0][1], slopes[1][1])
+
+
+def test_policy_kl_has_no_slope_where_the_policies_agree() -> None:
+    logprobs = torch.tensor([-1.0, -2.0], requires_grad=True)
+    policy_kl((logprobs - logprobs.detach()).exp()).sum().backward()
+    assert logprobs.grad is not None and logprobs.grad.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("divergence", "weight"),
+    [(0.0, 0.5), (0.0066, 0.5), (0.0067, 1.0), (0.01, 1.0), (0.0149, 1.0), (0.0151, 2.0), (9.0, 2.0)],
+)
+def test_the_penalty_s_weight_follows_its_target(divergence: float, weight: float) -> None:
+    assert adapted(1.0, divergence, 0.01) == weight
+
+
+def test_entropy_loss_by_hand() -> None:
+    entropies = torch.tensor([1.0, 2.5, 4.0])
+    assert entropy_loss(entropies, None).tolist() == [-1.0, -2.5, -4.0]
+    assert entropy_loss(entropies, 3.0).tolist() == [2.0, 0.5, 1.0]
+
+
+@given(st.floats(0.1, 5), st.floats(0.1, 5))
+def test_the_entropy_is_drawn_towards_its_target_from_either_side(value: float, target: float) -> None:
+    entropies = torch.tensor([value], dtype=torch.float64, requires_grad=True)
+    entropy_loss(entropies, target).sum().backward()
+    assert entropies.grad is not None
+    assert float(entropies.grad) == (0.0 if value == target else 1.0 if value > target else -1.0)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf.ppo.moments import Moments
-from rlhf.ppo.rewards import clip, normalise, token_rewards
+from rlhf.ppo.rewards import clip, normalise, scale, token_rewards
 
 
 def test_normalise_and_clip_by_hand() -> None:
@@ -13,6 +13,11 @@ def test_normalise_and_clip_by_hand() -> None:
     assert scores.tolist() == [0.0, 1.0, -4.0]
     assert clip(scores, 0.8).tolist() == pytest.approx([0.0, 0.8, -0.8])
     assert clip(scores, None) is scores
+
+
+def test_scaling_keeps_the_mean() -> None:
+    history = Moments(count=3, mean=2.0, squares=8.0)  # std 2
+    assert scale(torch.tensor([2.0, 4.0, -6.0]), history).tolist() == [1.0, 2.0, -3.0]
 
 
 def test_token_rewards_by_hand() -> None:
