@@ -128,6 +128,19 @@ def test_a_killed_worker_fails_the_stage_with_one_message(project: Project) -> N
     assert project.ran(project.repro("sft")) == []
 
 
+def test_settings_that_change_under_a_running_stage_are_refused(project: Project) -> None:
+    """DVC hashes settings when a stage has ended: it would tie the model to settings that it was not trained with."""
+    set_params(project, lambda content: content["sft"].update(epochs=30.0))
+    run = project.start("dvc", "repro", "sft")
+    training(project)
+    set_params(project, lambda content: content["sft"].update(checkpoint_every=5))
+    output, _ = run.communicate(timeout=300)
+    assert run.returncode != 0
+    assert output.count("sft.checkpoint_every: changed while sft ran") == 1
+    assert "Traceback" not in output
+    assert last_runs(project)["status"] == "FAILED"
+
+
 def test_a_killed_dvc_takes_its_trainer_along(project: Project) -> None:
     set_params(project, forever)
     run = project.start("dvc", "repro", "sft")

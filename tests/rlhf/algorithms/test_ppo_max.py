@@ -172,6 +172,96 @@ def test_losses_equal_the_slow_reference(prepared: Workspace, algorithm: PpoMax)
     )
 
 
+def moved(algorithm: PpoMax) -> None:
+    """Change the policy as some updates of the same buffer would."""
+    with torch.no_grad():
+        for value in algorithm.policy().parameters():
+            value.add_(0.02 * torch.randn(value.shape, generator=torch.Generator().manual_seed(6)))
+
+
+def policy_loss(algorithm: PpoMax, experience: Experience) -> tuple[float, dict[str, float]]:
+    tally = Tally()
+    total = sum(float(loss().detach()) for loss in algorithm.losses("policy", 0, experience, None, tally))
+    return total, tally.means(lambda value: value)
+
+
+def test_advantages_are_whitened_over_the_mini_batch_and_then_clipped(prepared: Workspace) -> None:
+    algorithm = make(prepared, ppo__advantage={"normalise": "mini-batch", "clip": 0.5}, ppo__surrogate_clip=None)
+    experience, _ = algorithm.experience(Material(roll(algorithm)))
+    half = experience.select(torch.arange(4, 8))  # one mini-batch of the buffer
+    flat_advantages = half.advantages[half.response_mask].double()
+    expected = ((flat_advantages - flat_advantages.mean()) / flat_advantages.std()).clamp(-0.5, 0.5)
+    assert float(expected.min()) == -0.5 and float(expected.max()) == 0.5
+    total, _ = policy_loss(algorithm, half)
+    assert total == pytest.approx(-float(expected.mean()), abs=1e-5)  # the ratio is 1
+    plain = make(prepared, ppo__surrogate_clip=None)
+    assert policy_loss(plain, half)[0] == pytest.approx(-float(flat_advantages.mean()), abs=1e-5)
+
+
+def test_the_ratio_may_be_taken_against_the_reference(prepared: Workspace) -> None:
+    algorithm = make(prepared, ppo__importance="reference", ppo__surrogate_clip=None)
+    rollout = roll(algorithm)
+    experience, _ = algorithm.experience(Material(rollout))
+    rows = slow_rows(prepared, algorithm, rollout)
+    ratios = [math.exp(p - r) for row in rows for p, r in zip(row.logprobs, row.reference, strict=True)]
+    advantages = experience.advantages[experience.response_mask].tolist()
+    total, told = policy_loss(algorithm, experience)
+    expected = -sum(ratio * a for ratio, a in zip(ratios, advantages, strict=True)) / len(ratios)
+    assert total == pytest.approx(expected, abs=1e-5)
+    assert told["ratio_mean"] == pytest.approx(sum(ratios) / len(ratios), abs=1e-5)
+    assert "ratio_max_deviation" not in told  # of no meaning here: the first ratio is not 1
+
+
+@pytest.mark.parametrize("target", [None, 3.0])
+def test_the_entropy_enters_the_loss(prepared: Workspace, target: float | None) -> None:
+    algorithm = make(prepared, ppo__entropy={"coefficient": 0.3, "target": target})
+    rollout = roll(algorithm)
+    experience, _ = algorithm.experience(Material(rollout))
+    entropies = flat([row.entropies for row in slow_rows(prepared, algorithm, rollout)])
+    terms = [-h if target is None else abs(h - target) for h in entropies]
+    with_bonus, told = policy_loss(algorithm, experience)
+    without, _ = policy_loss(make(prepared), experience)
+    assert with_bonus - without == pytest.approx(0.3 * sum(terms) / len(terms), abs=1e-5)
+    assert told["entropy_loss"] == pytest.approx(sum(terms) / len(terms), abs=1e-5)
+
+
+def test_the_penalty_takes_the_place_of_the_clip(prepared: Workspace) -> None:
+    algorithm = make(prepared, ppo__penalty={"coefficient": 2.0, "target": None}, ppo__surrogate_clip=None)
+    rollout = roll(algorithm)
+    experience, _ = algorithm.experience(Material(rollout))
+    moved(algorithm)
+    new = flat([row.logprobs for row in slow_rows(prepared, algorithm, rollout)])
+    mask = experience.response_mask
+    old, advantages = experience.old_logprobs[mask].tolist(), experience.advantages[mask].tolist()
+    logs = [n - o for n, o in zip(new, old, strict=True)]
+    divergences = [math.exp(log) - 1 - log for log in logs]
+    terms = [-math.exp(log) * a + 2.0 * d for log, a, d in zip(logs, advantages, divergences, strict=True)]
+    total, told = policy_loss(algorithm, experience)
+    assert total == pytest.approx(sum(terms) / len(terms), abs=1e-4)
+    assert told["policy_kl"] == pytest.approx(sum(divergences) / len(divergences), abs=1e-5)
+    assert algorithm.learnt(told) == {"penalty_coefficient": 2.0}
+    assert algorithm.state()["penalty"] == 2.0  # fixed
+
+
+def test_the_penalty_s_weight_adapts_and_survives(prepared: Workspace) -> None:
+    settings = {"ppo__penalty": {"coefficient": 2.0, "target": 0.01}, "ppo__surrogate_clip": None}
+    algorithm = make(prepared, **settings)
+    assert algorithm.learnt({"policy_kl": 0.5}) == {"penalty_coefficient": 2.0}
+    assert algorithm.learnt({"value_loss": 1.0}) == {}  # an iteration in which the critic learns alone
+    resumed = make(prepared, **settings)
+    resumed.load_state(algorithm.state())
+    assert resumed.learnt({"policy_kl": 0.01}) == {"penalty_coefficient": 4.0}
+
+
+def test_scaled_rewards_keep_their_mean(prepared: Workspace) -> None:
+    scaled = {"normalise": None, "scale": "running", "clip": None}
+    algorithm = make(prepared, ppo__reward=scaled, ppo__kl=None, ppo__gae__lambda=1.0)
+    rollout = roll(algorithm)
+    raw = algorithm.score(rollout).double()
+    experience, _ = algorithm.experience(Material(rollout))
+    assert experience.returns[:, 0].tolist() == pytest.approx((raw / raw.std()).tolist(), abs=1e-4)
+
+
 def value_loss_by_loop(algorithm: PpoMax, experience: Experience, clip: float | None) -> float:
     total, count = 0.0, 0
     with torch.no_grad():
@@ -278,7 +368,7 @@ def test_plain_text_adds_its_weighted_loss_at_temperature_one(algorithm: PpoMax)
 def test_with_every_detail_off_it_is_vanilla(prepared: Workspace) -> None:
     algorithm = make(
         prepared, ppo__kl=None, ppo__reward__normalise=None, ppo__reward__clip=None, ppo__surrogate_clip=None,
-        ppo__value_clip=None, ppo__ptx=None, ppo__gae__lambda=1.0,
+        ppo__value_clip=None, ppo__ptx=None, ppo__gae__lambda=1.0, ppo__penalty=None, ppo__entropy=None,
     )  # fmt: skip
     rollout = roll(algorithm)
     experience, metrics = algorithm.experience(Material(rollout))

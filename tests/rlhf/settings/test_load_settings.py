@@ -8,6 +8,8 @@ from tiny import changed
 from rlhf.common.errors import SettingsError
 from rlhf.settings import flatten, load_settings, preset_names, preset_text, settings_from
 
+PENALTY = {"coefficient": 1.0, "target": None}
+
 
 def refused(changes: dict[str, Any]) -> str:
     """The message for the preset `tiny` with these keys changed."""
@@ -84,6 +86,12 @@ def test_a_wrong_value_is_named_with_what_is_allowed(path: str, value: Any, told
         ({"data.validation_fraction": 0.6, "data.test_fraction": 0.4}, "data: validation_fraction + test_fraction"),
         ({"evaluate.comparisons": [["policy", "gold"]]}, "evaluate: comparisons: ['gold']"),
         ({"evaluate.comparisons": []}, "evaluate: comparisons: empty"),
+        ({"ppo.reward.scale": "running"}, "ppo.reward: normalise divides by the standard deviation already"),
+        ({"ppo.penalty": PENALTY}, "ppo: the penalty of eq. 14 takes the place of the clip"),
+        (
+            {"ppo.penalty": PENALTY, "ppo.surrogate_clip": None, "ppo.importance": "reference"},
+            "importance must be policy",
+        ),
     ],
 )
 def test_what_cannot_go_together_is_refused_by_name(changes: dict[str, Any], told: str) -> None:
