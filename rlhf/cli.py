@@ -2,9 +2,10 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,7 +18,9 @@ from rlhf.common.files import write_text
 from rlhf.doctor import IMPORTS, diagnose
 from rlhf.overview import spoken, stage_states
 from rlhf.settings import load_settings, preset_names, preset_text
+from rlhf.settings.edit import edited
 from rlhf.settings.schema import Generation
+from rlhf.settings.variants import VARIANTS
 from rlhf.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -87,12 +90,14 @@ def preset(
     context: typer.Context,
     name: Annotated[str | None, typer.Argument(help="Which one; without it they are listed.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a params.yaml that you have edited.")] = False,
+    variant: Annotated[str | None, typer.Option(help=f"Algorithm of the paper: {', '.join(VARIANTS)}.")] = None,
 ) -> None:
     """Write a whole settings file to params.yaml, or list those there are.
 
     \b
-    rlhf preset           list them
-    rlhf preset tiny      seconds, a random model: does the machinery run?
+    rlhf preset                            list them
+    rlhf preset tiny                       seconds, a random model: does the machinery run?
+    rlhf preset laptop --variant vanilla   PPO without any of the constraints
     """
     workspace: Workspace = context.obj.workspace
     if name is None:
@@ -101,28 +106,47 @@ def preset(
     text = preset_text(name)
     if workspace.params.exists() and not force and not _present_preset(workspace):
         raise SettingsError(f"{workspace.params}: edited since it was written from a preset; --force overwrites it")
+    if variant is not None:
+        text = edited(text, _variant(variant), f"preset {name}")
     write_text(workspace.params, text)
-    typer.echo(f"{workspace.params}: preset {name}. Next: rlhf doctor, then dvc repro")
+    shown = name if variant is None else f"{name}, {variant}"
+    typer.echo(f"{workspace.params}: preset {shown}. Next: rlhf doctor, then dvc repro")
+
+
+def _variant(name: str) -> Mapping[str, Any]:
+    if name not in VARIANTS:
+        raise SettingsError(f"--variant: no variant {name!r}; there are: {', '.join(VARIANTS)}")
+    return VARIANTS[name]
 
 
 def _list_presets(shared: Shared) -> None:
     table = Table("preset", "what it is", box=None)
     present = _present_preset(shared.workspace)
     for name in preset_names():
-        table.add_row(f"{name} *" if name == present else name, escape(_about(preset_text(name))))
+        table.add_row(
+            f"{name} *" if present and name == present.split(",")[0] else name, escape(_about(preset_text(name)))
+        )
     shared.console.print(table)
     if present:
-        shared.console.print(f"* what {escape(str(shared.workspace.params))} holds")
+        shared.console.print(f"* what {escape(str(shared.workspace.params))} holds: {present}")
     elif shared.workspace.params.exists():
         shared.console.print(f"{escape(str(shared.workspace.params))} holds settings of your own")
 
 
 def _present_preset(workspace: Workspace) -> str | None:
-    """The preset that params.yaml holds byte by byte."""
+    """The preset, or preset and variant, that params.yaml holds to the letter."""
     if not workspace.params.is_file():
         return None
-    content = workspace.params.read_bytes()
-    return next((name for name in preset_names() if preset_text(name).encode() == content), None)
+    content = workspace.params.read_bytes().decode(errors="replace")
+    texts = {name: preset_text(name) for name in preset_names()}
+    for name, text in texts.items():
+        if text == content:
+            return name
+    for name, text in texts.items():
+        for variant in VARIANTS:
+            if edited(text, VARIANTS[variant], name) == content:
+                return f"{name}, {variant}"
+    return None
 
 
 def _about(text: str) -> str:

@@ -1,33 +1,74 @@
-"""Signals that training is sound (section 5.2): reward and loss do not tell, perplexity, length and KL do."""
+"""Signals that training is sound (section 5.2): reward and loss do not tell; perplexity, length and KL do.
+
+The rule of the alarm: a policy has collapsed when, for `patience` iterations in a row, at least two of three signals lie
+outside of the band around where it started, the mean over the iterations in which it had not learnt yet.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from rlhf.common.steps import ends
-
-# A policy counts as collapsed when at least two of the three signals have left the band around where it started.
-PERPLEXITY_SHARE = 0.5  # of the first log-perplexity: collapse drives perplexity towards 1
-LENGTH_FACTOR = 1.5  # of the first response length
+PERPLEXITY_SHARE = 0.5  # of the first log-perplexity of own responses: collapse drives perplexity towards 1
+LENGTH_FACTOR = 1.5  # of the first response length, up or down
 FINISHED_SHARE = 0.5  # of the first share of responses that end by themselves: the others ran into the limit
-KL_BAND = 0.5  # nats per token
+KL_RISE = 0.5  # nats per token above the first
 SIGNALS = ("perplexity", "response_length", "finished", "kl")
+ENOUGH = 2  # signals outside of their bands
+
+Row = Mapping[str, Any]
 
 
-def collapsed(rows: Sequence[dict[str, Any]]) -> bool | None:
-    """Judge a finished run by the means over its first and last tenth of iterations (at least one each).
+def start_of(rows: Sequence[Row]) -> dict[str, float]:
+    """Mean signals of the iterations up to 0, whose responses are all of the policy that training starts from."""
+    first = [row for row in rows if row["step"] <= 0] or rows[:1]
+    return {key: sum(row[key] for row in first) / len(first) for key in SIGNALS}
 
-    None for an algorithm that does not log the signals.
-    """
-    if not all(key in row for key in SIGNALS for row in rows):
+
+def outside(row: Row, start: Mapping[str, float]) -> tuple[str, ...]:
+    """Which of perplexity, length and kl have left their bands."""
+    length = row["response_length"] / start["response_length"]
+    found = {
+        "perplexity": math.log(row["perplexity"]) < PERPLEXITY_SHARE * math.log(start["perplexity"]),
+        "length": not 1 / LENGTH_FACTOR <= length <= LENGTH_FACTOR
+        or row["finished"] < FINISHED_SHARE * start["finished"],
+        "kl": row["kl"] > start["kl"] + KL_RISE,
+    }
+    return tuple(name for name, out in found.items() if out)
+
+
+@dataclass
+class Watch:
+    """What one run's iterations have shown so far; the same on every process, and part of a checkpoint."""
+
+    patience: int
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+    def see(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Take in an iteration's metrics; those of an algorithm without the signals are passed over."""
+        if all(key in metrics for key in SIGNALS):
+            self.rows.append({"step": step, **{key: float(metrics[key]) for key in SIGNALS}})
+
+    @property
+    def sound(self) -> bool:
+        """Whether the last iteration shows fewer than two signals outside."""
+        return not self.rows or len(outside(self.rows[-1], start_of(self.rows))) < ENOUGH
+
+    @property
+    def collapse(self) -> int | None:
+        """The step at which the alarm went off first, or None."""
+        if not self.rows:
+            return None
+        start, streak = start_of(self.rows), 0
+        for row in self.rows:
+            streak = streak + 1 if len(outside(row, start)) >= ENOUGH else 0
+            if streak == self.patience:
+                return int(row["step"])
         return None
-    first, last = ends(rows, "perplexity")
-    first_length, last_length = ends(rows, "response_length")
-    first_finished, last_finished = ends(rows, "finished")
-    _, kl = ends(rows, "kl")
-    signals = [
-        math.log(last) < PERPLEXITY_SHARE * math.log(first),
-        last_length > LENGTH_FACTOR * first_length or last_finished < FINISHED_SHARE * first_finished,
-        kl > KL_BAND,
-    ]
-    return sum(signals) >= 2
+
+    def describe(self) -> str:
+        """The signals that are outside now, with their values and where they started."""
+        row, start = self.rows[-1], start_of(self.rows)
+        keys = {"perplexity": "perplexity", "length": "response_length", "kl": "kl"}
+        names = [keys[name] for name in outside(row, start)]
+        return ", ".join(f"{name} {row[name]:.3g} (at the start {start[name]:.3g})" for name in names)

@@ -1,33 +1,35 @@
 """The policy loop: gather, turn into experience, learn. It knows no algorithm by name."""
 
-import json
+import logging
 from collections.abc import Mapping
 from time import monotonic
 from typing import Any
 
-import pandas as pd
 import torch
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from rlhf.algorithms import Algorithm, Context, Learnable, Material, make_algorithm
-from rlhf.common.files import staged_directory, write_json
+from rlhf.common.errors import DataError
+from rlhf.common.files import write_json
 from rlhf.common.metrics import Value, write_summary
 from rlhf.common.progress import Progress
 from rlhf.common.seeds import generator
-from rlhf.common.steps import StepLog, ends, read_steps, write_plot_data
+from rlhf.common.steps import ends, read_steps, write_plot_data
 from rlhf.common.tally import Tally
 from rlhf.data.batches import TokenBatch, pad
-from rlhf.data.tables import read_rows_of
+from rlhf.data.tables import read_rows_of, table_path
 from rlhf.engine import NonFiniteError
-from rlhf.models.causal import load_tokenizer, save_causal_lm
-from rlhf.monitor import collapsed
+from rlhf.looks import Looks, reward_histograms, transcript
+from rlhf.models.causal import load_tokenizer
+from rlhf.monitor import Watch
 from rlhf.rollout.actor import Actor, PromptStream
-from rlhf.rollout.records import PromptBatch, Rollout
+from rlhf.rollout.records import Rollout
 from rlhf.rollout.sampler import SamplingRule
 from rlhf.settings import Settings
+from rlhf.settings.advice import advice
 from rlhf.stage import StageRun, begin
 from rlhf.workspace import Workspace
+
+log = logging.getLogger("rlhf")
 
 
 def train(settings: Settings, workspace: Workspace) -> None:
@@ -35,6 +37,8 @@ def train(settings: Settings, workspace: Workspace) -> None:
     tables = {name: workspace.prepared / f"{name}.parquet" for name in ("prompts", "pretrain")}
     models = {name: workspace.model(name) for name in ("sft", "reward", settings.ppo.initial)}
     run = begin("ppo", settings, workspace, ["ppo", "data"], {**tables, **models})
+    for sentence in advice(settings.ppo) if run.is_main else ():
+        log.warning("%s", sentence)
     Loop(run).train()
 
 
@@ -57,7 +61,11 @@ class Loop:
         )
         self.actor = Actor(self.algorithm.policy(), engine, settings.engine.precision, rule, settings.seed)
         self.prompts = self._stream("train")
-        self.validation = self._stream("validation")
+        validation = self._stream("validation").first(self.section.validation_prompts, engine.rank, engine.world_size)
+        if not validation.ids:
+            raise DataError(table_path(workspace, "prompts"), "fewer rows of split validation than engine.processes")
+        self.looks = Looks(run, self.algorithm, self.actor, self.tokenizer, validation)
+        self.watch = Watch(self.section.alarm.patience)
         self.pretrain = read_rows_of(workspace, "pretrain", "train") if self._uses_pretrain() else None
 
     def train(self) -> None:
@@ -66,11 +74,12 @@ class Loop:
         warmup = self.algorithm.warmup_iterations
         resumed = run.resume(self.algorithm.trainers)
         if resumed is not None:
-            self.algorithm.load_state(resumed.loop["algorithm"])
+            self._load_state(resumed.loop)
         start = -warmup if resumed is None else resumed.step
-        log = run.open_log(run.workspace.steps("ppo"), resumed)
+        steps = run.open_log(run.workspace.steps("ppo"), resumed)
         samples = run.open_log(run.workspace.samples("ppo"), resumed)
         progress = Progress("ppo", section.iterations + warmup, start=start + warmup, show=run.is_main)
+        last = section.iterations
         try:
             for iteration in range(start, section.iterations):
                 # 1. gather: prompts, responses, plain text
@@ -79,28 +88,32 @@ class Loop:
                 began = monotonic()
                 experience, metrics = self.algorithm.experience(material)
                 score_seconds = monotonic() - began
-                # 3. look, before learning like all else in this row: fixed prompts, samples
-                if iteration >= 0 and iteration % section.samples_every == 0:
-                    metrics |= self._look(iteration, samples)
-                # 4. learn
+                # 3. watch, before learning like all else in this row
+                stop = self._alarmed(iteration, metrics) and section.alarm.action != "warn"
+                # 4. look: fixed prompts, samples
+                if iteration >= 0 and iteration % section.samples_every == 0 and not stop:
+                    metrics |= self.looks.look(iteration, self.watch.sound, samples)
+                # 5. learn
                 began = monotonic()
-                metrics |= self._learn(iteration, experience)
+                if not stop:
+                    metrics |= self._learn(iteration, experience)
                 update_seconds = monotonic() - began
-                # 5. log and keep
+                # 6. log and keep
                 metrics |= self._speed(material, gather_seconds, update_seconds) | {"score_seconds": score_seconds}
-                if log is not None:
-                    log.write(iteration, metrics)
+                if steps is not None:
+                    steps.write(iteration, metrics)
                 progress.advance(1, {key: float(metrics.get(key) or 0.0) for key in SHOWN})
+                if stop:
+                    last = iteration
+                    break
                 if (iteration + 1) % section.checkpoint_every == 0 and iteration + 1 < section.iterations:
-                    run.keep(
-                        iteration + 1, self.algorithm.trainers, {"algorithm": self.algorithm.state()}, [log, samples]
-                    )
-            final = self._look(section.iterations, samples)
-            if log is not None:
-                log.write(section.iterations, final)
+                    run.keep(iteration + 1, self.algorithm.trainers, self._state(), [steps, samples])
+            final = self.looks.look(last, self.watch.sound, samples)
+            if steps is not None:
+                steps.write(last, final)
         finally:
             progress.close()
-            for stream in (log, samples):
+            for stream in (steps, samples):
                 if stream is not None:
                     stream.close()
         self._finish()
@@ -175,43 +188,42 @@ class Loop:
         pad_id = int(self.tokenizer.pad_token_id)
         return pad(windows, [[True] * len(window) for window in windows], pad_id).to(self.engine.device)
 
-    def _look(self, iteration: int, samples: StepLog | None) -> dict[str, Value]:
-        """Answer the fixed validation prompts with fixed random numbers, so that only the policy differs over time."""
-        prompts = self.validation.first(self.section.validation_prompts, self.engine.rank, self.engine.world_size)
-        with self.algorithm.trainers["policy"].gathered():
-            self.actor.refresh()
-            rollout = self.actor.rollout(prompts, "validation")
-        rewards = self.algorithm.score(rollout)
-        tally = Tally()
-        tally.add(validation_reward=rewards)
-        everyone = self.engine.all_gather(_sample_rows(prompts, rollout, rewards, self.tokenizer))
-        if samples is not None:
-            for row in everyone[: self.section.validation_prompts]:
-                samples.write(iteration, row)
-        return {**tally.means(self.engine.all_sum)}
+    def _alarmed(self, iteration: int, metrics: Mapping[str, Value]) -> bool:
+        """Take an iteration's signals in; whether the policy has collapsed by now. Told once, on every process alike."""
+        before = self.watch.collapse
+        self.watch.see(iteration, metrics)
+        if before is None and self.watch.collapse is not None and self.run.is_main:
+            log.warning("ppo: collapse at iteration %d: %s", iteration, self.watch.describe())
+        return self.watch.collapse is not None
+
+    def _state(self) -> dict[str, Any]:
+        return {"algorithm": self.algorithm.state(), "watched": self.watch.rows, "best": self.looks.best}
+
+    def _load_state(self, state: dict[str, Any]) -> None:
+        self.algorithm.load_state(state["algorithm"])
+        self.watch.rows, self.looks.best = state["watched"], state["best"]
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def _finish(self) -> None:
-        run, workspace = self.run, self.run.workspace
-        with self.algorithm.trainers["policy"].gathered():
-            if run.is_main:
-                with staged_directory(workspace.model("policy")) as directory:
-                    save_causal_lm(self.algorithm.policy(), self.tokenizer, directory)
+        run, workspace, section = self.run, self.run.workspace, self.section
+        returned = self.watch.collapse is not None and section.alarm.action == "return"
+        best = self.looks.best if returned or section.keep == "best" else None
+        self.looks.save(workspace.model("policy"), best=best is not None)
         if run.is_main:
             rows = [row for row in read_steps(workspace.steps("ppo")) if row["step"] >= 0]
             write_json(
-                workspace.details("ppo"), {"reward_histograms": _histograms(read_steps(workspace.samples("ppo")))}
+                workspace.details("ppo"), {"reward_histograms": reward_histograms(read_steps(workspace.samples("ppo")))}
             )
             write_plot_data(workspace.steps("ppo"), workspace.plot_data("ppo"))
-            write_summary(workspace.metrics("ppo"), _summary(rows, run.seconds))
+            write_summary(workspace.metrics("ppo"), _summary(rows, run.seconds) | _verdict(self.watch, best, rows))
             run.checkpoints.finish()
 
     # -- helpers --------------------------------------------------------------------------------------------------------
 
     def _stream(self, split: str) -> PromptStream:
         table = read_rows_of(self.run.workspace, "prompts", split)
-        return PromptStream(table, [_transcript(text) for text in table["messages"]], self.run.settings.seed)
+        return PromptStream(table, [transcript(text) for text in table["messages"]], self.run.settings.seed)
 
     def _uses_pretrain(self) -> bool:
         return self.section.ptx is not None and "pretrain" in self.algorithm.consumes
@@ -225,47 +237,12 @@ def _evidence(name: str, batch: Learnable, plain: TokenBatch | None) -> dict[str
     }
 
 
-def _transcript(messages: str) -> str:
-    return "\n\n".join(f"{message['role']}: {message['content']}" for message in json.loads(messages))
-
-
-def _sample_rows(
-    prompts: PromptBatch, rollout: Rollout, rewards: Tensor, tokenizer: PreTrainedTokenizerBase
-) -> list[dict[str, Value]]:
-    return [
-        {
-            "kind": kind,
-            "prompt": text,
-            "response": str(tokenizer.decode(response, skip_special_tokens=True)).strip(),
-            "reward": reward,
-            "length": len(response),
-        }
-        for kind, text, response, reward in zip(
-            prompts.kinds, prompts.texts, rollout.responses, rewards.tolist(), strict=True
-        )
-    ]
-
-
-def _histograms(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rewards of the fixed validation prompts at each look, over common edges (fig. 13)."""
-    rewards = pd.Series([row["reward"] for row in samples], dtype="float64")
-    low, high = float(rewards.min()), float(rewards.max())
-    edges = [low + (high - low + 1e-6) * index / 20 for index in range(21)]
-    steps = sorted({row["step"] for row in samples})
-    table = []
-    for step in steps:
-        values = pd.Series([row["reward"] for row in samples if row["step"] == step])
-        counts = pd.cut(values, edges, include_lowest=True).value_counts(sort=False)
-        table.append({"step": step, "edges": edges, "counts": [int(count) for count in counts]})
-    return table
-
-
 def _peak(rows: list[dict[str, Any]], key: str) -> dict[str, Value]:
     values = [row[key] for row in rows if key in row]
     return {f"{key}_max": max(values)} if values else {}
 
 
-def _summary(rows: list[dict[str, Any]], seconds: float) -> Mapping[str, Value]:
+def _summary(rows: list[dict[str, Any]], seconds: float) -> dict[str, Value]:
     """First and last mean over a tenth of the iterations, at least one."""
     summary: dict[str, Value] = {}
     looks = [row["validation_reward"] for row in rows if "validation_reward" in row]
@@ -290,9 +267,19 @@ def _summary(rows: list[dict[str, Any]], seconds: float) -> Mapping[str, Value]:
         "validation_reward_first": looks[0],
         "validation_reward_last": looks[-1],
         **_peak(rows, "first_ratio_deviation"),
-        "collapsed": collapsed(rows),
         "iterations": len(rows),
         "seconds": seconds,
         "rollout_tokens_per_second": tokens / rollout,
         "update_tokens_per_second": tokens / update,
+    }
+
+
+def _verdict(watch: Watch, best: Mapping[str, float] | None, rows: list[dict[str, Any]]) -> dict[str, Value]:
+    """Whether and when the policy collapsed, and which look's policy was kept."""
+    collapse = watch.collapse
+    return {
+        "collapsed": collapse is not None if watch.rows else None,
+        "collapse_step": collapse,
+        "kept_step": int(best["step"]) if best else int(rows[-1]["step"]),
+        "kept_objective": best["objective"] if best else rows[-1].get("validation_objective"),
     }

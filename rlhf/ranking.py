@@ -83,7 +83,7 @@ def summary(table: pd.DataFrame, scores: PairScores) -> dict[str, float | int | 
     right = margins > 0
     low, high = wilson(int(right.sum()), len(right))
     unseen = table["unseen_opening"].to_numpy(dtype=bool)
-    lengths = table["chosen_ids"].map(len).to_numpy() - table["rejected_ids"].map(len).to_numpy()
+    longer = np.sign(table["chosen"].str.len().to_numpy() - table["rejected"].str.len().to_numpy())
 
     def accuracy(mask: np.ndarray) -> float | None:
         return float(right[mask].mean()) if mask.any() else None
@@ -94,7 +94,7 @@ def summary(table: pd.DataFrame, scores: PairScores) -> dict[str, float | int | 
         "accuracy_high": high,
         **{f"accuracy_{kind}": accuracy((table["kind"] == kind).to_numpy()) for kind in ("helpful", "harmless")},
         "accuracy_unseen_openings": accuracy(unseen),
-        "longer_wins_accuracy": float((lengths[lengths != 0] > 0).mean()) if (lengths != 0).any() else None,
+        "longer_wins_accuracy": float((1 + longer).mean() / 2),  # in characters; equal lengths count half
         "margin_mean": float(margins.mean()),
         "margin_std": float(margins.std()),
         "calibration_error": calibration_error(scores.margins),

@@ -12,17 +12,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import psutil
-import yaml
-from ruamel.yaml import YAML
 
-from rlhf.common.errors import RlhfError, SettingsError
+from rlhf.common.errors import RlhfError
 from rlhf.common.files import write_text
-from rlhf.settings import settings_from
+from rlhf.settings.edit import edited
 from rlhf.workspace import Workspace
 from tasks.errors import BusyError
 from tasks.execution import is_dvc
@@ -78,34 +75,8 @@ def repro(
 
 
 def override(path: Path, values: Mapping[str, Any]) -> None:
-    """Set dotted keys in a settings file, keeping its comments; raises SettingsError before anything is written."""
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    _put(content, values)
-    settings_from(content, f"{path} with {', '.join(values)}")
-    editor = YAML()  # round trip: comments, order and flow style stay
-    editor.width = 4096
-    editor.preserve_quotes = True
-    editor.representer.add_representer(type(None), _as_null)
-    document = editor.load(path)
-    _put(document, values)
-    text = StringIO()
-    editor.dump(document, text)
-    write_text(path, text.getvalue())
-
-
-def _as_null(representer: Any, _value: None) -> Any:
-    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
-
-
-def _put(content: Any, values: Mapping[str, Any]) -> None:
-    for key, value in values.items():
-        *sections, name = key.split(".")
-        node = content
-        for section in sections:
-            if not isinstance(node, Mapping) or not isinstance(node.get(section), Mapping):
-                raise SettingsError(f"{key}: there is no section {section!r} to set it in")
-            node = node[section]
-        node[name] = value
+    """Set dotted keys in a settings file; raises SettingsError before anything is written."""
+    write_text(path, edited(path.read_text(encoding="utf-8"), values, str(path)))
 
 
 @contextmanager

@@ -120,6 +120,13 @@ def record(run: StageRun, *extra: str) -> None:
     with tracking.tolerated("the hashes of its outputs", get_run_logger().warning):
         tags = {f"dvc.out.{path}": value for path, value in output_hashes(run.root, run.stage).items()}
         tracking.set_tags(tracking.client_of(run.root), run.run_id, tags)
+    if summary.get("collapsed"):
+        step = summary.get("collapse_step")
+        get_run_logger().warning(
+            "the policy collapsed at iteration %s; kept is that of %s", step, summary.get("kept_step")
+        )
+        with tracking.tolerated("the collapse", get_run_logger().warning):
+            tracking.set_tags(tracking.client_of(run.root), run.run_id, {"rlhf.collapse_step": str(step)})
     rows: list[dict[str, Any]] = [{"metric": key, "value": value} for key, value in sorted(summary.items())]
     with suppress(httpx.HTTPError, PrefectException):  # a Prefect server that was lost must not cost the stage
         create_table_artifact(rows, key=f"{run.stage}-metrics", description=f"MLflow run {run.run_id}")

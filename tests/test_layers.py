@@ -19,7 +19,7 @@ LAYERS = (
     ("rlhf.ppo",),
     ("rlhf.algorithms",),
     ("rlhf.stage", "rlhf.monitor", "rlhf.ranking"),
-    ("rlhf.supervised",),
+    ("rlhf.supervised", "rlhf.looks"),
     ("rlhf.sft", "rlhf.reward", "rlhf.policy"),
     ("rlhf.evaluation",),
     ("rlhf.report",),

@@ -82,8 +82,12 @@ class Algorithm(Protocol[E]):
         """Take note of the metrics of an iteration's updates, once it has learnt; gives further metrics."""
         ...
 
-    def score(self, rollout: Rollout) -> Tensor:
-        """Reward of each response, [B], for monitoring."""
+    def look(self, rollout: Rollout) -> tuple[Tensor, Tally]:
+        """Reward of each response, [B], and what else there is to watch, without learning from it.
+
+        `objective` in the tally is what the algorithm maximises, of each response: the policy of the look with the highest
+        mean is the best one.
+        """
         ...
 
     def state(self) -> dict[str, Any]:

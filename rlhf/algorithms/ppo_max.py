@@ -18,7 +18,7 @@ from rlhf.engine import Trainer
 from rlhf.engine.single import TorchEngine
 from rlhf.models.causal import load_causal_lm, train_only_top
 from rlhf.models.quantities import entropy, hidden_states, spread, target_logits, target_tokens, token_logprobs
-from rlhf.models.scalar import at_last, load_scalar_model, new_scalar_model
+from rlhf.models.scalar import at_last, load_scalar_model, new_scalar_model, score_spread
 from rlhf.models.trunk import lower_states, shares_trunk, upper_states
 from rlhf.ppo.advantages import gae, whiten
 from rlhf.ppo.kl import kl_estimate
@@ -26,6 +26,8 @@ from rlhf.ppo.losses import adapted, entropy_loss, policy_kl, surrogate, value_l
 from rlhf.ppo.moments import Moments, merge
 from rlhf.ppo.rewards import clip, normalise, scale, token_rewards
 from rlhf.rollout.records import Experience, Rollout, Scores
+
+PAPERS_KL_COEFFICIENT = 0.05  # by which the best policy is chosen where the penalty is off
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class PpoMax:
         self._reference = self.engine.frozen(load_causal_lm(workspace.model("sft")))
         self._reward = self.engine.frozen(load_scalar_model(workspace.model("reward")))
         self._shared = self._trunk(ppo.trainable_layers)
+        self._reward_spread = score_spread(workspace.model("reward"))
         self._history = Moments()
         self._penalty = ppo.penalty.coefficient if ppo.penalty else 0.0
 
@@ -116,10 +119,22 @@ class PpoMax:
         experience = Experience(rollout.batch, mask, old, scores.values, advantages, returns, scores.below)
         return experience, self._describe(rollout, scores, shaped, experience)
 
-    @torch.no_grad()
-    def score(self, rollout: Rollout) -> Tensor:
-        parts = _micro(rollout.batch, self.settings.micro_batch)
-        return torch.cat([self._rewards(part, self._below(part)) for part in parts])
+    def look(self, rollout: Rollout) -> tuple[Tensor, Tally]:
+        scores, mask = self._scores(rollout), rollout.response_mask
+        kl = kl_estimate(scores.logprobs, scores.reference_logprobs) * mask
+        coefficient = self.settings.kl.coefficient if self.settings.kl else PAPERS_KL_COEFFICIENT
+        tally = Tally()
+        tally.add(
+            reward=scores.rewards,
+            objective=scores.rewards / self._reward_spread - coefficient * kl.sum(dim=1),
+            kl=kl[mask],
+            kl_sequence=kl.sum(dim=1),
+            surprise=-scores.logprobs[mask],  # log-perplexity on its own responses, in nats per token
+            entropy=scores.entropy[mask],
+            length=rollout.lengths.float(),
+            finished=rollout.finished.float(),
+        )
+        return scores.rewards, tally
 
     @torch.no_grad()
     def _scores(self, rollout: Rollout) -> Scores:

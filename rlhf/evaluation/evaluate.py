@@ -14,9 +14,10 @@ from rlhf.common.files import staged_directory, write_json
 from rlhf.common.metrics import Value, write_summary
 from rlhf.engine.single import TorchEngine
 from rlhf.evaluation.judges import Case, Judgement, judge_both_orders, make_judge
-from rlhf.evaluation.measures import distinct_2, edges_over, histogram, longer_win_rate
+from rlhf.evaluation.measures import edges_over, histogram, longer_win_rate
 from rlhf.evaluation.responses import Prompt, Response, generate_responses, read_prompts
 from rlhf.evaluation.winrate import WinRate, win_rates_by_kind
+from rlhf.rollout.diversity import distinct_2
 from rlhf.settings.schema import Settings
 from rlhf.workspace import Workspace
 

@@ -1,18 +1,11 @@
-"""What can be counted in responses without a judge: lengths, repetition, and whether length alone wins."""
+"""What can be counted in comparisons without a judge: whether length alone wins, and histograms."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlhf.evaluation.judges import Outcome
-
-
-def distinct_2(responses: Sequence[Sequence[int]]) -> float | None:
-    """Share of different ones among all bigrams of tokens over all responses (low: repetitive); None without any."""
-    bigrams = [pair for ids in responses for pair in pairwise(ids)]
-    return len(set(bigrams)) / len(bigrams) if bigrams else None
 
 
 def longer_win_rate(

@@ -90,11 +90,16 @@ def load_scalar_model(directory: Path, *, unit_scale: bool = False) -> ScalarMod
     except SafetensorError as error:
         raise ModelError(f"{directory / HEAD_FILE}: not loadable: {error}") from error
     if unit_scale:
-        score_std = float(read_json(directory / NOTE_FILE)["score_std"])
-        tensors = {name: value / score_std for name, value in tensors.items()}
+        spread = score_spread(directory)
+        tensors = {name: value / spread for name, value in tensors.items()}
     head = ScalarHead(tensors["weight"].shape[1])
     head.load_state_dict(tensors)
     return ScalarModel(load_causal_lm(directory), head)
+
+
+def score_spread(directory: Path) -> float:
+    """Standard deviation of a reward model's scores of held-out answers, as noted when it was saved."""
+    return float(read_json(directory / NOTE_FILE)["score_std"])
 
 
 def save_scalar_model(

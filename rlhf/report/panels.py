@@ -150,7 +150,20 @@ _PPO: tuple[tuple[str, tuple[Lines, ...]], ...] = (
                 "Tokens; rises to the limit on collapse.",
                 watch=True,
             ),
+            Lines(
+                "ppo-objective",
+                "Objective on the validation prompts",
+                (Curve("validation_objective", "objective", marked=True),),
+                "Reward in units of its spread, less KL penalty; the policy of the highest sound point is kept.",
+            ),
             Lines("ppo-entropy", "Entropy", (Curve("entropy", "entropy"),), "Nats per response token."),
+            Lines(
+                "ppo-distinct",
+                "Different bigrams on the validation prompts",
+                (Curve("validation_distinct_2", "share", marked=True),),
+                "Falls when responses repeat themselves.",
+                percent=True,
+            ),
             Lines(
                 "ppo-finished",
                 "Responses that end by themselves",

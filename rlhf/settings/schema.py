@@ -194,6 +194,13 @@ class Ptx(Section):
     windows: Count  # of plain text per mini-batch and process
 
 
+class Alarm(Section):
+    """What happens when the policy collapses; rlhf/monitor.py states the rule."""
+
+    action: Literal["warn", "stop", "return"] = "warn"  # return: stop, and keep the best policy from before
+    patience: Count = 3  # iterations in a row that must show it
+
+
 class Sampling(Section):
     """How rollouts are sampled; their log-probs are taken from this very distribution."""
 
@@ -229,6 +236,8 @@ class Ppo(Section):
     max_response_tokens: Count | None = None  # null: as in data
     samples_every: Count = 5  # iterations, between looks at the validation prompts
     validation_prompts: Count = 16
+    alarm: Alarm = Alarm()
+    keep: Literal["best", "last"] = "best"  # of the policies at the looks: highest objective on the validation prompts
     checkpoint_every: Count = 10  # iterations
 
     @model_validator(mode="after")

@@ -23,7 +23,7 @@ from rlhf.common.errors import ModelError, SettingsError
 from rlhf.models.causal import load_causal_lm, save_causal_lm
 from rlhf.models.scalar import new_scalar_model, save_scalar_model
 from rlhf.rollout.sampler import SamplingRule, row_uniforms, sample_responses
-from rlhf.settings import preset_names, preset_text
+from rlhf.settings import load_settings, preset_names, preset_text
 from rlhf.settings.schema import Generation
 from rlhf.workspace import Workspace
 
@@ -124,6 +124,17 @@ def test_edited_settings_are_not_overwritten_without_force(tmp_path: Path) -> No
     assert "seed: 2" in params.read_text(encoding="utf-8")
     assert run("preset", "laptop", "--force", root=tmp_path)[0] == 0
     assert params.read_text(encoding="utf-8") == preset_text("laptop")
+
+
+def test_a_variant_is_a_preset_with_other_details(tmp_path: Path) -> None:
+    assert run("preset", "laptop", "--variant", "vanilla", root=tmp_path)[0] == 0
+    ppo = load_settings(tmp_path / "params.yaml").ppo
+    assert (ppo.kl, ppo.ptx, ppo.value_clip, ppo.reward.normalise, ppo.reward.clip) == (None,) * 5
+    assert (ppo.surrogate_clip, ppo.optimizer.max_gradient_norm) == (0.2, 1.0)  # PPO itself
+    assert "laptop *" in run("preset", root=tmp_path)[1] and "laptop, vanilla" in run("preset", root=tmp_path)[1]
+    assert run("preset", "tiny", root=tmp_path)[0] == 0  # nothing of one's own is lost
+    code, message = run("preset", "tiny", "--variant", "reinforce", root=tmp_path)
+    assert code == 1 and "no variant 'reinforce'; there are: ppo-ptx, ppo-max, ppo-penalty, vanilla" in message
 
 
 def test_an_unknown_preset_names_the_known_ones(tmp_path: Path) -> None:

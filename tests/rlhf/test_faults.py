@@ -132,7 +132,7 @@ def test_a_file_that_cannot_grow_ends_the_run_with_its_name(
     workspace: Workspace, stage: str, checkpoint_every: int, told: str
 ) -> None:
     """As on a file system with quotas."""
-    changes = {"sft.batch_tokens": 48, "ppo.critic.pretraining_iterations": 0}
+    changes = {"sft.batch_tokens": 48, "ppo.critic.pretraining_iterations": 0, "ppo.keep": "last"}
     write_settings(workspace, tiny_settings(changes | {f"{stage}.checkpoint_every": checkpoint_every}))
     before = tree_of(workspace.root / "models")
     worker = Worker(stage, workspace.root, Harm(file_bytes=150_000))

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from tiny import numbers, outcome, tiny_settings
 
 from rlhf import policy
-from rlhf.algorithms import ALGORITHMS, PpoMax
+from rlhf.algorithms import ALGORITHMS, Material, PpoMax
 from rlhf.algorithms.base import Loss
 from rlhf.common.tally import Tally
 from rlhf.data.batches import TokenBatch
@@ -22,7 +23,8 @@ def test_a_whole_run_and_what_it_writes(workspace: Workspace) -> None:
     policy.train(settings, workspace)
     *rows, final = numbers(workspace.steps("ppo"))
     assert [row["step"] for row in rows] == [-1, 0, 1, 2, 3]
-    assert final.keys() == {"step", "validation_reward"} and final["step"] == 4  # the policy that is saved
+    watched = {"reward", "objective", "kl", "kl_sequence", "surprise", "entropy", "length", "finished", "distinct_2"}
+    assert final.keys() == {"step", *(f"validation_{key}" for key in watched)} and final["step"] == 4
     promised = {
         "reward", "reward_std", "reward_normalised", "kl", "kl_sequence", "response_length", "finished", "perplexity",
         "entropy", "policy_loss", "value_loss", "ptx_loss", "ratio_mean", "ratio_max_deviation", "first_ratio_deviation",
@@ -48,11 +50,90 @@ def test_a_whole_run_and_what_it_writes(workspace: Workspace) -> None:
 
     summary = json.loads(workspace.metrics("ppo").read_text())
     assert (summary["reward_first"], summary["reward_last"]) == (rows[1]["reward"], rows[4]["reward"])
-    assert summary["collapsed"] is False and summary["iterations"] == 4
+    assert (summary["collapsed"], summary["iterations"]) == (False, 4) and "collapse_step" in summary
     wanted = {"kl_last", "perplexity_last", "response_length_last", "seconds"}
     assert wanted | {"rollout_tokens_per_second", "update_tokens_per_second"} <= summary.keys()
     before, after = (load_causal_lm(workspace.model(name)).state_dict() for name in ("sft", "policy"))
     assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def objectives(workspace: Workspace) -> dict[int, float]:
+    rows = numbers(workspace.steps("ppo"))
+    return {row["step"]: row["validation_objective"] for row in rows if "validation_objective" in row}
+
+
+def same_weights(left: Path, right: Path) -> bool:
+    one, two = (load_causal_lm(path).state_dict() for path in (left, right))
+    return all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_the_policy_of_the_best_look_is_kept(workspace: Workspace, tmp_path: Path) -> None:
+    """A rate that wrecks the policy: the best look is the first one, the policy that training started from."""
+    changes = {"ppo.optimizer.learning_rate": 0.05, "ppo.optimizer.warmup_fraction": 0.0, "ppo.kl.coefficient": 1.0}
+    policy.train(tiny_settings(changes), workspace)
+    found = objectives(workspace)
+    assert max(found, key=lambda step: found[step]) == 0
+    summary = json.loads(workspace.metrics("ppo").read_text())
+    assert (summary["kept_step"], summary["kept_objective"]) == (0, found[0])
+    assert same_weights(workspace.model("policy"), workspace.model("sft"))
+    policy.train(tiny_settings(changes | {"ppo.keep": "last"}), workspace)
+    summary = json.loads(workspace.metrics("ppo").read_text())
+    assert (summary["kept_step"], summary["kept_objective"]) == (4, found[4])
+    assert not same_weights(workspace.model("policy"), workspace.model("sft"))
+
+
+def test_the_objective_is_reward_less_the_penalty(workspace: Workspace) -> None:
+    policy.train(tiny_settings({"ppo.kl.coefficient": 0.3}), workspace)
+    for row in numbers(workspace.steps("ppo")):
+        if "validation_objective" in row:
+            expected = row["validation_reward"] / 0.5 - 0.3 * row["validation_kl_sequence"]  # the note says 0.5
+            assert row["validation_objective"] == pytest.approx(expected, abs=1e-5)
+
+
+def collapsing(iteration: int) -> Any:
+    """Metrics as of a policy that collapses from some iteration on."""
+    real = PpoMax.experience
+
+    def experience(self: PpoMax, material: Material) -> Any:
+        learnable, metrics = real(self, material)
+        self.calls = getattr(self, "calls", -2) + 1  # type: ignore[attr-defined]
+        if self.calls >= iteration:  # type: ignore[attr-defined]
+            metrics |= {"kl": 9.0, "response_length": 100.0}
+        return learnable, metrics
+
+    return experience
+
+
+@pytest.mark.parametrize(("action", "last", "kept"), [("warn", 8, "best"), ("stop", 4, "last"), ("return", 4, "best")])
+def test_what_the_alarm_does(
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    action: str,
+    last: int,
+    kept: str,
+) -> None:
+    monkeypatch.setattr(PpoMax, "experience", collapsing(3))
+    changes = {
+        "ppo.iterations": 8,
+        "ppo.alarm": {"action": action, "patience": 2},
+        "ppo.keep": "last",
+        "ppo.samples_every": 1,
+    }
+    if action == "warn":
+        changes["ppo.keep"] = "best"
+    policy.train(tiny_settings(changes), workspace)
+    steps = [row["step"] for row in numbers(workspace.steps("ppo"))]
+    assert steps == [*range(-1, last), *([last, last] if action != "warn" else [last])]
+    summary = json.loads(workspace.metrics("ppo").read_text())
+    assert (summary["collapsed"], summary["collapse_step"]) == (True, 4)
+    told = [record.message for record in caplog.records if "collapse" in record.message]
+    assert len(told) == 1 and told[0].startswith("ppo: collapse at iteration 4: response_length 100")
+    if kept == "best":
+        before = {step: value for step, value in objectives(workspace).items() if step < 3}  # sound by then
+        assert summary["kept_step"] == max(before, key=lambda step: before[step])
+    else:
+        assert summary["kept_step"] == last
 
 
 class Recording(PpoMax):

@@ -16,11 +16,9 @@ def table(kinds: list[str], longer: list[int] | None = None) -> pd.DataFrame:
             "id": [f"p{n}" for n in range(count)],
             "kind": kinds,
             "messages": ["[]"] * count,
-            "chosen": [f"c{n}" for n in range(count)],
-            "rejected": [f"r{n}" for n in range(count)],
+            "chosen": ["c" * (5 + extra) for extra in longer or [0] * count],
+            "rejected": ["r" * 5] * count,
             "unseen_opening": [n % 2 == 0 for n in range(count)],
-            "chosen_ids": [np.zeros(5 + extra) for extra in longer or [0] * count],
-            "rejected_ids": [np.zeros(5)] * count,
         }
     )
 
@@ -82,7 +80,7 @@ def test_summary_by_hand() -> None:
         "accuracy_helpful": 0.5,
         "accuracy_harmless": 0.5,
         "accuracy_unseen_openings": 0.5,
-        "longer_wins_accuracy": 2 / 3,
+        "longer_wins_accuracy": 2.5 / 4,
         "margin_mean": 0.625,
         "loss": sum(math.log(1 + math.exp(-margin)) for margin in (1.0, -0.5, 0.0, 2.0)) / 4,
         "score_mean": 1.3125,
@@ -94,7 +92,7 @@ def test_summary_by_hand() -> None:
 
 def test_a_kind_without_pairs_has_no_accuracy() -> None:
     found = summary(table(["helpful"] * 3), pairs([1.0, 1.0, -1.0]))
-    assert found["accuracy_harmless"] is None and found["longer_wins_accuracy"] is None
+    assert found["accuracy_harmless"] is None and found["longer_wins_accuracy"] == 0.5
     assert found["accuracy_helpful"] == pytest.approx(2 / 3)
 
 

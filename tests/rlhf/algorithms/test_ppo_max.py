@@ -138,7 +138,7 @@ def test_experience_equals_the_slow_reference(prepared: Workspace, algorithm: Pp
         "sampler_logprob_gap": 0.0,
     }
     assert metrics == pytest.approx(expected, abs=2e-4)
-    assert algorithm.score(rollout).tolist() == pytest.approx(raw.tolist(), abs=1e-5)
+    assert algorithm.look(rollout)[0].tolist() == pytest.approx(raw.tolist(), abs=1e-5)
 
 
 def test_losses_equal_the_slow_reference(prepared: Workspace, algorithm: PpoMax) -> None:
@@ -257,7 +257,7 @@ def test_scaled_rewards_keep_their_mean(prepared: Workspace) -> None:
     scaled = {"normalise": None, "scale": "running", "clip": None}
     algorithm = make(prepared, ppo__reward=scaled, ppo__kl=None, ppo__gae__lambda=1.0)
     rollout = roll(algorithm)
-    raw = algorithm.score(rollout).double()
+    raw = algorithm.look(rollout)[0].double()
     experience, _ = algorithm.experience(Material(rollout))
     assert experience.returns[:, 0].tolist() == pytest.approx((raw / raw.std()).tolist(), abs=1e-4)
 
@@ -319,7 +319,7 @@ def test_a_shared_trunk_changes_no_number(prepared: Workspace, layers: int) -> N
         experience, metrics = algorithm.experience(Material(rollout))
         assert (experience.below is None) is (shared is None)
         slopes = [gradients(algorithm, name, experience, None) for name in ("policy", "critic")]
-        found.append((experience, metrics, algorithm.score(rollout), slopes))
+        found.append((experience, metrics, algorithm.look(rollout)[0], slopes))
     (one, told_one, score_one, slopes_one), (two, told_two, score_two, slopes_two) = found
     for name in ("old_logprobs", "old_values", "advantages", "returns"):
         torch.testing.assert_close(getattr(one, name), getattr(two, name), atol=1e-5, rtol=1e-5)
@@ -372,7 +372,7 @@ def test_with_every_detail_off_it_is_vanilla(prepared: Workspace) -> None:
     )  # fmt: skip
     rollout = roll(algorithm)
     experience, metrics = algorithm.experience(Material(rollout))
-    rewards = algorithm.score(rollout)
+    rewards = algorithm.look(rollout)[0]
     for row, length in enumerate(rollout.lengths.tolist()):
         assert experience.returns[row, :length].tolist() == pytest.approx([float(rewards[row])] * length, abs=1e-5)
     assert metrics["reward_normalised"] == pytest.approx(metrics["reward"])
@@ -386,7 +386,7 @@ def test_with_every_detail_off_it_is_vanilla(prepared: Workspace) -> None:
 def test_rewards_are_clipped_after_normalisation(prepared: Workspace) -> None:
     algorithm = make(prepared, ppo__reward__clip=0.3, ppo__kl=None, ppo__gae__lambda=1.0)
     rollout = roll(algorithm)
-    raw = algorithm.score(rollout).double()
+    raw = algorithm.look(rollout)[0].double()
     experience, _ = algorithm.experience(Material(rollout))
     expected = ((raw - raw.mean()) / raw.std()).clamp(-0.3, 0.3).tolist()
     assert experience.returns[:, 0].tolist() == pytest.approx(expected, abs=1e-4)
@@ -402,7 +402,7 @@ def test_the_history_grows_and_survives(prepared: Workspace, algorithm: PpoMax) 
     one, _ = algorithm.experience(Material(second))
     two, _ = resumed.experience(Material(second))
     assert torch.equal(one.advantages, two.advantages)
-    rewards = torch.cat([algorithm.score(rollout) for rollout in (first, second)]).double()
+    rewards = torch.cat([algorithm.look(rollout)[0] for rollout in (first, second)]).double()
     history = algorithm.state()["history"]
     assert (history["count"], history["mean"]) == (16, pytest.approx(float(rewards.mean()), abs=1e-5))
     assert history["squares"] / 15 == pytest.approx(float(rewards.var()), abs=1e-5)

@@ -1,13 +1,6 @@
 import pytest
 
-from rlhf.evaluation.measures import distinct_2, edges_over, histogram, longer_win_rate
-
-
-def test_distinct_2_by_hand() -> None:
-    # bigrams: 12 23 | 12 21 12: five, three of them different
-    assert distinct_2([[1, 2, 3], [1, 2, 1, 2]]) == pytest.approx(3 / 5)
-    assert distinct_2([[1], []]) is None
-    assert distinct_2([[7] * 11]) == pytest.approx(1 / 10)
+from rlhf.evaluation.measures import edges_over, histogram, longer_win_rate
 
 
 def test_longer_win_rate_leaves_out_ties_and_equal_lengths() -> None:

@@ -157,7 +157,8 @@ def _write_ppo(workspace: Workspace, random: np.random.Generator) -> None:
             "ptx_loss": 3.3, "clip_fraction": 0.04 + random.uniform(0, 0.02), "policy_gradient_norm": random.uniform(0.8, 1.4),
             "ratio_max_deviation": random.uniform(0.1, 0.6), "first_ratio_deviation": random.uniform(0, 1e-6),
         }  # fmt: skip
-        return row | ({"validation_reward": 0.2 + 0.035 * step} if step % 5 == 0 else {})
+        look = {"reward": 0.2 + 0.035 * step, "objective": 0.3 + 0.02 * step, "distinct_2": 0.8 - 0.004 * step}
+        return row | ({f"validation_{key}": value for key, value in look.items()} if step % 5 == 0 else {})
 
     _write_steps(workspace.steps("ppo"), range(-3, 30), values)
     edges = np.linspace(-3, 4, 21)
@@ -180,7 +181,7 @@ def _write_ppo(workspace: Workspace, random: np.random.Generator) -> None:
                     {"kind": KINDS[number % 2], "prompt": f"user: {question}", "response": text, "reward": step / 20},
                 )
     summary = {"reward_first": 0.21, "reward_last": 1.08, "kl_last": 0.113, "perplexity_last": 4.31, "seconds": 421.5}
-    summary |= {"response_length_last": 42.1, "collapsed": False, "rollout_tokens_per_second": 288.0}
+    summary |= {"response_length_last": 42.1, "collapsed": False, "kept_step": 25, "rollout_tokens_per_second": 288.0}
     write_json(workspace.metrics("ppo"), summary | {"update_tokens_per_second": 190.2})
 
 

@@ -68,7 +68,7 @@ def test_the_page_is_well_formed_and_self_contained(page: str) -> None:
 
 def test_every_figure_is_drawn_and_follows_the_theme(page: str) -> None:
     figures = re.findall(r"<svg.*?</svg>", page, flags=re.S)
-    assert len(figures) == 3 + 2 * 4 + 3 + 5 + 7 + 4
+    assert len(figures) == 3 + 2 * 4 + 3 + 7 + 7 + 4
     assert "Not recorded" not in page
     variables = set(re.findall(r"(--[a-z-]+):", page))
     for figure in figures:
