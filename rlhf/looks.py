@@ -93,14 +93,16 @@ def _sample_rows(
 ) -> list[dict[str, Value]]:
     return [
         {
+            "row": row,  # of the split's table
             "kind": kind,
             "prompt": text,
             "response": str(tokenizer.decode(response, skip_special_tokens=True)).strip(),
+            "response_ids": " ".join(map(str, response)),  # decoding and tokenising again may change them
             "reward": reward,
             "length": len(response),
         }
-        for kind, text, response, reward in zip(
-            prompts.kinds, prompts.texts, rollout.responses, rewards.tolist(), strict=True
+        for row, kind, text, response, reward in zip(
+            prompts.rows, prompts.kinds, prompts.texts, rollout.responses, rewards.tolist(), strict=True
         )
     ]
 

@@ -10,6 +10,7 @@ import torch
 from rlhf.algorithms import Algorithm, Context, Learnable, Material, make_algorithm
 from rlhf.common.errors import DataError
 from rlhf.common.files import write_json
+from rlhf.common.memory import release
 from rlhf.common.metrics import Value, write_summary
 from rlhf.common.progress import Progress
 from rlhf.common.seeds import generator
@@ -103,6 +104,7 @@ class Loop:
                 if steps is not None:
                     steps.write(iteration, metrics)
                 progress.advance(1, {key: float(metrics.get(key) or 0.0) for key in SHOWN})
+                release()
                 if stop:
                     last = iteration
                     break

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from rlhf.common.memory import release
 from rlhf.common.progress import Progress
 from rlhf.common.steps import StepLog, ends, read_steps, write_plot_data
 from rlhf.common.tally import Tally
@@ -13,6 +14,7 @@ from rlhf.engine import NonFiniteError, Trainer
 from rlhf.stage import StageRun
 
 Loss = Callable[[], Tensor]
+RELEASE_EVERY = 10  # steps: seconds of work for milliseconds
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ def fit(run: StageRun, trainer: Trainer, job: Job) -> Outcome:
                 _write(steps, step, train)
             progress.advance(1, {key: train[key] for key in job.shown})
             # 3. checkpoint
+            if step % RELEASE_EVERY == 0:
+                release()
             if step % job.checkpoint_every == 0 and not last:
                 run.keep(step, trainers, {"initial": initial}, [steps])
     finally:

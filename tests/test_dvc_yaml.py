@@ -21,6 +21,7 @@ WITHOUT_EFFECT = (
     "rlhf/workspace.py",
     "rlhf/common/errors.py",
     "rlhf/common/files.py",
+    "rlhf/common/memory.py",
     "rlhf/common/metrics.py",
     "rlhf/common/progress.py",
 )

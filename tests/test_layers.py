@@ -22,6 +22,7 @@ LAYERS = (
     ("rlhf.supervised", "rlhf.looks"),
     ("rlhf.sft", "rlhf.reward", "rlhf.policy"),
     ("rlhf.evaluation",),
+    ("rlhf.studies",),
     ("rlhf.report",),
     ("rlhf",),  # what is not named below: the worker and the commands of users
     ("tasks",),

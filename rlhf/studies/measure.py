@@ -1,0 +1,98 @@
+"""What a policy run is judged by, beyond its own metrics: the gold model over the looks, and plain text at the end."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlhf.common.files import read_json
+from rlhf.common.steps import read_steps
+from rlhf.data.batches import pad, pad_responses
+from rlhf.data.tables import read_rows_of
+from rlhf.engine.single import TorchEngine
+from rlhf.models.causal import load_causal_lm
+from rlhf.models.quantities import hidden_states, target_logits, target_tokens, token_logprobs
+from rlhf.models.scalar import load_scalar_model
+from rlhf.settings import Settings
+from rlhf.workspace import Workspace
+
+BATCH = 32
+JUDGED = ("gold", "reward_tail")
+CURVES = ("reward", "kl", "perplexity", "response_length", "entropy", "finished", "value_loss")
+
+Row = dict[str, Any]
+
+
+def run_record(settings: Settings, workspace: Workspace) -> dict[str, Any]:
+    """A finished policy run as one JSON object: `curves` by iteration, `looks` by look, `summary` by name.
+
+    The summary holds the run's own, and `gold`, `reward_tail` (each with _first and _last) and `plain_text_loss`.
+    """
+    samples = read_steps(workspace.samples("ppo"))
+    looks = looks_of(samples, gold_scores(settings, workspace, samples))
+    curves = [
+        {"step": row["step"], **{key: row[key] for key in CURVES if key in row}}
+        for row in read_steps(workspace.steps("ppo"))
+        if "reward" in row
+    ]
+    ends = {
+        f"{key}_{end}": look[key]
+        for key in ("gold", "reward_tail")
+        for end, look in (("first", looks[0]), ("last", looks[-1]))
+    }
+    summary = read_json(workspace.metrics("ppo")) | ends | {"plain_text_loss": plain_text_loss(settings, workspace)}
+    return {"curves": curves, "looks": looks, "summary": summary}
+
+
+def looks_of(samples: Sequence[Row], gold: Sequence[float]) -> list[dict[str, float]]:
+    """Mean reward and gold score of each look, and the tail of its rewards: 95th percentile less median."""
+    found = []
+    for step in sorted({int(row["step"]) for row in samples}):
+        places = [place for place, row in enumerate(samples) if row["step"] == step]
+        rewards = np.array([samples[place]["reward"] for place in places])
+        found.append(
+            {
+                "step": step,
+                "reward": float(rewards.mean()),
+                "reward_tail": float(np.percentile(rewards, 95) - np.median(rewards)),
+                "gold": float(np.mean([gold[place] for place in places])),
+            }
+        )
+    return found
+
+
+@torch.no_grad()
+def gold_scores(settings: Settings, workspace: Workspace, samples: Sequence[Row]) -> list[float]:
+    """The gold model's score of every sample, in units of the spread of its scores."""
+    engine = TorchEngine(settings.engine)
+    model = engine.frozen(load_scalar_model(workspace.model("gold"), unit_scale=True))
+    rows = read_rows_of(workspace, "prompts", "validation")
+    prompts = [[int(token) for token in ids] for ids in rows["prompt_ids"]]
+    scores: list[float] = []
+    for start in range(0, len(samples), BATCH):
+        part = samples[start : start + BATCH]
+        responses = [[int(token) for token in row["response_ids"].split()] for row in part]
+        batch = pad_responses([prompts[row["row"]] for row in part], responses, int(model.lm.config.pad_token_id or 0))
+        with engine.autocast():
+            scores += model.scores(batch.to(engine.device)).tolist()
+    return scores
+
+
+@torch.no_grad()
+def plain_text_loss(settings: Settings, workspace: Workspace) -> float:
+    """Nats per token of the final policy on the held-out windows of plain text (fig. 12: the alignment tax)."""
+    engine = TorchEngine(settings.engine)
+    model = engine.frozen(load_causal_lm(workspace.model("policy")))
+    windows = [[int(token) for token in ids] for ids in read_rows_of(workspace, "pretrain", "validation")["input_ids"]]
+    total, count = 0.0, 0
+    for start in range(0, len(windows), BATCH):
+        part = windows[start : start + BATCH]
+        batch = pad(part, [[True] * len(window) for window in part], int(model.config.pad_token_id or 0)).to(
+            engine.device
+        )
+        with engine.autocast():
+            logits = target_logits(model, hidden_states(model, batch), batch)
+        losses = -token_logprobs(logits, target_tokens(batch))
+        total, count = total + float(losses.sum()), count + losses.numel()
+    return total / count

@@ -1,0 +1,32 @@
+import pytest
+import yaml
+
+from rlhf.settings import preset_text, settings_from
+from rlhf.settings.edit import edited
+from rlhf.studies.arms import ARMS
+from rlhf.studies.claims import START
+from rlhf.studies.figures import STUDIES
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_is_accepted(arm: str) -> None:
+    settings_from(yaml.safe_load(edited(preset_text("tiny"), ARMS[arm], arm)))
+
+
+def test_no_two_arms_are_the_same() -> None:
+    texts = {arm: edited(preset_text("laptop"), changes, arm) for arm, changes in ARMS.items()}
+    found = [settings_from(yaml.safe_load(text)).model_dump_json() for text in texts.values()]
+    assert len(set(found)) == len(ARMS)
+
+
+def test_every_figure_of_the_paper_has_its_arms() -> None:
+    assert set(STUDIES) == {"fig4", "fig6", "fig7", "fig8", "fig9", "fig12", *(f"fig{n}" for n in range(14, 20))}
+    used = {arm for study in STUDIES.values() for arm in study.arms}
+    assert used <= set(ARMS) and set(ARMS) - used == {"ppo-penalty"}  # eq. 14 has no figure
+
+
+def test_claims_speak_of_arms_that_their_study_runs() -> None:
+    for study in STUDIES.values():
+        for claim in study.claims:
+            assert claim.arm in study.arms
+            assert claim.against in (*study.arms, START)

@@ -1,0 +1,59 @@
+import math
+from collections.abc import Mapping
+
+import pytest
+
+from rlhf.studies.claims import START, Claim, Direction, Finding, interval, judge
+
+Runs = Mapping[str, Mapping[int, Mapping[str, float]]]
+
+
+def test_interval_by_hand() -> None:
+    # mean 2, sample variance 1, t(0.975, 2) = 4.302653: half width 4.302653 / sqrt(3)
+    assert interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2 - 2.484138, 2 + 2.484138), abs=1e-5)
+    assert interval([5.0]) == (5.0, -math.inf, math.inf)
+    assert interval([1.0, 1.0]) == (1.0, 1.0, 1.0)
+
+
+def found(direction: Direction, left: list[float], right: list[float]) -> Finding:
+    runs = {
+        name: {seed: {"kl": value} for seed, value in enumerate(values)} for name, values in (("a", left), ("b", right))
+    }
+    finding = judge(Claim("", "kl", "a", "b", direction), runs)
+    assert finding is not None
+    return finding
+
+
+@pytest.mark.parametrize(
+    ("direction", "left", "right", "verdict"),
+    [
+        (
+            "higher",
+            [2.0, 3.1, 4.0],
+            [1.0, 2.0, 3.0],
+            "agrees",
+        ),  # by about 1 in every seed, though the seeds spread more
+        ("lower", [2.0, 3.1, 4.0], [1.0, 2.0, 3.0], "differs"),
+        ("same", [2.0, 3.1, 4.0], [1.0, 2.0, 3.0], "differs"),
+        ("higher", [2.0, 1.0, 3.0], [1.0, 2.0, 3.0], "inside the noise"),
+        ("same", [2.0, 1.0, 3.0], [1.0, 2.0, 3.0], "agrees"),
+        ("lower", [0.0], [9.0], "inside the noise"),  # one seed shows nothing
+    ],
+)
+def test_verdicts(direction: Direction, left: list[float], right: list[float], verdict: str) -> None:
+    assert found(direction, left, right).verdict == verdict
+
+
+def test_only_seeds_of_both_sides_count() -> None:
+    runs: Runs = {"a": {1: {"kl": 1.0}, 2: {"kl": 2.0}, 3: {}}, "b": {2: {"kl": 0.5}, 3: {"kl": 0.1}}}
+    finding = judge(Claim("", "kl", "a", "b", "higher"), runs)
+    assert finding is not None and (finding.seeds, finding.difference) == (1, 1.5)
+    assert judge(Claim("", "kl", "a", "c", "higher"), runs) is None
+    assert judge(Claim("", "reward", "a", "b", "higher"), runs) is None
+
+
+def test_against_the_start_of_the_same_run() -> None:
+    runs: Runs = {"a": {seed: {"gold_first": 1.0, "gold_last": 1.0 - 0.1 * seed} for seed in (5, 6, 7)}}
+    finding = judge(Claim("", "gold_last", "a", START, "lower"), runs)
+    assert finding is not None and finding.verdict == "agrees"
+    assert finding.difference == pytest.approx(-0.6)
