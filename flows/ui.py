@@ -13,16 +13,17 @@ import psutil
 
 from flows.stage import exit_code
 from rlhf.common.errors import RlhfError
-from tasks.server import HOST, release, shared_server
+from tasks.server import HOST, free_port, release, shared_server
 from tasks.tracking import shown, tracking_uri
 
-MLFLOW_PORT = 5000
+MLFLOW_PORT = 5000  # MLflow's own; another one if it is taken
 _START_SECONDS = 600.0
 
 
 def main() -> None:
-    """Start what is not running yet, print both addresses, stop on Ctrl-C what nobody else uses."""
+    """Start what is not running yet, print both addresses, stop on Ctrl-C or SIGTERM what nobody else uses."""
     root, own = Path(), psutil.Process()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with exit_code():
         mlflow = None
         try:
@@ -31,8 +32,8 @@ def main() -> None:
             if uri := os.environ.get("MLFLOW_TRACKING_URI"):
                 print(f"MLflow   {shown(uri)} (MLFLOW_TRACKING_URI; not started here)", flush=True)
             else:
-                mlflow = start_mlflow(root)
-                print(f"MLflow   http://{HOST}:{MLFLOW_PORT}", flush=True)
+                address, mlflow = start_mlflow(root)
+                print(f"MLflow   {address}", flush=True)
             print("Ctrl-C stops both.", flush=True)
             while mlflow is None or mlflow.poll() is None:
                 time.sleep(1)
@@ -46,17 +47,16 @@ def main() -> None:
                 print("The Prefect server stays until the runs that use it end.")
 
 
-def start_mlflow(root: Path) -> subprocess.Popen[bytes]:
-    """Start an MLflow server on the workspace's database and wait until it answers; raises RlhfError."""
+def start_mlflow(root: Path) -> tuple[str, subprocess.Popen[bytes]]:
+    """Start an MLflow server on the workspace's database, wait until it answers, give its address; raises RlhfError."""
     log = root / "logs" / "mlflow-server.log"
     log.parent.mkdir(exist_ok=True)
-    address = f"http://{HOST}:{MLFLOW_PORT}"
-    if _answers(address):
-        raise RlhfError(f"{address} is taken; is another MLflow running?")
+    port = free_port(MLFLOW_PORT) or free_port(0)
+    address = f"http://{HOST}:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking_uri(root)]
     with log.open("w", encoding="utf-8") as stream:
         server = subprocess.Popen(
-            [*command, "--host", HOST, "--port", str(MLFLOW_PORT), "--workers", "1"],
+            [*command, "--host", HOST, "--port", str(port), "--workers", "1"],
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=stream,
@@ -65,7 +65,7 @@ def start_mlflow(root: Path) -> subprocess.Popen[bytes]:
     end = time.monotonic() + _START_SECONDS
     while server.poll() is None and time.monotonic() < end:
         if _answers(address):
-            return server
+            return address, server
         time.sleep(0.2)
     stop(server)
     raise RlhfError(f"the MLflow server did not start; see {log}")

@@ -24,6 +24,8 @@ DEFAULT_GENERATION = Generation(max_new_tokens=128)
 def model_directory(name: str, workspace: Workspace) -> Path:
     """The directory of a stage's model or of a path; raises ModelError that says which models there are."""
     directory = workspace.model(name) if name in TALKERS else Path(name)
+    if name in SCORERS and not directory.is_dir():
+        raise ModelError(f"{name} scores answers and gives none; talk to policy with --score to see its scores")
     if not directory.is_dir():
         present = [stage for stage in TALKERS if workspace.model(stage).is_dir()]
         there = f"there are: {', '.join(present)}" if present else "no stage has written one yet (dvc repro)"

@@ -145,7 +145,7 @@ def gpu_check(settings: Settings | None) -> Check:
     if count == 0:
         there = shutil.which("nvidia-smi") is not None
         advice = "torch cannot use the GPU here: install a CUDA build of the pinned torch" if there else ""
-        advice = advice or "not needed for the presets tiny and laptop; the others want one"
+        advice = advice or "not needed for the presets tiny, laptop and hh-small; hh-7b wants eight"
         return Check("gpu", "note", "none", advice)
     found = f"{count} x {torch.cuda.get_device_name(0)}"
     if processes > count:

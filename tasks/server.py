@@ -80,7 +80,8 @@ def keep(root: Path, port: int) -> None:
     """Run a server until no lease is held any more: the body of the background process."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the server is stopped below
     command = [sys.executable, "-m", "tasks.guard", sys.executable, "-m", "prefect", "server", "start"]
-    environment = os.environ | {"RLHF_GUARD_PARENT": str(os.getpid())}
+    own = f"http://{HOST}:{port}/api"  # or the pages would ask whatever listens on Prefect's usual port
+    environment = os.environ | {"RLHF_GUARD_PARENT": str(os.getpid()), "PREFECT_SERVER_UI_API_URL": own}
     server = subprocess.Popen([*command, "--host", HOST, "--port", str(port)], env=environment)
     try:
         while server.poll() is None:
@@ -102,7 +103,7 @@ def _start(root: Path) -> str:
     log = home_of(root) / "logs" / "prefect-server.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     for port in (PORT, 0):  # Prefect's own if it is free, else any
-        if (free := _free(port)) is None:
+        if (free := free_port(port)) is None:
             continue
         others_need_it = {key: value for key, value in os.environ.items() if key != MARK}
         with log.open("w", encoding="utf-8") as stream:
@@ -180,7 +181,7 @@ def _home(root: Path) -> Path:
     return home_of(root) / ".prefect"
 
 
-def _free(port: int) -> int | None:
+def free_port(port: int) -> int | None:
     """Give `port`, or any for 0, if nobody listens there."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

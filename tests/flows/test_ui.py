@@ -1,6 +1,13 @@
+import socket
+import sys
+from contextlib import suppress
+
+import httpx
 import pytest
 
 from flows import ui
+from tests.project_copy import Project
+from tests.source_tree import ROOT
 
 
 @pytest.fixture
@@ -15,9 +22,9 @@ def without_servers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         def poll(self) -> None:
             raise KeyboardInterrupt
 
-    def start(_root: object) -> Server:
+    def start(_root: object) -> tuple[str, Server]:
         started.append("mlflow")
-        return Server()
+        return "http://127.0.0.1:5001", Server()
 
     def pause(_seconds: float) -> None:
         raise KeyboardInterrupt
@@ -43,4 +50,28 @@ def test_an_empty_address_is_none(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     ui.main()
     assert without_servers == ["mlflow"]
-    assert f"MLflow   http://127.0.0.1:{ui.MLFLOW_PORT}" in capsys.readouterr().out
+    assert "MLflow   http://127.0.0.1:5001" in capsys.readouterr().out
+
+
+def test_both_interfaces_show_this_workspace_whatever_holds_the_usual_ports_and_end_on_sigterm(
+    repository: Project,
+) -> None:
+    for name in ("tasks", "flows", "rlhf"):
+        (repository.root / name).symlink_to(ROOT / name)
+    holders = []
+    for port in (4200, 5000):
+        with suppress(OSError):  # somebody else holds it already
+            holders.append(socket.create_server(("127.0.0.1", port)))
+    servers = repository.start(sys.executable, "-m", "flows.ui")
+    assert servers.stdout is not None
+    prefect, mlflow, _ = (servers.stdout.readline().split()[-1] for _ in range(3))
+    assert httpx.get(f"{prefect}/ui-settings", timeout=60).json()["api_url"] == f"{prefect}/api"
+    assert httpx.get(f"{mlflow}/health", timeout=60).text == "OK"
+    assert not {prefect[-5:], mlflow[-5:]} & {":4200", ":5000"}
+    servers.terminate()
+    servers.communicate(timeout=120)
+    for address in (prefect, mlflow):
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(address, timeout=10)
+    for holder in holders:
+        holder.close()

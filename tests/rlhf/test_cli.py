@@ -277,6 +277,8 @@ def test_a_missing_model_or_scorer_is_told(workspace: Workspace, tmp_path: Path)
     directory = str(workspace.model("policy"))
     code, message = run("chat", directory, "--prompt", "Hello", "--score", root=tmp_path)
     assert code == 1 and "no reward model" in message
+    code, message = run("chat", "gold", "--prompt", "Hello", root=tmp_path)
+    assert code == 1 and "gold scores answers and gives none" in message
 
 
 class Terminal:
