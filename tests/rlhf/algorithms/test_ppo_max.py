@@ -1,100 +1,27 @@
-"""PPO-max against a slow reference: one response at a time, no padding, plain Python over its tokens."""
+"""PPO-max against a slow reference."""
 
 import math
-from dataclasses import dataclass
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 import torch
-from tiny import EOS, PAD, tiny_settings
+from slow_ppo import flat, make, roll, slow_advantages, slow_rows
+from tiny import EOS, PAD
 from torch import Tensor
 
-from rlhf.algorithms import ALGORITHMS, Context, Material, make_algorithm
+from rlhf.algorithms import ALGORITHMS, Material
 from rlhf.algorithms.ppo_max import PpoMax
 from rlhf.common.errors import TrainingError
 from rlhf.common.tally import Tally
 from rlhf.data.batches import TokenBatch, pad
-from rlhf.engine import make_engine
 from rlhf.models.causal import load_causal_lm
-from rlhf.models.scalar import load_scalar_model
-from rlhf.rollout.actor import Actor
-from rlhf.rollout.records import Experience, PromptBatch, Rollout
-from rlhf.rollout.sampler import SamplingRule
+from rlhf.rollout.records import Experience
 from rlhf.settings.schema import Ppo
 from rlhf.workspace import Workspace
-
-PROMPTS = [[2, 9, 30], [2, 11], [2, 5, 6, 7, 8, 40, 41], [2, 50, 51, 52], [2, 60], [2, 13, 14], [2, 15], [2, 16, 17]]
 
 
 def test_the_settings_know_every_algorithm() -> None:
     assert get_args(Ppo.model_fields["algorithm"].annotation) == tuple(ALGORITHMS)
-
-
-def make(workspace: Workspace, **changes: Any) -> PpoMax:
-    paths = {"ppo.sampling.temperature": 0.8} | {key.replace("__", "."): value for key, value in changes.items()}
-    settings = tiny_settings(paths)
-    algorithm = make_algorithm(Context(settings, workspace, make_engine(settings.engine)))
-    assert isinstance(algorithm, PpoMax)
-    with torch.no_grad():  # away from the reference, as after some updates
-        for value in algorithm.policy().parameters():
-            if value.requires_grad:
-                value.add_(0.02 * torch.randn(value.shape, generator=torch.Generator().manual_seed(4)))
-    return algorithm
-
-
-def roll(algorithm: PpoMax, seed: int = 1) -> Rollout:
-    rule = SamplingRule(max_new_tokens=9, eos_id=EOS, pad_id=PAD, temperature=0.8)
-    actor = Actor(algorithm.policy(), algorithm.engine, "fp32", rule, seed)
-    count = len(PROMPTS)
-    return actor.rollout(PromptBatch(PROMPTS, ["helpful"] * count, [""] * count, list(range(count))))
-
-
-@dataclass
-class Row:
-    """What the models say of one response, one number a token."""
-
-    logprobs: list[float]
-    reference: list[float]
-    values: list[float]
-    entropies: list[float]
-    reward: float
-
-
-@torch.no_grad()
-def slow_rows(workspace: Workspace, algorithm: PpoMax, rollout: Rollout) -> list[Row]:
-    reference, reward = load_causal_lm(workspace.model("sft")), load_scalar_model(workspace.model("reward"))
-    critic = load_scalar_model(workspace.model("reward"))
-    rows = []
-    for prompt, response in zip(rollout.prompts.ids, rollout.responses, strict=True):
-        ids = torch.tensor([[*prompt, *response]])
-        ours, theirs = ((m(input_ids=ids).logits[0] / 0.8).log_softmax(1) for m in (algorithm.policy(), reference))
-        hidden = [scalar.lm.base_model(input_ids=ids).last_hidden_state[0] for scalar in (critic, reward)]
-        before = range(len(prompt) - 1, len(prompt) + len(response) - 1)  # the state before each response token
-        rows.append(
-            Row(
-                [float(ours[t, ids[0, t + 1]]) for t in before],
-                [float(theirs[t, ids[0, t + 1]]) for t in before],
-                [
-                    float(critic.head(hidden[0][t])) / 0.5 for t in before
-                ],  # unit scale: the reward model's note says 0.5
-                [-sum(p * math.log(p) for p in ours[t].exp().tolist()) for t in before],
-                float(reward.head(hidden[1][-1])),
-            )
-        )
-    return rows
-
-
-def slow_advantages(row: Row, score: float, eta: float, gamma: float, lam: float) -> list[float]:
-    rewards = [-eta * (p - r) for p, r in zip(row.logprobs, row.reference, strict=True)]
-    rewards[-1] += score
-    after = [*row.values[1:], 0.0]
-    deltas = [r + gamma * later - now for r, later, now in zip(rewards, after, row.values, strict=True)]
-    count = len(deltas)
-    return [sum((gamma * lam) ** (k - t) * deltas[k] for k in range(t, count)) for t in range(count)]
-
-
-def flat(rows: list[list[float]]) -> list[float]:
-    return [value for row in rows for value in row]
 
 
 @pytest.fixture
@@ -170,96 +97,6 @@ def test_losses_equal_the_slow_reference(prepared: Workspace, algorithm: PpoMax)
         },
         abs=1e-4,
     )
-
-
-def moved(algorithm: PpoMax) -> None:
-    """Change the policy as some updates of the same buffer would."""
-    with torch.no_grad():
-        for value in algorithm.policy().parameters():
-            value.add_(0.02 * torch.randn(value.shape, generator=torch.Generator().manual_seed(6)))
-
-
-def policy_loss(algorithm: PpoMax, experience: Experience) -> tuple[float, dict[str, float]]:
-    tally = Tally()
-    total = sum(float(loss().detach()) for loss in algorithm.losses("policy", 0, experience, None, tally))
-    return total, tally.means(lambda value: value)
-
-
-def test_advantages_are_whitened_over_the_mini_batch_and_then_clipped(prepared: Workspace) -> None:
-    algorithm = make(prepared, ppo__advantage={"normalise": "mini-batch", "clip": 0.5}, ppo__surrogate_clip=None)
-    experience, _ = algorithm.experience(Material(roll(algorithm)))
-    half = experience.select(torch.arange(4, 8))  # one mini-batch of the buffer
-    flat_advantages = half.advantages[half.response_mask].double()
-    expected = ((flat_advantages - flat_advantages.mean()) / flat_advantages.std()).clamp(-0.5, 0.5)
-    assert float(expected.min()) == -0.5 and float(expected.max()) == 0.5
-    total, _ = policy_loss(algorithm, half)
-    assert total == pytest.approx(-float(expected.mean()), abs=1e-5)  # the ratio is 1
-    plain = make(prepared, ppo__surrogate_clip=None)
-    assert policy_loss(plain, half)[0] == pytest.approx(-float(flat_advantages.mean()), abs=1e-5)
-
-
-def test_the_ratio_may_be_taken_against_the_reference(prepared: Workspace) -> None:
-    algorithm = make(prepared, ppo__importance="reference", ppo__surrogate_clip=None)
-    rollout = roll(algorithm)
-    experience, _ = algorithm.experience(Material(rollout))
-    rows = slow_rows(prepared, algorithm, rollout)
-    ratios = [math.exp(p - r) for row in rows for p, r in zip(row.logprobs, row.reference, strict=True)]
-    advantages = experience.advantages[experience.response_mask].tolist()
-    total, told = policy_loss(algorithm, experience)
-    expected = -sum(ratio * a for ratio, a in zip(ratios, advantages, strict=True)) / len(ratios)
-    assert total == pytest.approx(expected, abs=1e-5)
-    assert told["ratio_mean"] == pytest.approx(sum(ratios) / len(ratios), abs=1e-5)
-    assert "ratio_max_deviation" not in told  # of no meaning here: the first ratio is not 1
-
-
-@pytest.mark.parametrize("target", [None, 3.0])
-def test_the_entropy_enters_the_loss(prepared: Workspace, target: float | None) -> None:
-    algorithm = make(prepared, ppo__entropy={"coefficient": 0.3, "target": target})
-    rollout = roll(algorithm)
-    experience, _ = algorithm.experience(Material(rollout))
-    entropies = flat([row.entropies for row in slow_rows(prepared, algorithm, rollout)])
-    terms = [-h if target is None else abs(h - target) for h in entropies]
-    with_bonus, told = policy_loss(algorithm, experience)
-    without, _ = policy_loss(make(prepared), experience)
-    assert with_bonus - without == pytest.approx(0.3 * sum(terms) / len(terms), abs=1e-5)
-    assert told["entropy_loss"] == pytest.approx(sum(terms) / len(terms), abs=1e-5)
-
-
-def test_the_penalty_takes_the_place_of_the_clip(prepared: Workspace) -> None:
-    algorithm = make(prepared, ppo__penalty={"coefficient": 2.0, "target": None}, ppo__surrogate_clip=None)
-    rollout = roll(algorithm)
-    experience, _ = algorithm.experience(Material(rollout))
-    moved(algorithm)
-    new = flat([row.logprobs for row in slow_rows(prepared, algorithm, rollout)])
-    mask = experience.response_mask
-    old, advantages = experience.old_logprobs[mask].tolist(), experience.advantages[mask].tolist()
-    logs = [n - o for n, o in zip(new, old, strict=True)]
-    divergences = [math.exp(log) - 1 - log for log in logs]
-    terms = [-math.exp(log) * a + 2.0 * d for log, a, d in zip(logs, advantages, divergences, strict=True)]
-    total, told = policy_loss(algorithm, experience)
-    assert total == pytest.approx(sum(terms) / len(terms), abs=1e-4)
-    assert told["policy_kl"] == pytest.approx(sum(divergences) / len(divergences), abs=1e-5)
-    assert algorithm.learnt(told) == {"penalty_coefficient": 2.0}
-    assert algorithm.state()["penalty"] == 2.0  # fixed
-
-
-def test_the_penalty_s_weight_adapts_and_survives(prepared: Workspace) -> None:
-    settings = {"ppo__penalty": {"coefficient": 2.0, "target": 0.01}, "ppo__surrogate_clip": None}
-    algorithm = make(prepared, **settings)
-    assert algorithm.learnt({"policy_kl": 0.5}) == {"penalty_coefficient": 2.0}
-    assert algorithm.learnt({"value_loss": 1.0}) == {}  # an iteration in which the critic learns alone
-    resumed = make(prepared, **settings)
-    resumed.load_state(algorithm.state())
-    assert resumed.learnt({"policy_kl": 0.01}) == {"penalty_coefficient": 4.0}
-
-
-def test_scaled_rewards_keep_their_mean(prepared: Workspace) -> None:
-    scaled = {"normalise": None, "scale": "running", "clip": None}
-    algorithm = make(prepared, ppo__reward=scaled, ppo__kl=None, ppo__gae__lambda=1.0)
-    rollout = roll(algorithm)
-    raw = algorithm.look(rollout)[0].double()
-    experience, _ = algorithm.experience(Material(rollout))
-    assert experience.returns[:, 0].tolist() == pytest.approx((raw / raw.std()).tolist(), abs=1e-4)
 
 
 def value_loss_by_loop(algorithm: PpoMax, experience: Experience, clip: float | None) -> float:
@@ -363,34 +200,6 @@ def test_plain_text_adds_its_weighted_loss_at_temperature_one(algorithm: PpoMax)
         assert float(ptx()) == pytest.approx(0.1 * expected, abs=1e-6)
     assert tally.means(lambda value: value) == {"ptx_loss": pytest.approx(expected, abs=1e-5)}
     assert len(algorithm.losses("critic", 0, experience, text, Tally())) == 2  # of no concern to the critic
-
-
-def test_with_every_detail_off_it_is_vanilla(prepared: Workspace) -> None:
-    algorithm = make(
-        prepared, ppo__kl=None, ppo__reward__normalise=None, ppo__reward__clip=None, ppo__surrogate_clip=None,
-        ppo__value_clip=None, ppo__ptx=None, ppo__gae__lambda=1.0, ppo__penalty=None, ppo__entropy=None,
-    )  # fmt: skip
-    rollout = roll(algorithm)
-    experience, metrics = algorithm.experience(Material(rollout))
-    rewards = algorithm.look(rollout)[0]
-    for row, length in enumerate(rollout.lengths.tolist()):
-        assert experience.returns[row, :length].tolist() == pytest.approx([float(rewards[row])] * length, abs=1e-5)
-    assert metrics["reward_normalised"] == pytest.approx(metrics["reward"])
-    assert metrics["kl"] != 0.0  # still watched
-    tally = Tally()
-    for loss in algorithm.losses("policy", 0, experience, None, tally):
-        loss()
-    assert "clip_fraction" not in tally.sums
-
-
-def test_rewards_are_clipped_after_normalisation(prepared: Workspace) -> None:
-    algorithm = make(prepared, ppo__reward__clip=0.3, ppo__kl=None, ppo__gae__lambda=1.0)
-    rollout = roll(algorithm)
-    raw = algorithm.look(rollout)[0].double()
-    experience, _ = algorithm.experience(Material(rollout))
-    expected = ((raw - raw.mean()) / raw.std()).clamp(-0.3, 0.3).tolist()
-    assert experience.returns[:, 0].tolist() == pytest.approx(expected, abs=1e-4)
-    assert min(expected) == -0.3 and max(expected) == 0.3
 
 
 def test_the_history_grows_and_survives(prepared: Workspace, algorithm: PpoMax) -> None:
