@@ -162,10 +162,8 @@ def bf16_check(flags: set[str], settings: Settings | None) -> Check:
     there = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags]
     if there:
         return Check("bf16", "ok", ", ".join(there))
-    precision = settings.engine.precision if settings is not None else "fp32"
-    advice = "on this processor bf16 is slower than fp32" + (
-        ": set engine.precision: fp32" if precision == "bf16" else ""
-    )
+    forced = settings is not None and settings.engine.precision == "bf16"
+    advice = "on this processor bf16 is slower than fp32" + (": set engine.precision: auto" if forced else "")
     return Check("bf16", "note", "no AMX, no AVX512-BF16", advice)
 
 

@@ -60,7 +60,7 @@ class Loop:
             pad_id=int(self.tokenizer.pad_token_id),
             temperature=self.section.sampling.temperature,
         )
-        self.actor = Actor(self.algorithm.policy(), engine, settings.engine.precision, rule, settings.seed)
+        self.actor = Actor(self.algorithm.policy(), engine, rule, settings.seed)
         self.prompts = self._stream("train")
         validation = self._stream("validation").first(self.section.validation_prompts, engine.rank, engine.world_size)
         if not validation.ids:
@@ -218,7 +218,9 @@ class Loop:
                 workspace.details("ppo"), {"reward_histograms": reward_histograms(read_steps(workspace.samples("ppo")))}
             )
             write_plot_data(workspace.steps("ppo"), workspace.plot_data("ppo"))
-            write_summary(workspace.metrics("ppo"), _summary(rows, run.seconds) | _verdict(self.watch, best, rows))
+            summary = _summary(rows, run.seconds) | _verdict(self.watch, best, rows)
+            summary["precision"] = self.engine.precision
+            write_summary(workspace.metrics("ppo"), summary)
             run.checkpoints.finish()
 
     # -- helpers --------------------------------------------------------------------------------------------------------

@@ -109,6 +109,7 @@ def train(settings: Settings, workspace: Workspace, role: Role = "reward") -> No
                 "steps": len(plan),
                 "pairs_trained": len(rows),
                 "pairs_per_epoch": len(pairs),
+                "precision": run.engine.precision,
                 "seconds": outcome.seconds,
                 "tokens_per_second": outcome.tokens / outcome.seconds,
             },

@@ -94,6 +94,7 @@ def train(settings: Settings, workspace: Workspace) -> None:
                 "base_validation_perplexity": outcome.initial["validation_perplexity"],
                 "steps": len(plan),
                 "dialogues": len(rows),
+                "precision": run.engine.precision,
                 "seconds": outcome.seconds,
                 "tokens_per_second": outcome.tokens / outcome.seconds,
             },

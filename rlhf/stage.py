@@ -101,7 +101,8 @@ def begin(
     seed_everything(settings.seed, name)
     engine = make_engine(settings.engine)
     content = settings.model_dump(mode="json")
-    key = fingerprint(name, {part: content[part] for part in ("seed", "engine", *sections)}, inputs)
+    chosen = {part: content[part] for part in ("seed", "engine", *sections)}
+    key = fingerprint(name, chosen | {"precision": engine.precision}, inputs)
     return StageRun(name, settings, workspace, engine, Checkpoints(workspace.checkpoints, name, key))
 
 

@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from rlhf.engine.precision import Precision
 from rlhf.settings.schema import Optimizer
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -52,6 +53,7 @@ class Engine(Protocol):
     device: torch.device
     rank: int
     world_size: int
+    precision: Precision  # of forward passes; never `auto`
 
     def trainer(self, model: nn.Module, optimizer: Optimizer, total_steps: int) -> Trainer:
         """Take a model over for training."""

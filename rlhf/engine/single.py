@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf.engine.base import Item, Model, NonFiniteError, Trainer, learning_rate
+from rlhf.engine.precision import precision_of
 from rlhf.engine.state import load_state, save_state
 from rlhf.settings.schema import Engine as EngineSettings
 from rlhf.settings.schema import Optimizer
@@ -83,7 +84,7 @@ class TorchEngine:
     world_size = 1
 
     def __init__(self, settings: EngineSettings) -> None:
-        self.settings = settings
+        self.settings, self.precision = settings, precision_of(settings)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
@@ -97,7 +98,7 @@ class TorchEngine:
         return model.to(self.device).eval().requires_grad_(False)
 
     def autocast(self) -> AbstractContextManager[object]:
-        if self.settings.precision == "fp32":
+        if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from rlhf.common.errors import TrainingError
 from rlhf.engine.base import Item, Model, NonFiniteError, Trainer, learning_rate
+from rlhf.engine.precision import Precision, precision_of
 from rlhf.engine.single import enable_gradient_checkpointing, recomputing
 from rlhf.engine.state import load_state, save_state
 from rlhf.settings.schema import Engine as EngineSettings
@@ -54,7 +55,9 @@ class ZeroTrainer:
     After a NonFiniteError the weights are those before the step, and the trainer may save but not step again.
     """
 
-    def __init__(self, module: nn.Module, engine: EngineSettings, settings: Optimizer, total_steps: int) -> None:
+    def __init__(
+        self, module: nn.Module, zero_stage: int, precision: Precision, settings: Optimizer, total_steps: int
+    ) -> None:
         self.module = module
         self.settings = settings
         self.total_steps = total_steps
@@ -69,7 +72,7 @@ class ZeroTrainer:
         )
         buffers = {name: value.clone() for name, value in module.named_buffers()}
         self._engine, *_ = deepspeed.initialize(
-            model=_Root(module), optimizer=optimizer, config=_config(engine, settings)
+            model=_Root(module), optimizer=optimizer, config=_config(zero_stage, precision, settings)
         )
         for name, value in module.named_buffers():  # DeepSpeed casts these too: positions must stay in float32
             value.data = buffers[name].to(value.device)
@@ -170,7 +173,7 @@ class ZeroEngine:
     """The engine of `torchrun` processes; started without it, the one process makes its own group."""
 
     def __init__(self, settings: EngineSettings) -> None:
-        self.settings = settings
+        self.settings, self.precision = settings, precision_of(settings)
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         self.device = _join_processes()
@@ -180,11 +183,11 @@ class ZeroEngine:
     def trainer(self, model: nn.Module, optimizer: Optimizer, total_steps: int) -> Trainer:
         if self.settings.gradient_checkpointing:
             enable_gradient_checkpointing(model)
-        return ZeroTrainer(model.to(self.device), self.settings, optimizer, total_steps)
+        return ZeroTrainer(model.to(self.device), self.settings.zero_stage, self.precision, optimizer, total_steps)
 
     def frozen(self, model: Model) -> Model:
         model.requires_grad_(False)
-        if self.settings.precision == "bf16":
+        if self.precision == "bf16":
             for value in model.parameters():
                 value.data = value.data.bfloat16()
         return model.to(self.device).eval()
@@ -234,15 +237,14 @@ def _leave_processes() -> None:
         dist.destroy_process_group()
 
 
-def _config(engine: EngineSettings, settings: Optimizer) -> dict[str, Any]:
-    bf16 = engine.precision == "bf16"
+def _config(zero_stage: int, precision: Precision, settings: Optimizer) -> dict[str, Any]:
     return {
         "train_micro_batch_size_per_gpu": 1,  # both counts are bookkeeping only: `step` says where a step ends
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,
         "gradient_clipping": settings.max_gradient_norm or 0.0,
-        "bf16": {"enabled": bf16},
+        "bf16": {"enabled": precision == "bf16"},
         "data_types": {"grad_accum_dtype": "fp32"},
-        "zero_optimization": {"stage": engine.zero_stage, "overlap_comm": False},
+        "zero_optimization": {"stage": zero_stage, "overlap_comm": False},
         "steps_per_print": None,
     }

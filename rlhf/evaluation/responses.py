@@ -74,7 +74,7 @@ def generate_responses(
     that two models differ by what they prefer, not by luck.
     """
     tokenizer = load_tokenizer(directory)
-    dtype = torch.bfloat16 if engine.settings.precision == "bf16" else torch.float32
+    dtype = torch.bfloat16 if engine.precision == "bf16" else torch.float32
     model = load_causal_lm(directory, dtype)
     engine.frozen(model)  # in place
     rule = SamplingRule(

@@ -20,10 +20,12 @@ class Actor:
     losses take log-probabilities from the policy itself; `sampler_logprob_gap` in the metrics shows the rounding between.
     """
 
-    def __init__(self, policy: PreTrainedModel, engine: Engine, precision: str, rule: SamplingRule, seed: int) -> None:
+    def __init__(self, policy: PreTrainedModel, engine: Engine, rule: SamplingRule, seed: int) -> None:
         self._policy, self._engine, self._rule, self._seed = policy, engine, rule, seed
         self._copy: PreTrainedModel | None = None
-        if precision == "bf16" and next(policy.parameters()).dtype == torch.float32:  # DeepSpeed's are bf16 already
+        if (
+            engine.precision == "bf16" and next(policy.parameters()).dtype == torch.float32
+        ):  # DeepSpeed's are bf16 already
             self._copy = copy.deepcopy(policy).requires_grad_(False)
             for value in self._copy.parameters():  # not the buffers: rotary frequencies must stay in float32
                 value.data = value.data.bfloat16()

@@ -64,7 +64,7 @@ class Engine(Section):
     """How training runs on the machine."""
 
     kind: Literal["torch", "deepspeed"] = "torch"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"  # auto: bf16 where the hardware multiplies it, else fp32
     processes: Count = 1  # per machine, one per GPU
     zero_stage: Literal[1, 2, 3] = 2  # deepspeed only
     gradient_checkpointing: bool = False

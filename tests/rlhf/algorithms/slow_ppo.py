@@ -35,7 +35,7 @@ def make(workspace: Workspace, **changes: Any) -> PpoMax:
 
 def roll(algorithm: PpoMax, seed: int = 1) -> Rollout:
     rule = SamplingRule(max_new_tokens=9, eos_id=EOS, pad_id=PAD, temperature=0.8)
-    actor = Actor(algorithm.policy(), algorithm.engine, "fp32", rule, seed)
+    actor = Actor(algorithm.policy(), algorithm.engine, rule, seed)
     count = len(PROMPTS)
     return actor.rollout(PromptBatch(PROMPTS, ["helpful"] * count, [""] * count, list(range(count))))
 

@@ -108,7 +108,7 @@ def test_gradients_equal_finite_differences_in_float64(prepared: Workspace, name
     for module in (algorithm.policy(), algorithm._critic, algorithm._reference, algorithm._reward):
         module.double()
     rule = SamplingRule(max_new_tokens=7, eos_id=EOS, pad_id=PAD, temperature=1.0)
-    actor = Actor(algorithm.policy(), algorithm.engine, "fp32", rule, 1)
+    actor = Actor(algorithm.policy(), algorithm.engine, rule, 1)
     rollout = actor.rollout(PromptBatch(PROMPTS, ["helpful"] * 4, [""] * 4, list(range(4))))
     experience, _ = algorithm.experience(Material(rollout))
     module = algorithm.trainers[name].module

@@ -1,0 +1,50 @@
+import platform
+from pathlib import Path
+
+import pytest
+import torch
+
+from rlhf.engine import make_engine
+from rlhf.engine.precision import FAST_BF16, bf16_instructions, precision_of
+from rlhf.settings.schema import Engine
+
+CPUINFO = Path("/proc/cpuinfo")
+
+
+def machine(monkeypatch: pytest.MonkeyPatch, **found: object) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64", **found})
+
+
+@pytest.mark.parametrize(
+    ("found", "precision"),
+    [
+        ({"amx_bf16": True}, "bf16"),
+        ({"avx512_bf16": True, "amx_bf16": False}, "bf16"),
+        ({"avx512_f": True, "avx512_bf16": False}, "fp32"),  # these have bf16 in software only
+        ({"avx2": True}, "fp32"),
+        ({"architecture": "aarch64", "bf16": True}, "bf16"),
+        ({"architecture": "aarch64", "avx512_bf16": True}, "fp32"),
+    ],
+)
+def test_auto_follows_the_processor(monkeypatch: pytest.MonkeyPatch, found: dict[str, object], precision: str) -> None:
+    machine(monkeypatch, **found)
+    assert precision_of(Engine(precision="auto")) == precision
+    engine = make_engine(Engine(precision="auto", threads=1))
+    assert engine.precision == precision
+    with engine.autocast():
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == (torch.bfloat16 if precision == "bf16" else torch.float32)
+
+
+def test_what_is_named_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, avx2=True)
+    assert precision_of(Engine(precision="bf16")) == "bf16"
+    machine(monkeypatch, amx_bf16=True)
+    assert precision_of(Engine(precision="fp32")) == "fp32"
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or not CPUINFO.is_file(), reason="reads Linux' flags of x86")
+def test_torch_and_the_kernel_name_the_same_instructions() -> None:
+    flags = next(line for line in CPUINFO.read_text().splitlines() if line.startswith("flags")).split()
+    assert bf16_instructions() == [name for name in FAST_BF16 if name in flags]
