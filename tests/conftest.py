@@ -4,8 +4,10 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.project_copy import Project, copy_project
 
@@ -17,11 +19,20 @@ for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME", "RLHF_EXE
     os.environ.pop(name, None)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under xdist a file's tests share a process and its fixtures; all that need the finished chain share one chain."""
-    for item in items:
-        needs_chain = "chain" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("chain" if needs_chain else str(item.path)))
+CHAIN_FILES = ("test_chain.py", "test_pipeline.py", "test_interrupted_chain.py")
+
+
+class FileScheduling(LoadScopeScheduling):
+    """A file's tests share a process and its fixtures; the files that need the finished chain share one chain."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = Path(nodeid.split("::", 1)[0])
+        return "chain" if path.name in CHAIN_FILES else str(path)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileScheduling:
+    """Take the place of `--dist loadgroup`, whose marks xdist 3.8 no longer passes on under pytest 9.2."""
+    return FileScheduling(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

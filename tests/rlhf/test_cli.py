@@ -306,13 +306,16 @@ class Terminal:
     def type(self, line: str) -> None:
         os.write(self.master, line.encode() + b"\n")
 
-    def interrupt(self, seconds: float = 60) -> int:
-        """Send SIGINT until the process has ended: Python misses one that comes just before it waits for a line."""
-        deadline = time.monotonic() + seconds
-        while self.process.poll() is None and time.monotonic() < deadline:
+    def interrupt(self, attempts: int = 5) -> int:
+        """Send SIGINT until the process has ended: Python misses one that comes just before it waits for a line.
+
+        The next one comes late: one that met the interpreter on its way out would end it by the signal, not by 130.
+        """
+        for _ in range(attempts):
             self.process.send_signal(signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
-                self.process.wait(2)
+                self.process.wait(30)
+                break
         os.close(self.master)
         return self.process.wait(0)
 

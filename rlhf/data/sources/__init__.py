@@ -7,6 +7,7 @@ from rlhf.data.sources.path import PathSource
 from rlhf.data.sources.random_model import RandomSource
 from rlhf.data.sources.starter import StarterSource
 from rlhf.data.sources.wheel import WheelSource
+from rlhf.data.sources.world import WorldSource
 
 SOURCES: dict[str, Source] = {
     "wheel": WheelSource(),
@@ -14,6 +15,7 @@ SOURCES: dict[str, Source] = {
     "path": PathSource(),
     "starter": StarterSource(),
     "random": RandomSource(),
+    "world": WorldSource(),
 }
 
 __all__ = ["SOURCES", "Brought", "Request", "Source", "find_source"]
