@@ -43,11 +43,11 @@ format: $(STAMP) ## put the code into the common style
 	$(BIN)/ruff format
 
 test: lint ## check style and types, then run the tests
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadscope --durations 15
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder --durations 15
 
 clean: ## remove caches and logs; data, models and records stay
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis logs build dist
 	find rlhf tasks flows tests -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environment and all that a fresh clone does not have, DVC's cache and MLflow's records included
-	rm -rf $(VENV) rlhf.egg-info data models metrics reports mlruns mlflow.db .prefect .checkpoints .failures .dvc/cache .dvc/tmp
+	rm -rf $(VENV) rlhf.egg-info data models metrics reports studies mlruns mlflow.db .prefect .checkpoints .failures .dvc/cache .dvc/tmp

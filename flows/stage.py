@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
+from typing import ParamSpec
 
 import httpx
 import psutil
@@ -19,25 +20,26 @@ from tasks.execution import Execution, current_execution
 from tasks.guard import end_with
 from tasks.server import shared_server
 
+P = ParamSpec("P")
 _done: set[str] = set()  # stages whose whole body has run in this process
 
 
-def stage_flow(function: Callable[[], None]) -> Flow[[], None]:
+def stage_flow(function: Callable[P, None]) -> Flow[P, None]:
     """Declare a stage's flow, named as its function. Prefect caches and retries nothing here: DVC owns staleness.
 
     Its runs carry the name of their execution, as the MLflow runs do in the tag rlhf.execution.
     """
 
     @wraps(function)
-    def body() -> None:
-        function()
+    def body(*arguments: P.args, **named: P.kwargs) -> None:
+        function(*arguments, **named)
         _done.add(function.__name__)
 
     name = function.__name__
     return flow(name=name, flow_run_name=lambda: f"{name}-{current_execution().key}", persist_result=False)(body)
 
 
-def main(stage: Flow[[], None]) -> None:
+def main(stage: Flow[P, None], *arguments: P.args, **named: P.kwargs) -> None:
     """Run a stage's flow in the current directory and exit: 0 done, 1 failed, 130 interrupted, 143 terminated.
 
     The worker's own words are on the log above; a failure adds one line, without a traceback. A Prefect server that
@@ -48,7 +50,7 @@ def main(stage: Flow[[], None]) -> None:
         end_with(execution.owner)  # a killed `dvc repro` must not leave a trainer that writes into its outputs
     with exit_code(), prefect_server(Path(), execution):
         try:
-            stage()
+            stage(*arguments, **named)
         except (httpx.HTTPError, PrefectException) as error:
             if stage.name not in _done:
                 raise

@@ -18,6 +18,7 @@ _DEFAULTS = {
     "PREFECT_LOGGING_FORMATTERS_STANDARD_FLOW_RUN_FMT": "%(asctime)s | %(flow_name)s | %(message)s",
     "PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT": "%(asctime)s | %(flow_name)s | %(message)s",
 }
+STUDIES = "studies"  # the folder of a workspace that holds its studies, workspaces themselves
 _LOOPBACK = ("127.0.0.1", "localhost")
 
 
@@ -36,11 +37,13 @@ def prepare_environment(root: Path | None = None) -> None:
 
 
 def home_of(root: Path) -> Path:
-    """Give the directory that keeps the records of a workspace: itself, or the one that a DVC experiment was started in.
+    """Give the directory that keeps the records of a workspace: itself, or the one around a study or a DVC experiment.
 
     DVC runs queued experiments in copies below `.dvc/tmp/exps`, which it deletes afterwards.
     """
     path = root.resolve()
+    if path.parent.name == STUDIES and (path.parent.parent / "dvc.yaml").is_file():
+        path = path.parent.parent
     for parent in (path, *path.parents):
         if parent.parts[-3:] == (".dvc", "tmp", "exps"):
             return parent.parents[2]

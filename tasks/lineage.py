@@ -59,7 +59,7 @@ def output_hashes(root: Path, stage: str) -> dict[str, str]:
 def git_state(root: Path) -> tuple[str, bool]:
     """Give the commit and whether anything but dvc.lock differs from it; ("none", True) where there is no commit."""
     commit = _git(root, "rev-parse", "--verify", "--quiet", "HEAD")
-    changes = _git(root, "status", "--porcelain", "--", ".", ":(exclude)dvc.lock")
+    changes = _git(root, "status", "--porcelain", "--", ":(top)", ":(top,exclude)dvc.lock")
     return (commit or "none"), not commit or bool(changes)
 
 

@@ -1,6 +1,7 @@
 """The Prefect tasks that stage flows are made of. Arguments are names, paths and small records; nothing is cached here."""
 
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -66,8 +67,11 @@ def open_run(stage: str, root: Path, settings: Settings, lineage: Lineage) -> St
 
 
 @task(task_run_name="run {run.stage}", cache_policy=NO_CACHE)
-def run_worker(run: StageRun) -> None:
-    """Do the stage's work in processes of its own, its output in the log and its steps in MLflow while it runs."""
+def run_worker(run: StageRun, *command: str) -> None:
+    """Do the stage's work in processes of its own, its output in the log and its steps in MLflow while it runs.
+
+    `command` are the module and arguments of a worker other than that of the chain's stages.
+    """
     logger = get_run_logger()
     workspace = Workspace(run.root)
     settings = load_settings(workspace.params)
@@ -78,7 +82,7 @@ def run_worker(run: StageRun) -> None:
     done = False
     try:
         code, last_lines = run_process(
-            worker_command(run.stage, settings),
+            [sys.executable, "-m", *command] if command else worker_command(run.stage, settings),
             log=log,
             say=logger.info,
             environment=environment,

@@ -1,12 +1,14 @@
 """Nothing that a test starts phones home or writes its records into the repository."""
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.project_copy import Project, copy_project
@@ -19,11 +21,12 @@ for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME", "RLHF_EXE
     os.environ.pop(name, None)
 
 
-CHAIN_FILES = ("test_chain.py", "test_pipeline.py", "test_interrupted_chain.py")
+CHAIN_FILES = ("test_chain.py", "test_pipeline.py")  # they change one finished chain, in turn
+COPYING_FILE = "test_interrupted_chain.py"  # changes copies of it
 
 
 class FileScheduling(LoadScopeScheduling):
-    """A file's tests share a process and its fixtures; the files that need the finished chain share one chain."""
+    """A file's tests share a process and its fixtures; files that change the finished chain share one process."""
 
     def _split_scope(self, nodeid: str) -> str:
         path = Path(nodeid.split("::", 1)[0])
@@ -35,6 +38,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileScheduli
     return FileScheduling(config, log)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What copies the finished chain comes last: it would only wait while another process makes it."""
+    items.sort(key=lambda item: item.path.name == COPYING_FILE)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _records(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.environ["PREFECT_HOME"] = str(tmp_path_factory.mktemp("prefect"))
@@ -42,11 +50,30 @@ def _records(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A clone of the project with the tiny preset in which the whole chain has run once, by `dvc repro`."""
-    project = copy_project(tmp_path_factory.mktemp("clone") / "rlhf", "tiny")
-    project.repro()
-    return project
+def _chain_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run the whole chain once for all test processes, by `dvc repro` in a clone with the tiny preset; keep a copy."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished-chain"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "copy").exists():
+            project = copy_project(folder / "rlhf", "tiny")
+            project.repro()
+            shutil.copytree(project.root, folder / "making", symlinks=True)
+            (folder / "making").rename(folder / "copy")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def chain(_chain_folder: Path) -> Project:
+    """The finished chain, for the files of CHAIN_FILES."""
+    return Project(_chain_folder / "rlhf")
+
+
+@pytest.fixture
+def copied_chain(_chain_folder: Path, tmp_path: Path) -> Project:
+    """A copy of the finished chain of the test's own."""
+    shutil.copytree(_chain_folder / "copy", tmp_path / "rlhf", symlinks=True)
+    return Project(tmp_path / "rlhf")
 
 
 @pytest.fixture

@@ -51,32 +51,41 @@ class ComparisonView:
 
 def render(settings: Settings, inputs: Inputs, commit: str | None) -> str:
     """The whole page as HTML text."""
-    environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"number": number, "percent": percent, "duration": duration, "signed": signed}
     comparisons = comparison_views(settings, inputs.summaries["evaluate"])
     models = list(dict.fromkeys(name for view in comparisons for name in (view.challenger, view.baseline)))
-    return environment.get_template("template.html").render(
-        style=Markup((HERE / "style.css").read_text(encoding="utf-8")),  # ours, not data
-        settings=settings,
-        preset=describe_preset(settings),
-        commit=commit,
-        summaries=inputs.summaries,
-        comparisons=comparisons,
-        models=[model_row(name, inputs.summaries["evaluate"]) for name in sorted(models, key=_model_order)],
-        data=data_view(inputs.summaries["prepare"], inputs.details["prepare"]),
-        sft_panels=sft_panels(inputs),
-        reward={stage: reward_panels(stage, inputs) for stage in ("reward", "gold")},
-        most_wrong={stage: most_wrong(inputs.details[stage], stage) for stage in ("reward", "gold")},
-        ppo_groups=ppo_groups(inputs),
-        samples=samples_over_time(inputs.samples),
-        evaluation_panels=evaluation_panels(inputs),
-        paper=FIGURE_10,
-        dialogues=choose_dialogues(inputs.comparisons, settings.report.dialogues, settings.seed),
-        settings_parts=settings_parts(settings),
-        timings=timings(inputs),
+    return (
+        environment()
+        .get_template("template.html")
+        .render(
+            style=Markup((HERE / "style.css").read_text(encoding="utf-8")),  # ours, not data
+            settings=settings,
+            preset=describe_preset(settings),
+            commit=commit,
+            summaries=inputs.summaries,
+            comparisons=comparisons,
+            models=[model_row(name, inputs.summaries["evaluate"]) for name in sorted(models, key=_model_order)],
+            data=data_view(inputs.summaries["prepare"], inputs.details["prepare"]),
+            sft_panels=sft_panels(inputs),
+            reward={stage: reward_panels(stage, inputs) for stage in ("reward", "gold")},
+            most_wrong={stage: most_wrong(inputs.details[stage], stage) for stage in ("reward", "gold")},
+            ppo_groups=ppo_groups(inputs),
+            samples=samples_over_time(inputs.samples),
+            evaluation_panels=evaluation_panels(inputs),
+            paper=FIGURE_10,
+            dialogues=choose_dialogues(inputs.comparisons, settings.report.dialogues, settings.seed),
+            settings_parts=settings_parts(settings),
+            timings=timings(inputs),
+        )
     )
+
+
+def environment() -> Environment:
+    """The templates beside this file, their filters, autoescape on."""
+    found = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    found.filters |= {"number": number, "percent": percent, "duration": duration, "signed": signed}
+    return found
 
 
 def comparison_views(settings: Settings, summary: Row) -> list[ComparisonView]:

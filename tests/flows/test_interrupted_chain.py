@@ -1,30 +1,20 @@
 """What may go wrong while a stage runs: interruption, a killed worker, bad settings, no tracking server."""
 
 import os
-import shutil
 import signal
 import socket
 import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 import psutil
-import pytest
 import yaml
 
 from tasks.tracking import client_of
 from tests.project_copy import Project
 
 EXPERIMENT = "rlhf-tiny"
-
-
-@pytest.fixture
-def project(chain: Project, tmp_path: Path) -> Project:
-    """A copy of the finished chain."""
-    shutil.copytree(chain.root, tmp_path / "rlhf", symlinks=True)
-    return Project(tmp_path / "rlhf")
 
 
 def set_params(project: Project, change: Callable[[dict], None]) -> None:
@@ -90,85 +80,85 @@ def the_log_is_set_aside(project: Project) -> None:
     assert (project.root / ".failures" / "sft" / "sft.jsonl").read_text().count("\n") >= 12
 
 
-def test_ctrl_c_ends_everything_and_is_recorded(project: Project) -> None:
-    set_params(project, forever)
-    run = project.start("dvc", "repro", "sft")
-    worker = training(project)
+def test_ctrl_c_ends_everything_and_is_recorded(copied_chain: Project) -> None:
+    set_params(copied_chain, forever)
+    run = copied_chain.start("dvc", "repro", "sft")
+    worker = training(copied_chain)
     os.killpg(run.pid, signal.SIGINT)  # what a terminal does
     output, _ = run.communicate(timeout=300)
     assert run.returncode != 0
     assert "Traceback" not in output
     assert not worker.is_running()
-    assert of(project, "rlhf.worker") == of(project, "flows.sft") == []
-    nothing_half_written(project)
-    the_log_is_set_aside(project)
-    found = last_runs(project)
+    assert of(copied_chain, "rlhf.worker") == of(copied_chain, "flows.sft") == []
+    nothing_half_written(copied_chain)
+    the_log_is_set_aside(copied_chain)
+    found = last_runs(copied_chain)
     assert (found["status"], found["parent"]) == ("KILLED", "KILLED")
     assert int(found["losses"]) >= 10  # the steps until then are not lost
-    with sqlite3.connect(project.root / ".prefect" / "prefect.db") as database:
+    with sqlite3.connect(copied_chain.root / ".prefect" / "prefect.db") as database:
         query = "select state_type from flow_run order by created desc limit 1"
         assert database.execute(query).fetchone()[0] not in ("RUNNING", "COMPLETED")
 
 
-def test_a_killed_worker_fails_the_stage_with_one_message(project: Project) -> None:
-    set_params(project, forever)
-    run = project.start("dvc", "repro", "sft")
-    training(project).kill()
+def test_a_killed_worker_fails_the_stage_with_one_message(copied_chain: Project) -> None:
+    set_params(copied_chain, forever)
+    run = copied_chain.start("dvc", "repro", "sft")
+    training(copied_chain).kill()
     output, _ = run.communicate(timeout=300)
     assert run.returncode != 0
     assert output.count("killed by signal 9") == 1
     assert "Traceback" not in output
-    nothing_half_written(project)
-    the_log_is_set_aside(project)
-    found = last_runs(project)
+    nothing_half_written(copied_chain)
+    the_log_is_set_aside(copied_chain)
+    found = last_runs(copied_chain)
     assert found["status"] == "FAILED"
     assert "killed by signal 9" in found["message"]
     # the way back needs no training: the run cache has the earlier result
-    project.run("git", "checkout", "--quiet", "params.yaml")
-    assert project.ran(project.repro("sft")) == []
+    copied_chain.run("git", "checkout", "--quiet", "params.yaml")
+    assert copied_chain.ran(copied_chain.repro("sft")) == []
 
 
-def test_settings_that_change_under_a_running_stage_are_refused(project: Project) -> None:
+def test_settings_that_change_under_a_running_stage_are_refused(copied_chain: Project) -> None:
     """DVC hashes settings when a stage has ended: it would tie the model to settings that it was not trained with."""
-    set_params(project, lambda content: content["sft"].update(epochs=30.0))
-    run = project.start("dvc", "repro", "sft")
-    training(project)
-    set_params(project, lambda content: content["sft"].update(checkpoint_every=5))
+    set_params(copied_chain, lambda content: content["sft"].update(epochs=30.0))
+    run = copied_chain.start("dvc", "repro", "sft")
+    training(copied_chain)
+    set_params(copied_chain, lambda content: content["sft"].update(checkpoint_every=5))
     output, _ = run.communicate(timeout=300)
     assert run.returncode != 0
     assert output.count("sft.checkpoint_every: changed while sft ran") == 1
     assert "Traceback" not in output
-    assert last_runs(project)["status"] == "FAILED"
+    assert last_runs(copied_chain)["status"] == "FAILED"
 
 
-def test_a_killed_dvc_takes_its_trainer_along(project: Project) -> None:
-    set_params(project, forever)
-    run = project.start("dvc", "repro", "sft")
-    worker = training(project)
+def test_a_killed_dvc_takes_its_trainer_along(copied_chain: Project) -> None:
+    set_params(copied_chain, forever)
+    run = copied_chain.start("dvc", "repro", "sft")
+    worker = training(copied_chain)
     os.kill(run.pid, signal.SIGKILL)
     run.communicate(timeout=300)
     worker.wait(timeout=120)
-    nothing_half_written(project)
+    nothing_half_written(copied_chain)
 
 
-def test_refused_settings_are_told_once_and_nothing_runs(project: Project) -> None:
-    set_params(project, lambda content: content["report"].update(colour="red"))
-    output = project.repro(code=255)
+def test_refused_settings_are_told_once_and_nothing_runs(copied_chain: Project) -> None:
+    set_params(copied_chain, lambda content: content["report"].update(colour="red"))
+    output = copied_chain.repro(code=255)
     assert output.count("params.yaml: report.colour: unknown key") == 1
     assert "Traceback" not in output
     assert (
-        not (project.root / "logs" / "report.log").exists()
-        or "error" not in (project.root / "logs" / "report.log").read_text()
+        not (copied_chain.root / "logs" / "report.log").exists()
+        or "error" not in (copied_chain.root / "logs" / "report.log").read_text()
     )
 
 
-def test_without_its_tracking_server_a_stage_does_not_begin(project: Project) -> None:
+def test_without_its_tracking_server_a_stage_does_not_begin(copied_chain: Project) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{probe.getsockname()[1]}"
-    log = project.root / "logs" / "report.log"
+    log = copied_chain.root / "logs" / "report.log"
     log.unlink()
-    output = project.repro("--force", "--single-item", "report", code=255, MLFLOW_TRACKING_URI=address)
+    output = copied_chain.repro("--force", "--single-item", "report", code=255, MLFLOW_TRACKING_URI=address)
     assert f"MLflow at {address} cannot be used" in output
     assert "Traceback" not in output
     assert not log.exists()

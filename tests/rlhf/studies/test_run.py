@@ -1,22 +1,56 @@
 import json
 
+import pytest
+import yaml
 from tiny import tiny_settings, write_settings
 
 from rlhf import reward
-from rlhf.studies.run import run_arm
+from rlhf.common.errors import DataError
+from rlhf.common.files import read_json
+from rlhf.studies.arms import ARMS
+from rlhf.studies.run import run_arm, run_seed
 from rlhf.workspace import Workspace
 
 
-def test_arms_share_their_models_and_differ_by_their_changes(workspace: Workspace) -> None:
+@pytest.fixture
+def base(workspace: Workspace) -> Workspace:
+    """A workspace with a gold judge, and settings of two iterations."""
     reward.train(tiny_settings({"gold.max_steps": 2}), workspace, "gold")
     write_settings(workspace, tiny_settings({"ppo.iterations": 2}))
-    roots = [workspace.root / "arms" / name for name in ("vanilla-1", "vanilla-2", "kl-1", "again")]
-    arms = [("vanilla", 1), ("vanilla", 2), ("kl", 1), ("vanilla", 1)]
-    one, two, kl, again = (run_arm(workspace, root, *arm) for root, arm in zip(roots, arms, strict=True))
-    assert (one["arm"], one["seed"], one["settings"]["kl"]) == ("vanilla", 1, None)
+    return workspace
+
+
+def test_arms_share_their_models_and_differ_by_their_changes(base: Workspace) -> None:
+    folder = base.root / "arms"
+    one = run_seed(base, folder, "vanilla", ARMS["vanilla"], 1)
+    again = run_seed(base, folder / "again", "vanilla", ARMS["vanilla"], 1)
+    two = run_seed(base, folder, "vanilla", ARMS["vanilla"], 2)
+    kl = run_seed(base, folder, "kl", ARMS["kl"], 1)
+    assert (one["seed"], one["settings"]["kl"]) == (1, None)
     assert kl["settings"]["kl"]["coefficient"] == 0.05
     assert one["curves"] == again["curves"] and one["looks"] == again["looks"]
     assert one["curves"] != two["curves"]
     assert one["looks"][0] == kl["looks"][0] != kl["looks"][-1]  # the same policy, prompts and random numbers at first
-    assert (roots[0] / "models" / "sft").resolve() == workspace.model("sft").resolve()
+    assert (folder / "vanilla-1" / "models" / "sft").resolve() == base.model("sft").resolve()
     assert json.loads(json.dumps(one)) == one
+
+
+def test_an_arm_is_all_its_seeds_side_by_side_and_gives_what_each_gives_alone(base: Workspace) -> None:
+    plan = base.root / "arms" / "kl.yaml"
+    plan.parent.mkdir()
+    plan.write_text(yaml.safe_dump({"seeds": [3, 4], "changes": ARMS["kl"]}))
+    run_arm(base, "kl")
+    found = read_json(base.root / "runs" / "kl.json")
+    assert found["changes"] == ARMS["kl"] and [run["seed"] for run in found["runs"]] == [3, 4]
+    assert not list((base.root / ".arms").iterdir())
+    alone = run_seed(base, base.root / "alone", "kl", ARMS["kl"], 4)
+    assert found["runs"][1]["curves"] == alone["curves"] and found["runs"][1]["looks"] == alone["looks"]
+
+
+def test_a_plan_that_is_missing_or_no_plan_is_named(base: Workspace) -> None:
+    with pytest.raises(DataError, match=r"none\.yaml: no such file"):
+        run_arm(base, "none")
+    (base.root / "arms").mkdir()
+    (base.root / "arms" / "odd.yaml").write_text("seeds: 3\n")
+    with pytest.raises(DataError, match=r"odd\.yaml: expected seeds and changes"):
+        run_arm(base, "odd")

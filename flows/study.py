@@ -1,0 +1,83 @@
+"""The study flow: `python -m flows.study fig7` runs the arms of a figure of the paper and holds its findings to them.
+
+Arms and seeds that are done are not run again, and a study that was killed goes on: DVC keeps its stages in
+`studies/<preset>/`, the policies keep their checkpoints. `all` stands for every figure.
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
+
+from flows.stage import exit_code, prefect_server
+from rlhf.settings import preset_text
+from rlhf.settings.edit import edited
+from rlhf.studies.arms import ARMS
+from rlhf.studies.figures import STUDIES
+from tasks.environment import STUDIES as FOLDER
+from tasks.execution import VARIABLE, current_execution
+from tasks.repro import repro
+from tasks.study import lay_out
+
+
+@flow(name="study", persist_result=False)
+def study(figures: list[str], preset: str = "study", seeds: int = 3, overrides: dict[str, Any] | None = None) -> None:
+    """Bring the arms of figures of the paper up to date, and the page of findings with them.
+
+    Args:
+        figures: names of figures: fig4 fig6 fig7 fig8 fig9 fig12 fig14 fig15 fig16 fig17 fig18 fig19
+        preset: the settings that all arms start from
+        seeds: how many runs of the policy each arm gets
+        overrides: settings to change for all arms, by dotted key: {"ppo.iterations": 200}
+    """
+    os.environ[VARIABLE] = f"study-{flow_run.id}"
+    try:
+        run_study(figures, preset, seeds, overrides or {})
+    finally:
+        del os.environ[VARIABLE]
+
+
+@task(task_run_name="dvc repro of the study", cache_policy=NO_CACHE)
+def run_study(figures: list[str], preset: str, seeds: int, overrides: dict[str, Any]) -> None:
+    """Lay out the study's workspace and let DVC run what is stale in it."""
+    figures = [name for name in STUDIES if name in figures or finished(Path() / FOLDER / preset, STUDIES[name].arms)]
+    names = list(dict.fromkeys(arm for figure in figures for arm in STUDIES[figure].arms))
+    text = preset_text(preset)
+    if overrides:
+        text = edited(text, overrides, f"preset {preset}")
+    arms = {arm: ARMS[arm] for arm in names}
+    directory = lay_out(Path(), preset, text, arms, range(1, seeds + 1), figures)
+    repro(directory, [], {}, get_run_logger().info)
+    get_run_logger().info("the findings: %s", directory / "reports" / "index.html")
+
+
+def finished(directory: Path, arms: Sequence[str]) -> bool:
+    """Whether an earlier study ran these arms: they stay on its page, and DVC looks whether they are stale."""
+    return all((directory / "runs" / f"{arm}.json").is_file() for arm in arms)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the command line and run the flow."""
+    options = _parser().parse_args(arguments)
+    figures = list(STUDIES) if "all" in options.figures else list(dict.fromkeys(options.figures))
+    with exit_code(), prefect_server(Path(), current_execution()):
+        study(figures, options.preset, options.seeds)
+
+
+def _parser() -> argparse.ArgumentParser:
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(prog="python -m flows.study", description=__doc__.split("\n")[0])
+    choices = ["all", *STUDIES]
+    parser.add_argument("figures", nargs="+", choices=choices, metavar="FIGURE", help=f"one of: {', '.join(choices)}")
+    parser.add_argument("--preset", default="study", help="settings that all arms start from (default: study)")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of the policy per arm (default: 3)")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import pytest
+import yaml
+from dvc.repo import Repo
+
+from rlhf.common.errors import RlhfError
+from rlhf.settings import preset_text
+from rlhf.studies.arms import ARMS
+from tasks.environment import home_of
+from tasks.lineage import stage_lineage
+from tasks.study import lay_out, means, stage_of, study_stages
+from tests.source_tree import ROOT
+
+CHAIN = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+
+def clone(root: Path) -> Path:
+    """What of a clone DVC needs to see."""
+    for name in ("dvc.yaml", ".dvcignore", "requirements.lock", "rlhf", ".dvc/config"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).symlink_to(ROOT / name)
+    return root
+
+
+def test_an_arm_depends_on_its_plan_the_shared_models_and_all_code_that_ppo_and_the_judge_depend_on() -> None:
+    stages = study_stages(CHAIN, ["kl", "reward-norm-0.3"], ["fig7"])
+    assert list(stages)[-3:] == ["arm-kl", "arm-reward-norm-0_3", "findings"]
+    arm = stages["arm-reward-norm-0_3"]
+    code = [path for path in CHAIN["ppo"]["deps"] if path.startswith("rlhf/")]
+    assert {f"../../{path}" for path in code} <= set(arm["deps"])
+    assert {"models/sft", "models/reward", "models/gold", "models/base"} <= set(arm["deps"])
+    assert {"arms/reward-norm-0.3.yaml": None} in arm["params"] and "ppo" in arm["params"]
+    assert arm["outs"] == ["runs/reward-norm-0.3.json"]
+    assert {"runs/kl.json", "runs/reward-norm-0.3.json"} <= set(stages["findings"]["deps"])
+    assert "evaluate" not in stages and "ppo" not in stages
+
+
+def test_what_is_laid_out_is_a_workspace_that_dvc_reads_with_the_records_of_the_one_around_it(tmp_path: Path) -> None:
+    root = clone(tmp_path / "rlhf")
+    arms = {arm: ARMS[arm] for arm in ("kl", "reward-norm-0.3")}
+    study = lay_out(root, "tiny", preset_text("tiny"), arms, [1, 2], ["fig7"])
+    assert home_of(study) == root.resolve()
+    with Repo(str(study)) as repo:
+        assert {stage.addressing for stage in repo.index.stages} >= {"fetch", "gold", "findings", stage_of("kl")}
+        assert Path(repo.cache.local.path).resolve().is_relative_to((root / ".dvc").resolve())
+    plan = yaml.safe_load((study / "arms" / "kl.yaml").read_text())
+    assert plan == {"seeds": [1, 2], "changes": ARMS["kl"]}
+    with pytest.raises(RlhfError, match="models/base: missing, and sft reads it"):
+        stage_lineage(study, "sft", None)  # type: ignore[arg-type]
+
+
+def test_laying_out_again_touches_only_what_changed(tmp_path: Path) -> None:
+    root = clone(tmp_path / "rlhf")
+    study = lay_out(root, "tiny", preset_text("tiny"), {"kl": ARMS["kl"], "vanilla": ARMS["vanilla"]}, [1], ["fig7"])
+    before = {path: path.stat().st_ino for path in study.rglob("*") if path.is_file()}
+    changed = {"kl": ARMS["kl"] | {"ppo.iterations": 7}, "vanilla": ARMS["vanilla"]}
+    lay_out(root, "tiny", preset_text("tiny"), changed, [1], ["fig7"])
+    assert [path.name for path, inode in before.items() if path.stat().st_ino != inode] == ["kl.yaml"]
+
+
+def test_a_study_needs_a_clone_around_it(tmp_path: Path) -> None:
+    with pytest.raises(RlhfError, match=r"dvc\.yaml: no such file"):
+        lay_out(tmp_path, "tiny", preset_text("tiny"), {}, [1], [])
+
+
+def test_means_are_of_what_all_seeds_have() -> None:
+    assert means([{"a": 1, "b": 2.0, "c": "x", "d": True}, {"a": 2, "c": "y", "d": False}]) == {"a": 1.5, "d": 0.5}
