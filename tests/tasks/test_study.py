@@ -42,7 +42,7 @@ def test_what_is_laid_out_is_a_workspace_that_dvc_reads_with_the_records_of_the_
     study = lay_out(root, "tiny", preset_text("tiny"), arms, [1, 2], ["fig7"])
     assert home_of(study) == root.resolve()
     with Repo(str(study)) as repo:
-        assert {stage.addressing for stage in repo.index.stages} >= {"fetch", "gold", "findings", stage_of("kl")}
+        assert {stage.name for stage in repo.index.stages} >= {"fetch", "gold", "findings", stage_of("kl")}
         assert Path(repo.cache.local.path).resolve().is_relative_to((root / ".dvc").resolve())
     plan = yaml.safe_load((study / "arms" / "kl.yaml").read_text())
     assert plan == {"seeds": [1, 2], "changes": ARMS["kl"]}

@@ -25,14 +25,15 @@ def record(seed: int, level: float, collapsed: bool) -> dict[str, object]:
 @pytest.fixture
 def study(tmp_path: Path) -> Workspace:
     """Three seeds of fig. 9: vanilla PPO ends at 2, PPO-max at 1."""
-    write_text(tmp_path / "params.yaml", preset_text("study").replace("rlhf-study", "<script>x</script>"))
+    write_text(tmp_path / "params.yaml", preset_text("study"))
     for arm, level in (("vanilla", 2.0), ("ppo-max", 1.0)):
         runs = [record(seed, level + 0.1 * seed, arm == "vanilla") for seed in (1, 2, 3)]
         write_text(tmp_path / "runs" / f"{arm}.json", json.dumps({"arm": arm, "runs": runs}))
     return Workspace(tmp_path)
 
 
-def test_the_page_and_the_table_say_what_the_runs_say(study: Workspace) -> None:
+def test_the_page_and_the_table_say_what_the_runs_say(study: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RLHF_GIT_COMMIT", "<script>x</script>")
     build(study, ["fig9"])
     page = study.report.read_text()
     rows = read_json(study.root / "reports" / "findings.json")["findings"]
