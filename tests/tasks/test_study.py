@@ -5,10 +5,10 @@ import yaml
 from dvc.repo import Repo
 
 from rlhf.common.errors import RlhfError
-from rlhf.settings import preset_text
+from rlhf.settings import preset_text, settings_from
 from rlhf.studies.arms import ARMS
 from tasks.environment import home_of
-from tasks.lineage import stage_lineage
+from tasks.lineage import Lineage, stage_lineage
 from tasks.study import lay_out, means, stage_of, study_stages
 from tests.source_tree import ROOT
 
@@ -46,8 +46,13 @@ def test_what_is_laid_out_is_a_workspace_that_dvc_reads_with_the_records_of_the_
         assert Path(repo.cache.local.path).resolve().is_relative_to((root / ".dvc").resolve())
     plan = yaml.safe_load((study / "arms" / "kl.yaml").read_text())
     assert plan == {"seeds": [1, 2], "changes": ARMS["kl"]}
-    with pytest.raises(RlhfError, match="models/base: missing, and sft reads it"):
-        stage_lineage(study, "sft", None)  # type: ignore[arg-type]
+    with pytest.raises(RlhfError, match=r"data/prepared/sft\.parquet: missing, and sft reads it"):
+        stage_lineage(study, "sft", settings_from(yaml.safe_load(preset_text("tiny"))))
+
+
+def test_hashes_of_code_above_the_study_are_tags_that_mlflow_takes() -> None:
+    lineage = Lineage("c0ffee", False, "5e77", {"../../rlhf/models": "a.dir", "models/sft": "b.dir"})
+    assert lineage.tags()["dvc.dep.rlhf/models"] == "a.dir" and lineage.tags()["dvc.dep.models/sft"] == "b.dir"
 
 
 def test_laying_out_again_touches_only_what_changed(tmp_path: Path) -> None:
