@@ -6,13 +6,16 @@ DVC knows which arms are done. Cache and records (MLflow, Prefect) are those of 
 
 import statistics
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import yaml
 from prefect import get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.exceptions import PrefectException
 
 from rlhf.common.errors import RlhfError
 from rlhf.common.files import read_json, write_text
@@ -49,8 +52,10 @@ def lay_out(
     """Write the workspace of the study `name` and give its directory; what is unchanged is left alone.
 
     `settings` is the text of its params.yaml, `arms` the changes of each arm (dotted key -> value).
-    Raises RlhfError when `root` holds no chain to derive the stages from.
+    Raises RlhfError without seeds, and when `root` holds no chain to derive the stages from.
     """
+    if not seeds:
+        raise RlhfError("a study needs at least one seed (--seeds 3)")
     chain = root / "dvc.yaml"
     if not chain.is_file():
         raise RlhfError(f"{chain}: no such file; a study runs inside a clone of the project")
@@ -128,7 +133,7 @@ def record_arm(run: StageRun, name: str) -> None:
         tracking.log_metrics(client, run.run_id, metrics)
         client.log_artifact(run.run_id, str(path), "runs")
     shown = [{"metric": key, "mean over seeds": value} for key, value in sorted(summary.items())]
-    with tracking.tolerated("the table", get_run_logger().warning):
+    with suppress(httpx.HTTPError, PrefectException):  # a Prefect server that was lost must not cost the arm
         create_table_artifact(shown, key=f"{run.stage.lower().replace('_', '-')}-metrics", description=name)
 
 

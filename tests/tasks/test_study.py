@@ -69,5 +69,10 @@ def test_a_study_needs_a_clone_around_it(tmp_path: Path) -> None:
         lay_out(tmp_path, "tiny", preset_text("tiny"), {}, [1], [])
 
 
+def test_a_study_needs_a_seed(tmp_path: Path) -> None:
+    with pytest.raises(RlhfError, match="at least one seed"):
+        lay_out(clone(tmp_path / "rlhf"), "tiny", preset_text("tiny"), {}, [], [])
+
+
 def test_means_are_of_what_all_seeds_have() -> None:
     assert means([{"a": 1, "b": 2.0, "c": "x", "d": True}, {"a": 2, "c": "y", "d": False}]) == {"a": 1.5, "d": 0.5}
