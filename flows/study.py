@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
@@ -66,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     figures = list(STUDIES) if "all" in options.figures else list(dict.fromkeys(options.figures))
     with exit_code(), prefect_server(Path(), current_execution()):
-        study(figures, options.preset, options.seeds)
+        study(figures, options.preset, options.seeds, dict(options.set))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -76,7 +77,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("figures", nargs="+", choices=choices, metavar="FIGURE", help=f"one of: {', '.join(choices)}")
     parser.add_argument("--preset", default="study", help="settings that all arms start from (default: study)")
     parser.add_argument("--seeds", type=int, default=3, help="runs of the policy per arm (default: 3)")
+    help_ = "change a setting for all arms, for example --set ppo.iterations=200; may be repeated"
+    parser.add_argument("--set", type=_assignment, action="append", default=[], metavar="KEY=VALUE", help=help_)
     return parser
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected KEY=VALUE")
+    return key, yaml.safe_load(value)
 
 
 if __name__ == "__main__":

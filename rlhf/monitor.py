@@ -1,7 +1,8 @@
 """Signals that training is sound (section 5.2): reward and loss do not tell; perplexity, length and KL do.
 
 The rule of the alarm: a policy has collapsed when, for `patience` iterations in a row, at least two of three signals lie
-outside of the band around where it started, the mean over the iterations in which it had not learnt yet.
+outside of the band around where it started, the mean over the iterations in which it had not learnt yet. A KL twice as
+far out as its band counts for two: so far from its reference a policy is sound by no other signal.
 """
 
 import math
@@ -14,7 +15,7 @@ LENGTH_FACTOR = 1.5  # of the first response length, up or down
 FINISHED_SHARE = 0.5  # of the first share of responses that end by themselves: the others ran into the limit
 KL_RISE = 0.5  # nats per token above the first
 SIGNALS = ("perplexity", "response_length", "finished", "kl")
-ENOUGH = 2  # signals outside of their bands
+ENOUGH = 2  # points: one for each signal outside of its band, two for a KL that is far out
 
 Row = Mapping[str, Any]
 
@@ -37,6 +38,11 @@ def outside(row: Row, start: Mapping[str, float]) -> tuple[str, ...]:
     return tuple(name for name, out in found.items() if out)
 
 
+def points(row: Row, start: Mapping[str, float]) -> int:
+    """How much speaks for a collapse: the signals outside, a KL beyond twice its band counted double."""
+    return len(outside(row, start)) + (row["kl"] > start["kl"] + 2 * KL_RISE)
+
+
 @dataclass
 class Watch:
     """What one run's iterations have shown so far; the same on every process, and part of a checkpoint."""
@@ -51,8 +57,8 @@ class Watch:
 
     @property
     def sound(self) -> bool:
-        """Whether the last iteration shows fewer than two signals outside."""
-        return not self.rows or len(outside(self.rows[-1], start_of(self.rows))) < ENOUGH
+        """Whether too little speaks for a collapse in the last iteration."""
+        return not self.rows or points(self.rows[-1], start_of(self.rows)) < ENOUGH
 
     @property
     def collapse(self) -> int | None:
@@ -61,7 +67,7 @@ class Watch:
             return None
         start, streak = start_of(self.rows), 0
         for row in self.rows:
-            streak = streak + 1 if len(outside(row, start)) >= ENOUGH else 0
+            streak = streak + 1 if points(row, start) >= ENOUGH else 0
             if streak == self.patience:
                 return int(row["step"])
         return None

@@ -26,10 +26,15 @@ COPYING_FILE = "test_interrupted_chain.py"  # changes copies of it
 
 
 class FileScheduling(LoadScopeScheduling):
-    """A file's tests share a process and its fixtures; files that change the finished chain share one process."""
+    """A file's tests share a process and its fixtures; files that change the finished chain share one process.
+
+    Those that change copies of it are free: each has its own.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         path = Path(nodeid.split("::", 1)[0])
+        if path.name == COPYING_FILE:
+            return nodeid
         return "chain" if path.name in CHAIN_FILES else str(path)
 
 

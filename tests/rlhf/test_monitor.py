@@ -50,7 +50,9 @@ def test_the_start_is_the_mean_before_anything_was_learnt() -> None:
     ("changes", "step"),
     [
         ([{}] * 9, None),
-        ([{"kl": 5.0}] * 9, None),  # one signal alone is none
+        ([{"kl": 1.04}] * 9, None),  # one signal alone is none
+        ([{"kl": 1.06}] * 9, 3),  # but a KL beyond twice its band of 0.5 above 0.05
+        ([{"perplexity": 1.1}] * 9, None),
         ([TWO] * 2, None),
         ([TWO] * 3, 3),
         ([TWO] * 9, 3),  # the first time counts

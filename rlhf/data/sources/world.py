@@ -185,6 +185,18 @@ def _scrambled(question: Question, chance: random.Random) -> str:
     return " ".join(words)
 
 
+def _stuttered(question: Question, chance: random.Random) -> str:
+    words = good_answer(question, chance).split()
+    place = chance.randrange(len(words))
+    return " ".join(words[:place] + [words[place]] * chance.randint(3, 12) + words[place + 1 :])
+
+
+def _jumbled(_question: Question, chance: random.Random) -> str:
+    """Words of good answers to several other questions."""
+    words = [word for _ in range(3) for word in good_answer(draw_question(chance), chance).split()]
+    return " ".join(chance.sample(words, chance.randint(min(6, len(words)), min(25, len(words)))))
+
+
 def _broken_off(question: Question, chance: random.Random) -> str:
     words = good_answer(question, chance).split()
     return " ".join(words[: chance.randint(1, max(1, len(words) - 2))]).rstrip(".!,")
@@ -197,6 +209,8 @@ FAULTS: Mapping[str, Callable[[Question, random.Random], str]] = {
     "unhelpful": _unhelpful,
     "repeated": _repeated,
     "scrambled": _scrambled,
+    "stuttered": _stuttered,
+    "jumbled": _jumbled,
     "broken off": _broken_off,
 }
 

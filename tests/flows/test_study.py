@@ -1,0 +1,69 @@
+"""A study of the paper's figures, run by its command in a clone: killed in the middle, gone on with, then run again."""
+
+import json
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from tasks.tracking import client_of
+from tests.project_copy import Project, copy_project
+
+SETTINGS = {"ppo.iterations": 60, "ppo.checkpoint_every": 2, "ppo.samples_every": 20}
+COMMAND = (
+    *("python", "-m", "flows.study", "fig12", "--preset", "tiny", "--seeds", "2"),
+    *(word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")),
+)
+
+
+def living(root: Path) -> list[psutil.Process]:
+    """The processes that work at or below a directory."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()).is_relative_to(root):
+                found.append(process)
+    return found
+
+
+def kill_once(project: Project, pattern: str) -> None:
+    """Start the study, kill it without warning when a file has come, and wait until all that it started has ended."""
+    run = project.start(*COMMAND)
+    end = time.monotonic() + 600
+    while not list(project.root.glob(pattern)):
+        assert run.poll() is None and time.monotonic() < end, f"no {pattern}"
+        time.sleep(0.1)
+    run.kill()
+    run.communicate()
+    while left := [process for process in living(project.root) if "prefect" not in " ".join(process.cmdline())]:
+        assert time.monotonic() < end, f"still there: {left}"
+        time.sleep(0.2)
+
+
+def test_a_killed_study_goes_on_where_its_seeds_were_and_a_finished_one_runs_nothing(tmp_path: Path) -> None:
+    project = copy_project(tmp_path / "rlhf", "tiny")
+    study = project.root / "studies" / "tiny"
+    kill_once(project, "studies/tiny/.arms/ppo-max-1/.checkpoints/ppo/*/*/")
+    assert not (study / "runs" / "ppo-max.json").exists()
+
+    output = project.run(*COMMAND)
+    assert "Stage 'gold' didn't change" in output and "Running stage 'arm-ppo-ptx'" in output
+    assert "ppo-max, seed 1: resuming from" in output and "ppo-ptx, seed 1: resuming from" not in output
+    for arm in ("ppo-max", "ppo-ptx"):
+        runs = json.loads((study / "runs" / f"{arm}.json").read_text())["runs"]
+        assert [run["seed"] for run in runs] == [1, 2]
+        assert all([row["step"] for row in run["curves"]][-60:] == list(range(60)) for run in runs)
+    (row,) = json.loads((study / "reports" / "findings.json").read_text())["findings"]
+    assert row["arm"] == "ppo-ptx" and row["seeds"] == 2 and row["low"] < row["difference"] < row["high"]
+    page = (study / "reports" / "index.html").read_text()
+    assert "ptx lowers the loss on plain text" in page and page.count("<svg") == 6
+
+    client = client_of(project.root)
+    experiment = client.get_experiment_by_name("rlhf-tiny")
+    assert experiment is not None
+    runs_of = client.search_runs([experiment.experiment_id], "tags.`rlhf.stage` LIKE 'arm-%'")
+    ended = {(run.info.run_name, run.info.status) for run in runs_of}
+    assert {("arm-ppo-max", "FINISHED"), ("arm-ppo-ptx", "FINISHED")} <= ended
+
+    assert "Running stage" not in project.run(*COMMAND)
