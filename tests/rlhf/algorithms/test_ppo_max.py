@@ -15,6 +15,7 @@ from rlhf.common.errors import TrainingError
 from rlhf.common.tally import Tally
 from rlhf.data.batches import TokenBatch, pad
 from rlhf.models.causal import load_causal_lm
+from rlhf.models.scalar import load_scalar_model
 from rlhf.rollout.records import Experience
 from rlhf.settings.schema import Ppo
 from rlhf.workspace import Workspace
@@ -239,6 +240,15 @@ def test_who_starts_from_what(prepared: Workspace) -> None:
         assert not module.get_parameter(bottom).requires_grad
         assert module.get_parameter("model.layers.1.mlp.up_proj.weight").requires_grad
     assert fresh._critic.head.weight.requires_grad
+
+
+def test_the_critic_starts_from_the_reward_model_or_with_a_fresh_head(prepared: Workspace) -> None:
+    reward = load_scalar_model(prepared.model("reward"))
+    fresh = make(prepared, ppo__critic__initial="sft")._critic.head
+    same = make(prepared, ppo__critic__initial="reward")._critic.head
+    cosine = torch.nn.functional.cosine_similarity  # scores are divided by their spread, the direction stays
+    assert float(cosine(same.weight, reward.head.weight)) == pytest.approx(1, abs=1e-5)
+    assert abs(float(cosine(fresh.weight, reward.head.weight))) < 0.9 and float(fresh.bias) == 0
 
 
 def test_it_asks_for_rollouts(algorithm: PpoMax) -> None:
