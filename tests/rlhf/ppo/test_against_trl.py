@@ -1,0 +1,379 @@
+"""PPO-max against the PPO of TRL 1.12.0, the last version that has one.
+
+Its helpers are asked directly. What stands in the middle of `PPOTrainer.train` - KL penalty, token rewards, GAE, both
+clipped losses - is compared by its effect: both trainers get the same models and the same responses, take the same steps
+of plain gradient descent, and must arrive at the same weights.
+
+Where we differ on purpose, each line shown by a test below:
+
+| quantity                | TRL                                              | here                                          |
+|-------------------------|--------------------------------------------------|-----------------------------------------------|
+| score of a response     | on the first padding after its EOS (trl#3750)    | on its last token, EOS or not (eq. 3)         |
+| state after the EOS     | has a value, which is learnt and bootstrapped on | is the end: its value is 0                    |
+| mean of the loss        | over each micro-batch, then over micro-batches   | over the tokens of the whole mini-batch       |
+| whitening               | divides by sqrt(var + 1e-8); NaN for one token   | divides by std; 0 where nothing varies        |
+| log p in half precision | rounded to it                                    | float32 from the logits on                    |
+| temperature T           | logits / (T + 1e-7)                              | logits / T                                    |
+| gradient norm           | `max_grad_norm` is ignored (trl#3961)            | clipped by the engine                         |
+| clip fraction           | tokens for which the clipped term is the larger  | tokens whose ratio is out of bounds           |
+| log p of padding        | the number 1, counted in the mean of the ratio   | no such number: masked tokens never enter     |
+
+Advantages are whitened over TRL's batch and over our mini-batch: the same where there is one mini-batch, as here.
+"""
+
+import copy
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import EOS, GOOD, PAD, VOCABULARY, tiny_settings, tiny_tokenizer
+from torch import Tensor, nn
+from transformers import LlamaForSequenceClassification
+
+from rlhf.algorithms import Context, Material, PpoMax, make_algorithm
+from rlhf.common.tally import Tally
+from rlhf.engine import make_engine
+from rlhf.models.causal import load_causal_lm
+from rlhf.models.quantities import entropy, token_logprobs
+from rlhf.models.scalar import ScalarModel, load_scalar_model
+from rlhf.ppo.advantages import whiten
+from rlhf.ppo.rewards import token_rewards
+from rlhf.rollout.records import PromptBatch, Rollout, make_rollout
+from rlhf.rollout.sampler import Sampled
+from rlhf.workspace import Workspace
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+
+SEEDS = st.integers(0, 10_000)
+PROMPTS = [[2, 9, 30], [2, 11], [2, 5, 6, 7, 8, 40, 41], [2, 50, 51, 52], [2, 60], [2, 13, 14], [2, 15], [2, 16, 17]]
+WIDTH, EPOCHS, RATE = 6, 3, 0.3
+FULL = [WIDTH] * len(PROMPTS)  # none ends by itself
+ENDED = [5, 1, 6, 2, 4, 3, 5, 1]  # all but one end by an EOS; an odd total, which no two micro-batches share evenly
+
+
+@pytest.fixture(scope="module")
+def trl() -> ModuleType:
+    """Imported late: collecting the tests would take seconds longer in every process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+        return importlib.import_module("trl.experimental.ppo.ppo_trainer")
+
+
+def masked(seed: int) -> tuple[Tensor, Tensor]:
+    """Numbers [B, R] and a mask of at least two tokens, with numbers in the padding too."""
+    random = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, 8, (int(torch.randint(2, 5, (1,), generator=random)),), generator=random)
+    values = 3 * torch.randn((len(lengths), 8), generator=random, dtype=torch.float64) + 1
+    return values, torch.arange(8)[None] < lengths[:, None]
+
+
+# -- helpers ------------------------------------------------------------------------------------------------------------
+
+
+@given(seed=SEEDS)
+def test_means_agree_but_for_micro_batches(trl: ModuleType, seed: int) -> None:
+    values, mask = masked(seed)
+    tally, parts = Tally(), []
+    for row, keep in zip(values, mask, strict=True):  # a micro-batch each
+        tally.add(mean=row[keep])
+        parts.append(float(trl.masked_mean(row, keep)))
+    ours, theirs = tally.means(lambda value: value)["mean"], float(trl.masked_mean(values, mask))
+    assert ours == pytest.approx(theirs, abs=1e-12)
+    if mask.sum(dim=1).unique().numel() > 1:
+        assert sum(parts) / len(parts) != pytest.approx(theirs, abs=1e-6)
+
+
+@given(seed=SEEDS)
+def test_whitening_agrees_but_for_their_epsilon(trl: ModuleType, seed: int) -> None:
+    values, mask = masked(seed)
+    values = 1e-4 * values  # so that the epsilon shows
+    ours, theirs = whiten(values, mask, lambda value: value), trl.masked_whiten(values, mask)
+    variance = values[mask].var()
+    torch.testing.assert_close(ours[mask] * (variance / (variance + 1e-8)).sqrt(), theirs[mask], rtol=1e-6, atol=1e-6)
+    assert not torch.allclose(ours[mask], theirs[mask], rtol=1e-2)
+    assert bool((ours[~mask] == 0).all())
+
+
+def test_whitening_where_nothing_varies(trl: ModuleType) -> None:
+    one, mask = torch.tensor([[0.5, 9.0]]), torch.tensor([[True, False]])
+    assert whiten(one, mask, lambda value: value).tolist() == [[0.0, 0.0]]
+    assert bool(trl.masked_whiten(one, mask)[0, 0].isnan())
+
+
+@given(seed=SEEDS, temperature=st.floats(0.3, 2))
+def test_log_probabilities_and_entropies_agree(trl: ModuleType, seed: int, temperature: float) -> None:
+    random = torch.Generator().manual_seed(seed)
+    logits = 4 * torch.randn((3, 5, VOCABULARY), generator=random)
+    tokens = torch.randint(VOCABULARY, (3, 5), generator=random)
+    ours = token_logprobs(logits.flatten(0, 1) / temperature, tokens.flatten()).view(3, 5)
+    theirs = trl.selective_log_softmax(logits / (temperature + 1e-7), tokens)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=3e-5)  # logits up to 50, and 1e-7 of T = 0.3
+    peer = importlib.import_module("trl.trainer.utils").entropy_from_logits(logits)
+    torch.testing.assert_close(entropy(logits.flatten(0, 1)).view(3, 5), peer, rtol=0, atol=1e-6)
+
+
+def test_log_probabilities_from_half_precision(trl: ModuleType) -> None:
+    logits = (4 * torch.randn((50, VOCABULARY), generator=torch.Generator().manual_seed(0))).bfloat16()
+    tokens = torch.arange(50)
+    exact = logits.double().log_softmax(1)[tokens, tokens].float()
+    torch.testing.assert_close(token_logprobs(logits.float(), tokens), exact, rtol=0, atol=1e-5)
+    assert float((trl.selective_log_softmax(logits[None], tokens[None])[0] - exact).abs().max()) > 1e-2
+
+
+@given(seed=SEEDS)
+def test_truncation_agrees_and_the_score_lies_one_token_earlier(trl: ModuleType, seed: int) -> None:
+    random = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(EOS, GOOD + 2, (5, WIDTH), generator=random)  # an EOS is likely, also after the first
+    cut = trl.truncate_response(EOS, PAD, tokens)
+    lengths = trl.first_true_indices(cut == PAD)
+    rollout = rollout_of([row[: row.index(EOS) + 1] if EOS in row else row for row in tokens.tolist()])
+    width = rollout.response_mask.shape[1]
+    assert torch.equal(rollout.lengths, lengths)
+    assert torch.equal(rollout.finished, (cut == EOS).any(dim=1))
+    assert torch.equal(rollout.batch.input_ids[rollout.batch.target_mask], cut[cut != PAD])
+    rewards = token_rewards(torch.ones(5), torch.zeros(5, width), rollout.response_mask, 0.1)
+    assert torch.equal(rewards.argmax(dim=1), lengths - 1)  # TRL's `actual_end`: `lengths` where that is inside
+
+
+# -- whole updates ------------------------------------------------------------------------------------------------------
+
+
+def responses_of(lengths: list[int]) -> list[list[int]]:
+    """Random words; what is shorter than WIDTH ends by an EOS."""
+    random = torch.Generator().manual_seed(7)
+    rows = torch.randint(GOOD, VOCABULARY, (len(lengths), WIDTH), generator=random).tolist()
+    return [[*row[: length - 1], EOS] if length < WIDTH else row for row, length in zip(rows, lengths, strict=True)]
+
+
+def rollout_of(responses: list[list[int]]) -> Rollout:
+    count = len(responses)
+    prompts = PromptBatch(PROMPTS[:count], ["helpful"] * count, [""] * count, list(range(count)))
+    sampled = Sampled(responses, [[0.0] * len(response) for response in responses])
+    return make_rollout(prompts, sampled, EOS, PAD, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+@dataclass(frozen=True)
+class Update:
+    """What came of one update: the change of all weights in one row each, and the metrics."""
+
+    policy: Tensor
+    critic: Tensor
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Duel:
+    """Both trainers on the same models; every update starts from the same weights."""
+
+    trl: ModuleType
+    workspace: Workspace
+    folder: Path
+    gamma: float = 0.99
+    lam: float = 0.95
+    eta: float = 0.2
+    estimator: str = "k1"
+    micro_batch: int = len(PROMPTS)
+
+    def algorithm(self) -> PpoMax:
+        settings = tiny_settings(
+            {
+                "ppo.kl": {"coefficient": self.eta, "estimator": self.estimator},
+                "ppo.gae": {"gamma": self.gamma, "lambda": self.lam},
+                "ppo.micro_batch": self.micro_batch,
+                "ppo.mini_batch": len(PROMPTS),
+                "ppo.sampling.temperature": 0.7,
+                "ppo.reward": {"normalise": None, "scale": None, "clip": None},
+                "ppo.advantage": {"normalise": "mini-batch", "clip": None},
+                "ppo.surrogate_clip": 0.2,
+                "ppo.value_clip": 0.1,
+                "ppo.ptx": None,
+            }
+        )
+        algorithm = make_algorithm(Context(settings, self.workspace, make_engine(settings.engine)))
+        assert isinstance(algorithm, PpoMax)
+        with torch.no_grad():  # away from the reference, as after some updates
+            for value in algorithm.policy().parameters():
+                value.add_(0.02 * torch.randn(value.shape, generator=torch.Generator().manual_seed(4)).to(value.device))
+        return algorithm
+
+    def ours(self, lengths: list[int], score_on_padding: bool = False) -> Update:
+        """`score_on_padding`: as TRL has it, as if the first padding after an EOS were the response's last token."""
+        algorithm, rollout, tally = self.algorithm(), rollout_of(responses_of(lengths)), Tally()
+        experience, metrics = algorithm.experience(Material(rollout))
+        lessons = {"policy": experience, "critic": experience}
+        if score_on_padding:
+            longer, _ = algorithm.experience(Material(one_token_longer(rollout)))
+            lessons = {"policy": replace(experience, advantages=longer.advantages), "critic": longer}
+        modules = {"policy": algorithm.policy(), "critic": critic_of(algorithm)}
+        before = {name: weights(module) for name, module in modules.items()}
+        optimizer = torch.optim.SGD([value for module in modules.values() for value in module.parameters()], lr=RATE)
+        for _ in range(EPOCHS):
+            for name, lesson in lessons.items():
+                for loss in algorithm.losses(name, 0, lesson, None, tally):
+                    loss().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        moved = {name: weights(module) - before[name] for name, module in modules.items()}
+        return Update(**moved, metrics={**metrics, **tally.means(lambda value: value)})
+
+    def theirs(self, lengths: list[int]) -> Update:
+        algorithm, trl = self.algorithm(), self.trl
+        policy, value = copy.deepcopy(algorithm.policy()), classifier(critic_of(algorithm))
+        reward = classifier(load_scalar_model(self.workspace.model("reward")))
+        answers = {tuple(prompt): row for prompt, row in zip(PROMPTS, responses_of(lengths), strict=True)}
+
+        def answer(model: nn.Module, queries: Tensor, size: int, pad_id: int, rule: Any) -> tuple[Tensor, Tensor]:
+            """In place of sampling: the responses that are given, with the policy's logits."""
+            rows = [answers[tuple(token for token in query if token != PAD)] for query in queries.tolist()]
+            padded = torch.tensor([row + [PAD] * (WIDTH - len(row)) for row in rows], device=queries.device)
+            both = torch.cat([queries, padded], dim=1)
+            with torch.no_grad():
+                logits = trl.forward(model, both, pad_id).logits[:, queries.shape[1] - 1 : -1]
+            return both, logits / rule.temperature
+
+        settings = trl.PPOConfig(
+            output_dir=str(self.folder),
+            bf16=False,
+            gradient_checkpointing=False,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+            num_sample_generations=0,
+            total_episodes=len(PROMPTS),
+            per_device_train_batch_size=self.micro_batch,
+            gradient_accumulation_steps=len(PROMPTS) // self.micro_batch,
+            num_ppo_epochs=EPOCHS,
+            response_length=WIDTH,
+            stop_token="eos",
+            temperature=0.7,
+            kl_coef=self.eta,
+            kl_estimator=self.estimator,
+            gamma=self.gamma,
+            lam=self.lam,
+            cliprange=0.2,
+            cliprange_value=0.1,
+            vf_coef=1.0,  # the two models share no weights
+            max_grad_norm=1e-9,  # would stop all learning, were it heeded
+        )
+        optimizer = torch.optim.SGD([*policy.parameters(), *value.parameters()], lr=RATE)
+        before = weights(policy), weights(value)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(trl, "batch_generation", answer)
+            tokenizer = tiny_tokenizer()
+            tokenizer.padding_side = "left"
+            trainer = trl.PPOTrainer(
+                args=settings,
+                processing_class=tokenizer,
+                model=policy,
+                ref_model=load_causal_lm(self.workspace.model("sft")),
+                reward_model=reward,
+                train_dataset=[{"input_ids": prompt} for prompt in PROMPTS],
+                value_model=value,
+                optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)),
+            )
+            # a batch that ends the data set would be stepped on at each micro-batch
+            trainer.accelerator.gradient_state.plugin_kwargs["sync_with_dataloader"] = False
+            trainer.train()
+        return Update(weights(policy) - before[0], weights(value) - before[1], trainer.state.log_history[0])
+
+
+def critic_of(algorithm: PpoMax) -> ScalarModel:
+    with algorithm.trainers["critic"].gathered() as module:
+        assert isinstance(module, ScalarModel)
+        return module
+
+
+def classifier(model: ScalarModel) -> LlamaForSequenceClassification:
+    """The same model in the form that TRL wants."""
+    peer = LlamaForSequenceClassification(model.lm.config)
+    peer.model = copy.deepcopy(model.lm.base_model)
+    peer.score = nn.Linear(model.lm.config.hidden_size, 1)
+    peer.score.load_state_dict(model.head.state_dict())
+    return peer.to(model.head.weight.device).eval()
+
+
+def weights(module: nn.Module) -> Tensor:
+    """All that the backbone and the head hold, in one row; without a critic's unembedding, which it never uses."""
+    parts = [module.lm.base_model, module.head] if isinstance(module, ScalarModel) else [module]
+    return torch.cat([value.detach().flatten().clone() for part in parts for value in part.parameters()])
+
+
+def one_token_longer(rollout: Rollout) -> Rollout:
+    """Count the first padding after an EOS as a response token; nothing attends to it."""
+    mask = torch.arange(WIDTH, device=rollout.lengths.device)[None] <= rollout.lengths[:, None]
+    target = rollout.batch.target_mask.clone()
+    starts = torch.tensor([len(prompt) for prompt in PROMPTS], device=target.device)
+    rows = torch.nonzero(rollout.lengths < WIDTH).squeeze(1)
+    target[rows, (starts + rollout.lengths)[rows]] = True
+    return replace(rollout, batch=replace(rollout.batch, target_mask=target), response_mask=mask)
+
+
+@pytest.fixture
+def duel(trl: ModuleType, prepared: Workspace, tmp_path: Path) -> Callable[..., Duel]:
+    return lambda **changes: Duel(trl, prepared, tmp_path, **changes)
+
+
+def assert_same(ours: Tensor, theirs: Tensor) -> None:
+    """To 1e-5 of the change as a whole."""
+    assert float((ours - theirs).norm() / theirs.norm()) < 1e-5
+
+
+def assert_apart(ours: Tensor, theirs: Tensor) -> None:
+    assert float((ours - theirs).norm() / theirs.norm()) > 1e-2
+
+
+@pytest.mark.parametrize(("estimator", "micro_batch"), [("k1", 8), ("k3", 4)])
+def test_the_same_weights_come_of_responses_of_full_length(
+    duel: Callable[..., Duel], estimator: str, micro_batch: int
+) -> None:
+    pair = duel(estimator=estimator, micro_batch=micro_batch)
+    ours, theirs = pair.ours(FULL), pair.theirs(FULL)
+    assert_same(ours.policy, theirs.policy)
+    assert_same(ours.critic, theirs.critic)
+    names = {
+        "reward": "objective/scores",
+        "kl_sequence": "objective/kl",
+        "policy_loss": "loss/policy_avg",
+        "value_loss": "loss/value_avg",
+        "value_clip_fraction": "val/clipfrac_avg",
+        "ratio_mean": "val/ratio",
+    }
+    for name, peer in names.items():
+        assert ours.metrics[name] == pytest.approx(theirs.metrics[peer], rel=1e-5, abs=1e-6), name
+    penalty = theirs.metrics["objective/non_score_reward"]
+    assert -0.2 * ours.metrics["kl_sequence"] == pytest.approx(penalty, rel=1e-5, abs=1e-6)
+    # both clips were at work, so that their losses were compared; a ratio out of bounds is not always clipped
+    assert 0 < theirs.metrics["policy/clipfrac_avg"] < ours.metrics["clip_fraction"] < 1
+    assert 0 < theirs.metrics["val/clipfrac_avg"] < 1
+
+
+def test_without_discount_the_place_of_the_score_does_not_change_the_policy(duel: Callable[..., Duel]) -> None:
+    """With gamma = lambda = 1 an advantage is all later rewards less the value; only the critic sees the difference."""
+    pair = duel(gamma=1.0, lam=1.0)
+    ours, theirs = pair.ours(ENDED), pair.theirs(ENDED)
+    assert_same(ours.policy, theirs.policy)
+    assert_apart(ours.critic, theirs.critic)
+
+
+def test_the_same_weights_come_of_a_score_on_the_first_padding(duel: Callable[..., Duel]) -> None:
+    pair = duel(eta=0.0)
+    theirs, moved = pair.theirs(ENDED), pair.ours(ENDED, score_on_padding=True)
+    assert_same(moved.policy, theirs.policy)
+    assert_same(moved.critic, theirs.critic)
+    ours = pair.ours(ENDED)
+    assert_apart(ours.policy, theirs.policy)
+    assert_apart(ours.critic, theirs.critic)
+
+
+def test_micro_batches_change_their_update_and_not_ours(duel: Callable[..., Duel]) -> None:
+    whole, split = duel(gamma=1.0, lam=1.0), duel(gamma=1.0, lam=1.0, micro_batch=4)
+    ours = whole.ours(ENDED).policy
+    assert_same(split.ours(ENDED).policy, ours)
+    assert_apart(split.theirs(ENDED).policy, ours)
