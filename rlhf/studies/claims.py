@@ -10,6 +10,7 @@ from scipy.stats import t as student
 Direction = Literal["higher", "lower", "same"]
 Verdict = Literal["agrees", "differs", "inside the noise"]
 START = "start"  # in place of an arm: where the same run began
+LITTLE = 0.25  # "the same" is shown by an interval within this share of how far the other side came from its start
 
 
 @dataclass(frozen=True)
@@ -50,26 +51,27 @@ def judge(claim: Claim, measured: Mapping[str, Mapping[int, Mapping[str, float]]
     """Hold a claim to the runs, `measured[arm][seed][metric]`; None where a side has no run with the metric.
 
     Where a run began is its `_first` in place of `_last`. Seeds are paired: both sides saw the same prompts in the same order.
-    A difference whose interval holds 0 is inside the noise, or agrees where the paper saw none.
+    A difference whose interval holds 0 is inside the noise; it does not show that there is no effect. That is shown by an
+    interval within LITTLE of the change that training made to the other side (a test of equivalence).
     """
     own = measured.get(claim.arm, {})
     other = own if claim.against == START else measured.get(claim.against, {})
     began = claim.metric.removesuffix("_last") + "_first"
     reference = began if claim.against == START else claim.metric
-    pairs = [
-        (own[seed][claim.metric], other[seed][reference])
-        for seed in sorted(own.keys() & other.keys())
-        if claim.metric in own[seed] and reference in other[seed]
+    seeds = [
+        seed for seed in sorted(own.keys() & other.keys()) if claim.metric in own[seed] and reference in other[seed]
     ]
-    if not pairs:
+    if not seeds:
         return None
-    mean, low, high = interval([left - right for left, right in pairs])
-    return Finding(claim, mean, low, high, len(pairs), _verdict(claim.direction, low, high))
+    mean, low, high = interval([own[seed][claim.metric] - other[seed][reference] for seed in seeds])
+    changes = [abs(other[seed][reference] - other[seed].get(began, other[seed][reference])) for seed in seeds]
+    little = LITTLE * sum(changes) / len(changes)
+    return Finding(claim, mean, low, high, len(seeds), _verdict(claim.direction, low, high, little))
 
 
-def _verdict(direction: Direction, low: float, high: float) -> Verdict:
+def _verdict(direction: Direction, low: float, high: float, little: float) -> Verdict:
+    if direction == "same" and -little <= low and high <= little:
+        return "agrees"
     if low <= 0 <= high:
-        return "agrees" if direction == "same" else "inside the noise"
-    if direction == "same":
-        return "differs"
-    return "agrees" if (low > 0) == (direction == "higher") else "differs"
+        return "inside the noise"
+    return "agrees" if direction == ("higher" if low > 0 else "lower") else "differs"

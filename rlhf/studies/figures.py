@@ -76,6 +76,7 @@ STUDIES: Mapping[str, Study] = {
             Claim("the reward rises", "reward_last", "ppo-max", START, "higher"),
             Claim("and judged quality with it", "gold_last", "ppo-max", START, "higher"),
             Claim("it stays nearer than vanilla PPO", "kl_last", "ppo-max", "vanilla", "lower"),
+            Claim("and ends with the better judged quality", "gold_last", "ppo-max", "vanilla", "higher"),
         ),
     ),
     "fig12": Study(

@@ -24,7 +24,7 @@ def record(seed: int, level: float, collapsed: bool) -> dict[str, object]:
 
 @pytest.fixture
 def study(tmp_path: Path) -> Workspace:
-    """Three seeds of fig. 9: vanilla PPO ends at 2, PPO-max at 1."""
+    """Three seeds of fig. 9: vanilla PPO ends at 2, PPO-max at 1, also by the gold judge, against the paper."""
     write_text(tmp_path / "params.yaml", preset_text("study"))
     for arm, level in (("vanilla", 2.0), ("ppo-max", 1.0)):
         runs = [record(seed, level + 0.1 * seed, arm == "vanilla") for seed in (1, 2, 3)]
@@ -40,9 +40,9 @@ def test_the_page_and_the_table_say_what_the_runs_say(study: Workspace, monkeypa
     kl = next(row for row in rows if row["metric"] == "kl_last")
     assert (kl["arm"], kl["against"], kl["paper"], kl["verdict"]) == ("ppo-max", "vanilla", "lower", "agrees")
     assert kl["difference"] == pytest.approx(-1.0) and kl["seeds"] == 3
-    assert read_json(study.metrics("findings")) == {"agrees": 3, "differs": 0, "inside_the_noise": 0}
+    assert read_json(study.metrics("findings")) == {"agrees": 3, "differs": 1, "inside_the_noise": 0}
     assert "The collapse alarm on vanilla: seed 1: iteration 3" in page and "seed 1: silent" in page
-    assert page.count("<svg") == 6 and "<script>x" not in page and "3 of 3" in page
+    assert page.count("<svg") == 6 and "<script>x" not in page and "3 of 4" in page
 
 
 def test_the_page_is_the_same_for_the_same_runs(study: Workspace) -> None:

@@ -17,9 +17,10 @@ def test_interval_by_hand() -> None:
 
 def found(direction: Direction, left: list[float], right: list[float]) -> Finding:
     runs = {
-        name: {seed: {"kl": value} for seed, value in enumerate(values)} for name, values in (("a", left), ("b", right))
+        name: {seed: {"kl_first": -8.0, "kl_last": value} for seed, value in enumerate(values)}
+        for name, values in (("a", left), ("b", right))
     }
-    finding = judge(Claim("", "kl", "a", "b", direction), runs)
+    finding = judge(Claim("", "kl_last", "a", "b", direction), runs)
     assert finding is not None
     return finding
 
@@ -34,9 +35,16 @@ def found(direction: Direction, left: list[float], right: list[float]) -> Findin
             "agrees",
         ),  # by about 1 in every seed, though the seeds spread more
         ("lower", [2.0, 3.1, 4.0], [1.0, 2.0, 3.0], "differs"),
-        ("same", [2.0, 3.1, 4.0], [1.0, 2.0, 3.0], "differs"),
+        ("same", [4.0, 5.1, 6.0], [1.0, 2.0, 3.0], "differs"),
         ("higher", [2.0, 1.0, 3.0], [1.0, 2.0, 3.0], "inside the noise"),
-        ("same", [2.0, 1.0, 3.0], [1.0, 2.0, 3.0], "agrees"),
+        ("same", [3.0, 1.0, 3.0], [1.0, 2.0, 3.0], "inside the noise"),  # anything from -3.5 to 4.1
+        (
+            "same",
+            [1.4, 1.6, 3.0],
+            [1.0, 2.0, 3.0],
+            "agrees",
+        ),  # -1 to 1; the change is 10 on average, a quarter of it 2.5
+        ("same", [1.1, 2.1, 3.1], [1.0, 2.0, 3.0], "agrees"),  # not 0, but little
         ("lower", [0.0], [9.0], "inside the noise"),  # one seed shows nothing
     ],
 )
