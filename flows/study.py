@@ -27,7 +27,13 @@ from tasks.study import lay_out
 
 
 @flow(name="study", persist_result=False)
-def study(figures: list[str], preset: str = "study", seeds: int = 3, overrides: dict[str, Any] | None = None) -> None:
+def study(
+    figures: list[str],
+    preset: str = "study",
+    seeds: int = 3,
+    overrides: dict[str, Any] | None = None,
+    first_seed: int = 1,
+) -> None:
     """Bring the arms of figures of the paper up to date, and the page of findings with them.
 
     Args:
@@ -35,16 +41,17 @@ def study(figures: list[str], preset: str = "study", seeds: int = 3, overrides: 
         preset: the settings that all arms start from
         seeds: how many runs of the policy each arm gets
         overrides: settings to change for all arms, by dotted key: {"ppo.iterations": 200}
+        first_seed: the first of those runs' seeds; the others follow it
     """
     os.environ[VARIABLE] = f"study-{flow_run.id}"
     try:
-        run_study(figures, preset, seeds, overrides or {})
+        run_study(figures, preset, range(first_seed, first_seed + seeds), overrides or {})
     finally:
         del os.environ[VARIABLE]
 
 
 @task(task_run_name="dvc repro of the study", cache_policy=NO_CACHE)
-def run_study(figures: list[str], preset: str, seeds: int, overrides: dict[str, Any]) -> None:
+def run_study(figures: list[str], preset: str, seeds: Sequence[int], overrides: dict[str, Any]) -> None:
     """Lay out the study's workspace and let DVC run what is stale in it."""
     figures = [name for name in STUDIES if name in figures or finished(Path() / FOLDER / preset, STUDIES[name].arms)]
     names = list(dict.fromkeys(arm for figure in figures for arm in STUDIES[figure].arms))
@@ -52,7 +59,7 @@ def run_study(figures: list[str], preset: str, seeds: int, overrides: dict[str, 
     if overrides:
         text = edited(text, overrides, f"preset {preset}")
     arms = {arm: ARMS[arm] for arm in names}
-    directory = lay_out(Path(), preset, text, arms, range(1, seeds + 1), figures)
+    directory = lay_out(Path(), preset, text, arms, seeds, figures)
     repro(directory, [], {}, get_run_logger().info)
     get_run_logger().info("the findings: %s", directory / "reports" / "index.html")
 
@@ -67,7 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     figures = list(STUDIES) if "all" in options.figures else list(dict.fromkeys(options.figures))
     with exit_code(), prefect_server(Path(), current_execution()):
-        study(figures, options.preset, options.seeds, dict(options.set))
+        study(figures, options.preset, options.seeds, dict(options.set), options.first_seed)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,6 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("figures", nargs="+", choices=choices, metavar="FIGURE", help=f"one of: {', '.join(choices)}")
     parser.add_argument("--preset", default="study", help="settings that all arms start from (default: study)")
     parser.add_argument("--seeds", type=int, default=3, help="runs of the policy per arm (default: 3)")
+    help_ = "seed of the first of them (default: 1)"
+    parser.add_argument("--first-seed", type=int, default=1, metavar="SEED", help=help_)
     help_ = "change a setting for all arms, for example --set ppo.iterations=200; may be repeated"
     parser.add_argument("--set", type=_assignment, action="append", default=[], metavar="KEY=VALUE", help=help_)
     return parser

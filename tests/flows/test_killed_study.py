@@ -12,7 +12,7 @@ from tests.project_copy import Project, copy_project
 
 SETTINGS = {"ppo.iterations": 20, "ppo.checkpoint_every": 2, "ppo.samples_every": 20}
 COMMAND = (
-    *("python", "-m", "flows.study", "fig12", "--preset", "tiny", "--seeds", "2"),
+    *("python", "-m", "flows.study", "fig12", "--preset", "tiny", "--seeds", "2", "--first-seed", "5"),
     *(word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")),
 )
 
@@ -47,15 +47,15 @@ def kill_once(project: Project, pattern: str) -> None:
 def test_a_killed_study_goes_on_where_its_seeds_were_and_a_finished_one_runs_nothing(tmp_path: Path) -> None:
     project = copy_project(tmp_path / "rlhf", "tiny")
     study = project.root / "studies" / "tiny"
-    kill_once(project, "studies/tiny/.arms/ppo-max-1/.checkpoints/ppo/*/*/")
+    kill_once(project, "studies/tiny/.arms/ppo-max-5/.checkpoints/ppo/*/*/")
     assert not (study / "runs" / "ppo-max.json").exists()
 
     output = project.run(*COMMAND)
     assert "Stage 'gold' didn't change" in output and "Running stage 'arm-ppo-ptx'" in output
-    assert "ppo-max, seed 1: resuming from" in output and "ppo-ptx, seed 1: resuming from" not in output
+    assert "ppo-max, seed 5: resuming from" in output and "ppo-ptx, seed 5: resuming from" not in output
     for arm in ("ppo-max", "ppo-ptx"):
         runs = json.loads((study / "runs" / f"{arm}.json").read_text())["runs"]
-        assert [run["seed"] for run in runs] == [1, 2]
+        assert [run["seed"] for run in runs] == [5, 6]
         assert all([row["step"] for row in run["curves"]][-20:] == list(range(20)) for run in runs)
     (row,) = json.loads((study / "reports" / "findings.json").read_text())["findings"]
     assert row["arm"] == "ppo-ptx" and row["seeds"] == 2 and row["low"] < row["difference"] < row["high"]

@@ -4,7 +4,7 @@ Its helpers are asked directly. What stands in the middle of `PPOTrainer.train` 
 clipped losses - is compared by its effect: both trainers get the same models and the same responses, take the same steps
 of plain gradient descent, and must arrive at the same weights.
 
-Where we differ on purpose, each line shown by a test below:
+Where we differ on purpose, all but the last line shown by a test below:
 
 | quantity                | TRL                                              | here                                          |
 |-------------------------|--------------------------------------------------|-----------------------------------------------|
