@@ -55,13 +55,17 @@ def run_study(figures: list[str], preset: str, seeds: Sequence[int], overrides: 
     """Lay out the study's workspace and let DVC run what is stale in it."""
     figures = [name for name in STUDIES if name in figures or finished(Path() / FOLDER / preset, STUDIES[name].arms)]
     names = list(dict.fromkeys(arm for figure in figures for arm in STUDIES[figure].arms))
-    text = preset_text(preset)
-    if overrides:
-        text = edited(text, overrides, f"preset {preset}")
+    text = settings_text(preset, overrides)
     arms = {arm: ARMS[arm] for arm in names}
     directory = lay_out(Path(), preset, text, arms, seeds, figures)
     repro(directory, [], {}, get_run_logger().info)
     get_run_logger().info("the findings: %s", directory / "reports" / "index.html")
+
+
+def settings_text(preset: str, overrides: dict[str, Any]) -> str:
+    """Give the settings that all arms start from; raises SettingsError where they are refused."""
+    text = preset_text(preset)
+    return edited(text, overrides, f"preset {preset}") if overrides else text
 
 
 def finished(directory: Path, arms: Sequence[str]) -> bool:
@@ -73,15 +77,23 @@ def main(arguments: list[str] | None = None) -> None:
     """Read the command line and run the flow."""
     options = _parser().parse_args(arguments)
     figures = list(STUDIES) if "all" in options.figures else list(dict.fromkeys(options.figures))
+    with exit_code():
+        settings_text(options.preset, dict(options.set))  # refused before a server is started
     with exit_code(), prefect_server(Path(), current_execution()):
         study(figures, options.preset, options.seeds, dict(options.set), options.first_seed)
 
 
 def _parser() -> argparse.ArgumentParser:
     assert __doc__ is not None
-    parser = argparse.ArgumentParser(prog="python -m flows.study", description=__doc__.split("\n")[0])
+    figures = "\n".join(f"  {name:6} {each.title}: {', '.join(each.arms)}" for name, each in STUDIES.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.study",
+        description=__doc__.split("\n")[0],
+        epilog=f"figures and their arms:\n{figures}\n\nArms and seeds whose settings change are run again in place of the old.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     choices = ["all", *STUDIES]
-    parser.add_argument("figures", nargs="+", choices=choices, metavar="FIGURE", help=f"one of: {', '.join(choices)}")
+    parser.add_argument("figures", nargs="+", choices=choices, metavar="FIGURE", help="listed below; or all")
     parser.add_argument("--preset", default="study", help="settings that all arms start from (default: study)")
     parser.add_argument("--seeds", type=int, default=3, help="runs of the policy per arm (default: 3)")
     help_ = "seed of the first of them (default: 1)"

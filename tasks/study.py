@@ -70,7 +70,22 @@ def lay_out(
     stages = yaml.safe_load(chain.read_text(encoding="utf-8"))["stages"]
     text = yaml.safe_dump({"stages": study_stages(stages, list(arms), figures)}, sort_keys=False, width=120)
     write_changed(study / "dvc.yaml", text)
+    take_over(root / "dvc.lock", study / "dvc.lock")
     return study
+
+
+def take_over(chain: Path, study: Path) -> None:
+    """Tell a new study of the stages that the workspace around it has run: DVC checks them out of the common cache.
+
+    Whether they fit (settings, code, data) is for DVC to see; what does not is run.
+    """
+    if study.exists() or not chain.is_file():
+        return
+    lock = yaml.safe_load(chain.read_text(encoding="utf-8"))
+    known = {name: lock["stages"][name] for name in CHAIN if name in lock["stages"]}
+    for stage in known.values():
+        stage["deps"] = [dep | {"path": _above([dep["path"]])[0]} for dep in stage["deps"]]
+    write_text(study, yaml.safe_dump(lock | {"stages": known}, sort_keys=False))
 
 
 def write_changed(path: Path, text: str) -> None:

@@ -22,7 +22,7 @@ for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME", "RLHF_EXE
 
 
 CHAIN_FILES = ("test_chain.py", "test_pipeline.py")  # they change one finished chain, in turn
-COPYING_FILE = "test_interrupted_chain.py"  # changes copies of it
+COPYING_FILES = ("test_killed_study.py", "test_interrupted_chain.py")  # change copies of it
 
 
 class FileScheduling(LoadScopeScheduling):
@@ -33,7 +33,7 @@ class FileScheduling(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         path = Path(nodeid.split("::", 1)[0])
-        if path.name == COPYING_FILE:
+        if path.name in COPYING_FILES:
             return nodeid
         return "chain" if path.name in CHAIN_FILES else str(path)
 
@@ -45,7 +45,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileScheduli
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What copies the finished chain comes last: it would only wait while another process makes it."""
-    items.sort(key=lambda item: item.path.name == COPYING_FILE)
+    order = {name: place for place, name in enumerate(COPYING_FILES, start=1)}
+    items.sort(key=lambda item: order.get(item.path.name, 0))
 
 
 @pytest.fixture(scope="session", autouse=True)

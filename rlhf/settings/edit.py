@@ -15,7 +15,7 @@ def edited(text: str, values: Mapping[str, Any], where: str) -> str:
     """Give a settings file's text with dotted keys set; raises SettingsError when the result is refused."""
     content = yaml.safe_load(text)
     _put(content, values)
-    settings_from(content, f"{where} with {', '.join(values)}")
+    settings_from(content, f"{where}, as changed")
     editor = YAML()
     editor.width = 4096
     editor.preserve_quotes = True

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,9 @@ def _explain(item: dict[str, Any], where: str) -> str:
     key = ".".join(location) or "(whole file)"
     if item["type"] == "extra_forbidden":
         known = sorted(_fields_at(location[:-1]))
-        return f"{where}: {key}: unknown key; known here: {', '.join(known)}"
+        near = get_close_matches(location[-1], known, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return f"{where}: {key}: unknown key; {hint}known here: {', '.join(known)}"
     message = str(item["msg"]).removeprefix("Value error, ")
     found = "" if item["type"] == "missing" or isinstance(item["input"], Mapping) else f" (found {item['input']!r})"
     return f"{where}: {key}: {message}{found}"

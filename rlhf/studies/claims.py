@@ -10,7 +10,7 @@ from scipy.stats import t as student
 Direction = Literal["higher", "lower", "same"]
 Verdict = Literal["agrees", "differs", "inside the noise"]
 START = "start"  # in place of an arm: where the same run began
-LITTLE = 0.25  # "the same" is shown by an interval within this share of how far the other side came from its start
+LITTLE = 0.25  # our choice: "the same" is an interval within this share of how far the other side came from its start
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,17 @@ class Claim:
     arm: str
     against: str
     direction: Direction
+
+    def __post_init__(self) -> None:
+        if self.against == START and self.direction == "same":
+            raise ValueError(f"{self.text}: 'same' is measured by how far the other side came; a start came nowhere")
+        if (self.against == START or self.direction == "same") and not self.metric.endswith("_last"):
+            raise ValueError(f"{self.text}: {self.metric} has no start to compare with; that takes a metric *_last")
+
+    @property
+    def first(self) -> str:
+        """The metric where the run began."""
+        return self.metric.removesuffix("_last") + "_first"
 
 
 @dataclass(frozen=True)
@@ -52,26 +63,30 @@ def judge(claim: Claim, measured: Mapping[str, Mapping[int, Mapping[str, float]]
 
     Where a run began is its `_first` in place of `_last`. Seeds are paired: both sides saw the same prompts in the same order.
     A difference whose interval holds 0 is inside the noise; it does not show that there is no effect. That is shown by an
-    interval within LITTLE of the change that training made to the other side (a test of equivalence).
+    interval within LITTLE of the change that training made to the other side (a test of equivalence); its contrary by one
+    that lies beyond it. The margin is an estimate from these seeds too, and taken as known.
     """
     own = measured.get(claim.arm, {})
     other = own if claim.against == START else measured.get(claim.against, {})
-    began = claim.metric.removesuffix("_last") + "_first"
-    reference = began if claim.against == START else claim.metric
+    reference = claim.first if claim.against == START else claim.metric
+    needed = {reference, claim.first} if claim.direction == "same" else {reference}
     seeds = [
-        seed for seed in sorted(own.keys() & other.keys()) if claim.metric in own[seed] and reference in other[seed]
+        seed for seed in sorted(own.keys() & other.keys()) if claim.metric in own[seed] and needed <= other[seed].keys()
     ]
     if not seeds:
         return None
     mean, low, high = interval([own[seed][claim.metric] - other[seed][reference] for seed in seeds])
-    changes = [abs(other[seed][reference] - other[seed].get(began, other[seed][reference])) for seed in seeds]
-    little = LITTLE * sum(changes) / len(changes)
+    little = 0.0
+    if claim.direction == "same":
+        little = LITTLE * sum(abs(other[seed][claim.metric] - other[seed][claim.first]) for seed in seeds) / len(seeds)
     return Finding(claim, mean, low, high, len(seeds), _verdict(claim.direction, low, high, little))
 
 
 def _verdict(direction: Direction, low: float, high: float, little: float) -> Verdict:
-    if direction == "same" and -little <= low and high <= little:
-        return "agrees"
+    if direction == "same":
+        if -little <= low and high <= little:
+            return "agrees"
+        return "differs" if low > little or high < -little else "inside the noise"
     if low <= 0 <= high:
         return "inside the noise"
     return "agrees" if direction == ("higher" if low > 0 else "lower") else "differs"

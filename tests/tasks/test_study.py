@@ -64,6 +64,22 @@ def test_laying_out_again_touches_only_what_changed(tmp_path: Path) -> None:
     assert [path.name for path, inode in before.items() if path.stat().st_ino != inode] == ["kl.yaml"]
 
 
+def test_a_new_study_knows_what_the_workspace_around_it_has_run(tmp_path: Path) -> None:
+    root = clone(tmp_path / "rlhf")
+    dep = {"hash": "md5", "md5": "c0ffee", "size": 1}
+    stage = {"cmd": "python -m flows.sft", "deps": [{"path": "rlhf/data", **dep}, {"path": "models/base", **dep}]}
+    lock = {"schema": "2.0", "stages": {"sft": stage, "ppo": stage}}
+    (root / "dvc.lock").write_text(yaml.safe_dump(lock))
+    study = lay_out(root, "tiny", preset_text("tiny"), {"kl": ARMS["kl"]}, [1], ["fig7"])
+    known = yaml.safe_load((study / "dvc.lock").read_text())
+    assert known["stages"].keys() == {"sft"} and known["schema"] == "2.0"  # ppo is not what an arm runs
+    assert [each["path"] for each in known["stages"]["sft"]["deps"]] == ["../../rlhf/data", "models/base"]
+
+    (root / "dvc.lock").write_text(yaml.safe_dump(lock | {"stages": {}}))  # what the study has run since is its own
+    lay_out(root, "tiny", preset_text("tiny"), {"kl": ARMS["kl"]}, [1], ["fig7"])
+    assert yaml.safe_load((study / "dvc.lock").read_text()) == known
+
+
 def test_a_study_needs_a_clone_around_it(tmp_path: Path) -> None:
     with pytest.raises(RlhfError, match=r"dvc\.yaml: no such file"):
         lay_out(tmp_path, "tiny", preset_text("tiny"), {}, [1], [])

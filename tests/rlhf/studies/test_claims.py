@@ -35,7 +35,8 @@ def found(direction: Direction, left: list[float], right: list[float]) -> Findin
             "agrees",
         ),  # by about 1 in every seed, though the seeds spread more
         ("lower", [2.0, 3.1, 4.0], [1.0, 2.0, 3.0], "differs"),
-        ("same", [4.0, 5.1, 6.0], [1.0, 2.0, 3.0], "differs"),
+        ("same", [4.0, 5.1, 6.0], [1.0, 2.0, 3.0], "differs"),  # 2.89 to 3.18, beyond a quarter of the change of 10
+        ("same", [3.4, 4.5, 5.4], [1.0, 2.0, 3.0], "inside the noise"),  # 2.29 to 2.58: not 0, perhaps more than little
         ("higher", [2.0, 1.0, 3.0], [1.0, 2.0, 3.0], "inside the noise"),
         ("same", [3.0, 1.0, 3.0], [1.0, 2.0, 3.0], "inside the noise"),  # anything from -3.5 to 4.1
         (
@@ -58,6 +59,17 @@ def test_only_seeds_of_both_sides_count() -> None:
     assert finding is not None and (finding.seeds, finding.difference) == (1, 1.5)
     assert judge(Claim("", "kl", "a", "c", "higher"), runs) is None
     assert judge(Claim("", "reward", "a", "b", "higher"), runs) is None
+
+
+def test_the_same_needs_to_know_where_the_other_side_began() -> None:
+    runs: Runs = {"a": {1: {"kl_last": 1.0}, 2: {"kl_last": 1.0}}, "b": {1: {"kl_last": 1.0}, 2: {"kl_last": 1.0}}}
+    assert judge(Claim("", "kl_last", "a", "b", "same"), runs) is None
+    with pytest.raises(ValueError, match="came nowhere"):
+        Claim("little", "kl_last", "a", START, "same")
+    with pytest.raises(ValueError, match="plain_text_loss has no start"):
+        Claim("little", "plain_text_loss", "a", "b", "same")
+    with pytest.raises(ValueError, match="plain_text_loss has no start"):
+        Claim("falls", "plain_text_loss", "a", START, "lower")
 
 
 def test_against_the_start_of_the_same_run() -> None:
