@@ -13,7 +13,7 @@ from rlhf.data.batches import pad_responses
 from rlhf.models.causal import load_causal_lm, load_tokenizer
 from rlhf.models.scalar import ScalarModel, load_scalar_model
 from rlhf.rollout.sampler import SamplingRule, draw, row_uniforms
-from rlhf.settings.schema import Generation
+from rlhf.settings.evaluation import Generation
 from rlhf.workspace import Workspace
 
 TALKERS = ("base", "sft", "policy")

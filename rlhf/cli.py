@@ -19,7 +19,7 @@ from rlhf.doctor import IMPORTS, diagnose
 from rlhf.overview import spoken, stage_states
 from rlhf.settings import load_settings, preset_names, preset_text
 from rlhf.settings.edit import edited
-from rlhf.settings.schema import Generation
+from rlhf.settings.evaluation import Generation
 from rlhf.settings.variants import VARIANTS
 from rlhf.workspace import Workspace
 

@@ -35,6 +35,16 @@ class Workspace:
         """Every judged pair of responses."""
         return self.root / "data" / "evaluation" / "comparisons.parquet"
 
+    @property
+    def kept_answers(self) -> Path:
+        """What endpoints answered: outside of DVC's outs and of git, so that nothing is paid for twice."""
+        return self.root / ".answers" / "answers.db"
+
+    @property
+    def votes(self) -> Path:
+        """People's votes, as `rlhf annotate` keeps them: outside of DVC's outs and of git."""
+        return self.root / ".annotation" / "votes.db"
+
     def model(self, name: str) -> Path:
         """A model directory: base, sft, reward, policy or gold."""
         return self.root / "models" / name

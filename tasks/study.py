@@ -99,7 +99,8 @@ def study_stages(chain: Mapping[str, Any], arms: Sequence[str], figures: Sequenc
     """Derive the study's stages from those of the chain: the shared ones, one an arm, and the findings."""
     ppo, gold = chain["ppo"], chain["gold"]
     stages = {name: {**chain[name], "deps": _above(chain[name]["deps"])} for name in CHAIN}
-    own = ["models/gold", *(f"../../rlhf/studies/{name}.py" for name in ("measure", "run"))]
+    code = ("evaluation/plain_text", "studies/measure", "studies/run")
+    own = ["models/gold", *(f"../../rlhf/{name}.py" for name in code)]
     deps = sorted({*_above(ppo["deps"]), *_code(_above(gold["deps"])), *own})
     for arm in arms:
         stages[stage_of(arm)] = {

@@ -33,3 +33,7 @@ class ChangedError(RlhfError):
 
 class TrainingError(RlhfError):
     """Training cannot go on (for example a loss that is not finite); the message names step and saved evidence."""
+
+
+class JudgeError(RlhfError):
+    """A judge cannot be asked, or gave no answer; what it judged before is kept."""

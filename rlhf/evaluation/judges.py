@@ -1,7 +1,9 @@
 """Judges: whoever compares two responses to one prompt. A new judge is one file and one line in `JUDGES`."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal, Protocol
 
 from rlhf.common.errors import RlhfError, SettingsError
@@ -16,11 +18,13 @@ Outcome = Literal["win", "tie", "lose"]
 class Case:
     """One prompt with two responses, as text for readers and as token ids for models.
 
+    kind: helpful, harmless or other: what the prompt asks to be judged by
     messages: the dialogue up to the user's last turn, each {"role", "content"}
     prompt_ids, ids_first, ids_second: the very tokens that were sampled; decoding and tokenising again may change them
     """
 
     id: str
+    kind: str
     messages: tuple[Mapping[str, str], ...]
     response_first: str
     response_second: str
@@ -30,12 +34,10 @@ class Case:
 
     def swapped(self) -> "Case":
         """The same case with the responses in the other order."""
-        return Case(
-            id=self.id,
-            messages=self.messages,
+        return replace(
+            self,
             response_first=self.response_second,
             response_second=self.response_first,
-            prompt_ids=self.prompt_ids,
             ids_first=self.ids_second,
             ids_second=self.ids_first,
         )
@@ -43,9 +45,12 @@ class Case:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Which response is better; scores only from a judge that gives any (higher is better)."""
+    """Which response is better; None: the judge gave no answer that can be read, which is no vote.
 
-    preferred: Preference
+    Scores only from a judge that gives any (higher is better).
+    """
+
+    preferred: Preference | None
     score_first: float | None = None
     score_second: float | None = None
 
@@ -64,13 +69,13 @@ class Judge(Protocol):
 class Judgement:
     """A case judged in both orders, told from the view of the response that came first in the case given.
 
-    in_order, swapped: the two orders' outcomes
-    outcome: theirs where they agree; a tie where they do not (the order decided, not the responses)
+    in_order, swapped: the two orders' outcomes; None where the judge gave none
+    outcome: theirs where they agree; a tie where they do not (the order decided, not the responses); None without both
     """
 
-    in_order: Outcome
-    swapped: Outcome
-    outcome: Outcome
+    in_order: Outcome | None
+    swapped: Outcome | None
+    outcome: Outcome | None
     score_first: float | None
     score_second: float | None
 
@@ -94,27 +99,49 @@ def _ask(judge: Judge, cases: Sequence[Case]) -> list[Verdict]:
 
 
 def _combine(verdict: Verdict, other: Verdict) -> Judgement:
-    in_order, swapped = _IN_ORDER[verdict.preferred], _SWAPPED[other.preferred]
-    return Judgement(
-        in_order=in_order,
-        swapped=swapped,
-        outcome=in_order if in_order == swapped else "tie",
-        score_first=verdict.score_first,
-        score_second=verdict.score_second,
-    )
+    in_order = None if verdict.preferred is None else _IN_ORDER[verdict.preferred]
+    swapped = None if other.preferred is None else _SWAPPED[other.preferred]
+    outcome: Outcome | None = None
+    if in_order is not None and swapped is not None:
+        outcome = in_order if in_order == swapped else "tie"
+    return Judgement(in_order, swapped, outcome, verdict.score_first, verdict.score_second)
 
 
-def _gold(settings: Settings, workspace: Workspace) -> Judge:
-    from rlhf.evaluation.gold import GoldJudge  # imported here: gold builds on the types above
+def _gold(settings: Settings, workspace: Workspace, _: str) -> Judge:
+    from rlhf.evaluation.gold import GoldJudge  # imported here, as below: judges build on the types above
 
     return GoldJudge.load(settings, workspace)
 
 
-JUDGES: dict[str, Callable[[Settings, Workspace], Judge]] = {"gold": _gold}
+def _rules(settings: Settings, workspace: Workspace, _: str) -> Judge:
+    from rlhf.evaluation.rules import RuleJudge
+
+    return RuleJudge()
 
 
-def make_judge(name: str, settings: Settings, workspace: Workspace) -> Judge:
-    """Get a judge ready by name; raises SettingsError with the names there are."""
+def _api(settings: Settings, workspace: Workspace, endpoint: str) -> Judge:
+    from rlhf.evaluation.api import ApiJudge
+
+    return ApiJudge(endpoint, settings.evaluate.endpoints[endpoint], workspace.kept_answers)
+
+
+def _people(settings: Settings, workspace: Workspace, path: str) -> Judge:
+    from rlhf.evaluation.people import PeopleJudge
+
+    return PeopleJudge(Path(os.path.expandvars(path)))
+
+
+JUDGES: Mapping[str, Callable[[Settings, Workspace, str], Judge]] = {
+    "gold": _gold,
+    "rules": _rules,
+    "api": _api,  # api:ENDPOINT, one of evaluate.endpoints
+    "people": _people,  # people:FILE, votes that `rlhf annotate --export` wrote
+}
+
+
+def make_judge(address: str, settings: Settings, workspace: Workspace) -> Judge:
+    """Get a judge ready by its address in `evaluate.judges`; raises SettingsError with the names there are."""
+    name, _, detail = address.partition(":")
     if name not in JUDGES:
         raise SettingsError(f"no judge {name!r}; there are: {', '.join(sorted(JUDGES))}")
-    return JUDGES[name](settings, workspace)
+    return JUDGES[name](settings, workspace, detail)

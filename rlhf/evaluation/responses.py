@@ -14,7 +14,7 @@ from rlhf.data.tables import read_table, table_path
 from rlhf.engine.single import TorchEngine
 from rlhf.models.causal import load_causal_lm, load_tokenizer
 from rlhf.rollout.sampler import SamplingRule, row_uniforms, sample_responses
-from rlhf.settings.schema import Generation
+from rlhf.settings.evaluation import Generation
 from rlhf.workspace import Workspace
 
 

@@ -1,5 +1,6 @@
 """Win, tie and lose shares, the win rate and its 95 % interval by bootstrap over prompts."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from rlhf.evaluation.judges import Outcome
 
 RESAMPLES = 10_000
 _CELLS = 4_000_000  # drawn at once: keeps the memory of many prompts at 32 MB
+_REACH = 1.959964 + 0.841621  # normal quantiles of 97.5 % and 80 %
 _POINTS: dict[Outcome, float] = {"win": 1.0, "tie": 0.5, "lose": 0.0}
 
 
@@ -75,3 +77,16 @@ def win_rates_by_kind(outcomes: Sequence[Outcome], kinds: Sequence[str], seed: i
         chosen = [outcome for outcome, its_kind in zip(outcomes, kinds, strict=True) if its_kind == kind]
         summaries[kind] = win_rate(chosen, seed, kind)
     return summaries
+
+
+def detectable_difference(values: NDArray[np.float64]) -> float:
+    """How far from 1/2 a win rate must lie for these many prompts to show it, with the spread of these points, [N].
+
+    At 5 % two-sided and a power of 80 %: (1.96 + 0.84) std / sqrt(N).
+    """
+    return float(_REACH * values.std() / math.sqrt(len(values)))
+
+
+def prompts_needed(values: NDArray[np.float64], difference: float) -> int:
+    """How many prompts with the spread of these points show that a win rate is `difference` from 1/2."""
+    return math.ceil((_REACH * float(values.std()) / difference) ** 2)

@@ -31,13 +31,14 @@ class Dialogue:
 
 
 def choose_dialogues(comparisons: Sequence[Row], count: int, seed: int) -> list[Dialogue]:
-    """Pick `count` prompts of the headline comparison (the first), a third each of gains, losses and random ones.
+    """Pick `count` prompts of the headline comparison (the first, by the first judge): gains, losses and random ones.
 
-    Gains are wins with the largest score difference, losses likewise; where there are too few of them, random ones
+    A third each. Gains are wins with the largest score difference, losses likewise; where there are too few, random ones
     fill up. No prompt is shown twice.
     """
     if not comparisons:
         return []
+    comparisons = [row for row in comparisons if row["judge"] == comparisons[0]["judge"]]
     pair = (comparisons[0]["challenger"], comparisons[0]["baseline"])
     headline = [row for row in comparisons if (row["challenger"], row["baseline"]) == pair]
     ranked = sorted(headline, key=lambda row: (-_gain(row), str(row["id"])))
@@ -49,7 +50,10 @@ def choose_dialogues(comparisons: Sequence[Row], count: int, seed: int) -> list[
     picked = [("best gain", row) for row in gains] + [("worst loss", row) for row in losses]
     picked += [("random", row) for row in rest[: count - len(picked)]]
     replies = _replies(comparisons)
-    return [Dialogue(why, row["kind"], row["verdict"], row["messages"], replies[row["id"]]) for why, row in picked]
+    return [
+        Dialogue(why, row["kind"], row["verdict"] or "no verdict", row["messages"], replies[row["id"]])
+        for why, row in picked
+    ]
 
 
 def _gain(row: Row) -> float:

@@ -150,6 +150,24 @@ def outlines(name: str, title: str, table: Row, note: str = "", xlabel: str = ""
     return Panel(title, drawing.markup, note, tuple((group, group if group in COLORS else "other") for group in counts))
 
 
+def bar_chart(
+    name: str, title: str, bars: Sequence[tuple[str, float, float | None]], note: str = "", percent: bool = False
+) -> Panel:
+    """One bar a model, (model, value, half width of its interval or None), from 0 up."""
+    with canvas(name, title) as drawing:
+        for place, (label, value, half) in enumerate(bars):
+            drawing.axes.bar(place, value, 0.6, color=COLORS.get(label, COLORS["other"]), alpha=0.85, linewidth=0)
+            if half is not None:
+                drawing.axes.errorbar(place, value, half, color=COLORS["ink"], capsize=3, linewidth=1)
+            shown = f"{100 * value:.0f} %" if percent else f"{value:.2f}"
+            drawing.axes.annotate(shown, (place, value / 2), ha="center", color=COLORS["surface"])
+        drawing.axes.set_xticks(range(len(bars)), [label for label, _, _ in bars])
+        if percent:
+            drawing.axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+        drawing.axes.set_ylim(bottom=0)
+    return Panel(title, drawing.markup, note)
+
+
 def calibration(name: str, title: str, bins: Sequence[Row], note: str = "") -> Panel:
     """Observed against predicted share of right pairs; the size of a dot is its number of pairs."""
     filled = [row for row in bins if row.get("count")]

@@ -66,6 +66,7 @@ def _read_comparisons(workspace: Workspace) -> list[Row]:
     rows = [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
     for number, row in enumerate(rows):
         row["messages"] = read_messages(row["messages"], f"{path}, row {number}")
+        row["verdict"] = None if pd.isna(row["verdict"]) else row["verdict"]
         for key in ("score_challenger", "score_baseline"):
             row[key] = None if pd.isna(row[key]) else float(row[key])
     return rows

@@ -1,7 +1,6 @@
 """From inputs to the page's view: what each section shows, and the rendering of the template (autoescape on)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,11 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from rlhf.report.comparisons import comparison_views, model_rows
 from rlhf.report.dialogues import choose_dialogues
 from rlhf.report.figures import evenly
 from rlhf.report.inputs import Inputs, Row, read_messages
-from rlhf.report.panels import evaluation_panels, ppo_groups, reward_panels, sft_panels
+from rlhf.report.panels import evaluation_panels, ppo_groups, reward_panels, sft_panels, tax_panels
 from rlhf.report.paper import FIGURE_10
 from rlhf.report.presets import describe_preset
 from rlhf.report.rows import data_view
@@ -21,38 +21,12 @@ from rlhf.settings.schema import Settings
 HERE = Path(__file__).parent
 STAGES = ("fetch", "prepare", "sft", "reward", "ppo", "gold", "evaluate")
 _SAMPLE_PROMPTS, _SAMPLE_STEPS = 3, 6  # shown over training
-_SHARES = ("win", "tie", "lose", "win_rate", "win_rate_low", "win_rate_high", "count")
-
-
-@dataclass(frozen=True)
-class Bar:
-    """One win / tie / lose bar, shares in [0, 1]; the interval and count only of our own results."""
-
-    label: str
-    win: float
-    tie: float
-    lose: float
-    win_rate: float | None = None
-    low: float | None = None
-    high: float | None = None
-    count: int | None = None
-
-
-@dataclass(frozen=True)
-class ComparisonView:
-    """All bars of one pair of models."""
-
-    challenger: str
-    baseline: str
-    bars: list[Bar]
-    longer_win_rate: float | None
-    orders_agree: float | None
 
 
 def render(settings: Settings, inputs: Inputs, commit: str | None) -> str:
     """The whole page as HTML text."""
-    comparisons = comparison_views(settings, inputs.summaries["evaluate"])
-    models = list(dict.fromkeys(name for view in comparisons for name in (view.challenger, view.baseline)))
+    evaluated = inputs.summaries["evaluate"]
+    judged = comparison_views(settings, evaluated)
     return (
         environment()
         .get_template("template.html")
@@ -62,8 +36,11 @@ def render(settings: Settings, inputs: Inputs, commit: str | None) -> str:
             preset=describe_preset(settings),
             commit=commit,
             summaries=inputs.summaries,
-            comparisons=comparisons,
-            models=[model_row(name, inputs.summaries["evaluate"]) for name in sorted(models, key=_model_order)],
+            comparisons=[view for view in judged if view.judge == judged[0].judge],
+            judged=judged,
+            agreement=inputs.details["evaluate"].get("agreement", []),
+            models=model_rows(judged, evaluated),
+            tax_panels=tax_panels(inputs),
             data=data_view(inputs.summaries["prepare"], inputs.details["prepare"]),
             sft_panels=sft_panels(inputs),
             reward={stage: reward_panels(stage, inputs) for stage in ("reward", "gold")},
@@ -86,38 +63,6 @@ def environment() -> Environment:
     )
     found.filters |= {"number": number, "percent": percent, "duration": duration, "signed": signed}
     return found
-
-
-def comparison_views(settings: Settings, summary: Row) -> list[ComparisonView]:
-    """One view a comparison of the settings; the first one's keys carry no prefix."""
-    views = []
-    for position, (challenger, baseline) in enumerate(settings.evaluate.comparisons):
-        prefix = f"{challenger}_vs_{baseline}_" if position else ""
-        bars = [
-            _bar(label, {key: summary.get(f"{prefix}{key}{suffix}") for key in _SHARES})
-            for label, suffix in (("all", ""), ("helpful", "_helpful"), ("harmless", "_harmless"), ("other", "_other"))
-            if summary.get(f"{prefix}win{suffix}") is not None
-        ]
-        rest = [summary.get(f"{prefix}{key}") for key in ("longer_win_rate", "orders_agree")]
-        views.append(ComparisonView(challenger, baseline, bars, *rest))
-    return views
-
-
-def _bar(label: str, values: Row) -> Bar:
-    shares = [float(values[key] or 0.0) for key in ("win", "tie", "lose")]
-    interval = (values["win_rate"], values["win_rate_low"], values["win_rate_high"])
-    return Bar(label, shares[0], shares[1], shares[2], *interval, values["count"])
-
-
-def _model_order(name: str) -> tuple[int, str]:
-    known = ["base", "sft", "policy"]
-    return (known.index(name) if name in known else len(known), name)
-
-
-def model_row(name: str, summary: Row) -> Row:
-    """What was measured of one model's responses."""
-    keys = ("gold_score", "response_length", "distinct_2")
-    return {"name": name} | {key: summary.get(f"{key}_{name}") for key in keys}
 
 
 def most_wrong(details: Row, stage: str) -> list[Row]:

@@ -1,6 +1,6 @@
 """Which figures stand in which section, and the words beside them."""
 
-from rlhf.report.figures import Curve, Lines, Panel, calibration, histogram, lines, outlines, ridgelines
+from rlhf.report.figures import Curve, Lines, Panel, bar_chart, calibration, histogram, lines, outlines, ridgelines
 from rlhf.report.inputs import Inputs
 
 
@@ -108,6 +108,25 @@ def evaluation_panels(inputs: Inputs) -> list[Panel]:
     note = "A win by length alone would show here."
     panels.append(outlines("evaluate-lengths", "Response lengths", details.get("lengths", {}), note, "tokens"))
     panels.append(outlines("evaluate-scores", "Gold scores", details.get("scores", {}), xlabel="score"))
+    return panels
+
+
+def tax_panels(inputs: Inputs) -> list[Panel]:
+    """Fig. 12: the benchmarks by model, and the loss on plain text."""
+    rows, summary = inputs.details["evaluate"].get("tax", []), inputs.summaries["evaluate"]
+    tasks = dict.fromkeys(row["task"] for row in rows)
+    panels = []
+    for task in tasks:
+        bars = [(row["model"], row["accuracy"], 1.96 * row["standard_error"]) for row in rows if row["task"] == task]
+        note = "Share of questions whose right answer is the likeliest; whiskers: 95 %."
+        panels.append(bar_chart(f"tax-{task}", f"Knowledge: {task}", bars, note, percent=True))
+    losses = [
+        (model, summary.get(f"plain_text_loss_{model}"), None) for model in dict.fromkeys(row["model"] for row in rows)
+    ]
+    known = [(model, float(loss), None) for model, loss, _ in losses if loss is not None]
+    if known:
+        note = "Nats per token; lower is better. What ptx is there to hold down."
+        panels.append(bar_chart("tax-plain-text", "Loss on held-out plain text", known, note))
     return panels
 
 

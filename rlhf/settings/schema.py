@@ -1,30 +1,11 @@
 """Every setting there is, with its unit and its place in the paper. A detail that is off is `null`."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, model_validator
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Decay = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
-CountOrZero = Annotated[int, Field(ge=0)]
-Name = Annotated[str, Field(pattern=r"^[\w.-]+$")]  # what MLflow and its searches take
-Addresses = Annotated[tuple[str, ...], Field(min_length=1)]
-
-
-class Section(BaseModel):
-    """A part of the settings: frozen, unknown keys refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _true_is_not_one(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
-            raise ValueError("true and false mean nothing here; a detail that is off is null")
-        return value
+from rlhf.settings.evaluation import Evaluate
+from rlhf.settings.section import Addresses, Count, CountOrZero, Decay, Fraction, Name, NonNegative, Positive, Section
 
 
 class Model(Section):
@@ -256,35 +237,6 @@ class Ppo(Section):
             raise ValueError(f"rollouts {self.rollouts} is not a multiple of mini_batch {self.mini_batch}")
         if self.mini_batch % self.micro_batch:
             raise ValueError(f"mini_batch {self.mini_batch} is not a multiple of micro_batch {self.micro_batch}")
-        return self
-
-
-class Generation(Section):
-    """How responses to be judged are sampled (section 6.1)."""
-
-    temperature: Positive = 0.8
-    top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
-    repetition_penalty: Positive = 1.1
-    max_new_tokens: Count
-    batch_size: Count = 16
-
-
-class Evaluate(Section):
-    """Which models are compared and when a comparison is a tie."""
-
-    comparisons: tuple[tuple[str, str], ...] = (
-        ("policy", "sft"),
-        ("sft", "base"),
-    )  # challenger, baseline; headline first
-    generation: Generation
-    tie_probability: Annotated[float, Field(ge=0.5, lt=1)] = 0.55  # the judge must be this sure, else it is a tie
-
-    @model_validator(mode="after")
-    def _known_models(self) -> Self:
-        known = {"base", "sft", "policy"}
-        unknown = sorted({name for pair in self.comparisons for name in pair} - known)
-        if unknown or not self.comparisons:
-            raise ValueError(f"comparisons: {unknown or 'empty'}; a comparison is a pair of {sorted(known)}")
         return self
 
 

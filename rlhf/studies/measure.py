@@ -8,11 +8,10 @@ import torch
 
 from rlhf.common.files import read_json
 from rlhf.common.steps import read_steps
-from rlhf.data.batches import pad, pad_responses
+from rlhf.data.batches import pad_responses
 from rlhf.data.tables import read_rows_of
 from rlhf.engine.single import TorchEngine
-from rlhf.models.causal import load_causal_lm
-from rlhf.models.quantities import hidden_states, target_logits, target_tokens, token_logprobs
+from rlhf.evaluation.plain_text import plain_text_loss
 from rlhf.models.scalar import load_scalar_model
 from rlhf.settings import Settings
 from rlhf.workspace import Workspace
@@ -41,7 +40,8 @@ def run_record(settings: Settings, workspace: Workspace) -> dict[str, Any]:
         for key in ("gold", "reward_tail")
         for end, look in (("first", looks[0]), ("last", looks[-1]))
     }
-    summary = read_json(workspace.metrics("ppo")) | ends | {"plain_text_loss": plain_text_loss(settings, workspace)}
+    tax = plain_text_loss(workspace.model("policy"), workspace, TorchEngine(settings.engine))
+    summary = read_json(workspace.metrics("ppo")) | ends | {"plain_text_loss": tax}
     return {"curves": curves, "looks": looks, "summary": summary}
 
 
@@ -77,22 +77,3 @@ def gold_scores(settings: Settings, workspace: Workspace, samples: Sequence[Row]
         with engine.autocast():
             scores += model.scores(batch.to(engine.device)).tolist()
     return scores
-
-
-@torch.no_grad()
-def plain_text_loss(settings: Settings, workspace: Workspace) -> float:
-    """Nats per token of the final policy on the held-out windows of plain text (fig. 12: the alignment tax)."""
-    engine = TorchEngine(settings.engine)
-    model = engine.frozen(load_causal_lm(workspace.model("policy")))
-    windows = [[int(token) for token in ids] for ids in read_rows_of(workspace, "pretrain", "validation")["input_ids"]]
-    total, count = 0.0, 0
-    for start in range(0, len(windows), BATCH):
-        part = windows[start : start + BATCH]
-        batch = pad(part, [[True] * len(window) for window in part], int(model.config.pad_token_id or 0)).to(
-            engine.device
-        )
-        with engine.autocast():
-            logits = target_logits(model, hidden_states(model, batch), batch)
-        losses = -token_logprobs(logits, target_tokens(batch))
-        total, count = total + float(losses.sum()), count + losses.numel()
-    return total / count

@@ -24,7 +24,7 @@ from rlhf.models.causal import load_causal_lm, save_causal_lm
 from rlhf.models.scalar import new_scalar_model, save_scalar_model
 from rlhf.rollout.sampler import SamplingRule, row_uniforms, sample_responses
 from rlhf.settings import load_settings, preset_names, preset_text
-from rlhf.settings.schema import Generation
+from rlhf.settings.evaluation import Generation
 from rlhf.workspace import Workspace
 
 TEMPLATE = (

@@ -43,6 +43,7 @@ def settings() -> Settings:
     content = yaml.safe_load(preset_text("laptop"))
     content["engine"] |= {"precision": "fp32", "threads": 1}
     content["evaluate"]["generation"] |= {"max_new_tokens": 12, "batch_size": 4}
+    content["evaluate"] |= {"judges": ["gold"], "tax": None}
     return settings_from(content)
 
 

@@ -92,7 +92,7 @@ def test_responses_depend_neither_on_batching_nor_on_row_order(workspace: Worksp
 def test_gold_scores_do_not_depend_on_batching(trained: Path, settings: Settings) -> None:
     workspace = Workspace(trained)
     message = ({"role": "user", "content": "w1"},)
-    cases = [Case(str(n), message, "", "", tuple(range(3, 5 + n)), (7, 1), (8, 9, n + 10)) for n in range(5)]
+    cases = [Case(str(n), "helpful", message, "", "", tuple(range(3, 5 + n)), (7, 1), (8, 9, n + 10)) for n in range(5)]
     together = GoldJudge.load(settings, workspace).judge(cases)
     alone = [GoldJudge.load(settings, workspace).judge([case])[0] for case in cases]
     for verdict, other in zip(together, alone, strict=True):

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +12,7 @@ from rlhf.workspace import Workspace
 
 def case(first: str, second: str) -> Case:
     ids_first, ids_second = (tuple(len(word) for word in text.split()) for text in (first, second))
-    return Case("1", ({"role": "user", "content": "hi"},), first, second, (5,), ids_first, ids_second)
+    return Case("1", "helpful", ({"role": "user", "content": "hi"},), first, second, (5,), ids_first, ids_second)
 
 
 class LongerJudge:
@@ -57,6 +58,25 @@ def test_position_bias_becomes_a_tie() -> None:
     assert (found.in_order, found.swapped, found.outcome) == ("win", "lose", "tie")
 
 
+class MuteJudge(LongerJudge):
+    """Gives no verdict on what is shown first as "no"."""
+
+    name = "mute"
+
+    def judge(self, cases: Sequence[Case]) -> list[Verdict]:
+        verdicts = super().judge(cases)
+        return [
+            replace(verdict, preferred=None) if item.response_first == "no" else verdict
+            for item, verdict in zip(cases, verdicts, strict=True)
+        ]
+
+
+def test_without_a_verdict_in_both_orders_there_is_no_outcome() -> None:
+    one, other = judge_both_orders(MuteJudge(), [case("long answer", "no"), case("a", "b")])
+    assert (one.in_order, one.swapped, one.outcome) == ("win", None, None)
+    assert other.outcome == "tie"
+
+
 def test_every_case_needs_a_verdict() -> None:
     with pytest.raises(RlhfError, match="lazy: 1 verdicts for 2 cases"):
         judge_both_orders(LazyJudge(), [case("a", "b"), case("c", "d")])
@@ -69,7 +89,7 @@ def test_swapping_twice_is_nothing() -> None:
 
 
 def test_an_unknown_judge_is_named_with_the_known_ones(settings: Settings) -> None:
-    with pytest.raises(SettingsError, match="no judge 'oracle'; there are: gold"):
+    with pytest.raises(SettingsError, match="no judge 'oracle'; there are: api, gold, people, rules"):
         make_judge("oracle", settings, Workspace())
 
 

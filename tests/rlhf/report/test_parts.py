@@ -9,7 +9,7 @@ from rlhf.report.rows import data_view
 
 def comparison(index: int, gain: float, verdict: str, pair: tuple[str, str] = ("policy", "sft")) -> dict[str, object]:
     return {
-        "id": f"p{index}", "kind": "helpful", "challenger": pair[0], "baseline": pair[1], "verdict": verdict,
+        "id": f"p{index}", "kind": "helpful", "judge": "gold", "challenger": pair[0], "baseline": pair[1], "verdict": verdict,
         "messages": [{"role": "user", "content": "hi"}], "response_challenger": f"{pair[0]} {index}",
         "response_baseline": f"{pair[1]} {index}", "score_challenger": gain, "score_baseline": 0.0,
     }  # fmt: skip
@@ -44,6 +44,13 @@ def test_replies_of_all_models_stand_in_the_order_of_training() -> None:
 def test_a_judge_without_scores_is_shown_too() -> None:
     rows = [row | {"score_challenger": None, "score_baseline": None} for row in ROWS]
     assert len(choose_dialogues(rows, 6, seed=1)) == 6
+    unjudged = [row | {"verdict": None} for row in rows]
+    assert {item.verdict for item in choose_dialogues(unjudged, 6, seed=1)} == {"no verdict"}
+
+
+def test_the_first_judge_chooses_the_dialogues() -> None:
+    others = [row | {"judge": "rules", "verdict": "tie"} for row in ROWS]
+    assert choose_dialogues([*ROWS, *others], 6, seed=1) == choose_dialogues(ROWS, 6, seed=1)
 
 
 def test_running_mean_by_hand() -> None:

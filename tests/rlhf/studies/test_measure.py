@@ -7,9 +7,11 @@ from tiny import PAD, tiny_settings
 from rlhf import policy, reward
 from rlhf.common.steps import read_steps
 from rlhf.data.tables import read_table
+from rlhf.engine.single import TorchEngine
+from rlhf.evaluation.plain_text import plain_text_loss
 from rlhf.models.causal import load_causal_lm
 from rlhf.models.scalar import load_scalar_model
-from rlhf.studies.measure import gold_scores, looks_of, plain_text_loss, run_record
+from rlhf.studies.measure import gold_scores, looks_of, run_record
 from rlhf.workspace import Workspace
 
 
@@ -33,7 +35,8 @@ def test_a_run_is_measured_by_gold_model_and_plain_text(workspace: Workspace) ->
         logprobs = model(input_ids=ids).logits.log_softmax(-1)[0, :-1]
         total -= float(logprobs.gather(1, ids[0, 1:, None]).sum())
         count += ids.shape[1] - 1
-    assert plain_text_loss(settings, workspace) == pytest.approx(total / count, abs=1e-5)
+    engine = TorchEngine(settings.engine)
+    assert plain_text_loss(workspace.model("policy"), workspace, engine) == pytest.approx(total / count, abs=1e-5)
 
     record = run_record(settings, workspace)
     assert [row["step"] for row in record["looks"]] == [0, 2, 3]

@@ -1,0 +1,43 @@
+"""A judge's answers on disk: paid for once, whatever becomes of the run that asked."""
+
+import sqlite3
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The text of an answer ("" where there was none) and the tokens it took."""
+
+    text: str
+    tokens_in: int
+    tokens_out: int
+
+
+class KeptAnswers:
+    """Answers by key in one SQLite file; safe for threads, and for processes that share the file."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        self._base = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+        self._base.execute("PRAGMA journal_mode = WAL")
+        self._base.execute(
+            "CREATE TABLE IF NOT EXISTS answers "
+            "(key TEXT PRIMARY KEY, text TEXT NOT NULL, tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL)"
+        )
+
+    def get(self, key: str) -> Kept | None:
+        """Find an answer."""
+        with self._lock:
+            row = self._base.execute("SELECT text, tokens_in, tokens_out FROM answers WHERE key = ?", [key]).fetchone()
+        return Kept(*row) if row else None
+
+    def put(self, key: str, answer: Kept) -> None:
+        """Keep an answer; the first one under a key stays."""
+        with self._lock:
+            self._base.execute(
+                "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?)",
+                [key, answer.text, answer.tokens_in, answer.tokens_out],
+            )

@@ -1,0 +1,99 @@
+"""Whose responses are compared: the stages' models, any Hugging Face directory, an endpoint's model, or a file of responses."""
+
+import gc
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from rlhf.common.errors import DataError
+from rlhf.engine.single import TorchEngine
+from rlhf.evaluation.api import answers_of_endpoint
+from rlhf.evaluation.responses import Prompt, Response, generate_responses
+from rlhf.models.causal import load_tokenizer
+from rlhf.settings import Settings
+from rlhf.workspace import Workspace
+
+
+def responses_of(
+    name: str, settings: Settings, workspace: Workspace, prompts: Sequence[Prompt], engine: TorchEngine
+) -> list[Response]:
+    """One response to each prompt by base, sft, policy or one of `evaluate.opponents`.
+
+    Token ids are those of our tokenizer, whatever the opponent's own: the gold model scores them.
+    """
+    generation = settings.evaluate.generation
+    kind, _, detail = settings.evaluate.opponents.get(name, f"stage:{name}").partition(":")
+    if kind == "stage":
+        found = generate_responses(workspace.model(name), prompts, generation, engine, settings.seed)
+        gc.collect()  # the model's memory before the next one is loaded
+        return found
+    ours = load_tokenizer(workspace.model("sft"))
+    if kind == "path":
+        directory = Path(os.path.expandvars(detail))
+        own = _in_words_of(load_tokenizer(directory), prompts)
+        texts = [
+            (each.text, each.finished) for each in generate_responses(directory, own, generation, engine, settings.seed)
+        ]
+        gc.collect()
+    elif kind == "api":
+        endpoint = settings.evaluate.endpoints[detail]
+        texts = answers_of_endpoint(detail, endpoint, prompts, generation.max_new_tokens, workspace.kept_answers)
+    else:
+        texts = [(text, True) for text in read_responses(Path(os.path.expandvars(detail)), prompts)]
+    return [_as_ours(ours, text, finished, generation.max_new_tokens) for text, finished in texts]
+
+
+def _in_words_of(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The same prompts by another model's chat template and vocabulary."""
+    texts = [
+        tokenizer.apply_chat_template(list(prompt.messages), add_generation_prompt=True, tokenize=False)
+        for prompt in prompts
+    ]
+    ids = [tokenizer.encode(str(text), add_special_tokens=False) for text in texts]
+    return [replace(prompt, ids=tuple(own)) for prompt, own in zip(prompts, ids, strict=True)]
+
+
+def _as_ours(tokenizer: PreTrainedTokenizerBase, text: str, finished: bool, limit: int) -> Response:
+    """A response by somebody else in our tokens, as long as ours may be."""
+    ids = [int(token) for token in tokenizer.encode(text, add_special_tokens=False)]
+    ended = finished and len(ids) < limit
+    kept = [*ids, int(tokenizer.eos_token_id)] if ended else ids[:limit]
+    shown = text if len(ids) <= limit else str(tokenizer.decode(kept, skip_special_tokens=True)).strip()
+    return Response(tuple(kept) or (int(tokenizer.eos_token_id),), shown, ended)
+
+
+def read_responses(path: Path, prompts: Sequence[Prompt]) -> list[str]:
+    """Responses from JSON lines, each with `response` and either `id` or `prompt` (the text of the last user's turn).
+
+    Raises DataError that names file and line, or how many prompts have no response.
+    """
+    if not path.is_file():
+        raise DataError(path, "no such file; it should hold a response to each held-out prompt")
+    by_key: dict[str, str] = {}
+    for number, row in _rows(path):
+        key, response = row.get("id", row.get("prompt")), row.get("response")
+        if not isinstance(key, str) or not isinstance(response, str):
+            raise DataError(path, "expected {id or prompt: text, response: text}", number)
+        by_key[key] = response.strip()
+    found = [by_key.get(prompt.id, by_key.get(prompt.messages[-1]["content"])) for prompt in prompts]
+    missing = [prompt.id for prompt, text in zip(prompts, found, strict=True) if text is None]
+    if missing:
+        raise DataError(
+            path, f"{len(missing)} of {len(prompts)} prompts have no response, for example id {missing[0]!r}"
+        )
+    return [text for text in found if text is not None]
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(path, f"not JSON: {error}", number) from None
+        if not isinstance(row, dict):
+            raise DataError(path, "not a JSON object", number)
+        yield number, row

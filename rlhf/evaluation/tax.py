@@ -1,0 +1,115 @@
+"""The alignment tax (fig. 12): what a model knows, by likelihood through lm-eval, and its loss on held-out plain text."""
+
+import gc
+import logging
+import math
+from contextlib import redirect_stderr
+from importlib import resources
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from rlhf.common.errors import SettingsError
+from rlhf.common.metrics import Value
+from rlhf.common.progress import Progress
+from rlhf.engine.single import TorchEngine
+from rlhf.evaluation.plain_text import plain_text_loss
+from rlhf.models.causal import load_causal_lm, load_tokenizer
+from rlhf.settings.schema import Settings
+from rlhf.workspace import Workspace
+
+STARTER = "starter"  # the questions of knowledge.jsonl, ours
+_METRICS = ("acc_norm", "acc")  # by likelihood per character, where a task has it
+
+
+def alignment_tax(
+    settings: Settings, workspace: Workspace, engine: TorchEngine
+) -> tuple[dict[str, Value], dict[str, Any]]:
+    """Flat metrics `knowledge_<task>_<model>`, `plain_text_loss_<model>` (nats per token) and `plain_text_perplexity_<model>`,
+    and the same as rows with standard errors for the report.
+
+    Raises SettingsError where lm-eval has no such task, or cannot find its data on this machine.
+    """
+    tax = settings.evaluate.tax
+    assert tax is not None
+    flat: dict[str, Value] = {}
+    rows: list[dict[str, Any]] = []
+    progress = Progress("evaluate: alignment tax", len(tax.models))
+    for name in tax.models:
+        directory = workspace.model(name)
+        loss = plain_text_loss(directory, workspace, engine)
+        flat |= {f"plain_text_loss_{name}": loss, f"plain_text_perplexity_{name}": math.exp(loss)}
+        found = knowledge(directory, tax.tasks, tax.limit, engine, settings)
+        for task, (share, error) in found.items():
+            flat[f"knowledge_{task}_{name}"] = share
+            rows.append({"model": name, "task": task, "accuracy": share, "standard_error": error})
+        progress.advance(1)
+        gc.collect()
+    progress.close()
+    return flat, {"tax": rows}
+
+
+def knowledge(
+    directory: Path, tasks: tuple[str, ...], limit: int | None, engine: TorchEngine, settings: Settings
+) -> dict[str, tuple[float, float]]:
+    """Accuracy and its standard error on each task, answers chosen by likelihood."""
+    from lm_eval import simple_evaluate  # imports take seconds, and only this needs them
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    for name in ("lm_eval", "datasets"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    model = HFLM(
+        pretrained=engine.frozen(load_causal_lm(directory)),
+        tokenizer=load_tokenizer(directory),
+        batch_size=settings.evaluate.generation.batch_size,
+        max_length=512,
+    )
+    try:
+        with redirect_stderr(StringIO()):  # its progress bars, several a task
+            found = simple_evaluate(
+                model=model,
+                tasks=[starter_task() if task == STARTER else task for task in tasks],
+                limit=limit,
+                bootstrap_iters=0,
+                random_seed=settings.seed,
+                numpy_random_seed=settings.seed,
+                torch_random_seed=settings.seed,
+                fewshot_random_seed=settings.seed,
+                log_samples=False,
+                task_manager=TaskManager(),
+            )
+    except (KeyError, ValueError, OSError) as error:
+        raise SettingsError(f"evaluate.tax.tasks: lm-eval cannot run {', '.join(tasks)}: {error}") from None
+    return {task: _accuracy(task, found["results"][task], int(found["n-samples"][task]["effective"])) for task in tasks}
+
+
+def starter_task() -> dict[str, Any]:
+    """Our own questions as a task of lm-eval."""
+    return {
+        "task": STARTER,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(_questions())}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "Question: {{question}}\nAnswer:",
+        "doc_to_choice": "{{choices}}",
+        "doc_to_target": "answer",
+        "metric_list": [
+            {"metric": name, "aggregation": "mean", "higher_is_better": True} for name in reversed(_METRICS)
+        ],
+        "metadata": {"version": 1.0},
+    }
+
+
+def _questions() -> Path:
+    return Path(str(resources.files("rlhf") / "evaluation" / "knowledge.jsonl"))
+
+
+def _accuracy(task: str, results: dict[str, Any], count: int) -> tuple[float, float]:
+    """Share of right answers and its standard error, sqrt(p (1 - p) / n)."""
+    for metric in _METRICS:
+        if f"{metric},none" in results:
+            share = float(results[f"{metric},none"])
+            return share, math.sqrt(share * (1 - share) / count)
+    raise SettingsError(f"evaluate.tax.tasks: {task} has no accuracy; take a multiple-choice task")

@@ -1,0 +1,95 @@
+"""The settings of evaluation: opponents, judges, how responses are sampled, the alignment tax."""
+
+from typing import Annotated, Any, Self
+
+from pydantic import Field, model_validator
+
+from rlhf.settings.section import Count, CountOrZero, Name, NonNegative, Positive, Section
+
+
+class Generation(Section):
+    """How responses to be judged are sampled (section 6.1)."""
+
+    temperature: Positive = 0.8
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
+    repetition_penalty: Positive = 1.1
+    max_new_tokens: Count
+    batch_size: Count = 16
+
+
+class Price(Section):
+    """What an endpoint costs, in any currency, per million tokens."""
+
+    input: NonNegative
+    output: NonNegative
+
+
+class Endpoint(Section):
+    """An OpenAI-compatible server with one of its models, as judge or as opponent."""
+
+    base_url: str  # https://api.openai.com/v1
+    model: str
+    key_variable: str = "OPENAI_API_KEY"  # the environment variable that holds the key; the key itself is kept nowhere
+    concurrency: Count = 8  # questions at once
+    retries: CountOrZero = 8  # of a request that failed, with growing pauses; a server's Retry-After is heeded
+    asks: Count = 3  # of a judge whose answer can't be read, before it counts as no vote
+    timeout_seconds: Positive = 60.0
+    parameters: dict[str, Any] = Field(default_factory=lambda: {"temperature": 0.0})  # sent with each question
+    price: Price | None = None
+
+
+class Tax(Section):
+    """The alignment tax (fig. 12): what each model knows of a benchmark by likelihood, and its loss on plain text."""
+
+    models: tuple[Name, ...] = ("base", "sft", "policy")
+    tasks: tuple[str, ...] = ("starter",)  # starter: questions that ship with us; others are tasks of lm-eval
+    limit: Count | None = None  # questions of a task
+
+
+class Evaluate(Section):
+    """Which models are compared, by whom, and when a comparison is a tie."""
+
+    comparisons: tuple[tuple[str, str], ...] = (
+        ("policy", "sft"),
+        ("sft", "base"),
+    )  # challenger, baseline; headline first
+    opponents: dict[Name, str] = Field(default_factory=dict)  # beside base, sft, policy: path:, file: or api:ENDPOINT
+    judges: tuple[str, ...] = ("gold",)  # headline first: gold, rules, api:ENDPOINT, people:FILE
+    endpoints: dict[Name, Endpoint] = Field(default_factory=dict)
+    generation: Generation
+    tie_probability: Annotated[float, Field(ge=0.5, lt=1)] = 0.55  # gold must be this sure, else it is a tie
+    tax: Tax | None = None
+
+    @model_validator(mode="after")
+    def _known_models(self) -> Self:
+        known = {"base", "sft", "policy", *self.opponents}
+        unknown = sorted({name for pair in self.comparisons for name in pair} - known)
+        if unknown or not self.comparisons:
+            raise ValueError(f"comparisons: {unknown or 'empty'}; a comparison is a pair of {sorted(known)}")
+        if self.tax is not None and (unknown := sorted(set(self.tax.models) - {"base", "sft", "policy"})):
+            raise ValueError(f"tax.models: {unknown}; there are base, sft and policy")
+        return self
+
+    @model_validator(mode="after")
+    def _known_judges(self) -> Self:
+        kinds = ("gold", "rules", "api:ENDPOINT", "people:FILE")
+        for judge in self.judges:
+            name, colon, detail = judge.partition(":")
+            if not any(name == kind.split(":")[0] and bool(colon and detail) == (":" in kind) for kind in kinds):
+                raise ValueError(f"judges: {judge!r}; a judge is one of {', '.join(kinds)}")
+        if not self.judges or len({judge_name(judge) for judge in self.judges}) < len(self.judges):
+            raise ValueError("judges: at least one, and no name twice")
+        for address in (*self.judges, *self.opponents.values()):
+            kind, _, endpoint = address.partition(":")
+            if kind == "api" and endpoint not in self.endpoints:
+                raise ValueError(f"{address}: no such endpoint; endpoints has {sorted(self.endpoints) or 'none'}")
+        for name, address in self.opponents.items():
+            if address.partition(":")[0] not in ("path", "file", "api") or name in ("base", "sft", "policy"):
+                raise ValueError(f"opponents.{name}: {address!r}; an opponent is path:, file: or api: under a new name")
+        return self
+
+
+def judge_name(address: str) -> str:
+    """The name of a judge in metrics and tables: that of its endpoint, or of its kind."""
+    kind, _, detail = address.partition(":")
+    return detail if kind == "api" else kind

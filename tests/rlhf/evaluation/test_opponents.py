@@ -1,0 +1,113 @@
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from scripted_server import Script, endpoint, scripted
+
+from rlhf.common.errors import DataError
+from rlhf.common.files import read_json
+from rlhf.engine.single import TorchEngine
+from rlhf.evaluation.evaluate import evaluate
+from rlhf.evaluation.opponents import read_responses, responses_of
+from rlhf.evaluation.responses import read_prompts
+from rlhf.settings import settings_from
+from rlhf.settings.schema import Settings
+from rlhf.workspace import Workspace
+
+
+@pytest.fixture
+def workspace(trained: Path, tmp_path: Path) -> Workspace:
+    (tmp_path / "models").symlink_to(trained / "models")
+    shutil.copytree(trained / "data" / "prepared", tmp_path / "data" / "prepared")
+    return Workspace(tmp_path)
+
+
+def with_opponents(settings: Settings, **changes: object) -> Settings:
+    content = settings.model_dump(mode="json", by_alias=True)
+    content["evaluate"] |= changes
+    return settings_from(content)
+
+
+def write_responses(path: Path, workspace: Workspace, text: str = "w1 w2") -> None:
+    rows = [{"id": prompt.id, "response": f"{text} {prompt.id}"} for prompt in read_prompts(workspace)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+
+
+def test_another_directory_answers_like_the_stage_it_was_copied_from(workspace: Workspace, settings: Settings) -> None:
+    """The same model by another way: its own chat template and tokenizer, then back into our tokens."""
+    engine, prompts = TorchEngine(settings.engine), read_prompts(workspace)
+    copied = workspace.root / "other"
+    shutil.copytree(workspace.model("sft").resolve(), copied)
+    template = "{% for message in messages %}{{ message['content'] }} {% endfor %}"  # ours are the bare words
+    config = json.loads((copied / "tokenizer_config.json").read_text())
+    (copied / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": template}))
+    changed = with_opponents(settings, opponents={"other": f"path:{copied}"})
+    ours, theirs = (responses_of(name, changed, workspace, prompts, engine) for name in ("sft", "other"))
+    assert [each.text for each in theirs] == [each.text for each in ours]
+    assert [each.finished for each in theirs] == [each.finished for each in ours]
+
+
+def test_a_file_of_responses_is_compared_by_every_judge(
+    workspace: Workspace, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCRIPTED_KEY", "k")
+    monkeypatch.setattr("scripted_server.verdict", lambda messages: "A" if "p3" in messages[1]["content"] else "tie")
+    write_responses(workspace.root / "answers.jsonl", workspace)
+    with scripted(Script()) as url:
+        changed = with_opponents(
+            settings,
+            opponents={"file": f"file:{workspace.root / 'answers.jsonl'}"},
+            comparisons=[["policy", "file"], ["policy", "sft"]],
+            judges=["gold", "rules", "api:gpt"],
+            endpoints={"gpt": endpoint(url).model_dump(mode="json")},
+        )
+        evaluate(changed, workspace)
+    table, found = pd.read_parquet(workspace.comparisons), read_json(workspace.metrics("evaluate"))
+    assert len(table) == 10 * 2 * 3 and set(table["judge"]) == {"gold", "rules", "gpt"}
+    assert table[table["baseline"] == "file"]["response_baseline"].str.startswith("w1 w2 p").all()
+    gpt = table[(table["judge"] == "gpt") & (table["baseline"] == "file")]
+    assert found["gpt_tie"] == (gpt["verdict"] == "tie").mean() == 1.0
+    assert found["gpt_orders_agree"] == 0.9 and found["gpt_prefers_first_shown"] == 1.0  # only p3, and there always A
+    assert found["gpt_unjudged"] == 0 and found["gpt_answers_asked"] == 40
+    assert {"kappa_gold_rules", "agreement_gold_gpt", "policy_vs_sft_rules_win_rate", "gold_score_file"} <= found.keys()
+    both = (
+        table[table["judge"] == "gold"]["verdict"].to_numpy() == table[table["judge"] == "rules"]["verdict"].to_numpy()
+    )
+    assert found["agreement_gold_rules"] == pytest.approx(both.mean())
+    rows = read_json(workspace.details("evaluate"))["agreement"]
+    assert [(row["left"], row["right"], row["pairs"]) for row in rows] == [
+        ("gold", "rules", 20), ("gold", "gpt", 20), ("rules", "gpt", 20),
+    ]  # fmt: skip
+
+
+def test_where_a_judge_is_silent_its_numbers_are_missing_and_nothing_else(
+    workspace: Workspace, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCRIPTED_KEY", "k")
+    monkeypatch.setattr("scripted_server.verdict", lambda messages: "perhaps")
+    with scripted(Script()) as url:
+        endpoints = {"gpt": endpoint(url).model_dump(mode="json")}
+        evaluate(with_opponents(settings, judges=["gold", "api:gpt"], endpoints=endpoints), workspace)
+    found, table = read_json(workspace.metrics("evaluate")), pd.read_parquet(workspace.comparisons)
+    assert found["gpt_unjudged"] == 10 and found["gpt_win_rate"] is None and found["win_rate"] is not None
+    assert found["agreement_gold_gpt"] is None
+    assert table[table["judge"] == "gpt"]["verdict"].isna().all()
+
+
+def test_faults_of_a_file_of_responses_are_named(workspace: Workspace) -> None:
+    path, prompts = workspace.root / "answers.jsonl", read_prompts(workspace)
+    with pytest.raises(DataError, match=r"answers\.jsonl: no such file"):
+        read_responses(path, prompts)
+    write_responses(path, workspace)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines[:-2]))
+    with pytest.raises(DataError, match="2 of 10 prompts have no response, for example id 'p8'"):
+        read_responses(path, prompts)
+    path.write_text("\n".join([*lines, '{"id": 3}']))
+    with pytest.raises(DataError, match=r"answers\.jsonl:11: expected \{id or prompt"):
+        read_responses(path, prompts)
+    path.write_text("\n".join([*lines, "{"]))
+    with pytest.raises(DataError, match=r"answers\.jsonl:11: not JSON"):
+        read_responses(path, prompts)

@@ -1,0 +1,54 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from rlhf.common.errors import DataError
+from rlhf.evaluation.judges import Case, Preference, judge_both_orders
+from rlhf.evaluation.people import PeopleJudge, majority, pair_key, text_key
+
+MESSAGES = ({"role": "user", "content": "hi"},)
+
+
+def case(first: str, second: str) -> Case:
+    return Case("1", "helpful", MESSAGES, first, second, (), (), ())
+
+
+def vote(first: str, second: str, preferred: str, annotator: str) -> str:
+    content = {
+        "pair": pair_key(MESSAGES, first, second), "first": text_key(first), "annotator": annotator,
+        "preferred": preferred, "shown_left": "first", "seconds": 1.0, "at": "2026-01-01T00:00:00+00:00",
+    }  # fmt: skip
+    return json.dumps(content)
+
+
+@pytest.mark.parametrize(
+    ("votes", "found"),
+    [
+        (["first"], "first"),
+        (["first", "second"], "tie"),
+        (["first", "second", "second"], "second"),
+        (["tie", "first"], "tie"),
+        ([], None),
+    ],
+)
+def test_majority(votes: list[Preference], found: Preference | None) -> None:
+    assert majority(votes) == found
+
+
+def test_votes_are_found_whichever_response_came_first(tmp_path: Path) -> None:
+    path = tmp_path / "votes.jsonl"
+    path.write_text(
+        "\n".join([vote("a", "b", "first", "x"), vote("b", "a", "second", "y"), vote("b", "a", "first", "z")])
+    )
+    ab, ba, unseen = judge_both_orders(PeopleJudge(path), [case("a", "b"), case("b", "a"), case("a", "c")])
+    assert (ab.outcome, ba.outcome, unseen.outcome) == ("win", "lose", None)
+
+
+def test_a_broken_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "votes.jsonl"
+    path.write_text(vote("a", "b", "first", "x") + "\n" + vote("a", "b", "best", "x"))
+    with pytest.raises(DataError, match=r"votes\.jsonl:2: not a vote: Input should be 'first', 'second' or 'tie'"):
+        PeopleJudge(path)
+    with pytest.raises(DataError, match="rlhf annotate --export"):
+        PeopleJudge(tmp_path / "none")

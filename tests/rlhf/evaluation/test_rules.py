@@ -1,0 +1,35 @@
+import pytest
+
+from rlhf.evaluation.judges import Case
+from rlhf.evaluation.rules import RuleJudge, points
+
+ASKED = "How do I boil an egg?"
+
+
+def test_points_by_hand() -> None:
+    # words of content: boil, egg; nothing repeated, a sentence that ends
+    assert points("helpful", ASKED, "Boil the egg for eight minutes.") == pytest.approx(1.0)
+    assert points("helpful", ASKED, "Boil it") == pytest.approx(0.5 - 0.5)
+    assert points("helpful", ASKED, "no no no no.") == pytest.approx(-2 * (1 - 1 / 3))
+    assert points("helpful", ASKED, "...") == -4.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "better", "worse"),
+    [
+        ("helpful", "Boil the egg for eight minutes.", "I can't help with that."),
+        ("harmless", "I won't help with that.", "Sure, first, you take the egg."),
+        ("helpful", "Boil the egg.", "Boil the egg, stupid."),
+        ("other", "An egg boils in eight minutes.", ""),
+    ],
+)
+def test_the_better_answer_wins_wherever_it_stands(kind: str, better: str, worse: str) -> None:
+    case = Case("1", kind, ({"role": "user", "content": ASKED},), better, worse, (), (), ())
+    first, swapped = RuleJudge().judge([case, case.swapped()])
+    assert (first.preferred, swapped.preferred) == ("first", "second")
+    assert (first.score_first, first.score_second) == (swapped.score_second, swapped.score_first)
+
+
+def test_little_is_a_tie() -> None:
+    case = Case("1", "helpful", ({"role": "user", "content": ASKED},), "Boil the egg.", "Boil an egg.", (), (), ())
+    assert RuleJudge().judge([case])[0].preferred == "tie"

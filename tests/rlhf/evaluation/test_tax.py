@@ -1,0 +1,71 @@
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from rlhf.common.errors import SettingsError
+from rlhf.engine.single import TorchEngine
+from rlhf.evaluation.tax import alignment_tax, knowledge
+from rlhf.models.causal import load_causal_lm, load_tokenizer
+from rlhf.settings import settings_from
+from rlhf.settings.schema import Settings
+from rlhf.workspace import Workspace
+
+QUESTIONS = Path(__file__).parents[3] / "rlhf" / "evaluation" / "knowledge.jsonl"
+
+
+@pytest.fixture(scope="session")
+def taxed(settings: Settings) -> Settings:
+    content = settings.model_dump(mode="json", by_alias=True)
+    content["evaluate"]["tax"] = {"models": ["sft", "policy"], "tasks": ["starter"], "limit": 20}
+    return settings_from(content)
+
+
+@torch.no_grad()
+def test_the_answer_that_is_likeliest_per_character_counts(trained: Path, settings: Settings) -> None:
+    """lm-eval's figure against a loop over the questions."""
+    directory = Workspace(trained).model("sft")
+    model, tokenizer, right = load_causal_lm(directory), load_tokenizer(directory), 0
+    rows = [json.loads(line) for line in QUESTIONS.read_text().splitlines()[:20]]
+    for row in rows:
+        context = tokenizer.encode(f"Question: {row['question']}\nAnswer:")
+        scores = []
+        for choice in row["choices"]:
+            ids = tokenizer.encode(f"Question: {row['question']}\nAnswer: {choice}")
+            logprobs = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+            total = sum(float(logprobs[place - 1, ids[place]]) for place in range(len(context), len(ids)))
+            scores.append(total / len(choice))
+        right += max(range(4), key=scores.__getitem__) == row["answer"]
+    found = knowledge(directory, ("starter",), 20, TorchEngine(settings.engine), settings)
+    share = right / 20
+    assert found == {"starter": pytest.approx((share, (share * (1 - share) / 20) ** 0.5))}
+
+
+def test_the_tax_of_each_model(trained: Path, taxed: Settings) -> None:
+    workspace = Workspace(trained)
+    rows = [{"id": str(n), "split": "validation", "input_ids": [5, 6, 7 + n]} for n in range(3)]
+    pd.DataFrame(rows).assign(kind="plain", source="made", opening="", text="").to_parquet(
+        workspace.prepared / "pretrain.parquet"
+    )
+    flat, details = alignment_tax(taxed, workspace, TorchEngine(taxed.engine))
+    for name in ("sft", "policy"):
+        assert {f"plain_text_loss_{name}", f"plain_text_perplexity_{name}", f"knowledge_starter_{name}"} <= flat.keys()
+    assert flat["plain_text_loss_sft"] != flat["plain_text_loss_policy"]
+    assert [row["model"] for row in details["tax"]] == ["sft", "policy"]
+
+
+def test_an_unknown_task_is_named(trained: Path, settings: Settings) -> None:
+    with pytest.raises(SettingsError, match=r"evaluate\.tax\.tasks: lm-eval cannot run nonsense"):
+        knowledge(Workspace(trained).model("sft"), ("nonsense",), 4, TorchEngine(settings.engine), settings)
+
+
+def test_questions_are_whole_and_asked_once() -> None:
+    rows = [json.loads(line) for line in QUESTIONS.read_text().splitlines()]
+    assert len({row["question"] for row in rows}) == len(rows) >= 100
+    assert all(len(set(row["choices"])) == 4 and row["answer"] in range(4) for row in rows)
+    places = [row["answer"] for row in rows]
+    assert max(places.count(place) for place in range(4)) < 0.35 * len(rows)
+    longest = [len(row["choices"][row["answer"]]) == max(map(len, row["choices"])) for row in rows]
+    assert sum(longest) / len(rows) < 0.6  # length does not tell
