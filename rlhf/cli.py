@@ -79,6 +79,7 @@ def shared(
     rlhf show                         what the stages measured so far
     rlhf chat policy                  talk with the trained model
     rlhf chat sft --prompt "Hello"    one answer, then end
+    rlhf annotate                     let people compare the models' answers
     """
     if not root.is_dir():
         raise RlhfError(f"--workspace {root}: no such directory")
@@ -244,6 +245,35 @@ def chat(
                 _answer(talk, line)
             except ModelError as error:  # a message too long for the window: the dialogue goes on
                 typer.echo(f"error: {error}", err=True)
+
+
+@app.command()
+def annotate(
+    context: typer.Context,
+    challenger: Annotated[str, typer.Argument(help="Whose answers are compared,")] = "policy",
+    baseline: Annotated[str, typer.Argument(help="and with whose.")] = "sft",
+    host: Annotated[
+        str, typer.Option(help="Where to listen; another address lets others in, without a password.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8765,
+    export: Annotated[Path | None, typer.Option(help="Write the votes so far to this file and end.")] = None,
+) -> None:
+    """Let people compare answers, blind and pairwise, on a page in their browser.
+
+    \b
+    rlhf annotate                                serve the pairs of policy and sft
+    rlhf annotate --export data/votes.jsonl      then set evaluate.judges: [gold, "people:data/votes.jsonl"]
+    """
+    from rlhf.annotation.serve import serve
+    from rlhf.annotation.store import Store, pairs_of
+
+    workspace: Workspace = context.obj.workspace
+    store = Store(workspace.votes, load_settings(workspace.params).seed)
+    if export is not None:
+        typer.echo(f"{export}: {store.export(export)} votes")
+        return
+    store.add(pairs_of(workspace.comparisons, challenger, baseline))
+    serve(store, host, port, typer.echo)
 
 
 def _generation(workspace: Workspace) -> Generation:
