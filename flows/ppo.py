@@ -6,11 +6,11 @@ from tasks.steps import record, recorded, register, run_worker
 
 @stage_flow
 def ppo() -> None:
-    """Write and register `models/policy`; its version is the registry's `challenger` until a newer one is."""
+    """Write and register `models/policy`; `evaluate` makes its version the registry's `challenger`."""
     with recorded("ppo") as run:
         run_worker(run)
         record(run, "metrics/ppo_samples.jsonl")
-        register(run, "policy", alias="challenger")
+        register(run, "policy")
 
 
 if __name__ == "__main__":

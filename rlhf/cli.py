@@ -1,6 +1,7 @@
 """The `rlhf` command: what a user does by hand. The stages themselves are run by `dvc repro` or the pipeline flow."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -79,6 +80,7 @@ def shared(
     rlhf show                         what the stages measured so far
     rlhf chat policy                  talk with the trained model
     rlhf chat sft --prompt "Hello"    one answer, then end
+    rlhf compare challenger champion  which of two registered models is better?
     rlhf annotate                     let people compare the models' answers
     """
     if not root.is_dir():
@@ -245,6 +247,30 @@ def chat(
                 _answer(talk, line)
             except ModelError as error:  # a message too long for the window: the dialogue goes on
                 typer.echo(f"error: {error}", err=True)
+
+
+@app.command()
+def compare(
+    context: typer.Context,
+    challenger: Annotated[
+        str, typer.Argument(help="champion, challenger, NAME@ALIAS, NAME/VERSION, or NAME: its newest.")
+    ],
+    baseline: Annotated[str, typer.Argument(help="The same.")],
+    promote: Annotated[
+        bool, typer.Option("--promote", help="Make it champion if evaluate.promote_above allows.")
+    ] = False,
+) -> None:
+    """Compare two models of MLflow's registry on the held-out prompts, by the first of evaluate.judges.
+
+    \b
+    rlhf compare challenger champion --promote
+    rlhf compare policy/3 sft
+    """
+    workspace: Workspace = context.obj.workspace
+    words = [challenger, baseline, *(["--promote"] if promote else [])]
+    # The registry is MLflow's, which this package does not import: the flow of that name has its own process
+    done = subprocess.run([sys.executable, "-m", "flows.compare", *words], cwd=workspace.root, check=False)
+    raise typer.Exit(done.returncode)
 
 
 @app.command()

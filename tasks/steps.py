@@ -31,14 +31,17 @@ LOGS = Path("logs")
 
 @contextmanager
 def recorded(stage: str, root: Path = Path()) -> Iterator[StageRun]:
-    """Check a stage's settings and inputs and keep an MLflow run open around the block.
-
-    The run ends FINISHED, FAILED with the message, or KILLED on Ctrl-C and cancellation.
-    """
+    """Check a stage's settings and inputs and keep an MLflow run open around the block."""
     settings, lineage = check_inputs(stage, root)
     for directory in Workspace(root).finished_checkpoints(but=stage):
         shutil.rmtree(directory, ignore_errors=True)  # DVC has recorded those stages, or it would not be here
-    run = open_run(stage, root, settings, lineage)
+    with kept_open(open_run(stage, root, settings, lineage)) as run:
+        yield run
+
+
+@contextmanager
+def kept_open(run: StageRun) -> Iterator[StageRun]:
+    """Close the MLflow run after the block: FINISHED, FAILED with the message, or KILLED on Ctrl-C and cancellation."""
     status, message = "KILLED", None
     try:
         yield run
@@ -137,10 +140,10 @@ def record(run: StageRun, *extra: str) -> None:
 
 
 @task(task_run_name="register {model}", cache_policy=NO_CACHE)
-def register(run: StageRun, model: str, alias: str) -> None:
+def register(run: StageRun, model: str, alias: str | None = None) -> None:
     """Make a version of the model in MLflow's registry, by reference to the bytes that DVC keeps."""
     logger = get_run_logger()
     dvc_hash = output_hashes(run.root, run.stage)[f"models/{model}"]
     with tracking.tolerated(f"model {model}", logger.warning):
         version = register_model(run, model, dvc_hash, alias)
-        logger.info("%s, version %s, alias %s", version.name, version.version, alias)
+        logger.info("%s, version %s%s", version.name, version.version, f", alias {alias}" if alias else "")

@@ -25,6 +25,11 @@ def worker_command(stage: str, settings: Settings) -> list[str]:
     return [sys.executable, *launcher, "-m", "rlhf.worker", stage]
 
 
+def match_command(challenger: Path, baseline: Path, output: Path) -> list[str]:
+    """Give the command that compares two model directories on the workspace that is its current directory."""
+    return [sys.executable, "-m", "rlhf.evaluation.match", *map(str, (challenger, baseline, output))]
+
+
 def worker_environment(stage: str, settings: Settings, inherited: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Give the worker's environment: `inherited`, no network but for `fetch`, the allocator's setting on a CPU."""
     environment = dict(inherited)

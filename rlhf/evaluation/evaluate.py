@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -20,25 +21,58 @@ from rlhf.settings.schema import Settings
 from rlhf.workspace import Workspace
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What the judges of the settings said of every pair of models, and what it cost."""
+
+    prompts: list[Prompt]
+    answers: Answers
+    comparisons: list[Comparison]
+    costs: dict[str, Value]
+
+
 def evaluate(settings: Settings, workspace: Workspace) -> None:
     """Write `data/evaluation/comparisons.parquet`, `metrics/evaluate.json` and `metrics/evaluate_details.json`.
 
-    Models are in memory one at a time. The first comparison of the settings, by the first judge, is the headline, its
-    keys unprefixed.
+    The first comparison of the settings, by the first judge, is the headline, its keys unprefixed.
     """
     began = time.monotonic()
-    engine, section = TorchEngine(settings.engine), settings.evaluate
+    engine = TorchEngine(settings.engine)
+
+    # 1. models answer, judges compare
+    judged = compare(settings, workspace, engine)
+
+    # 2. what the models know beside: the alignment tax
+    tax, tax_details = alignment_tax(settings, workspace, engine) if settings.evaluate.tax else ({}, {})
+
+    # 3. what was said and judged, then the numbers drawn from it
+    with staged_directory(workspace.comparisons.parent) as directory:
+        comparison_tables(judged).to_parquet(directory / workspace.comparisons.name, index=False)
+    found = details(judged.comparisons, judged.prompts, judged.answers) | tax_details
+    write_json(workspace.details("evaluate"), found)
+    seconds: dict[str, Value] = {"seconds": time.monotonic() - began}
+    write_summary(workspace.metrics("evaluate"), judged_summary(judged, settings.seed) | tax | seconds)
+
+
+def compare(settings: Settings, workspace: Workspace, engine: TorchEngine) -> Judged:
+    """Let every model of `evaluate.comparisons` answer the held-out prompts, and every judge compare each pair.
+
+    Models are in memory one at a time.
+    """
+    section = settings.evaluate
+    costs: dict[str, Value] = {}
 
     # 1. every model that takes part answers every held-out prompt
+    began = time.monotonic()
     prompts = read_prompts(workspace)
     answers: dict[str, list[Response]] = {}
     for name in dict.fromkeys(name for pair in section.comparisons for name in pair):
         answers[name] = responses_of(name, settings, workspace, prompts, engine)
-    generated = time.monotonic()
+    tokens = sum(len(response.ids) for responses in answers.values() for response in responses)
+    costs["generation_tokens_per_second"] = tokens / max(time.monotonic() - began, 1e-9)
 
     # 2. each judge compares each pair in both orders
     comparisons: list[Comparison] = []
-    costs: dict[str, Value] = {}
     for address in section.judges:
         judge: Judge = make_judge(address, settings, workspace)
         for challenger, baseline in section.comparisons:
@@ -47,22 +81,12 @@ def evaluate(settings: Settings, workspace: Workspace) -> None:
         if isinstance(judge, ApiJudge):
             costs |= {f"{judge.name}_{key}": value for key, value in judge.used().items()}
         del judge  # a model's memory before the next one is loaded
+    return Judged(prompts, answers, comparisons, costs)
 
-    # 3. what the models know beside: the alignment tax
-    tax, tax_details = alignment_tax(settings, workspace, engine) if section.tax else ({}, {})
 
-    # 4. what was said and judged, then the numbers drawn from it
-    with staged_directory(workspace.comparisons.parent) as directory:
-        table = pd.concat([comparison_table(item, prompts, answers) for item in comparisons], ignore_index=True)
-        table.to_parquet(directory / workspace.comparisons.name, index=False)
-    write_json(workspace.details("evaluate"), details(comparisons, prompts, answers) | tax_details)
-    tokens = sum(len(response.ids) for responses in answers.values() for response in responses)
-    timings: dict[str, Value] = {
-        "seconds": time.monotonic() - began,
-        "generation_tokens_per_second": tokens / max(generated - began, 1e-9),
-    }
-    metrics = summary(comparisons, prompts, answers, settings.seed) | tax | costs | timings
-    write_summary(workspace.metrics("evaluate"), metrics)
+def judged_summary(judged: Judged, seed: int) -> dict[str, Value]:
+    """The flat metrics of all comparisons."""
+    return summary(judged.comparisons, judged.prompts, judged.answers, seed) | judged.costs
 
 
 def make_cases(prompts: Sequence[Prompt], challenger: Sequence[Response], baseline: Sequence[Response]) -> list[Case]:
@@ -71,6 +95,12 @@ def make_cases(prompts: Sequence[Prompt], challenger: Sequence[Response], baseli
         Case(prompt.id, prompt.kind, prompt.messages, first.text, second.text, prompt.ids, first.ids, second.ids)
         for prompt, first, second in zip(prompts, challenger, baseline, strict=True)
     ]
+
+
+def comparison_tables(judged: Judged) -> pd.DataFrame:
+    """The tables of all comparisons, one below the other."""
+    tables = [comparison_table(item, judged.prompts, judged.answers) for item in judged.comparisons]
+    return pd.concat(tables, ignore_index=True)
 
 
 def comparison_table(comparison: Comparison, prompts: Sequence[Prompt], answers: Answers) -> pd.DataFrame:

@@ -58,6 +58,9 @@ class Evaluate(Section):
     endpoints: dict[Name, Endpoint] = Field(default_factory=dict)
     generation: Generation
     tie_probability: Annotated[float, Field(ge=0.5, lt=1)] = 0.55  # gold must be this sure, else it is a tie
+    promote_above: Annotated[float, Field(ge=0, lt=1)] | None = (
+        0.5  # the policy becomes champion when the interval of its win rate over the present one lies above; null: by hand
+    )
     tax: Tax | None = None
 
     @model_validator(mode="after")

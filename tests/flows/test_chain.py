@@ -153,6 +153,40 @@ def test_dvc_shows_metrics_and_every_plot(chain: Project) -> None:
         assert figure["content"]["title"]["text"] == name
 
 
+def test_the_evaluated_policy_is_challenger_and_mlflow_knows_why_it_is_champion_or_not(chain: Project) -> None:
+    client = client_of(chain.root)
+    policy = client.get_model_version_by_alias(f"{EXPERIMENT}-policy", "challenger")
+    run = newest(client, "evaluate")
+    found = json.loads(Workspace(chain.root).metrics("evaluate").read_text())
+    promoted = found["win_rate_low"] > 0.5
+    assert policy.tags["promotion.run"] == run.info.run_id
+    for tags in (policy.tags, run.data.tags):
+        assert tags["promotion"] == ("promoted to champion" if promoted else "not promoted")
+        assert tags["promotion.reason"].startswith(f"no champion yet; win rate {found['win_rate']:.3f} [")
+    assert ("champion" in client.get_registered_model(f"{EXPERIMENT}-policy").aliases) is promoted
+
+
+def test_two_registered_models_are_compared_by_hand_and_the_better_promoted(chain: Project) -> None:
+    params = chain.root / "params.yaml"
+    before = params.read_text()
+    params.write_text(before.replace("promote_above: 0.5", "promote_above: 0.0"))
+    try:
+        output = chain.run("rlhf", "compare", "policy/1", "sft", "--promote")
+    finally:
+        params.write_text(before)
+    client = client_of(chain.root)
+    run = newest(client, "compare")
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["match.challenger"] == f"{EXPERIMENT}-policy/1"
+    assert run.data.tags["match.baseline"] == f"{EXPERIMENT}-sft/1"
+    assert [item.path for item in client.list_artifacts(run.info.run_id, "tables")] == ["tables/match.json"]
+    assert f"win rate {run.data.metrics['match.win_rate']:.3f} [" in output
+    assert client.get_model_version_by_alias(f"{EXPERIMENT}-policy", "champion").version in (1, "1")
+    assert "promoted to champion" in output
+    refused = chain.run("rlhf", "compare", "sft", "champion", "--promote", code=1)
+    assert f"error: {EXPERIMENT}-sft/1: only a version of {EXPERIMENT}-policy can become champion" in refused
+
+
 def test_a_ppo_setting_runs_only_what_follows_and_coming_back_runs_nothing(chain: Project) -> None:
     params = chain.root / "params.yaml"
     before = params.read_text()
@@ -163,6 +197,11 @@ def test_a_ppo_setting_runs_only_what_follows_and_coming_back_runs_nothing(chain
         assert chain.ran(chain.repro()) == ["ppo", "evaluate", "report"]
         difference = json.loads(chain.run("dvc", "params", "diff", "--json", "HEAD"))
         assert "ppo.kl.coefficient" in difference["params.yaml"]
+        client = client_of(chain.root)
+        policy = client.get_model_version_by_alias(f"{EXPERIMENT}-policy", "challenger")
+        assert int(policy.version) == 2
+        assert f"over {EXPERIMENT}-policy/1 by gold" in policy.tags["promotion.reason"]
+        assert newest(client, "evaluate").data.tags["match.baseline"] == f"{EXPERIMENT}-policy/1"
     finally:
         params.write_text(before)
     output = chain.repro()

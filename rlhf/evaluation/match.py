@@ -1,0 +1,56 @@
+"""`python -m rlhf.evaluation.match CHALLENGER BASELINE OUTPUT`: two model directories, the workspace's prompts and judge.
+
+Writes OUTPUT/comparisons.parquet and OUTPUT/match.json; nothing of the workspace's own changes.
+"""
+
+import sys
+from pathlib import Path
+
+from rlhf.common.command import guarded
+from rlhf.common.errors import RlhfError
+from rlhf.common.files import staged_directory
+from rlhf.common.metrics import write_summary
+from rlhf.engine.single import TorchEngine
+from rlhf.evaluation.evaluate import compare, comparison_tables, judged_summary
+from rlhf.settings import Settings, load_settings
+from rlhf.workspace import Workspace
+
+TABLE, SUMMARY = "comparisons.parquet", "match.json"
+
+
+def match_settings(settings: Settings, challenger: Path, baseline: Path) -> Settings:
+    """The settings with one comparison, of two directories, by the headline judge."""
+    section = settings.evaluate.model_copy(
+        update={
+            "comparisons": (("challenger", "baseline"),),
+            "opponents": {"challenger": f"path:{challenger}", "baseline": f"path:{baseline}"},
+            "judges": settings.evaluate.judges[:1],
+        }
+    )
+    return settings.model_copy(update={"evaluate": section})
+
+
+def match(settings: Settings, workspace: Workspace, challenger: Path, baseline: Path, output: Path) -> None:
+    """Compare two models on the held-out prompts; `output` appears whole or not at all."""
+    settings = match_settings(settings, challenger, baseline)
+    judged = compare(settings, workspace, TorchEngine(settings.engine))
+    with staged_directory(output) as directory:
+        comparison_tables(judged).to_parquet(directory / TABLE, index=False)
+        write_summary(directory / SUMMARY, judged_summary(judged, settings.seed))
+
+
+def main(arguments: list[str]) -> int:
+    """Run a match in the current directory; gives the exit code."""
+
+    def run() -> None:
+        if len(arguments) != 3:
+            raise RlhfError("usage: python -m rlhf.evaluation.match CHALLENGER BASELINE OUTPUT")
+        workspace = Workspace(Path())
+        challenger, baseline, output = map(Path, arguments)
+        match(load_settings(workspace.params), workspace, challenger, baseline, output)
+
+    return guarded(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

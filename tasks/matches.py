@@ -1,0 +1,161 @@
+"""Champion and challenger: which policy is the better one, and what is promoted on that ground."""
+
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pandas as pd
+from prefect import get_run_logger, task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.exceptions import PrefectException
+
+from rlhf.common.errors import RlhfError
+from rlhf.common.files import read_json, tree_sha256
+from rlhf.evaluation.match import SUMMARY, TABLE
+from rlhf.settings import Settings, load_settings
+from rlhf.workspace import Workspace
+from tasks import tracking
+from tasks.errors import StageFailed
+from tasks.process import run_process
+from tasks.registry import registered_name
+from tasks.tracking import StageRun, client_of, set_tags
+from tasks.versions import CHALLENGER, CHAMPION, Registered, by_alias, by_tree, restored
+from tasks.worker import match_command, worker_environment
+
+SHARES = ("win", "tie", "lose", "win_rate", "win_rate_low", "win_rate_high")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a challenger is promoted, and why."""
+
+    promoted: bool
+    reason: str
+
+
+def decide(figures: Mapping[str, Any], over: str, bar: float | None) -> Decision:
+    """Promote when the 95 % interval of the win rate over `over` lies above `bar` (`evaluate.promote_above`)."""
+    rate, low, high = (figures[key] for key in ("win_rate", "win_rate_low", "win_rate_high"))
+    if rate is None:
+        return Decision(False, f"the judge gave no verdict on any answer against {over}")
+    found = (
+        f"win rate {rate:.3f} [{low:.3f}, {high:.3f}] over {over} by {figures['judge']}, {figures['prompts']} prompts"
+    )
+    if bar is None:
+        return Decision(False, f"{found}; evaluate.promote_above is null")
+    above = low > bar
+    return Decision(above, f"{found}: its interval {'lies' if above else 'does not lie'} above {bar:g}")
+
+
+def headline_of_policy(settings: Settings, metrics: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """From the summary of `evaluate`: whom the policy was compared with first, and how that ended."""
+    for place, (challenger, baseline) in enumerate(settings.evaluate.comparisons):
+        if challenger == "policy":
+            prefix = f"policy_vs_{baseline}_" if place else ""
+            found = {key: metrics[f"{prefix}{key}"] for key in SHARES}
+            return baseline, found | {key: metrics[key] for key in ("judge", "prompts")}
+    return None
+
+
+@task(task_run_name="champion and challenger", cache_policy=NO_CACHE)
+def promote_policy(run: StageRun) -> None:
+    """Make the evaluated policy `challenger`, and `champion` if it beats the present one; says why in MLflow.
+
+    Where there is no champion yet, it has to beat the model that it was compared with first.
+    """
+    logger = get_run_logger()
+    with tracking.tolerated("champion and challenger", logger.warning):
+        policy = by_tree(run.root, run.experiment, "policy", tree_sha256(Workspace(run.root).model("policy")))
+        if policy is None:
+            logger.warning("the policy is not in MLflow's registry (another server was in use?): nothing is promoted")
+            return
+        client_of(run.root).set_registered_model_alias(policy.name, CHALLENGER, policy.version)
+        champion = by_alias(run.root, run.experiment, "policy", CHAMPION)
+        settle(run, policy, champion, _against(run, policy, champion))
+
+
+def _against(run: StageRun, policy: Registered, champion: Registered | None) -> Decision:
+    settings = load_settings(Workspace(run.root).params)
+    bar = settings.evaluate.promote_above
+    if champion is None:
+        headline = headline_of_policy(settings, read_json(Workspace(run.root).metrics("evaluate")))
+        if headline is None:
+            return Decision(False, "no champion yet, and evaluate.comparisons compares policy with no model")
+        baseline, figures = headline
+        first = decide(figures, baseline, bar)
+        return Decision(first.promoted, f"no champion yet; {first.reason}")
+    if champion.tree_sha256 == policy.tree_sha256:
+        return Decision(False, "it is the champion already")
+    if bar is None:
+        return Decision(False, "evaluate.promote_above is null: `rlhf compare challenger champion --promote` decides")
+    try:
+        figures = play(run, policy, champion)
+    except RlhfError as error:
+        return Decision(False, f"it could not be compared with the champion, {champion}: {error}")
+    return decide(figures, str(champion), bar)
+
+
+@task(task_run_name="compare {challenger} with {baseline}", cache_policy=NO_CACHE)
+def play(run: StageRun, challenger: Registered, baseline: Registered) -> dict[str, Any]:
+    """Let two versions answer the workspace's held-out prompts and its first judge compare them; MLflow gets it all."""
+    logger = get_run_logger()
+    settings = load_settings(Workspace(run.root).params)
+    log = run.root / "logs" / "compare.log"
+    with (
+        restored(run.root, challenger) as first,
+        restored(run.root, baseline) as second,
+        tempfile.TemporaryDirectory() as place,
+    ):
+        output = Path(place) / "match"
+        code, last_lines = run_process(
+            match_command(first, second, output),
+            log=log,
+            say=logger.info,
+            environment=worker_environment("evaluate", settings),
+            directory=run.root,
+        )
+        if code:
+            raise StageFailed("compare", code, log, last_lines)
+        figures: dict[str, Any] = read_json(output / SUMMARY)
+        table = pd.read_parquet(output / TABLE)
+    with tracking.tolerated("the comparison", logger.warning):
+        client = client_of(run.root)
+        tracking.log_metrics(client, run.run_id, tracking.metrics_of(figures, 0, prefix="match."))
+        set_tags(client, run.run_id, {"match.challenger": str(challenger), "match.baseline": str(baseline)})
+        client.log_table(run.run_id, table, "tables/match.json")
+    rows = [{"metric": key, "value": value} for key, value in sorted(figures.items())]
+    with suppress(httpx.HTTPError, PrefectException):  # a Prefect server that was lost must not cost the result
+        create_table_artifact(rows, key="compare-metrics", description=f"{challenger} against {baseline}")
+    return figures
+
+
+def settle(run: StageRun, challenger: Registered, champion: Registered | None, decision: Decision) -> None:
+    """Move the alias `champion` if that was decided, and write the reason on the run and on both versions."""
+    client = client_of(run.root)
+    verdict = "promoted to champion" if decision.promoted else "not promoted"
+    tags = {"promotion": verdict, "promotion.reason": decision.reason, "promotion.run": run.run_id}
+    tags["promotion.time"] = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    if decision.promoted:
+        client.set_registered_model_alias(challenger.name, CHAMPION, challenger.version)
+        if champion is not None:
+            client.set_model_version_tag(champion.name, champion.version, "promotion.succeeded_by", str(challenger))
+    for key, value in tags.items():
+        client.set_model_version_tag(challenger.name, challenger.version, key, value)
+    set_tags(client, run.run_id, tags)
+    get_run_logger().info("%s: %s; %s", challenger, verdict, decision.reason)
+
+
+def refuse_promotion_over(root: Path, experiment: str, challenger: Registered, baseline: Registered) -> None:
+    """Raise RlhfError unless winning this match would make a champion: only a policy, and only over the present one."""
+    name = registered_name(experiment, "policy")
+    champion = by_alias(root, experiment, "policy", CHAMPION)
+    if challenger.name != name:
+        raise RlhfError(f"{challenger}: only a version of {name} can become champion")
+    if champion is not None and champion != baseline:
+        raise RlhfError(f"{baseline}: the champion is {champion}; a promotion needs a match against it")

@@ -1,0 +1,134 @@
+"""Champion and challenger: the decision by numbers, names to versions, versions to bytes."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rlhf.common.errors import RlhfError
+from rlhf.settings import Settings, preset_text, settings_from
+from tasks.lineage import Lineage, output_hashes
+from tasks.matches import decide, headline_of_policy, refuse_promotion_over
+from tasks.registry import register_model
+from tasks.tracking import client_of, open_run
+from tasks.versions import CHAMPION, Registered, by_alias, by_tree, find_version, restored
+from tests.project_copy import Project
+
+FIGURES = {"win_rate": 0.58, "win_rate_low": 0.51, "win_rate_high": 0.65, "judge": "gold", "prompts": 120}
+
+
+@pytest.mark.parametrize(
+    ("low", "bar", "promoted"), [(0.51, 0.5, True), (0.5, 0.5, False), (0.51, 0.52, False), (0.99, None, False)]
+)
+def test_a_challenger_is_promoted_when_its_interval_lies_above_the_bar(
+    low: float, bar: float | None, promoted: bool
+) -> None:
+    decision = decide(FIGURES | {"win_rate_low": low}, "rlhf-policy/2", bar)
+    assert decision.promoted is promoted
+    assert "0.580" in decision.reason and "rlhf-policy/2 by gold, 120 prompts" in decision.reason
+
+
+def test_without_verdicts_nothing_is_promoted() -> None:
+    nothing: dict[str, Any] = dict.fromkeys(("win_rate", "win_rate_low", "win_rate_high"))
+    assert not decide(FIGURES | nothing, "sft", 0.5).promoted
+
+
+def comparing(*pairs: tuple[str, str]) -> Settings:
+    content = yaml.safe_load(preset_text("tiny"))
+    content["evaluate"]["comparisons"] = [list(pair) for pair in pairs]
+    return settings_from(content)
+
+
+def test_the_figures_of_the_policy_are_found_wherever_its_comparison_stands() -> None:
+    metrics: dict[str, Any] = {"judge": "gold", "prompts": 8}
+    for prefix, value in (("", 0.1), ("policy_vs_base_", 0.2)):
+        metrics |= {f"{prefix}{key}": value for key in ("win", "tie", "lose")}
+        metrics |= {f"{prefix}{key}": value for key in ("win_rate", "win_rate_low", "win_rate_high")}
+    first = comparing(("policy", "sft"))
+    second = comparing(("sft", "base"), ("policy", "base"))
+    none = comparing(("sft", "base"))
+    found = headline_of_policy(first, metrics)
+    assert found is not None and (found[0], found[1]["win_rate"]) == ("sft", 0.1)
+    found = headline_of_policy(second, metrics)
+    assert found is not None and (found[0], found[1]["win_rate"]) == ("base", 0.2)
+    assert headline_of_policy(none, metrics) is None
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DVC repository whose stage `ppo` made two policies in turn, both registered, the first the champion."""
+    project = Project.small(tmp_path_factory.mktemp("registry") / "repository")
+    root = project.root
+    (root / "dvc.yaml").write_text(
+        "stages:\n  ppo: {cmd: 'mkdir -p models/policy/sub && cp data/in models/policy/weights "
+        "&& cp data/in models/policy/sub/more', deps: [data], outs: [models/policy]}\n"
+    )
+    for content in ("first", "second"):
+        (root / "data" / "in").write_text(content)
+        project.repro()
+        run = open_run(root, "ppo", "exp", content, Lineage("c0ffee", False, "5e77"), {})
+        register_model(run, "policy", output_hashes(root, "ppo")["models/policy"], None)
+    client_of(root).set_registered_model_alias("exp-policy", CHAMPION, "1")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("reference", "version"),
+    [("champion", "1"), ("policy@champion", "1"), ("policy/2", "2"), ("policy", "2"), ("exp-policy/1", "1")],
+)
+def test_a_version_is_found_by_what_a_user_calls_it(registry: Path, reference: str, version: str) -> None:
+    assert find_version(registry, "exp", reference).version == version
+
+
+@pytest.mark.parametrize("reference", ["challenger", "policy/3", "sft", "policy@nobody", "", "a'b", "policy/x"])
+def test_what_the_registry_lacks_is_said_with_what_it_has(registry: Path, reference: str) -> None:
+    with pytest.raises(RlhfError, match="exp-policy/1 @champion, exp-policy/2"):
+        find_version(registry, "exp", reference)
+
+
+def test_an_alias_or_bytes_that_nobody_has_give_none(registry: Path) -> None:
+    assert by_alias(registry, "exp", "policy", "challenger") is None
+    assert by_alias(registry, "exp", "nothing", CHAMPION) is None
+    assert by_tree(registry, "exp", "policy", "0" * 64) is None
+    champion = find_version(registry, "exp", "champion")
+    assert by_alias(registry, "exp", "policy", CHAMPION) == champion
+    assert by_tree(registry, "exp", "policy", champion.tree_sha256) == champion
+
+
+def test_an_older_version_comes_back_out_of_dvcs_cache(registry: Path) -> None:
+    with restored(registry, find_version(registry, "exp", "policy/1")) as directory:
+        assert (directory / "weights").read_text() == (directory / "sub" / "more").read_text() == "first"
+    assert not directory.exists()
+    assert (registry / "models" / "policy" / "weights").read_text() == "second"
+
+
+def test_an_older_version_comes_back_out_of_dvcs_remote(registry: Path, tmp_path: Path) -> None:
+    project = Project(tmp_path / "clone")
+    shutil.copytree(registry, project.root)
+    project.run("dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
+    project.run("dvc", "push", "--run-cache")
+    model = find_version(project.root, "exp", "policy/2")
+    shutil.rmtree(project.root / ".dvc" / "cache")
+    with restored(project.root, model) as directory:
+        assert (directory / "weights").read_text() == "second"
+    gone = restored(project.root, find_version(project.root, "exp", "policy/1"))
+    with pytest.raises(RlhfError, match=r"exp-policy/1: its bytes .* are not in DVC's cache"), gone:
+        pass
+
+
+def test_bytes_that_are_not_those_registered_are_refused(registry: Path) -> None:
+    found = find_version(registry, "exp", "policy/1")
+    other = Registered(found.name, found.version, found.dvc_hash, "0" * 64)
+    with pytest.raises(RlhfError, match="not those that were registered"), restored(registry, other):
+        pass
+
+
+def test_only_a_match_of_a_policy_against_the_champion_can_promote(registry: Path) -> None:
+    first, second = (find_version(registry, "exp", f"policy/{number}") for number in (1, 2))
+    refuse_promotion_over(registry, "exp", second, first)
+    with pytest.raises(RlhfError, match="the champion is exp-policy/1"):
+        refuse_promotion_over(registry, "exp", first, second)
+    with pytest.raises(RlhfError, match="only a version of exp-policy"):
+        refuse_promotion_over(registry, "exp", Registered("exp-sft", "1", "", ""), first)
