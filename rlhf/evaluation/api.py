@@ -159,7 +159,7 @@ class ApiJudge:
 
     def judge(self, cases: Sequence[Case]) -> list[Verdict]:
         """Ask for every case once."""
-        questions = [question(case) for case in cases]
+        questions = [question(case, self.asker.endpoint.worked_examples) for case in cases]
         answers = self.asker.ask_all(
             f"evaluate: judge {self.name}", questions, lambda text: parse_reply(text) is not None
         )

@@ -14,7 +14,7 @@ from rlhf.engine.single import TorchEngine
 from rlhf.evaluation.api import ApiJudge
 from rlhf.evaluation.judges import Case, Judge, judge_both_orders, make_judge
 from rlhf.evaluation.opponents import responses_of
-from rlhf.evaluation.responses import Prompt, Response, read_prompts
+from rlhf.evaluation.responses import Prompt, Response, prompt_seed, read_prompts
 from rlhf.evaluation.summary import Answers, Comparison, details, summary
 from rlhf.evaluation.tax import alignment_tax
 from rlhf.settings.schema import Settings
@@ -29,6 +29,7 @@ class Judged:
     answers: Answers
     comparisons: list[Comparison]
     costs: dict[str, Value]
+    seed: int  # the run's
 
 
 def evaluate(settings: Settings, workspace: Workspace) -> None:
@@ -51,7 +52,7 @@ def evaluate(settings: Settings, workspace: Workspace) -> None:
     found = details(judged.comparisons, judged.prompts, judged.answers) | tax_details
     write_json(workspace.details("evaluate"), found)
     seconds: dict[str, Value] = {"seconds": time.monotonic() - began}
-    write_summary(workspace.metrics("evaluate"), judged_summary(judged, settings.seed) | tax | seconds)
+    write_summary(workspace.metrics("evaluate"), judged_summary(judged) | tax | seconds)
 
 
 def compare(settings: Settings, workspace: Workspace, engine: TorchEngine) -> Judged:
@@ -81,12 +82,12 @@ def compare(settings: Settings, workspace: Workspace, engine: TorchEngine) -> Ju
         if isinstance(judge, ApiJudge):
             costs |= {f"{judge.name}_{key}": value for key, value in judge.used().items()}
         del judge  # a model's memory before the next one is loaded
-    return Judged(prompts, answers, comparisons, costs)
+    return Judged(prompts, answers, comparisons, costs, settings.seed)
 
 
-def judged_summary(judged: Judged, seed: int) -> dict[str, Value]:
+def judged_summary(judged: Judged) -> dict[str, Value]:
     """The flat metrics of all comparisons."""
-    return summary(judged.comparisons, judged.prompts, judged.answers, seed) | judged.costs
+    return summary(judged.comparisons, judged.prompts, judged.answers, judged.seed) | judged.costs
 
 
 def make_cases(prompts: Sequence[Prompt], challenger: Sequence[Response], baseline: Sequence[Response]) -> list[Case]:
@@ -99,14 +100,15 @@ def make_cases(prompts: Sequence[Prompt], challenger: Sequence[Response], baseli
 
 def comparison_tables(judged: Judged) -> pd.DataFrame:
     """The tables of all comparisons, one below the other."""
-    tables = [comparison_table(item, judged.prompts, judged.answers) for item in judged.comparisons]
+    tables = [comparison_table(item, judged.prompts, judged.answers, judged.seed) for item in judged.comparisons]
     return pd.concat(tables, ignore_index=True)
 
 
-def comparison_table(comparison: Comparison, prompts: Sequence[Prompt], answers: Answers) -> pd.DataFrame:
+def comparison_table(comparison: Comparison, prompts: Sequence[Prompt], answers: Answers, seed: int) -> pd.DataFrame:
     """One row a prompt; verdicts from the challenger's view, `verdict_second` with the baseline shown first.
 
-    A verdict that the judge did not give is missing (None).
+    A verdict that the judge did not give is missing (None). `seed` is that of the prompt's random stream, the same for
+    both models; responses that came from a file or an endpoint did not use it.
     """
     rows = zip(
         prompts, answers[comparison.challenger], answers[comparison.baseline], comparison.judgements, strict=True
@@ -114,6 +116,7 @@ def comparison_table(comparison: Comparison, prompts: Sequence[Prompt], answers:
     content: list[dict[str, Any]] = [
         {
             "id": prompt.id,
+            "seed": prompt_seed(seed, prompt),
             "kind": prompt.kind,
             "challenger": comparison.challenger,
             "baseline": comparison.baseline,

@@ -36,7 +36,7 @@ def match(settings: Settings, workspace: Workspace, challenger: Path, baseline: 
     judged = compare(settings, workspace, TorchEngine(settings.engine))
     with staged_directory(output) as directory:
         comparison_tables(judged).to_parquet(directory / TABLE, index=False)
-        write_summary(directory / SUMMARY, judged_summary(judged, settings.seed))
+        write_summary(directory / SUMMARY, judged_summary(judged))
 
 
 def main(arguments: list[str]) -> int:

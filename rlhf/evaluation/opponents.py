@@ -28,12 +28,14 @@ def responses_of(
     generation = settings.evaluate.generation
     kind, _, detail = settings.evaluate.opponents.get(name, f"stage:{name}").partition(":")
     if kind == "stage":
-        found = generate_responses(workspace.model(name), prompts, generation, engine, settings.seed)
+        found = generate_responses(
+            model_directory(name, settings, workspace), prompts, generation, engine, settings.seed
+        )
         gc.collect()  # the model's memory before the next one is loaded
         return found
     ours = load_tokenizer(workspace.model("sft"))
     if kind == "path":
-        directory = Path(os.path.expandvars(detail))
+        directory = model_directory(name, settings, workspace)
         own = _in_words_of(load_tokenizer(directory), prompts)
         texts = [
             (each.text, each.finished) for each in generate_responses(directory, own, generation, engine, settings.seed)
@@ -45,6 +47,12 @@ def responses_of(
     else:
         texts = [(text, True) for text in read_responses(Path(os.path.expandvars(detail)), prompts)]
     return [_as_ours(ours, text, finished, generation.max_new_tokens) for text, finished in texts]
+
+
+def model_directory(name: str, settings: Settings, workspace: Workspace) -> Path:
+    """Where the model of a stage, or of an opponent that is a `path:`, lies."""
+    kind, _, detail = settings.evaluate.opponents.get(name, "").partition(":")
+    return Path(os.path.expandvars(detail)) if kind == "path" else workspace.model(name)
 
 
 def _in_words_of(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[Prompt]:

@@ -10,6 +10,7 @@ import torch
 
 from rlhf.common.errors import DataError
 from rlhf.common.progress import Progress
+from rlhf.common.seeds import derive_seed
 from rlhf.data.tables import read_table, table_path
 from rlhf.engine.single import TorchEngine
 from rlhf.models.causal import load_causal_lm, load_tokenizer
@@ -35,6 +36,16 @@ class Response:
     ids: tuple[int, ...]
     text: str
     finished: bool  # False: cut off at the limit
+
+
+def prompt_seed(seed: int, prompt: Prompt) -> int:
+    """The seed of the random stream that a prompt's response is sampled from."""
+    return derive_seed(seed, *stream_of(prompt))
+
+
+def stream_of(prompt: Prompt) -> tuple[str, str]:
+    """The names of that stream."""
+    return "evaluate", prompt.id
 
 
 def read_prompts(workspace: Workspace) -> list[Prompt]:
@@ -88,7 +99,7 @@ def generate_responses(
     answers: dict[int, Response] = {}
     progress = Progress(f"evaluate: responses of {directory.name}", len(prompts))
     for batch in length_batches([len(prompt.ids) for prompt in prompts], settings.batch_size):
-        uniforms = torch.stack([row_uniforms(rule.max_new_tokens, seed, "evaluate", prompts[i].id) for i in batch])
+        uniforms = torch.stack([row_uniforms(rule.max_new_tokens, seed, *stream_of(prompts[i])) for i in batch])
         sampled = sample_responses(model, [prompts[i].ids for i in batch], uniforms, rule)
         for index, ids in zip(batch, sampled, strict=True):
             answers[index] = Response(

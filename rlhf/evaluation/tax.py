@@ -13,6 +13,7 @@ from rlhf.common.errors import SettingsError
 from rlhf.common.metrics import Value
 from rlhf.common.progress import Progress
 from rlhf.engine.single import TorchEngine
+from rlhf.evaluation.opponents import model_directory
 from rlhf.evaluation.plain_text import plain_text_loss
 from rlhf.models.causal import load_causal_lm, load_tokenizer
 from rlhf.settings.schema import Settings
@@ -34,11 +35,13 @@ def alignment_tax(
     assert tax is not None
     flat: dict[str, Value] = {}
     rows: list[dict[str, Any]] = []
+    vocabulary = load_tokenizer(workspace.model("sft")).get_vocab()
     progress = Progress("evaluate: alignment tax", len(tax.models))
     for name in tax.models:
-        directory = workspace.model(name)
-        loss = plain_text_loss(directory, workspace, engine)
-        flat |= {f"plain_text_loss_{name}": loss, f"plain_text_perplexity_{name}": math.exp(loss)}
+        directory = model_directory(name, settings, workspace)
+        if load_tokenizer(directory).get_vocab() == vocabulary:  # another's tokens are not to be compared
+            loss = plain_text_loss(directory, workspace, engine)
+            flat |= {f"plain_text_loss_{name}": loss, f"plain_text_perplexity_{name}": math.exp(loss)}
         found = knowledge(directory, tax.tasks, tax.limit, engine, settings)
         for task, (share, error) in found.items():
             flat[f"knowledge_{task}_{name}"] = share

@@ -8,7 +8,11 @@ from rlhf.settings.section import Count, CountOrZero, Name, NonNegative, Positiv
 
 
 class Generation(Section):
-    """How responses to be judged are sampled (section 6.1)."""
+    """How responses to be judged are sampled (section 6.1).
+
+    The paper also names a length penalty of 1.2. It ranks finished beams, as log p / length^1.2; a sampled response
+    is one beam with nothing to be ranked against, so it has no effect here and no key.
+    """
 
     temperature: Positive = 0.8
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
@@ -33,6 +37,7 @@ class Endpoint(Section):
     concurrency: Count = 8  # questions at once
     retries: CountOrZero = 8  # of a request that failed, with growing pauses; a server's Retry-After is heeded
     asks: Count = 3  # of a judge whose answer can't be read, before it counts as no vote
+    worked_examples: bool = False  # three solved comparisons before each: small models need them to keep to the form
     timeout_seconds: Positive = 60.0
     parameters: dict[str, Any] = Field(default_factory=lambda: {"temperature": 0.0})  # sent with each question
     price: Price | None = None
@@ -41,7 +46,7 @@ class Endpoint(Section):
 class Tax(Section):
     """The alignment tax (fig. 12): what each model knows of a benchmark by likelihood, and its loss on plain text."""
 
-    models: tuple[Name, ...] = ("base", "sft", "policy")
+    models: tuple[Name, ...] = ("base", "sft", "policy")  # and opponents that are a path:
     tasks: tuple[str, ...] = ("starter",)  # starter: questions that ship with us; others are tasks of lm-eval
     limit: Count | None = None  # questions of a task
 
@@ -69,8 +74,11 @@ class Evaluate(Section):
         unknown = sorted({name for pair in self.comparisons for name in pair} - known)
         if unknown or not self.comparisons:
             raise ValueError(f"comparisons: {unknown or 'empty'}; a comparison is a pair of {sorted(known)}")
-        if self.tax is not None and (unknown := sorted(set(self.tax.models) - {"base", "sft", "policy"})):
-            raise ValueError(f"tax.models: {unknown}; there are base, sft and policy")
+        local = {"base", "sft", "policy", *(name for name, at in self.opponents.items() if at.startswith("path:"))}
+        if self.tax is not None and (unknown := sorted(set(self.tax.models) - local)):
+            raise ValueError(
+                f"tax.models: {unknown}; likelihoods need a model at hand, of which there are {sorted(local)}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -55,6 +55,14 @@ def test_a_question_shows_both_answers_and_no_name_of_a_model() -> None:
     assert fenced(question(case(1, "one", "two").swapped()))["ANSWER A"] == "two"
 
 
+def test_worked_examples_show_each_verdict_once_in_the_form_asked_for() -> None:
+    plain, shown = question(case(1, "one", "two")), question(case(1, "one", "two"), worked_examples=True)
+    assert [shown[0], shown[-1]] == plain
+    assert [message["role"] for message in shown[1:-1]] == ["user", "assistant"] * 3
+    verdicts = [parse_reply(message["content"]) for message in shown if message["role"] == "assistant"]
+    assert sorted(map(str, verdicts)) == ["first", "second", "tie"]
+
+
 def test_a_text_cannot_close_its_own_fence() -> None:
     """The code is a hash of what it encloses: to hold it, a text would have to hold a hash of itself."""
     first = question(case(1, "one", "two"))

@@ -7,6 +7,7 @@ import pytest
 
 from rlhf.common.errors import DataError, ModelError
 from rlhf.common.files import read_json
+from rlhf.common.seeds import derive_seed
 from rlhf.engine.single import TorchEngine
 from rlhf.evaluation.evaluate import evaluate
 from rlhf.evaluation.gold import GoldJudge
@@ -37,6 +38,7 @@ def test_every_prompt_is_compared_once_by_each_pair(evaluated: Workspace) -> Non
     assert set(table["id"]) == {f"p{n}" for n in range(10)}  # the train split stays out
     assert (table["verdict_first"] == table["verdict_second"]).all()
     assert (table["verdict"] == table["verdict_first"]).all()
+    assert table["seed"].tolist() == [derive_seed(1, "evaluate", name) for name in table["id"]]
     assert json.loads(table["messages"][0])[-1]["content"] == table["prompt"][0]
 
 

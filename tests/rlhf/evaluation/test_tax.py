@@ -19,7 +19,8 @@ QUESTIONS = Path(__file__).parents[3] / "rlhf" / "evaluation" / "knowledge.jsonl
 @pytest.fixture(scope="session")
 def taxed(settings: Settings) -> Settings:
     content = settings.model_dump(mode="json", by_alias=True)
-    content["evaluate"]["tax"] = {"models": ["sft", "policy"], "tasks": ["starter"], "limit": 20}
+    content["evaluate"]["tax"] = {"models": ["sft", "policy", "other"], "tasks": ["starter"], "limit": 20}
+    content["evaluate"]["opponents"] = {"other": "path:$OTHER_MODEL"}
     return settings_from(content)
 
 
@@ -43,8 +44,9 @@ def test_the_answer_that_is_likeliest_per_character_counts(trained: Path, settin
     assert found == {"starter": pytest.approx((share, (share * (1 - share) / 20) ** 0.5))}
 
 
-def test_the_tax_of_each_model(trained: Path, taxed: Settings) -> None:
+def test_the_tax_of_each_model(trained: Path, taxed: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     workspace = Workspace(trained)
+    monkeypatch.setenv("OTHER_MODEL", str(workspace.model("sft")))
     rows = [{"id": str(n), "split": "validation", "input_ids": [5, 6, 7 + n]} for n in range(3)]
     pd.DataFrame(rows).assign(kind="plain", source="made", opening="", text="").to_parquet(
         workspace.prepared / "pretrain.parquet"
@@ -53,7 +55,17 @@ def test_the_tax_of_each_model(trained: Path, taxed: Settings) -> None:
     for name in ("sft", "policy"):
         assert {f"plain_text_loss_{name}", f"plain_text_perplexity_{name}", f"knowledge_starter_{name}"} <= flat.keys()
     assert flat["plain_text_loss_sft"] != flat["plain_text_loss_policy"]
-    assert [row["model"] for row in details["tax"]] == ["sft", "policy"]
+    assert [row["model"] for row in details["tax"]] == ["sft", "policy", "other"]
+    assert flat["plain_text_loss_other"] == flat["plain_text_loss_sft"]
+    assert flat["knowledge_starter_other"] == flat["knowledge_starter_sft"]
+
+
+def test_a_model_that_is_not_at_hand_has_no_likelihoods(settings: Settings) -> None:
+    content = settings.model_dump(mode="json", by_alias=True)
+    content["evaluate"]["tax"] = {"models": ["sft", "theirs"], "tasks": ["starter"], "limit": 20}
+    content["evaluate"]["opponents"] = {"theirs": "file:answers.jsonl"}
+    with pytest.raises(SettingsError, match=r"tax\.models: \['theirs'\]"):
+        settings_from(content)
 
 
 def test_an_unknown_task_is_named(trained: Path, settings: Settings) -> None:
