@@ -17,7 +17,6 @@ from prefect.exceptions import PrefectException
 
 from rlhf.common.errors import RlhfError
 from rlhf.common.files import read_json, tree_sha256
-from rlhf.evaluation.match import SUMMARY, TABLE
 from rlhf.settings import Settings, load_settings
 from rlhf.workspace import Workspace
 from tasks import tracking
@@ -112,9 +111,9 @@ def play(run: StageRun, challenger: Registered, baseline: Registered) -> dict[st
         restored(run.root, baseline) as second,
         tempfile.TemporaryDirectory() as place,
     ):
-        output = Path(place) / "match"
+        output = Workspace(Path(place) / "match")
         code, last_lines = run_process(
-            match_command(first, second, output),
+            match_command(first, second, output.root),
             log=log,
             say=logger.info,
             environment=worker_environment("evaluate", settings),
@@ -122,8 +121,8 @@ def play(run: StageRun, challenger: Registered, baseline: Registered) -> dict[st
         )
         if code:
             raise StageFailed("compare", code, log, last_lines)
-        figures: dict[str, Any] = read_json(output / SUMMARY)
-        table = pd.read_parquet(output / TABLE)
+        figures: dict[str, Any] = read_json(output.metrics("evaluate"))
+        table = pd.read_parquet(output.comparisons)
     with tracking.tolerated("the comparison", logger.warning):
         client = client_of(run.root)
         tracking.log_metrics(client, run.run_id, tracking.metrics_of(figures, 0, prefix="match."))

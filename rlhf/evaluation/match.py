@@ -1,6 +1,6 @@
 """`python -m rlhf.evaluation.match CHALLENGER BASELINE OUTPUT`: two model directories, the workspace's prompts and judge.
 
-Writes OUTPUT/comparisons.parquet and OUTPUT/match.json; nothing of the workspace's own changes.
+OUTPUT is laid out as a workspace and gets what `evaluate` writes: the comparisons and the summary. Nothing else changes.
 """
 
 import sys
@@ -14,8 +14,6 @@ from rlhf.engine.single import TorchEngine
 from rlhf.evaluation.evaluate import compare, comparison_tables, judged_summary
 from rlhf.settings import Settings, load_settings
 from rlhf.workspace import Workspace
-
-TABLE, SUMMARY = "comparisons.parquet", "match.json"
 
 
 def match_settings(settings: Settings, challenger: Path, baseline: Path) -> Settings:
@@ -35,8 +33,10 @@ def match(settings: Settings, workspace: Workspace, challenger: Path, baseline: 
     settings = match_settings(settings, challenger, baseline)
     judged = compare(settings, workspace, TorchEngine(settings.engine))
     with staged_directory(output) as directory:
-        comparison_tables(judged).to_parquet(directory / TABLE, index=False)
-        write_summary(directory / SUMMARY, judged_summary(judged))
+        written = Workspace(directory)
+        written.comparisons.parent.mkdir(parents=True)
+        comparison_tables(judged).to_parquet(written.comparisons, index=False)
+        write_summary(written.metrics("evaluate"), judged_summary(judged))
 
 
 def main(arguments: list[str]) -> int:
