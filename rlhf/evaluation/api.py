@@ -165,7 +165,7 @@ class ApiJudge:
         )
         return [Verdict(parse_reply(answer)) for answer in answers]
 
-    def used(self) -> dict[str, float | int | None]:
+    def facts(self) -> dict[str, float | int | None]:
         """What this run asked for, took from earlier ones, and paid."""
         asker = self.asker
         return {

@@ -11,7 +11,6 @@ import pandas as pd
 from rlhf.common.files import staged_directory, write_json
 from rlhf.common.metrics import Value, write_summary
 from rlhf.engine.single import TorchEngine
-from rlhf.evaluation.api import ApiJudge
 from rlhf.evaluation.judges import Case, Judge, judge_both_orders, make_judge
 from rlhf.evaluation.opponents import responses_of
 from rlhf.evaluation.responses import Prompt, Response, prompt_seed, read_prompts
@@ -23,12 +22,12 @@ from rlhf.workspace import Workspace
 
 @dataclass(frozen=True)
 class Judged:
-    """What the judges of the settings said of every pair of models, and what it cost."""
+    """What the judges of the settings said of every pair of models, and what there is to tell of them."""
 
     prompts: list[Prompt]
     answers: Answers
     comparisons: list[Comparison]
-    costs: dict[str, Value]
+    facts: dict[str, Value]
     seed: int  # the run's
 
 
@@ -61,7 +60,7 @@ def compare(settings: Settings, workspace: Workspace, engine: TorchEngine) -> Ju
     Models are in memory one at a time.
     """
     section = settings.evaluate
-    costs: dict[str, Value] = {}
+    facts: dict[str, Value] = {}
 
     # 1. every model that takes part answers every held-out prompt
     began = time.monotonic()
@@ -70,7 +69,7 @@ def compare(settings: Settings, workspace: Workspace, engine: TorchEngine) -> Ju
     for name in dict.fromkeys(name for pair in section.comparisons for name in pair):
         answers[name] = responses_of(name, settings, workspace, prompts, engine)
     tokens = sum(len(response.ids) for responses in answers.values() for response in responses)
-    costs["generation_tokens_per_second"] = tokens / max(time.monotonic() - began, 1e-9)
+    facts["generation_tokens_per_second"] = tokens / max(time.monotonic() - began, 1e-9)
 
     # 2. each judge compares each pair in both orders
     comparisons: list[Comparison] = []
@@ -79,15 +78,14 @@ def compare(settings: Settings, workspace: Workspace, engine: TorchEngine) -> Ju
         for challenger, baseline in section.comparisons:
             cases = make_cases(prompts, answers[challenger], answers[baseline])
             comparisons.append(Comparison(challenger, baseline, judge.name, judge_both_orders(judge, cases)))
-        if isinstance(judge, ApiJudge):
-            costs |= {f"{judge.name}_{key}": value for key, value in judge.used().items()}
+        facts |= {f"{judge.name}_{key}": value for key, value in judge.facts().items()}
         del judge  # a model's memory before the next one is loaded
-    return Judged(prompts, answers, comparisons, costs, settings.seed)
+    return Judged(prompts, answers, comparisons, facts, settings.seed)
 
 
 def judged_summary(judged: Judged) -> dict[str, Value]:
     """The flat metrics of all comparisons."""
-    return summary(judged.comparisons, judged.prompts, judged.answers, judged.seed) | judged.costs
+    return summary(judged.comparisons, judged.prompts, judged.answers, judged.seed) | judged.facts
 
 
 def make_cases(prompts: Sequence[Prompt], challenger: Sequence[Response], baseline: Sequence[Response]) -> list[Case]:

@@ -61,6 +61,10 @@ class GoldJudge:
         )
         return [self._verdict(case) for case in cases]
 
+    def facts(self) -> dict[str, float | int | None]:
+        """Nothing: how good it is stands in the metrics of the stage that trained it."""
+        return {}
+
     def _verdict(self, case: Case) -> Verdict:
         first = self._scores[case.prompt_ids, case.ids_first]
         second = self._scores[case.prompt_ids, case.ids_second]

@@ -64,6 +64,10 @@ class Judge(Protocol):
         """One verdict a case, in the cases' order."""
         ...
 
+    def facts(self) -> Mapping[str, float | int | None]:
+        """What is to be told of the judge itself: what it cost, who voted; empty where there is nothing."""
+        ...
+
 
 @dataclass(frozen=True)
 class Judgement:

@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rlhf.common.errors import DataError
+from rlhf.evaluation.agreement import fleiss_kappa
 from rlhf.evaluation.judges import Case, Preference, Verdict
 
 _OTHER: Mapping[Preference, Preference] = {"first": "second", "second": "first", "tie": "tie"}
@@ -74,6 +75,19 @@ class PeopleJudge:
     def judge(self, cases: Sequence[Case]) -> list[Verdict]:
         """Look every case up; people saw the sides at random, so that both orders say the same."""
         return [Verdict(majority(self._preferences(case))) for case in cases]
+
+    def facts(self) -> dict[str, float | int | None]:
+        """How many voted how often, and Fleiss' kappa over the pairs with several votes."""
+        votes = [vote for pair in self._votes.values() for vote in pair]
+        alike = [
+            [vote.preferred if vote.first == pair[0].first else _OTHER[vote.preferred] for vote in pair]
+            for pair in self._votes.values()
+        ]
+        return {
+            "votes": len(votes),
+            "annotators": len({vote.annotator for vote in votes}),
+            "kappa": fleiss_kappa(alike),
+        }
 
     def _preferences(self, case: Case) -> list[Preference]:
         first = text_key(case.response_first)

@@ -31,6 +31,10 @@ class RuleJudge:
         """The response with more points, or a tie within MARGIN."""
         return [self._verdict(case) for case in cases]
 
+    def facts(self) -> dict[str, float | int | None]:
+        """Nothing: it costs nothing and has no opinion of its own."""
+        return {}
+
     def _verdict(self, case: Case) -> Verdict:
         asked = case.messages[-1]["content"]
         first, second = (points(case.kind, asked, text) for text in (case.response_first, case.response_second))

@@ -63,6 +63,14 @@ def comparison_views(settings: Settings, summary: Row) -> list[ComparisonView]:
     return views
 
 
+def judge_rows(settings: Settings, summary: Row) -> list[Row]:
+    """What judges told of themselves: what endpoints cost, who voted; judges without anything to tell are left out."""
+    keys = ("answers_asked", "answers_kept", "tokens_in", "tokens_out", "price", "votes", "annotators", "kappa")
+    names = [judge_name(address) for address in settings.evaluate.judges]
+    rows = [{"judge": name} | {key: summary.get(f"{name}_{key}") for key in keys} for name in names]
+    return [row for row in rows if any(row[key] is not None for key in keys)]
+
+
 def _bar(label: str, values: Row) -> Bar:
     shares = [float(values[key] or 0.0) for key in ("win", "tie", "lose")]
     interval = (values["win_rate"], values["win_rate_low"], values["win_rate_high"])

@@ -8,7 +8,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from rlhf.report.comparisons import comparison_views, model_rows
+from rlhf.report.comparisons import comparison_views, judge_rows, model_rows
 from rlhf.report.dialogues import choose_dialogues
 from rlhf.report.figures import evenly
 from rlhf.report.inputs import Inputs, Row, read_messages
@@ -39,6 +39,7 @@ def render(settings: Settings, inputs: Inputs, commit: str | None) -> str:
             comparisons=[view for view in judged if view.judge == judged[0].judge],
             judged=judged,
             agreement=inputs.details["evaluate"].get("agreement", []),
+            judge_rows=judge_rows(settings, evaluated),
             models=model_rows(judged, evaluated),
             tax_panels=tax_panels(inputs),
             data=data_view(inputs.summaries["prepare"], inputs.details["prepare"]),

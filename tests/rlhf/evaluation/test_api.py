@@ -79,7 +79,7 @@ def test_verdicts_cost_and_a_second_run_that_asks_for_nothing(tmp_path: Path, ke
     with scripted(script) as url:
         judge, found = judge_all(url, tmp_path, items)
         assert [item.outcome for item in found] == expected(items)
-        used = judge.used()
+        used = judge.facts()
         questions = len(script.answered)  # equal cases in both orders are one question
         assert used == {
             "answers_asked": script.requests,
@@ -89,7 +89,7 @@ def test_verdicts_cost_and_a_second_run_that_asks_for_nothing(tmp_path: Path, ke
             "price": pytest.approx(script.requests * (100 * 2 + 10 * 8) / 1e6),
         }
         again, same = judge_all(url, tmp_path, items)
-        assert same == found and again.used()["answers_kept"] == 40 and len(script.answered) == questions
+        assert same == found and again.facts()["answers_kept"] == 40 and len(script.answered) == questions
         judge_all(url, tmp_path, items, model="another")
         assert script.requests > questions  # another model's answers are its own
     assert script.keys == {f"Bearer {key}"}

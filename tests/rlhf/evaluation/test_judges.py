@@ -29,6 +29,9 @@ class LongerJudge:
             )
         return verdicts
 
+    def facts(self) -> dict[str, float | int | None]:
+        return {}
+
 
 class FirstJudge:
     """Position bias in person: what comes first is better."""
@@ -37,6 +40,9 @@ class FirstJudge:
 
     def judge(self, cases: Sequence[Case]) -> list[Verdict]:
         return [Verdict("first") for _ in cases]
+
+    def facts(self) -> dict[str, float | int | None]:
+        return {}
 
 
 class LazyJudge(FirstJudge):

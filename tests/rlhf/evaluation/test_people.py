@@ -45,6 +45,17 @@ def test_votes_are_found_whichever_response_came_first(tmp_path: Path) -> None:
     assert (ab.outcome, ba.outcome, unseen.outcome) == ("win", "lose", None)
 
 
+def test_it_tells_who_voted_and_how_far_they_agree(tmp_path: Path) -> None:
+    """Two raters on two pairs, alike on one: observed 1/2; shares of (first of the pair, other) 3/4 and 1/4."""
+    path = tmp_path / "votes.jsonl"
+    lines = [vote("a", "b", "first", "x"), vote("b", "a", "second", "y")]
+    lines += [vote("a", "c", "first", "x"), vote("a", "c", "second", "y")]
+    path.write_text("\n".join(lines))
+    expected = 0.75**2 + 0.25**2
+    kappa = pytest.approx((0.5 - expected) / (1 - expected))
+    assert PeopleJudge(path).facts() == {"votes": 4, "annotators": 2, "kappa": kappa}
+
+
 def test_a_broken_line_is_named(tmp_path: Path) -> None:
     path = tmp_path / "votes.jsonl"
     path.write_text(vote("a", "b", "first", "x") + "\n" + vote("a", "b", "best", "x"))

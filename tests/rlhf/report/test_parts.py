@@ -1,10 +1,13 @@
 import numpy as np
 import pytest
+import yaml
 
+from rlhf.report.comparisons import judge_rows
 from rlhf.report.dialogues import choose_dialogues
 from rlhf.report.figures import Curve, Lines, calibration, evenly, histogram, lines, ridgelines, running_mean
 from rlhf.report.page import duration, number, percent, signed
 from rlhf.report.rows import data_view
+from rlhf.settings import preset_text, settings_from
 
 
 def comparison(index: int, gain: float, verdict: str, pair: tuple[str, str] = ("policy", "sft")) -> dict[str, object]:
@@ -51,6 +54,18 @@ def test_a_judge_without_scores_is_shown_too() -> None:
 def test_the_first_judge_chooses_the_dialogues() -> None:
     others = [row | {"judge": "rules", "verdict": "tie"} for row in ROWS]
     assert choose_dialogues([*ROWS, *others], 6, seed=1) == choose_dialogues(ROWS, 6, seed=1)
+
+
+def test_judges_that_have_something_to_tell_of_themselves_do() -> None:
+    content = yaml.safe_load(preset_text("tiny"))
+    endpoint = {"base_url": "http://127.0.0.1:1/v1", "model": "m"}
+    content["evaluate"] |= {"judges": ["gold", "api:chat", "people:votes.jsonl"], "endpoints": {"chat": endpoint}}
+    summary = {"chat_answers_asked": 9, "chat_price": 0.5, "people_votes": 4, "people_kappa": -0.1}
+    rows = judge_rows(settings_from(content), summary)
+    assert [(row["judge"], row["answers_asked"], row["price"], row["votes"], row["kappa"]) for row in rows] == [
+        ("chat", 9, 0.5, None, None),
+        ("people", None, None, 4, -0.1),
+    ]
 
 
 def test_running_mean_by_hand() -> None:
