@@ -14,7 +14,7 @@ from rlhf.settings import load_settings
 from rlhf.workspace import Workspace
 from tasks.matches import SHARES, decide, play, refuse_promotion_over, settle
 from tasks.steps import check_inputs, kept_open, open_run
-from tasks.versions import CHAMPION, by_alias, find_version
+from tasks.versions import find_version
 
 _PLAYERS = ("models/base", "models/sft", "models/policy")  # what evaluate reads and a match does not
 
@@ -25,16 +25,15 @@ def compare(challenger: str, baseline: str, promote: bool = False) -> None:
     root = Path()
     experiment = load_settings(Workspace(root).params).experiment
     first, second = (find_version(root, experiment, reference) for reference in (challenger, baseline))
-    if promote:
-        refuse_promotion_over(root, experiment, first, second)
+    champion = refuse_promotion_over(root, experiment, first, second) if promote else None
     settings, lineage = check_inputs("evaluate", root)
     read = {path: value for path, value in lineage.dependencies.items() if path not in _PLAYERS}
     read |= {"challenger": first.dvc_hash, "baseline": second.dvc_hash}
     with kept_open(open_run("compare", root, settings, replace(lineage, dependencies=read))) as run:
         figures = play(run, first, second)
-        decision = decide(figures, str(second), settings.evaluate.promote_above)
+        decision = decide(figures, str(second), settings.evaluate.promotion)
         if promote:
-            settle(run, first, by_alias(root, experiment, "policy", CHAMPION), decision)
+            settle(run, first, champion, decision)
     for line in told(figures):
         print(line)
     print(f"{first}: {decision.reason}")
@@ -43,8 +42,8 @@ def compare(challenger: str, baseline: str, promote: bool = False) -> None:
 def told(figures: Mapping[str, Any]) -> list[str]:
     """A line for all prompts and one for each kind that there is."""
     lines = []
-    for kind in ("", "_helpful", "_harmless"):
-        win, tie, lose, rate, low, high = (figures[f"{key}{kind}"] for key in SHARES)
+    for kind in ("", "_helpful", "_harmless", "_other"):
+        win, tie, lose, rate, low, high = (figures.get(f"{key}{kind}") for key in SHARES)
         if rate is not None:
             shares = f"win {win:.1%}, tie {tie:.1%}, lose {lose:.1%}"
             lines.append(f"{kind.strip('_') or 'all':9} {shares}; win rate {rate:.3f} [{low:.3f}, {high:.3f}]")
@@ -57,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         "challenger", help="champion, challenger, NAME@ALIAS, NAME/VERSION or NAME: sft, policy/2, other-policy"
     )
     parser.add_argument("baseline", help="the same")
-    parser.add_argument("--promote", action="store_true", help="make it champion if evaluate.promote_above allows")
+    parser.add_argument("--promote", action="store_true", help="make it champion if evaluate.promotion allows")
     return parser
 
 

@@ -256,9 +256,7 @@ def compare(
         str, typer.Argument(help="champion, challenger, NAME@ALIAS, NAME/VERSION, or NAME: its newest.")
     ],
     baseline: Annotated[str, typer.Argument(help="The same.")],
-    promote: Annotated[
-        bool, typer.Option("--promote", help="Make it champion if evaluate.promote_above allows.")
-    ] = False,
+    promote: Annotated[bool, typer.Option("--promote", help="Make it champion if evaluate.promotion allows.")] = False,
 ) -> None:
     """Compare two models of MLflow's registry on the held-out prompts, by the first of evaluate.judges.
 
@@ -298,7 +296,7 @@ def annotate(
     if export is not None:
         typer.echo(f"{export}: {store.export(export)} votes")
         return
-    store.add(pairs_of(workspace.comparisons, challenger, baseline))
+    store.serve(pairs_of(workspace.comparisons, challenger, baseline))
     serve(store, host, port, typer.echo)
 
 

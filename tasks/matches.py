@@ -18,6 +18,7 @@ from prefect.exceptions import PrefectException
 from rlhf.common.errors import RlhfError
 from rlhf.common.files import read_json, tree_sha256
 from rlhf.settings import Settings, load_settings
+from rlhf.settings.evaluation import Promotion
 from rlhf.workspace import Workspace
 from tasks import tracking
 from tasks.errors import StageFailed
@@ -38,18 +39,20 @@ class Decision:
     reason: str
 
 
-def decide(figures: Mapping[str, Any], over: str, bar: float | None) -> Decision:
-    """Promote when the 95 % interval of the win rate over `over` lies above `bar` (`evaluate.promote_above`)."""
+def decide(figures: Mapping[str, Any], over: str, rule: Promotion | None) -> Decision:
+    """Promote when enough was judged and the 95 % interval of the win rate over `over` lies above `evaluate.promotion.above`."""
+    count = figures["prompts"] - figures["unjudged"]
+    of = f"by {figures['judge']}, {count} of {figures['prompts']} prompts judged"
+    if count == 0:
+        return Decision(False, f"no verdict against {over} {of}")
     rate, low, high = (figures[key] for key in ("win_rate", "win_rate_low", "win_rate_high"))
-    if rate is None:
-        return Decision(False, f"the judge gave no verdict on any answer against {over}")
-    found = (
-        f"win rate {rate:.3f} [{low:.3f}, {high:.3f}] over {over} by {figures['judge']}, {figures['prompts']} prompts"
-    )
-    if bar is None:
-        return Decision(False, f"{found}; evaluate.promote_above is null")
-    above = low > bar
-    return Decision(above, f"{found}: its interval {'lies' if above else 'does not lie'} above {bar:g}")
+    found = f"win rate {rate:.3f} [{low:.3f}, {high:.3f}] over {over} {of}"
+    if rule is None:
+        return Decision(False, f"{found}; evaluate.promotion is null")
+    if count < rule.verdicts or 2 * count < figures["prompts"]:
+        return Decision(False, f"{found}: a promotion needs {rule.verdicts} verdicts, and half of the prompts judged")
+    above = low > rule.above
+    return Decision(above, f"{found}: its interval {'lies' if above else 'does not lie'} above {rule.above:g}")
 
 
 def headline_of_policy(settings: Settings, metrics: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
@@ -57,7 +60,7 @@ def headline_of_policy(settings: Settings, metrics: Mapping[str, Any]) -> tuple[
     for place, (challenger, baseline) in enumerate(settings.evaluate.comparisons):
         if challenger == "policy":
             prefix = f"policy_vs_{baseline}_" if place else ""
-            found = {key: metrics[f"{prefix}{key}"] for key in SHARES}
+            found = {key: metrics[f"{prefix}{key}"] for key in (*SHARES, "unjudged")}
             return baseline, found | {key: metrics[key] for key in ("judge", "prompts")}
     return None
 
@@ -76,28 +79,29 @@ def promote_policy(run: StageRun) -> None:
             return
         client_of(run.root).set_registered_model_alias(policy.name, CHALLENGER, policy.version)
         champion = by_alias(run.root, run.experiment, "policy", CHAMPION)
+        if champion == policy:
+            set_tags(client_of(run.root), run.run_id, {"promotion": "it is the champion already"})
+            return
         settle(run, policy, champion, _against(run, policy, champion))
 
 
 def _against(run: StageRun, policy: Registered, champion: Registered | None) -> Decision:
     settings = load_settings(Workspace(run.root).params)
-    bar = settings.evaluate.promote_above
+    rule = settings.evaluate.promotion
     if champion is None:
         headline = headline_of_policy(settings, read_json(Workspace(run.root).metrics("evaluate")))
         if headline is None:
             return Decision(False, "no champion yet, and evaluate.comparisons compares policy with no model")
         baseline, figures = headline
-        first = decide(figures, baseline, bar)
+        first = decide(figures, baseline, rule)
         return Decision(first.promoted, f"no champion yet; {first.reason}")
-    if champion.tree_sha256 == policy.tree_sha256:
-        return Decision(False, "it is the champion already")
-    if bar is None:
-        return Decision(False, "evaluate.promote_above is null: `rlhf compare challenger champion --promote` decides")
+    if rule is None:
+        return Decision(False, "evaluate.promotion is null")
     try:
         figures = play(run, policy, champion)
     except RlhfError as error:
         return Decision(False, f"it could not be compared with the champion, {champion}: {error}")
-    return decide(figures, str(champion), bar)
+    return decide(figures, str(champion), rule)
 
 
 @task(task_run_name="compare {challenger} with {baseline}", cache_policy=NO_CACHE)
@@ -135,8 +139,14 @@ def play(run: StageRun, challenger: Registered, baseline: Registered) -> dict[st
 
 
 def settle(run: StageRun, challenger: Registered, champion: Registered | None, decision: Decision) -> None:
-    """Move the alias `champion` if that was decided, and write the reason on the run and on both versions."""
+    """Move the alias `champion` if that was decided, and write the reason on the run and on both versions.
+
+    `champion` is the one that was played against; if another has taken its place meanwhile, nothing is promoted.
+    """
     client = client_of(run.root)
+    present = by_alias(run.root, run.experiment, "policy", CHAMPION)
+    if decision.promoted and present != champion:
+        decision = Decision(False, f"{decision.reason}, but meanwhile {present} became champion: compare with that one")
     verdict = "promoted to champion" if decision.promoted else "not promoted"
     tags = {"promotion": verdict, "promotion.reason": decision.reason, "promotion.run": run.run_id}
     tags["promotion.time"] = time.strftime("%Y-%m-%d %H:%M:%S %z")
@@ -150,11 +160,22 @@ def settle(run: StageRun, challenger: Registered, champion: Registered | None, d
     get_run_logger().info("%s: %s; %s", challenger, verdict, decision.reason)
 
 
-def refuse_promotion_over(root: Path, experiment: str, challenger: Registered, baseline: Registered) -> None:
-    """Raise RlhfError unless winning this match would make a champion: only a policy, and only over the present one."""
+def refuse_promotion_over(
+    root: Path, experiment: str, challenger: Registered, baseline: Registered
+) -> Registered | None:
+    """Give the champion that a match would be against, None where there is none yet.
+
+    Raises RlhfError unless winning would make a champion: a policy that is not it yet, over the present one, or over the
+    SFT model where there is none.
+    """
     name = registered_name(experiment, "policy")
     champion = by_alias(root, experiment, "policy", CHAMPION)
-    if challenger.name != name:
-        raise RlhfError(f"{challenger}: only a version of {name} can become champion")
+    if challenger.name != name or challenger == champion:
+        raise RlhfError(f"{challenger}: only a version of {name} that is not champion yet can become it")
+    if champion is None and baseline.name != registered_name(experiment, "sft"):
+        raise RlhfError(
+            f"{baseline}: there is no champion yet; the first has to beat {registered_name(experiment, 'sft')}"
+        )
     if champion is not None and champion != baseline:
         raise RlhfError(f"{baseline}: the champion is {champion}; a promotion needs a match against it")
+    return champion

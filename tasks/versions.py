@@ -14,10 +14,12 @@ from mlflow.exceptions import MlflowException
 
 from rlhf.common.errors import RlhfError
 from rlhf.common.files import tree_sha256
+from tasks.errors import TrackingError
 from tasks.registry import registered_name
-from tasks.tracking import client_of
+from tasks.tracking import client_of, shown, tracking_uri
 
 CHALLENGER, CHAMPION = "challenger", "champion"
+_NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 _POINTER = "model.dvc"
 
 
@@ -39,7 +41,7 @@ def by_alias(root: Path, experiment: str, model: str, alias: str) -> Registered 
     try:
         return _registered(client_of(root).get_model_version_by_alias(registered_name(experiment, model), alias))
     except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        if error.error_code in _NOT_THERE:
             return None
         raise
 
@@ -69,7 +71,9 @@ def find_version(root: Path, experiment: str, reference: str) -> Registered:
             if number:
                 return _registered(client.get_model_version(full, number))
             versions = client.search_model_versions(f"name = '{full}'")
-        except MlflowException:
+        except MlflowException as error:
+            if error.error_code not in _NOT_THERE:
+                raise TrackingError(f"MLflow at {shown(tracking_uri(root))} cannot be used: {error}") from None
             continue
         if versions:
             return _registered(max(versions, key=lambda version: int(version.version)))

@@ -3,6 +3,7 @@
 import json
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS pairs (
     key TEXT PRIMARY KEY, kind TEXT NOT NULL, messages TEXT NOT NULL, first TEXT NOT NULL, second TEXT NOT NULL
 );
+CREATE TABLE IF NOT EXISTS seed (value INTEGER PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS votes (
     number INTEGER PRIMARY KEY, pair TEXT NOT NULL REFERENCES pairs, annotator TEXT NOT NULL, choice TEXT NOT NULL,
     left_side TEXT NOT NULL, seconds REAL NOT NULL, at TEXT NOT NULL, UNIQUE (pair, annotator)
@@ -77,18 +79,25 @@ def pairs_of(comparisons: Path, challenger: str, baseline: str) -> list[Pair]:
 
 
 class Store:
-    """One annotation: its pairs are fixed when first served, votes come and may be taken back."""
+    """The votes of a workspace; those of pairs that are served no more (of older models, other comparisons) stay in it.
+
+    The seed of its first use stays with it: a page that is open while the server restarts must mean the same sides.
+    """
 
     def __init__(self, path: Path, seed: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._seed, self._lock = seed, threading.Lock()
+        self._lock = threading.Lock()
+        self._served: frozenset[str] | None = None  # all
         self._base = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
         self._base.execute("PRAGMA journal_mode = WAL")
         self._base.execute("PRAGMA synchronous = FULL")  # a vote survives a power cut
         self._base.executescript(_SCHEMA)
+        self._base.execute("INSERT INTO seed SELECT ? WHERE NOT EXISTS (SELECT * FROM seed)", [seed])
+        self._seed = int(self._base.execute("SELECT value FROM seed").fetchone()[0])
 
-    def add(self, pairs: Sequence[Pair]) -> None:
-        """Take pairs in; those that are known stay as they are."""
+    def serve(self, pairs: Sequence[Pair]) -> None:
+        """Take pairs in and show these from now on, no others; votes that they have already count."""
+        self._served = frozenset(pair.key for pair in pairs)
         rows = [(p.key, p.kind, json.dumps(p.messages, ensure_ascii=False), p.first, p.second) for p in pairs]
         with self._lock:
             self._base.executemany("INSERT OR IGNORE INTO pairs VALUES (?, ?, ?, ?, ?)", rows)
@@ -96,14 +105,20 @@ class Store:
     def next(self, annotator: str) -> Shown | None:
         """The annotator's next pair, in an order and on sides of its own; skipped ones come last; None: all are done."""
         with self._lock:
-            done = dict(
-                self._base.execute("SELECT pair, choice FROM votes WHERE annotator = ?", [annotator]).fetchall()
-            )
-            keys = [key for (key,) in self._base.execute("SELECT key FROM pairs ORDER BY key")]
-        left = [key for key in keys if key not in done] or [key for key in keys if done.get(key) == "skip"]
-        if not left:
-            return None
-        return self.show(min(left, key=lambda key: derive_seed(self._seed, "order", annotator, key)), annotator)
+            votes = self._base.execute(
+                "SELECT pair, choice FROM votes WHERE annotator = ? ORDER BY number", [annotator]
+            ).fetchall()
+            keys = [key for (key,) in self._base.execute("SELECT key FROM pairs") if self._is_served(key)]
+        seen = {key for key, _ in votes}
+        new = sorted(
+            (key for key in keys if key not in seen), key=lambda key: derive_seed(self._seed, "order", annotator, key)
+        )
+        skipped = [key for key, choice in votes if choice == "skip" and self._is_served(key)]  # the longest ago first
+        left = new or skipped
+        return self.show(left[0], annotator) if left else None
+
+    def _is_served(self, key: str) -> bool:
+        return self._served is None or key in self._served
 
     def show(self, key: str, annotator: str) -> Shown:
         """A pair as this annotator sees it, always on the same sides; raises KeyError for an unknown one."""
@@ -136,26 +151,25 @@ class Store:
         return str(row[1])
 
     def progress(self, annotator: str) -> tuple[int, int]:
-        """(pairs with a vote of this annotator, all pairs)."""
+        """(served pairs with a vote of this annotator, all served pairs)."""
+        done = sum(vote.annotator == annotator for vote in self._votes_served())
         with self._lock:
-            done = self._base.execute(
-                "SELECT count(*) FROM votes WHERE annotator = ? AND choice != 'skip'", [annotator]
-            ).fetchone()[0]
-            return int(done), int(self._base.execute("SELECT count(*) FROM pairs").fetchone()[0])
+            keys = [key for (key,) in self._base.execute("SELECT key FROM pairs")]
+        return done, sum(map(self._is_served, keys))
 
-    def counts(self) -> list[tuple[str, int, int]]:
-        """(annotator, votes, skipped)."""
-        with self._lock:
-            return self._base.execute(
-                "SELECT annotator, sum(choice != 'skip'), sum(choice = 'skip') FROM votes GROUP BY annotator ORDER BY annotator"
-            ).fetchall()
+    def counts(self) -> list[tuple[str, int]]:
+        """(annotator, votes on what is served)."""
+        return sorted(Counter(vote.annotator for vote in self._votes_served()).items())
 
     def kappa(self) -> float | None:
-        """Fleiss' kappa over the pairs with several votes."""
+        """Fleiss' kappa over the served pairs with several votes."""
         by_pair: dict[str, list[str]] = {}
-        for vote in self.votes():
+        for vote in self._votes_served():
             by_pair.setdefault(vote.pair, []).append(vote.preferred)
         return fleiss_kappa(list(by_pair.values()))
+
+    def _votes_served(self) -> list[Vote]:
+        return [vote for vote in self.votes() if self._is_served(vote.pair)]
 
     def votes(self) -> list[Vote]:
         """All votes in the order they came; what was skipped is no vote."""

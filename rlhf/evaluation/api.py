@@ -1,28 +1,27 @@
 """Models behind OpenAI-compatible endpoints: as judge (the paper's GPT-4) and as opponent (its ChatGPT).
 
 A judge's question is a rubric and one fenced comparison; the answer must be one JSON object. What can't be read is asked
-again a few times, then counted as no vote. Answers are kept in an SQLite file under a key of all that was sent, so that
-an interrupted evaluation goes on without paying twice.
+again a few times, then counted as no vote. Answers are kept in an SQLite file under a key of server, model and all that
+was sent, so that an interrupted evaluation goes on without paying twice; faults are never kept.
 """
 
 import json
-import logging
-import os
+import random
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import openai
 from openai.types.chat import ChatCompletion
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from rlhf.common.errors import JudgeError
 from rlhf.common.progress import Progress
+from rlhf.evaluation.endpoints import client_of, told
 from rlhf.evaluation.judges import Case, Preference, Verdict
 from rlhf.evaluation.kept_answers import Kept, KeptAnswers
 from rlhf.evaluation.rubric import ANSWER_AGAIN, question
@@ -31,13 +30,12 @@ from rlhf.settings.evaluation import Endpoint
 if TYPE_CHECKING:
     from rlhf.evaluation.responses import Prompt  # brings torch, which a judge by HTTP needs not
 
-log = logging.getLogger("rlhf")
-
-_PAUSE, _LONGEST_PAUSE = 0.5, 8.0  # seconds, as the client itself has them
-
+_PAUSE, _LONGEST_PAUSE, _LONGEST_WISH = 0.5, 60.0, 600.0  # seconds; a wish is the server's Retry-After
 _PREFERRED: Mapping[str, Preference] = {"A": "first", "B": "second", "tie": "tie"}
-_REFUSED = (openai.BadRequestError, openai.UnprocessableEntityError)  # this text, by a filter or for its length
-_WRONG_SETTINGS = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
+_ABOUT_THE_TEXT = ("content_filter", "content_policy_violation", "context_length_exceeded", "string_above_max_length")
+_FENCES = ("```", "```json")
+_LIMITS = {"max_tokens", "max_completion_tokens"}
+_BUSY = (408, 409, 425, 429)
 
 
 class Reply(BaseModel):
@@ -50,31 +48,29 @@ class Reply(BaseModel):
 
 
 Messages = Sequence[Mapping[str, str]]
+Facts = dict[str, float | int | None]
 
 
 class Asker:
-    """Asks an endpoint, several questions at a time, and keeps each answer.
-
-    The client waits and tries again on faults of the server: 429, 5xx, timeouts, lost connections.
-    """
+    """Asks an endpoint, several questions at a time, and keeps each answer."""
 
     def __init__(self, name: str, endpoint: Endpoint, kept: Path) -> None:
         self.name, self.endpoint = name, endpoint
         self._client = client_of(name, endpoint)
         self._answers = KeptAnswers(kept)
-        self._lock = threading.Lock()
-        self.asked = self.kept = self.tokens_in = self.tokens_out = 0
+        self._lock, self._left = threading.Lock(), threading.Event()
+        self.asked = self.kept = self.tokens_in = self.tokens_out = self.kept_in = self.kept_out = 0
 
-    def ask_all(self, what: str, questions: Sequence[Messages], readable: Callable[[str], bool]) -> list[str]:
-        """One answer a question, in their order; "" where the endpoint refused to give any.
+    def ask_all(self, what: str, questions: Sequence[Messages], readable: Callable[[str], bool]) -> list[Kept]:
+        """One answer a question, in their order; an empty text where the endpoint refused to give any.
 
         An answer that is not readable is asked for again, `endpoint.asks` times in all; the last one stands.
         """
         keys = [self._key(each) for each in questions]
         waiting = dict(zip(keys, questions, strict=True))  # equal ones are asked once
         progress = Progress(what, len(waiting))
-        answers: dict[str, str] = {}
-        with _pool(self.endpoint.concurrency) as pool:
+        answers: dict[str, Kept] = {}
+        with self._pool() as pool:
             futures = {pool.submit(self._ask, key, each, readable): key for key, each in waiting.items()}
             for done in as_completed(futures):
                 answers[futures[done]] = done.result()
@@ -82,17 +78,27 @@ class Asker:
         progress.close()
         return [answers[key] for key in keys]
 
-    @property
-    def price(self) -> float | None:
-        """Of the tokens of this run; None where no price is set."""
+    def facts(self) -> Facts:
+        """What this run asked for, took from earlier ones, and paid; `price_with_kept`: with what those had paid."""
+        return {
+            "answers_asked": self.asked,
+            "answers_kept": self.kept,
+            "tokens_in": self.tokens_in,
+            "tokens_out": self.tokens_out,
+            "price": self._price(self.tokens_in, self.tokens_out),
+            "price_with_kept": self._price(self.tokens_in + self.kept_in, self.tokens_out + self.kept_out),
+        }
+
+    def _price(self, tokens_in: int, tokens_out: int) -> float | None:
         price = self.endpoint.price
-        return None if price is None else (self.tokens_in * price.input + self.tokens_out * price.output) / 1e6
+        return None if price is None else (tokens_in * price.input + tokens_out * price.output) / 1e6
 
     def _key(self, messages: Messages) -> str:
-        sent = [self.endpoint.model, self.endpoint.parameters, list(messages)]
+        endpoint = self.endpoint
+        sent = [endpoint.base_url, endpoint.model, endpoint.parameters, endpoint.asks, list(messages)]
         return sha256(json.dumps(sent, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
-    def _ask(self, key: str, messages: Messages, readable: Callable[[str], bool]) -> str:
+    def _ask(self, key: str, messages: Messages, readable: Callable[[str], bool]) -> Kept:
         found = self._answers.get(key)
         if found is None:
             found = self._fetch(messages, readable)
@@ -100,54 +106,95 @@ class Asker:
         else:
             with self._lock:
                 self.kept += 1
-        return found.text
+                self.kept_in += found.tokens_in
+                self.kept_out += found.tokens_out
+        return found
 
     def _fetch(self, messages: Messages, readable: Callable[[str], bool]) -> Kept:
-        tokens_in = tokens_out = 0
-        text = ""
-        asked = list(messages)
+        answer, asked = Kept("", True, 0, 0), list(messages)
         for _ in range(self.endpoint.asks):
             completion = self._complete(asked)
             if completion is None:
                 break
-            text = (completion.choices[0].message.content if completion.choices else None) or ""
-            if completion.usage is not None:
-                tokens_in += completion.usage.prompt_tokens
-                tokens_out += completion.usage.completion_tokens
+            choice, usage = completion.choices[0], completion.usage
+            text = choice.message.content or ""
+            tokens_in, tokens_out = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
             with self._lock:
                 self.asked += 1
+                self.tokens_in += tokens_in
+                self.tokens_out += tokens_out
+            whole = choice.finish_reason != "length"
+            answer = Kept(text, whole, answer.tokens_in + tokens_in, answer.tokens_out + tokens_out)
             if readable(text):
                 break
             asked = [*messages, {"role": "assistant", "content": text}, ANSWER_AGAIN]
-        with self._lock:
-            self.tokens_in += tokens_in
-            self.tokens_out += tokens_out
-        return Kept(text, tokens_in, tokens_out)
+        return answer
 
     def _complete(self, messages: Messages) -> ChatCompletion | None:
-        """One completion; None where the endpoint refuses this text (a filter, its length)."""
+        """One completion, after as many tries as it takes; None where the endpoint refuses this text.
+
+        Raises JudgeError that names the endpoint: at once for a fault of the settings, else when all tries have failed.
+        """
+        where = f"evaluate.endpoints.{self.name}"
         for attempt in range(self.endpoint.retries + 1):
+            if self._left.is_set():
+                raise JudgeError(f"{where}: given up, for the run ends")
             try:
-                return self._client.chat.completions.create(
-                    model=self.endpoint.model,
-                    messages=messages,  # type: ignore[arg-type]
-                    **self.endpoint.parameters,
-                )
-            except _REFUSED as error:
-                log.warning("%s refused a question: %s", self.name, error)
-                return None
-            except _WRONG_SETTINGS as error:
-                raise JudgeError(f"evaluate.endpoints.{self.name}: {self.endpoint.base_url} says no: {error}") from None
-            except (openai.APIError, json.JSONDecodeError) as error:
-                unread = isinstance(error, json.JSONDecodeError)  # a gateway's page: the client does not try again
-                if unread and attempt < self.endpoint.retries:
-                    time.sleep(min(_LONGEST_PAUSE, _PAUSE * 2**attempt))
-                    continue
-                raise JudgeError(
-                    f"evaluate.endpoints.{self.name}: {self.endpoint.base_url} gave no answer after "
-                    f"{self.endpoint.retries + 1} tries: {error}; what it answered before is kept, run the stage again to go on"
-                ) from None
-        raise AssertionError("the last attempt returns or raises")
+                return _whole(self._client.chat.completions.create(**self._request(messages)))
+            except openai.APIStatusError as error:
+                if error.code in _ABOUT_THE_TEXT:
+                    return None
+                if error.status_code < 500 and error.status_code not in _BUSY:
+                    raise JudgeError(
+                        f"{where}: {self.endpoint.base_url} says no: {told(error, self._client)}"
+                    ) from None
+                last: Exception = error
+            except (openai.APIError, json.JSONDecodeError, _Unusable) as error:
+                last = error
+            if attempt < self.endpoint.retries:
+                self._left.wait(_pause(attempt, last))
+        raise JudgeError(
+            f"{where}: {self.endpoint.base_url} gave no answer: {told(last, self._client)}; what it answered before is "
+            "kept, run the stage again to go on"
+        ) from None
+
+    def _request(self, messages: Messages) -> dict[str, Any]:
+        return {"model": self.endpoint.model, "messages": list(messages), "extra_body": self.endpoint.parameters}
+
+    @contextmanager
+    def _pool(self) -> Iterator[ThreadPoolExecutor]:
+        """Threads that try nothing new once the block is left by an error or Ctrl-C."""
+        pool = ThreadPoolExecutor(self.endpoint.concurrency)
+        try:
+            yield pool
+        finally:
+            self._left.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+            self._left.clear()
+
+
+class _Unusable(Exception):
+    """A reply with status 200 that is no completion."""
+
+
+def _whole(reply: object) -> ChatCompletion:
+    if not isinstance(reply, ChatCompletion):
+        raise _Unusable("its reply is no chat completion; is base_url right?")
+    if not reply.choices:
+        extra = reply.model_extra or {}
+        raise _Unusable(f"a reply without choices: {extra.get('error', 'no reason given')}")
+    return reply
+
+
+def _pause(attempt: int, error: Exception) -> float:
+    """Seconds before the next try: what the server wishes, or twice as long each time, with some chance in it."""
+    headers = error.response.headers if isinstance(error, openai.APIStatusError) else {}
+    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        try:
+            return min(_LONGEST_WISH, float(headers[name]) * unit)
+        except (KeyError, ValueError):
+            continue
+    return min(_LONGEST_PAUSE, _PAUSE * 2**attempt) * random.uniform(0.75, 1.0)
 
 
 class ApiJudge:
@@ -158,67 +205,56 @@ class ApiJudge:
         self.asker = Asker(name, endpoint, kept)
 
     def judge(self, cases: Sequence[Case]) -> list[Verdict]:
-        """Ask for every case once."""
-        questions = [question(case, self.asker.endpoint.worked_examples) for case in cases]
+        """Ask for every case once; equal responses are a tie without a question."""
+        examples = self.asker.endpoint.worked_examples
+        asked = [place for place, case in enumerate(cases) if case.response_first != case.response_second]
         answers = self.asker.ask_all(
-            f"evaluate: judge {self.name}", questions, lambda text: parse_reply(text) is not None
+            f"evaluate: judge {self.name}",
+            [question(cases[place], examples) for place in asked],
+            lambda text: parse_reply(text) is not None,
         )
-        return [Verdict(parse_reply(answer)) for answer in answers]
+        verdicts = [Verdict("tie")] * len(cases)
+        for place, answer in zip(asked, answers, strict=True):
+            verdicts[place] = Verdict(parse_reply(answer.text))
+        return verdicts
 
-    def facts(self) -> dict[str, float | int | None]:
-        """What this run asked for, took from earlier ones, and paid."""
-        asker = self.asker
-        return {
-            "answers_asked": asker.asked,
-            "answers_kept": asker.kept,
-            "tokens_in": asker.tokens_in,
-            "tokens_out": asker.tokens_out,
-            "price": asker.price,
-        }
+    def facts(self) -> Facts:
+        """What it cost."""
+        return self.asker.facts()
 
 
 def answers_of_endpoint(
     name: str, endpoint: Endpoint, prompts: Sequence["Prompt"], max_tokens: int, kept: Path
-) -> list[tuple[str, bool]]:
-    """An endpoint's own responses to prompts, as (text, whether there is any)."""
-    limited = endpoint.model_copy(update={"parameters": {"max_tokens": max_tokens} | endpoint.parameters, "asks": 1})
+) -> tuple[list[Kept], Facts]:
+    """An endpoint's own responses to prompts, and what they cost; an empty text where it refused to give any.
+
+    Responses are limited to `max_tokens` unless the endpoint's parameters have a limit of their own. Raises JudgeError
+    when none came.
+    """
+    parameters = dict(endpoint.parameters)
+    if not _LIMITS & parameters.keys():
+        parameters["max_tokens"] = max_tokens
+    asker = Asker(name, endpoint.model_copy(update={"parameters": parameters, "asks": 1}), kept)
     questions = [[dict(message) for message in prompt.messages] for prompt in prompts]
-    answers = Asker(name, limited, kept).ask_all(f"evaluate: responses of {name}", questions, bool)
-    return [(answer.strip(), bool(answer.strip())) for answer in answers]
+    answers = asker.ask_all(f"evaluate: responses of {name}", questions, bool)
+    if not any(answer.text.strip() for answer in answers):
+        raise JudgeError(f"evaluate.endpoints.{name}: {endpoint.base_url} gave no response to any prompt")
+    return answers, asker.facts()
 
 
 def parse_reply(text: str) -> Preference | None:
     """Read a verdict; None unless the whole text is the JSON object asked for, a code fence around it aside."""
     body = text.strip()
-    if body.startswith("```") and body.endswith("```") and "\n" in body:
-        body = body[body.index("\n") + 1 : -3].strip()
+    first, _, rest = body.partition("\n")
+    if first.strip() in _FENCES and rest.endswith("```"):
+        body = rest[:-3]
     try:
-        return _PREFERRED[Reply.model_validate_json(body).verdict]
-    except ValidationError:
+        return _PREFERRED[Reply.model_validate(json.loads(body, object_pairs_hook=_each_once)).verdict]
+    except (ValueError, RecursionError):  # pydantic's and json's are among them
         return None
 
 
-def client_of(name: str, endpoint: Endpoint) -> openai.OpenAI:
-    """Make a client; its key comes from the environment and is kept nowhere else.
-
-    Raises JudgeError when the variable is not set.
-    """
-    key = os.environ.get(endpoint.key_variable)
-    if not key:
-        raise JudgeError(
-            f"evaluate.endpoints.{name}.key_variable: {endpoint.key_variable} is not set; it holds the key for "
-            f"{endpoint.base_url} (any text where the server asks for none)"
-        )
-    return openai.OpenAI(
-        api_key=key, base_url=endpoint.base_url, timeout=endpoint.timeout_seconds, max_retries=endpoint.retries
-    )
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that start nothing new once the block is left by an error or Ctrl-C."""
-    pool = ThreadPoolExecutor(workers)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len({key for key, _ in pairs}) < len(pairs):
+        raise ValueError("a key twice")
+    return dict(pairs)

@@ -11,7 +11,7 @@ import pandas as pd
 from rlhf.common.files import staged_directory, write_json
 from rlhf.common.metrics import Value, write_summary
 from rlhf.engine.single import TorchEngine
-from rlhf.evaluation.judges import Case, Judge, judge_both_orders, make_judge
+from rlhf.evaluation.judges import UNJUDGED, Case, Judge, Judgement, judge_both_orders, make_judge
 from rlhf.evaluation.opponents import responses_of
 from rlhf.evaluation.responses import Prompt, Response, prompt_seed, read_prompts
 from rlhf.evaluation.summary import Answers, Comparison, details, summary
@@ -39,11 +39,11 @@ def evaluate(settings: Settings, workspace: Workspace) -> None:
     began = time.monotonic()
     engine = TorchEngine(settings.engine)
 
-    # 1. models answer, judges compare
-    judged = compare(settings, workspace, engine)
-
-    # 2. what the models know beside: the alignment tax
+    # 1. what the models know beside: the alignment tax; first, for a wrong name of a task must not cost judged answers
     tax, tax_details = alignment_tax(settings, workspace, engine) if settings.evaluate.tax else ({}, {})
+
+    # 2. models answer, judges compare
+    judged = compare(settings, workspace, engine)
 
     # 3. what was said and judged, then the numbers drawn from it
     with staged_directory(workspace.comparisons.parent) as directory:
@@ -67,7 +67,8 @@ def compare(settings: Settings, workspace: Workspace, engine: TorchEngine) -> Ju
     prompts = read_prompts(workspace)
     answers: dict[str, list[Response]] = {}
     for name in dict.fromkeys(name for pair in section.comparisons for name in pair):
-        answers[name] = responses_of(name, settings, workspace, prompts, engine)
+        answers[name], told = responses_of(name, settings, workspace, prompts, engine)
+        facts |= {f"opponent_{name}_{key}": value for key, value in told.items()}
     tokens = sum(len(response.ids) for responses in answers.values() for response in responses)
     facts["generation_tokens_per_second"] = tokens / max(time.monotonic() - began, 1e-9)
 
@@ -76,8 +77,8 @@ def compare(settings: Settings, workspace: Workspace, engine: TorchEngine) -> Ju
     for address in section.judges:
         judge: Judge = make_judge(address, settings, workspace)
         for challenger, baseline in section.comparisons:
-            cases = make_cases(prompts, answers[challenger], answers[baseline])
-            comparisons.append(Comparison(challenger, baseline, judge.name, judge_both_orders(judge, cases)))
+            judgements = judge_where_both_are(judge, prompts, answers[challenger], answers[baseline])
+            comparisons.append(Comparison(challenger, baseline, judge.name, judgements))
         facts |= {f"{judge.name}_{key}": value for key, value in judge.facts().items()}
         del judge  # a model's memory before the next one is loaded
     return Judged(prompts, answers, comparisons, facts, settings.seed)
@@ -86,6 +87,16 @@ def compare(settings: Settings, workspace: Workspace, engine: TorchEngine) -> Ju
 def judged_summary(judged: Judged) -> dict[str, Value]:
     """The flat metrics of all comparisons."""
     return summary(judged.comparisons, judged.prompts, judged.answers, judged.seed) | judged.facts
+
+
+def judge_where_both_are(
+    judge: Judge, prompts: Sequence[Prompt], challenger: Sequence[Response], baseline: Sequence[Response]
+) -> list[Judgement]:
+    """One judgement a prompt; a prompt that one of the two has no response to is not judged."""
+    cases = make_cases(prompts, challenger, baseline)
+    there = [not (first.missing or second.missing) for first, second in zip(challenger, baseline, strict=True)]
+    judged = iter(judge_both_orders(judge, [case for case, both in zip(cases, there, strict=True) if both]))
+    return [next(judged) if both else UNJUDGED for both in there]
 
 
 def make_cases(prompts: Sequence[Prompt], challenger: Sequence[Response], baseline: Sequence[Response]) -> list[Case]:

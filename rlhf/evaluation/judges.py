@@ -84,6 +84,7 @@ class Judgement:
     score_second: float | None
 
 
+UNJUDGED = Judgement(None, None, None, None, None)
 _IN_ORDER: dict[Preference, Outcome] = {"first": "win", "tie": "tie", "second": "lose"}
 _SWAPPED: dict[Preference, Outcome] = {"first": "lose", "tie": "tie", "second": "win"}
 

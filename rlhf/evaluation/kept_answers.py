@@ -8,9 +8,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Kept:
-    """The text of an answer ("" where there was none) and the tokens it took."""
+    """The text of an answer ("" where the endpoint refused to give any), whether it came to its end, and its tokens."""
 
     text: str
+    whole: bool
     tokens_in: int
     tokens_out: int
 
@@ -25,19 +26,22 @@ class KeptAnswers:
         self._base.execute("PRAGMA journal_mode = WAL")
         self._base.execute(
             "CREATE TABLE IF NOT EXISTS answers "
-            "(key TEXT PRIMARY KEY, text TEXT NOT NULL, tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL)"
+            "(key TEXT PRIMARY KEY, text TEXT NOT NULL, whole INTEGER NOT NULL, tokens_in INTEGER NOT NULL, "
+            "tokens_out INTEGER NOT NULL)"
         )
 
     def get(self, key: str) -> Kept | None:
         """Find an answer."""
         with self._lock:
-            row = self._base.execute("SELECT text, tokens_in, tokens_out FROM answers WHERE key = ?", [key]).fetchone()
-        return Kept(*row) if row else None
+            row = self._base.execute(
+                "SELECT text, whole, tokens_in, tokens_out FROM answers WHERE key = ?", [key]
+            ).fetchone()
+        return Kept(row[0], bool(row[1]), row[2], row[3]) if row else None
 
     def put(self, key: str, answer: Kept) -> None:
         """Keep an answer; the first one under a key stays."""
         with self._lock:
             self._base.execute(
-                "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?)",
-                [key, answer.text, answer.tokens_in, answer.tokens_out],
+                "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?)",
+                [key, answer.text, answer.whole, answer.tokens_in, answer.tokens_out],
             )

@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf.common.errors import DataError
 from rlhf.engine.single import TorchEngine
-from rlhf.evaluation.api import answers_of_endpoint
+from rlhf.evaluation.api import Facts, answers_of_endpoint
 from rlhf.evaluation.responses import Prompt, Response, generate_responses
 from rlhf.models.causal import load_tokenizer
 from rlhf.settings import Settings
@@ -20,8 +21,8 @@ from rlhf.workspace import Workspace
 
 def responses_of(
     name: str, settings: Settings, workspace: Workspace, prompts: Sequence[Prompt], engine: TorchEngine
-) -> list[Response]:
-    """One response to each prompt by base, sft, policy or one of `evaluate.opponents`.
+) -> tuple[list[Response], Facts]:
+    """One response to each prompt by base, sft, policy or one of `evaluate.opponents`, and what they cost.
 
     Token ids are those of our tokenizer, whatever the opponent's own: the gold model scores them.
     """
@@ -32,8 +33,8 @@ def responses_of(
             model_directory(name, settings, workspace), prompts, generation, engine, settings.seed
         )
         gc.collect()  # the model's memory before the next one is loaded
-        return found
-    ours = load_tokenizer(workspace.model("sft"))
+        return found, {}
+    ours, facts = load_tokenizer(workspace.model("sft")), Facts()
     if kind == "path":
         directory = model_directory(name, settings, workspace)
         own = _in_words_of(load_tokenizer(directory), prompts)
@@ -43,10 +44,12 @@ def responses_of(
         gc.collect()
     elif kind == "api":
         endpoint = settings.evaluate.endpoints[detail]
-        texts = answers_of_endpoint(detail, endpoint, prompts, generation.max_new_tokens, workspace.kept_answers)
+        limit = generation.max_new_tokens
+        answers, facts = answers_of_endpoint(detail, endpoint, prompts, limit, workspace.kept_answers)
+        texts = [(answer.text.strip(), answer.whole) for answer in answers]
     else:
         texts = [(text, True) for text in read_responses(Path(os.path.expandvars(detail)), prompts)]
-    return [_as_ours(ours, text, finished, generation.max_new_tokens) for text, finished in texts]
+    return [_as_ours(ours, text, finished, generation.max_new_tokens, kind == "api") for text, finished in texts], facts
 
 
 def model_directory(name: str, settings: Settings, workspace: Workspace) -> Path:
@@ -65,13 +68,15 @@ def _in_words_of(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) 
     return [replace(prompt, ids=tuple(own)) for prompt, own in zip(prompts, ids, strict=True)]
 
 
-def _as_ours(tokenizer: PreTrainedTokenizerBase, text: str, finished: bool, limit: int) -> Response:
+def _as_ours(
+    tokenizer: PreTrainedTokenizerBase, text: str, finished: bool, limit: int, may_be_missing: bool
+) -> Response:
     """A response by somebody else in our tokens, as long as ours may be."""
     ids = [int(token) for token in tokenizer.encode(text, add_special_tokens=False)]
     ended = finished and len(ids) < limit
     kept = [*ids, int(tokenizer.eos_token_id)] if ended else ids[:limit]
     shown = text if len(ids) <= limit else str(tokenizer.decode(kept, skip_special_tokens=True)).strip()
-    return Response(tuple(kept) or (int(tokenizer.eos_token_id),), shown, ended)
+    return Response(tuple(kept) or (int(tokenizer.eos_token_id),), shown, ended, may_be_missing and not text)
 
 
 def read_responses(path: Path, prompts: Sequence[Prompt]) -> list[str]:
@@ -81,11 +86,16 @@ def read_responses(path: Path, prompts: Sequence[Prompt]) -> list[str]:
     """
     if not path.is_file():
         raise DataError(path, "no such file; it should hold a response to each held-out prompt")
+    last_turns = Counter(prompt.messages[-1]["content"] for prompt in prompts)
     by_key: dict[str, str] = {}
     for number, row in _rows(path):
         key, response = row.get("id", row.get("prompt")), row.get("response")
         if not isinstance(key, str) or not isinstance(response, str):
             raise DataError(path, "expected {id or prompt: text, response: text}", number)
+        if key in by_key:
+            raise DataError(path, f"a second response to {key!r}", number)
+        if "id" not in row and last_turns[key] > 1:
+            raise DataError(path, f"{last_turns[key]} prompts end with {key!r}; name the prompt by its id", number)
         by_key[key] = response.strip()
     found = [by_key.get(prompt.id, by_key.get(prompt.messages[-1]["content"])) for prompt in prompts]
     missing = [prompt.id for prompt, text in zip(prompts, found, strict=True) if text is None]
@@ -97,7 +107,9 @@ def read_responses(path: Path, prompts: Sequence[Prompt]) -> list[str]:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:

@@ -73,8 +73,14 @@ class PeopleJudge:
             self._votes.setdefault(vote.pair, []).append(vote)
 
     def judge(self, cases: Sequence[Case]) -> list[Verdict]:
-        """Look every case up; people saw the sides at random, so that both orders say the same."""
-        return [Verdict(majority(self._preferences(case))) for case in cases]
+        """Look every case up; people saw the sides at random, so that both orders say the same.
+
+        Equal responses are a tie: nobody was asked about them.
+        """
+        return [
+            Verdict("tie" if case.response_first == case.response_second else majority(self._preferences(case)))
+            for case in cases
+        ]
 
     def facts(self) -> dict[str, float | int | None]:
         """How many voted how often, and Fleiss' kappa over the pairs with several votes."""

@@ -36,6 +36,7 @@ class Response:
     ids: tuple[int, ...]
     text: str
     finished: bool  # False: cut off at the limit
+    missing: bool = False  # there is none: an endpoint refused; nobody judges it
 
 
 def prompt_seed(seed: int, prompt: Prompt) -> int:

@@ -59,7 +59,9 @@ def summary(
         found = agreement(_outcomes_of(left, comparisons), _outcomes_of(right, comparisons))
         flat |= {f"agreement_{left}_{right}": found.accuracy, f"kappa_{left}_{right}": found.kappa}
     scores = _scores(_by_gold(comparisons))
-    for name, responses in answers.items():
+    for name, every in answers.items():
+        responses = [response for response in every if not response.missing]
+        flat[f"missing_{name}"] = len(every) - len(responses)
         flat[f"response_length_{name}"] = float(np.mean([len(response.ids) for response in responses]))
         flat[f"finished_{name}"] = float(np.mean([response.finished for response in responses]))
         flat[f"distinct_2_{name}"] = distinct_2([response.ids for response in responses])
@@ -116,7 +118,9 @@ def details(comparisons: Sequence[Comparison], prompts: Sequence[Prompt], answer
     """For the report: score differences by kind and comparison, lengths and scores by model, agreement of the judges."""
     scored = _by_gold(comparisons)
     scores = {name: values for name, values in _scores(scored).items() if values}
-    lengths = {name: [float(len(each.ids)) for each in responses] for name, responses in answers.items()}
+    lengths = {
+        name: [float(len(each.ids)) for each in responses if not each.missing] for name, responses in answers.items()
+    }
     judges = list(dict.fromkeys(item.judge for item in comparisons))
     return {
         "comparisons": [_score_differences(comparison, prompts) for comparison in scored],

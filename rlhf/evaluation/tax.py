@@ -84,6 +84,8 @@ def knowledge(
             )
     except (KeyError, ValueError, OSError) as error:
         raise SettingsError(f"evaluate.tax.tasks: lm-eval cannot run {', '.join(tasks)}: {error}") from None
+    if groups := sorted(set(tasks) - found["n-samples"].keys()):
+        raise SettingsError(f"evaluate.tax.tasks: {', '.join(groups)}: a group; name its tasks")
     return {task: _accuracy(task, found["results"][task], int(found["n-samples"][task]["effective"])) for task in tasks}
 
 

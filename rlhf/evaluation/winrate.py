@@ -12,7 +12,8 @@ from rlhf.evaluation.judges import Outcome
 
 RESAMPLES = 10_000
 _CELLS = 4_000_000  # drawn at once: keeps the memory of many prompts at 32 MB
-_REACH = 1.959964 + 0.841621  # normal quantiles of 97.5 % and 80 %
+_95 = 1.959964  # normal quantile of 97.5 %
+_REACH = _95 + 0.841621  # and of 80 %
 _POINTS: dict[Outcome, float] = {"win": 1.0, "tie": 0.5, "lose": 0.0}
 
 
@@ -37,11 +38,14 @@ def points(outcomes: Iterable[Outcome]) -> NDArray[np.float64]:
 def bootstrap_interval(values: NDArray[np.float64], seed: int, resamples: int = RESAMPLES) -> tuple[float, float]:
     """95 % percentile interval of the mean of `values` [N], N >= 1, from `resamples` samples of N with replacement.
 
-    The draws depend on seed and N alone, so that mirrored values (1 - v) give the mirrored interval.
+    The draws depend on seed and N alone, so that mirrored values (1 - v) give the mirrored interval. Values in [0, 1] that
+    are all alike would give an interval without width at any N; theirs is Wilson's (1927).
     """
     count = len(values)
     if count == 0:
         raise ValueError("no values to resample")
+    if values.min() == values.max():
+        return wilson_interval(float(values[0]), count)
     random = np.random.default_rng(seed)
     rows = max(1, _CELLS // count)
     means = np.concatenate(
@@ -52,6 +56,14 @@ def bootstrap_interval(values: NDArray[np.float64], seed: int, resamples: int = 
     )
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
+
+
+def wilson_interval(share: float, count: int) -> tuple[float, float]:
+    """Wilson's 95 % score interval of a share in [0, 1] of `count` trials."""
+    square = _95**2 / count
+    centre = share + square / 2
+    reach = _95 * math.sqrt((share * (1 - share) + square / 4) / count)
+    return (centre - reach) / (1 + square), (centre + reach) / (1 + square)
 
 
 def win_rate(outcomes: Sequence[Outcome], seed: int, *names: str | int) -> WinRate:
@@ -79,14 +91,14 @@ def win_rates_by_kind(outcomes: Sequence[Outcome], kinds: Sequence[str], seed: i
     return summaries
 
 
-def detectable_difference(values: NDArray[np.float64]) -> float:
+def detectable_difference(values: NDArray[np.float64]) -> float | None:
     """How far from 1/2 a win rate must lie for these many prompts to show it, with the spread of these points, [N].
 
-    At 5 % two-sided and a power of 80 %: (1.96 + 0.84) std / sqrt(N).
+    At 5 % two-sided and a power of 80 %: (1.96 + 0.84) std / sqrt(N). None where points without spread tell nothing.
     """
-    return float(_REACH * values.std() / math.sqrt(len(values)))
+    return float(_REACH * values.std() / math.sqrt(len(values))) if values.std() > 0 else None
 
 
-def prompts_needed(values: NDArray[np.float64], difference: float) -> int:
-    """How many prompts with the spread of these points show that a win rate is `difference` from 1/2."""
-    return math.ceil((_REACH * float(values.std()) / difference) ** 2)
+def prompts_needed(values: NDArray[np.float64], difference: float) -> int | None:
+    """How many prompts with the spread of these points show that a win rate is `difference` from 1/2; None as above."""
+    return math.ceil((_REACH * float(values.std()) / difference) ** 2) if values.std() > 0 else None

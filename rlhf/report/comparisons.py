@@ -64,10 +64,21 @@ def comparison_views(settings: Settings, summary: Row) -> list[ComparisonView]:
 
 
 def judge_rows(settings: Settings, summary: Row) -> list[Row]:
-    """What judges told of themselves: what endpoints cost, who voted; judges without anything to tell are left out."""
-    keys = ("answers_asked", "answers_kept", "tokens_in", "tokens_out", "price", "votes", "annotators", "kappa")
-    names = [judge_name(address) for address in settings.evaluate.judges]
-    rows = [{"judge": name} | {key: summary.get(f"{name}_{key}") for key in keys} for name in names]
+    """What judges and opponents told of themselves: what endpoints cost, who voted; without anything to tell: left out."""
+    keys = (
+        "answers_asked",
+        "answers_kept",
+        "tokens_in",
+        "tokens_out",
+        "price",
+        "price_with_kept",
+        "votes",
+        "annotators",
+        "kappa",
+    )
+    names = {judge_name(address): judge_name(address) for address in settings.evaluate.judges}
+    names |= {f"opponent_{name}": f"{name}, as opponent" for name in settings.evaluate.opponents}
+    rows = [{"judge": shown} | {key: summary.get(f"{name}_{key}") for key in keys} for name, shown in names.items()]
     return [row for row in rows if any(row[key] is not None for key in keys)]
 
 

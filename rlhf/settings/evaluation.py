@@ -1,8 +1,10 @@
 """The settings of evaluation: opponents, judges, how responses are sampled, the alignment tax."""
 
+import re
 from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from rlhf.settings.section import Count, CountOrZero, Name, NonNegative, Positive, Section
 
@@ -28,6 +30,10 @@ class Price(Section):
     output: NonNegative
 
 
+_OURS = ("model", "messages", "stream", "n")  # of a request: not for parameters to change
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
 class Endpoint(Section):
     """An OpenAI-compatible server with one of its models, as judge or as opponent."""
 
@@ -35,12 +41,45 @@ class Endpoint(Section):
     model: str
     key_variable: str = "OPENAI_API_KEY"  # the environment variable that holds the key; the key itself is kept nowhere
     concurrency: Count = 8  # questions at once
-    retries: CountOrZero = 8  # of a request that failed, with growing pauses; a server's Retry-After is heeded
+    retries: CountOrZero = 8  # of a request that failed, with growing pauses or those that the server asks for
     asks: Count = 3  # of a judge whose answer can't be read, before it counts as no vote
     worked_examples: bool = False  # three solved comparisons before each: small models need them to keep to the form
     timeout_seconds: Positive = 60.0
     parameters: dict[str, Any] = Field(default_factory=lambda: {"temperature": 0.0})  # sent with each question
     price: Price | None = None
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_address(cls, address: str) -> str:
+        parts = urlsplit(address)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("an address like https://api.openai.com/v1 is needed")
+        if parts.username is not None or parts.password is not None:
+            raise ValueError("no user and password in an address: settings are recorded, secrets are not")
+        return address
+
+    @field_validator("key_variable")
+    @classmethod
+    def _name_of_a_variable(cls, name: str) -> str:
+        if not _VARIABLE.fullmatch(name):
+            raise ValueError("the name of an environment variable is needed, not the key itself")
+        return name
+
+    @field_validator("parameters")
+    @classmethod
+    def _not_ours(cls, parameters: dict[str, Any]) -> dict[str, Any]:
+        if wrong := sorted(set(parameters) & set(_OURS)):
+            raise ValueError(
+                f"{', '.join(wrong)}: set by us; parameters are what else a request holds (temperature, ...)"
+            )
+        return parameters
+
+
+class Promotion(Section):
+    """When an evaluated policy becomes champion."""
+
+    above: Annotated[float, Field(ge=0, lt=1)] = 0.5  # the interval of its win rate over the champion lies above this
+    verdicts: Count = 30  # fewer than these, or than half of the prompts, promote nothing
 
 
 class Tax(Section):
@@ -63,9 +102,7 @@ class Evaluate(Section):
     endpoints: dict[Name, Endpoint] = Field(default_factory=dict)
     generation: Generation
     tie_probability: Annotated[float, Field(ge=0.5, lt=1)] = 0.55  # gold must be this sure, else it is a tie
-    promote_above: Annotated[float, Field(ge=0, lt=1)] | None = (
-        0.5  # the policy becomes champion when the interval of its win rate over the present one lies above; null: by hand
-    )
+    promotion: Promotion | None = Field(default_factory=Promotion)  # null: never
     tax: Tax | None = None
 
     @model_validator(mode="after")
@@ -74,6 +111,10 @@ class Evaluate(Section):
         unknown = sorted({name for pair in self.comparisons for name in pair} - known)
         if unknown or not self.comparisons:
             raise ValueError(f"comparisons: {unknown or 'empty'}; a comparison is a pair of {sorted(known)}")
+        if len(set(self.comparisons)) < len(self.comparisons) or any(
+            first == second for first, second in self.comparisons
+        ):
+            raise ValueError("comparisons: a pair twice, or a model with itself")
         local = {"base", "sft", "policy", *(name for name, at in self.opponents.items() if at.startswith("path:"))}
         if self.tax is not None and (unknown := sorted(set(self.tax.models) - local)):
             raise ValueError(
@@ -90,12 +131,15 @@ class Evaluate(Section):
                 raise ValueError(f"judges: {judge!r}; a judge is one of {', '.join(kinds)}")
         if not self.judges or len({judge_name(judge) for judge in self.judges}) < len(self.judges):
             raise ValueError("judges: at least one, and no name twice")
+        if taken := sorted(self.endpoints.keys() & {"gold", "rules", "people"}):
+            raise ValueError(f"endpoints: {', '.join(taken)}: the name of a judge of another kind")
         for address in (*self.judges, *self.opponents.values()):
             kind, _, endpoint = address.partition(":")
             if kind == "api" and endpoint not in self.endpoints:
                 raise ValueError(f"{address}: no such endpoint; endpoints has {sorted(self.endpoints) or 'none'}")
         for name, address in self.opponents.items():
-            if address.partition(":")[0] not in ("path", "file", "api") or name in ("base", "sft", "policy"):
+            kind, _, detail = address.partition(":")
+            if kind not in ("path", "file", "api") or not detail or name in ("base", "sft", "policy"):
                 raise ValueError(f"opponents.{name}: {address!r}; an opponent is path:, file: or api: under a new name")
         return self
 

@@ -53,6 +53,9 @@ def _absent(section: BaseModel, path: str = "") -> Iterator[tuple[str, str]]:
             yield from _absent(value, f"{key}.")
 
 
+_MAY_HOLD_SECRETS = (("key_variable",), ("base_url",))  # by mistake: such a value is not repeated
+
+
 def _explain(item: dict[str, Any], where: str) -> str:
     location = tuple(str(part) for part in item["loc"])
     key = ".".join(location) or "(whole file)"
@@ -62,7 +65,8 @@ def _explain(item: dict[str, Any], where: str) -> str:
         hint = f"did you mean {near[0]}? " if near else ""
         return f"{where}: {key}: unknown key; {hint}known here: {', '.join(known)}"
     message = str(item["msg"]).removeprefix("Value error, ")
-    found = "" if item["type"] == "missing" or isinstance(item["input"], Mapping) else f" (found {item['input']!r})"
+    silent = item["type"] == "missing" or isinstance(item["input"], Mapping) or location[-1:] in _MAY_HOLD_SECRETS
+    found = "" if silent else f" (found {item['input']!r})"
     return f"{where}: {key}: {message}{found}"
 
 

@@ -6,33 +6,47 @@ from typing import Any
 
 import pytest
 import yaml
+from prefect.logging import disable_run_logger
 
 from rlhf.common.errors import RlhfError
 from rlhf.settings import Settings, preset_text, settings_from
+from rlhf.settings.evaluation import Promotion
 from tasks.lineage import Lineage, output_hashes
-from tasks.matches import decide, headline_of_policy, refuse_promotion_over
+from tasks.matches import Decision, decide, headline_of_policy, refuse_promotion_over, settle
 from tasks.registry import register_model
 from tasks.tracking import client_of, open_run
 from tasks.versions import CHAMPION, Registered, by_alias, by_tree, find_version, restored
 from tests.project_copy import Project
 
-FIGURES = {"win_rate": 0.58, "win_rate_low": 0.51, "win_rate_high": 0.65, "judge": "gold", "prompts": 120}
+FIGURES = {
+    "win_rate": 0.58,
+    "win_rate_low": 0.51,
+    "win_rate_high": 0.65,
+    "judge": "gold",
+    "prompts": 120,
+    "unjudged": 0,
+}
 
 
 @pytest.mark.parametrize(
-    ("low", "bar", "promoted"), [(0.51, 0.5, True), (0.5, 0.5, False), (0.51, 0.52, False), (0.99, None, False)]
+    ("low", "above", "promoted"), [(0.51, 0.5, True), (0.5, 0.5, False), (0.51, 0.52, False), (0.99, None, False)]
 )
 def test_a_challenger_is_promoted_when_its_interval_lies_above_the_bar(
-    low: float, bar: float | None, promoted: bool
+    low: float, above: float | None, promoted: bool
 ) -> None:
-    decision = decide(FIGURES | {"win_rate_low": low}, "rlhf-policy/2", bar)
+    rule = None if above is None else Promotion(above=above)
+    decision = decide(FIGURES | {"win_rate_low": low}, "rlhf-policy/2", rule)
     assert decision.promoted is promoted
-    assert "0.580" in decision.reason and "rlhf-policy/2 by gold, 120 prompts" in decision.reason
+    assert "0.580" in decision.reason and "rlhf-policy/2 by gold, 120 of 120 prompts judged" in decision.reason
 
 
-def test_without_verdicts_nothing_is_promoted() -> None:
+@pytest.mark.parametrize(("unjudged", "promoted"), [(60, True), (61, False), (119, False), (120, False)])
+def test_a_few_verdicts_promote_nobody(unjudged: int, promoted: bool) -> None:
     nothing: dict[str, Any] = dict.fromkeys(("win_rate", "win_rate_low", "win_rate_high"))
-    assert not decide(FIGURES | nothing, "sft", 0.5).promoted
+    figures = FIGURES | {"unjudged": unjudged} | (nothing if unjudged == 120 else {})
+    assert decide(figures, "sft", Promotion()).promoted is promoted
+    few = FIGURES | {"prompts": 29}
+    assert not decide(few, "sft", Promotion()).promoted and decide(few, "sft", Promotion(verdicts=29)).promoted
 
 
 def comparing(*pairs: tuple[str, str]) -> Settings:
@@ -44,7 +58,7 @@ def comparing(*pairs: tuple[str, str]) -> Settings:
 def test_the_figures_of_the_policy_are_found_wherever_its_comparison_stands() -> None:
     metrics: dict[str, Any] = {"judge": "gold", "prompts": 8}
     for prefix, value in (("", 0.1), ("policy_vs_base_", 0.2)):
-        metrics |= {f"{prefix}{key}": value for key in ("win", "tie", "lose")}
+        metrics |= {f"{prefix}{key}": value for key in ("win", "tie", "lose", "unjudged")}
         metrics |= {f"{prefix}{key}": value for key in ("win_rate", "win_rate_low", "win_rate_high")}
     first = comparing(("policy", "sft"))
     second = comparing(("sft", "base"), ("policy", "base"))
@@ -127,8 +141,27 @@ def test_bytes_that_are_not_those_registered_are_refused(registry: Path) -> None
 
 def test_only_a_match_of_a_policy_against_the_champion_can_promote(registry: Path) -> None:
     first, second = (find_version(registry, "exp", f"policy/{number}") for number in (1, 2))
-    refuse_promotion_over(registry, "exp", second, first)
+    assert refuse_promotion_over(registry, "exp", second, first) == first
     with pytest.raises(RlhfError, match="the champion is exp-policy/1"):
-        refuse_promotion_over(registry, "exp", first, second)
+        refuse_promotion_over(registry, "exp", second, second)
+    with pytest.raises(RlhfError, match="not champion yet"):
+        refuse_promotion_over(registry, "exp", first, first)
     with pytest.raises(RlhfError, match="only a version of exp-policy"):
         refuse_promotion_over(registry, "exp", Registered("exp-sft", "1", "", ""), first)
+
+
+def test_the_first_champion_has_to_beat_the_sft_model(registry: Path) -> None:
+    policy, base = Registered("new-policy", "1", "", ""), Registered("new-base", "1", "", "")
+    with pytest.raises(RlhfError, match="the first has to beat new-sft"):
+        refuse_promotion_over(registry, "new", policy, base)
+    assert refuse_promotion_over(registry, "new", policy, Registered("new-sft", "1", "", "")) is None
+
+
+def test_a_champion_that_came_during_the_match_stays(registry: Path) -> None:
+    run = open_run(registry, "compare", "exp", "late", Lineage("c0ffee", False, "5e77"), {})
+    second = find_version(registry, "exp", "policy/2")
+    with disable_run_logger():  # that of a flow, which this is not
+        settle(run, second, None, Decision(True, "it won against nobody"))
+    tags = client_of(registry).get_model_version("exp-policy", "2").tags
+    assert tags["promotion"] == "not promoted" and "meanwhile exp-policy/1 became champion" in tags["promotion.reason"]
+    assert find_version(registry, "exp", "champion").version == "1"

@@ -26,7 +26,7 @@ def pair(number: int, kind: str = "helpful") -> Pair:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     found = Store(tmp_path / "votes.db", 1)
-    found.add([pair(number, "helpful" if number % 2 else "harmless") for number in range(6)])
+    found.serve([pair(number, "helpful" if number % 2 else "harmless") for number in range(6)])
     return found
 
 

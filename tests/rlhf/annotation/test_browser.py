@@ -36,7 +36,7 @@ def annotate(served: Served, name: str, phone: bool, faults: list[str]) -> None:
             try:
                 if page.locator("text=are done").count():
                     break
-                key = random_keys.choice(["ArrowLeft", "ArrowRight", "ArrowDown"])
+                key = random_keys.choice(["ArrowLeft", "ArrowRight", "t"])
                 button = page.locator(f'button[data-key="{key}"]')
                 with page.expect_navigation(timeout=5000):
                     button.tap() if phone else page.keyboard.press(key)

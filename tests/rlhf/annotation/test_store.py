@@ -25,7 +25,7 @@ def test_every_annotator_gets_every_pair_once_in_an_order_of_its_own(store: Stor
 
 def test_sides_are_drawn_evenly_and_stay(tmp_path: Path) -> None:
     store = Store(tmp_path / "votes.db", 1)
-    store.add([pair(number) for number in range(200)])
+    store.serve([pair(number) for number in range(200)])
     sides = [store.show(pair(number).key, "Ada").left for number in range(200)]
     assert 75 < sides.count("first") < 125
     assert sides == [store.show(pair(number).key, "Ada").left for number in range(200)]
@@ -46,6 +46,34 @@ def test_skipped_pairs_come_back_at_the_end_and_the_last_vote_can_be_taken_back(
     assert store.undo("Bob") is None
 
 
+def test_what_stays_skipped_goes_round(store: Store) -> None:
+    seen = []
+    for _ in range(18):
+        shown = store.next("Ada")
+        assert shown is not None
+        seen.append(shown.pair.key)
+        store.vote(shown.pair.key, "Ada", "skip", 1.0)
+    assert len(set(seen[:6])) == 6 and seen[:6] == seen[6:12] == seen[12:]
+
+
+def test_only_the_pairs_of_the_present_models_are_shown_and_counted(store: Store, tmp_path: Path) -> None:
+    store.vote(pair(0).key, "Ada", "first", 1.0)
+    store.serve([pair(7), pair(8)])
+    shown = store.next("Ada")
+    assert shown is not None and shown.pair.key in (pair(7).key, pair(8).key)
+    assert store.progress("Ada") == (0, 2) and store.counts() == []
+    assert store.export(tmp_path / "votes.jsonl") == 1  # what was voted before is not lost
+    store.serve([pair(0)])
+    assert store.next("Ada") is None and store.progress("Ada") == (1, 1)
+
+
+def test_a_restart_with_another_seed_does_not_turn_the_sides(tmp_path: Path) -> None:
+    first, second = Store(tmp_path / "votes.db", 1), Store(tmp_path / "votes.db", 2)
+    first.serve([pair(number) for number in range(30)])
+    keys = [pair(number).key for number in range(30)]
+    assert [first.show(key, "Ada") for key in keys] == [second.show(key, "Ada") for key in keys]
+
+
 def test_kappa_of_annotators_who_agree_and_who_do_not(store: Store) -> None:
     assert store.kappa() is None
     for number in range(6):
@@ -56,7 +84,7 @@ def test_kappa_of_annotators_who_agree_and_who_do_not(store: Store) -> None:
     store.vote(pair(0).key, "Bob", "first", 1.0)
     kappa = store.kappa()
     assert kappa is not None and 0 < kappa < 1
-    assert store.counts() == [("Ada", 6, 0), ("Bob", 6, 0)]
+    assert store.counts() == [("Ada", 6), ("Bob", 6)]
 
 
 def test_what_is_exported_is_a_judge(store: Store, tmp_path: Path) -> None:
@@ -73,7 +101,7 @@ def test_what_is_exported_is_a_judge(store: Store, tmp_path: Path) -> None:
 def test_a_second_start_keeps_pairs_and_votes(tmp_path: Path) -> None:
     for _ in range(2):
         store = Store(tmp_path / "votes.db", 1)
-        store.add([pair(1)])
+        store.serve([pair(1)])
     store.vote(pair(1).key, "Ada", "first", 1.0)
     assert [vote.annotator for vote in Store(tmp_path / "votes.db", 1).votes()] == ["Ada"]
 

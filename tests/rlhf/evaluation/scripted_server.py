@@ -16,7 +16,10 @@ from rlhf.evaluation.api import ApiJudge
 from rlhf.evaluation.judges import Case, Judgement, judge_both_orders
 from rlhf.settings.evaluation import Endpoint
 
-FAULTS = ("429", "500", "timeout", "cut", "not json", "no choices", "nonsense", "prose", "two objects")
+FAULTS = (
+    *("429", "500", "timeout", "cut", "not json", "a page", "error inside", "no choices"),
+    *("nonsense", "prose", "two objects"),
+)
 HELD_UP = 3.5  # seconds, longer than the client's patience
 
 
@@ -58,6 +61,8 @@ class Script:
         self.answered: Counter[str] = Counter()  # readable verdicts by question: what a user pays for
         self.failed: Counter[str] = Counter()
         self.keys: set[str] = set()
+        self.bodies: list[dict[str, Any]] = []
+        self.finish_reason = "stop"
 
     def fault(self) -> str | None:
         with self.lock:
@@ -76,6 +81,7 @@ class Handler(BaseHTTPRequestHandler):
         script = self.server.script
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         script.keys.add(self.headers["Authorization"])
+        script.bodies.append(body)
         fault = script.fault()
         if fault == "429":
             return self.send(429, {"error": {"message": "slow down"}}, {"retry-after-ms": "20"})
@@ -85,6 +91,10 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(HELD_UP)
             self.close_connection = True
             return None
+        if fault == "filtered":
+            return self.send(400, {"error": {"message": "not this", "code": "content_filter"}})
+        if fault == "no credit":
+            return self.send(400, {"error": {"message": f"no credit for {self.headers['Authorization']}"}})
         content = json.dumps({"reason": "the rule", "verdict": verdict(body["messages"])})
         if fault == "nonsense":
             content = "?!"
@@ -97,7 +107,12 @@ class Handler(BaseHTTPRequestHandler):
                 script.answered[json.dumps(body["messages"][:2])] += 1
         reply = {
             "id": "1", "object": "chat.completion", "created": 0, "model": body["model"],
-            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}],
+            "choices": [
+                {
+                    "index": 0, "finish_reason": script.finish_reason,
+                    "message": {"role": "assistant", "content": content},
+                }
+            ],
             "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
         }  # fmt: skip
         if fault == "no choices":
@@ -106,14 +121,18 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(200, reply, cut=True)
         if fault == "not json":
             return self.send(200, "<html>gateway</html>")
+        if fault == "a page":
+            return self.send(200, "<html>gateway</html>", {"Content-Type": "text/html"})
+        if fault == "error inside":
+            return self.send(200, {"error": {"message": "upstream limit"}})
         return self.send(200, reply)
 
     def send(self, code: int, content: Any, headers: dict[str, str] | None = None, cut: bool = False) -> None:
         data = (content if isinstance(content, str) else json.dumps(content)).encode()
         self.send_response(code)
-        self.send_header("Content-Type", "application/json")
+        headers = {"Content-Type": "application/json"} | (headers or {})
         self.send_header("Content-Length", str(len(data)))
-        for name, value in (headers or {}).items():
+        for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data[: len(data) // 2] if cut else data)

@@ -4,16 +4,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import yaml
 from scripted_server import Script, case, cases, endpoint, expected, fenced, judge_all, scripted
 
-from rlhf.common.errors import JudgeError
+from rlhf.common.errors import JudgeError, SettingsError
 from rlhf.evaluation.api import ApiJudge, answers_of_endpoint, parse_reply
+from rlhf.evaluation.judges import Case
 from rlhf.evaluation.kept_answers import KeptAnswers
 from rlhf.evaluation.responses import Prompt
 from rlhf.evaluation.rubric import question
+from rlhf.settings import preset_text, settings_from
 from tests.injections import INJECTIONS, trial
 
 
@@ -41,6 +45,9 @@ def key(monkeypatch: pytest.MonkeyPatch) -> str:
         ("A", None),
         ("", None),
         ("```", None),
+        ('```A wins\n{"reason": "x", "verdict": "B"}\n```', None),
+        ('{"reason": "x", "verdict": "A", "verdict": "B"}', None),
+        ("[" * 100_000, None),
     ],
 )
 def test_only_the_object_asked_for_is_a_vote(text: str, found: str | None) -> None:
@@ -80,16 +87,20 @@ def test_verdicts_cost_and_a_second_run_that_asks_for_nothing(tmp_path: Path, ke
         judge, found = judge_all(url, tmp_path, items)
         assert [item.outcome for item in found] == expected(items)
         used = judge.facts()
-        questions = len(script.answered)  # equal cases in both orders are one question
+        questions = len(script.answered)
+        assert questions == script.requests == 2 * len(unequal(items)) < 40
         assert used == {
             "answers_asked": script.requests,
-            "answers_kept": 40 - script.requests,
+            "answers_kept": 0,
             "tokens_in": 100 * script.requests,
             "tokens_out": 10 * script.requests,
-            "price": pytest.approx(script.requests * (100 * 2 + 10 * 8) / 1e6),
+            "price": pytest.approx(price := script.requests * (100 * 2 + 10 * 8) / 1e6),
+            "price_with_kept": pytest.approx(price),
         }
         again, same = judge_all(url, tmp_path, items)
-        assert same == found and again.facts()["answers_kept"] == 40 and len(script.answered) == questions
+        facts = again.facts()
+        assert same == found and facts["answers_kept"] == questions and len(script.answered) == questions
+        assert facts["price"] == 0 and facts["price_with_kept"] == pytest.approx(price)
         judge_all(url, tmp_path, items, model="another")
         assert script.requests > questions  # another model's answers are its own
     assert script.keys == {f"Bearer {key}"}
@@ -99,18 +110,16 @@ def test_verdicts_cost_and_a_second_run_that_asks_for_nothing(tmp_path: Path, ke
 def test_position_bias_is_seen_and_decides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scripted_server.verdict", lambda messages: "A")
     with scripted(Script()) as url:
-        _, found = judge_all(url, tmp_path, cases(10))
+        _, found = judge_all(url, tmp_path, unequal(cases(10)))
     assert {(item.in_order, item.swapped, item.outcome) for item in found} == {("win", "lose", "tie")}
 
 
 def test_an_answer_that_stays_unreadable_is_no_vote(tmp_path: Path) -> None:
     script = Script(fault_rate=1.0, faults=("prose",))
     with scripted(script) as url:
-        _, found = judge_all(url, tmp_path, cases(3))
+        _, found = judge_all(url, tmp_path, unequal(cases(8)))
     assert {item.outcome for item in found} == {None}
-    assert script.requests == 3 * len(
-        {question(each)[1]["content"] for item in cases(3) for each in (item, item.swapped())}
-    )
+    assert script.requests == 3 * 2 * len(found)
 
 
 def test_the_key_must_be_set_and_is_told_to_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,10 +128,67 @@ def test_the_key_must_be_set_and_is_told_to_nobody(tmp_path: Path, monkeypatch: 
         ApiJudge("scripted", endpoint("http://127.0.0.1:1/v1"), tmp_path / "answers.db")
 
 
+def unequal(items: Sequence[Case]) -> list[Case]:
+    """The cases that a judge is asked about: equal responses are a tie without a question."""
+    return [item for item in items if item.response_first != item.response_second]
+
+
+@pytest.mark.parametrize("fault", ["no credit", "a page", "error inside"])
+def test_a_fault_of_the_endpoint_stops_the_run_and_is_not_kept_as_an_answer(tmp_path: Path, fault: str) -> None:
+    script, items = Script(fault_rate=1.0, faults=(fault,)), cases(4)
+    said = {
+        "no credit": r"says no: .*no credit for Bearer \*\*\*",
+        "a page": "base_url right",
+        "error inside": "upstream",
+    }
+    with scripted(script) as url:
+        with pytest.raises(JudgeError, match=said[fault]):
+            judge_all(url, tmp_path, items, retries=1)
+        script.fault_rate = 0.0  # mended
+        _, found = judge_all(url, tmp_path, items)
+    assert [item.outcome for item in found] == expected(items)
+
+
+def test_a_text_that_the_endpoint_filters_is_no_vote_and_is_asked_once(tmp_path: Path) -> None:
+    script, items = Script(fault_rate=1.0, faults=("filtered",)), unequal(cases(8))
+    with scripted(script) as url:
+        for _ in range(2):
+            _, found = judge_all(url, tmp_path, items)
+            assert {item.outcome for item in found} == {None} and script.requests == 2 * len(items)
+        prompts = [Prompt("1", "helpful", ({"role": "user", "content": "say"},), (1,))]
+        with pytest.raises(JudgeError, match="gave no response to any prompt"):
+            answers_of_endpoint("scripted", endpoint(url), prompts, 20, tmp_path / "answers.db")
+
+
+def test_two_servers_with_one_name_of_a_model_are_two_judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    items = unequal(cases(6))
+    found = []
+    for says in ("A", "B"):
+        monkeypatch.setattr("scripted_server.verdict", lambda messages, says=says: says)
+        with scripted(Script()) as url:
+            found.append({item.in_order for item in judge_all(url, tmp_path, items)[1]})
+    assert found == [{"win"}, {"lose"}]
+
+
+def test_settings_of_an_endpoint_that_leak_or_break_are_refused_without_repeating_them() -> None:
+    content = yaml.safe_load(preset_text("tiny"))
+    good = {"base_url": "https://host/v1", "model": "m"}
+    for change, said in (
+        ({"base_url": "https://bob:hunter2@host/v1"}, "no user and password"),
+        ({"base_url": "nope"}, "an address like"),
+        ({"key_variable": "sk-proj-hunter2"}, "not the key itself"),
+        ({"parameters": {"stream": True}}, "stream: set by us"),
+    ):
+        content["evaluate"]["endpoints"] = {"chat": good | change}
+        with pytest.raises(SettingsError, match=said) as refused:
+            settings_from(content)
+        assert "hunter2" not in str(refused.value)
+
+
 def test_a_server_that_is_not_there_is_named_and_what_was_answered_stays(tmp_path: Path) -> None:
     with scripted(Script()) as url:
         judge_all(url, tmp_path, cases(4))
-    with pytest.raises(JudgeError, match=r"evaluate\.endpoints\.scripted: http.* gave no answer after 1 tries"):
+    with pytest.raises(JudgeError, match=r"evaluate\.endpoints\.scripted: http.* gave no answer: Connection error"):
         judge_all(url, tmp_path, cases(6), retries=0)
     _, found = judge_all(url, tmp_path, cases(4), retries=0)
     assert [item.outcome for item in found] == expected(cases(4))
@@ -131,9 +197,19 @@ def test_a_server_that_is_not_there_is_named_and_what_was_answered_stays(tmp_pat
 def test_an_endpoint_answers_prompts_as_an_opponent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scripted_server.verdict", lambda messages: messages[-1]["content"].upper())
     prompts = [Prompt(str(n), "helpful", ({"role": "user", "content": f"say {n}"},), (1,)) for n in range(3)]
-    with scripted(Script()) as url:
-        found = answers_of_endpoint("scripted", endpoint(url), prompts, 20, tmp_path / "answers.db")
-    assert [json.loads(text)["verdict"] for text, _ in found] == ["SAY 0", "SAY 1", "SAY 2"]
+    script = Script()
+    with scripted(script) as url:
+        found, facts = answers_of_endpoint("scripted", endpoint(url), prompts, 20, tmp_path / "answers.db")
+        script.finish_reason = "length"
+        limited = endpoint(url, parameters={"max_completion_tokens": 9, "top_k": 1})
+        cut, _ = answers_of_endpoint("scripted", limited, prompts, 20, tmp_path / "answers.db")
+    assert [(json.loads(answer.text)["verdict"], answer.whole) for answer in found] == [
+        ("SAY 0", True), ("SAY 1", True), ("SAY 2", True),
+    ]  # fmt: skip
+    assert not any(answer.whole for answer in cut)
+    assert facts["answers_asked"] == 3 and facts["price"] == pytest.approx(3 * 280 / 1e6)
+    assert script.bodies[0]["max_tokens"] == 20 and "max_tokens" not in script.bodies[-1]
+    assert script.bodies[-1]["max_completion_tokens"] == 9 and script.bodies[-1]["top_k"] == 1
 
 
 # -- injections ------------------------------------------------------------------------------------------------------
@@ -171,9 +247,7 @@ def test_a_thousand_comparisons_with_faults_are_all_judged_none_twice(tmp_path: 
         _, found = judge_all(url, tmp_path, items, concurrency=32, asks=6)
     assert [item.outcome for item in found] == expected(items)
     assert set(script.answered.values()) == {1}
-    assert len(script.answered) == len(
-        {question(each)[1]["content"] for item in items for each in (item, item.swapped())}
-    )
+    assert len(script.answered) == 2 * len(unequal(items))
     assert set(script.failed) == set(Script().faults) and sum(script.failed.values()) > 300
 
 

@@ -44,7 +44,7 @@ def test_another_directory_answers_like_the_stage_it_was_copied_from(workspace: 
     config = json.loads((copied / "tokenizer_config.json").read_text())
     (copied / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": template}))
     changed = with_opponents(settings, opponents={"other": f"path:{copied}"})
-    ours, theirs = (responses_of(name, changed, workspace, prompts, engine) for name in ("sft", "other"))
+    (ours, _), (theirs, _) = (responses_of(name, changed, workspace, prompts, engine) for name in ("sft", "other"))
     assert [each.text for each in theirs] == [each.text for each in ours]
     assert [each.finished for each in theirs] == [each.finished for each in ours]
 
@@ -96,6 +96,31 @@ def test_where_a_judge_is_silent_its_numbers_are_missing_and_nothing_else(
     assert table[table["judge"] == "gpt"]["verdict"].isna().all()
 
 
+def test_a_prompt_that_an_opponent_refuses_is_compared_by_nobody(
+    workspace: Workspace, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCRIPTED_KEY", "k")
+    monkeypatch.setattr("scripted_server.verdict", lambda messages: "fine")
+    refused = read_prompts(workspace)[0]
+    script = Script()
+    monkeypatch.setattr(script, "fault", lambda: "filtered" if script.bodies[-1]["messages"] == said else None)
+    said = [dict(message) for message in refused.messages]
+    with scripted(script) as url:
+        one = endpoint(url, concurrency=1).model_dump(mode="json")
+        changed = with_opponents(
+            settings,
+            opponents={"chat": "api:chat"},
+            comparisons=[["policy", "chat"]],
+            judges=["gold", "rules"],
+            endpoints={"chat": one},
+        )
+        evaluate(changed, workspace)
+    found, table = read_json(workspace.metrics("evaluate")), pd.read_parquet(workspace.comparisons)
+    assert found["missing_chat"] == found["unjudged"] == found["rules_unjudged"] == 1 and found["missing_policy"] == 0
+    assert table[table["id"] == refused.id]["verdict"].isna().all() and table["verdict"].notna().sum() == 18
+    assert found["opponent_chat_answers_asked"] == 9
+
+
 def test_faults_of_a_file_of_responses_are_named(workspace: Workspace) -> None:
     path, prompts = workspace.root / "answers.jsonl", read_prompts(workspace)
     with pytest.raises(DataError, match=r"answers\.jsonl: no such file"):
@@ -107,6 +132,9 @@ def test_faults_of_a_file_of_responses_are_named(workspace: Workspace) -> None:
         read_responses(path, prompts)
     path.write_text("\n".join([*lines, '{"id": 3}']))
     with pytest.raises(DataError, match=r"answers\.jsonl:11: expected \{id or prompt"):
+        read_responses(path, prompts)
+    path.write_text("\n".join([*lines, "", lines[0]]))
+    with pytest.raises(DataError, match=r"answers\.jsonl:12: a second response to 'p0'"):
         read_responses(path, prompts)
     path.write_text("\n".join([*lines, "{"]))
     with pytest.raises(DataError, match=r"answers\.jsonl:11: not JSON"):

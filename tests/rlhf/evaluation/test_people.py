@@ -41,8 +41,9 @@ def test_votes_are_found_whichever_response_came_first(tmp_path: Path) -> None:
     path.write_text(
         "\n".join([vote("a", "b", "first", "x"), vote("b", "a", "second", "y"), vote("b", "a", "first", "z")])
     )
-    ab, ba, unseen = judge_both_orders(PeopleJudge(path), [case("a", "b"), case("b", "a"), case("a", "c")])
-    assert (ab.outcome, ba.outcome, unseen.outcome) == ("win", "lose", None)
+    items = [case("a", "b"), case("b", "a"), case("a", "c"), case("a", "a")]
+    ab, ba, unseen, equal = judge_both_orders(PeopleJudge(path), items)
+    assert (ab.outcome, ba.outcome, unseen.outcome, equal.outcome) == ("win", "lose", None, "tie")
 
 
 def test_it_tells_who_voted_and_how_far_they_agree(tmp_path: Path) -> None:

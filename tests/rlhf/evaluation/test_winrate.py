@@ -4,7 +4,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf.evaluation.judges import Outcome
-from rlhf.evaluation.winrate import bootstrap_interval, points, win_rate, win_rates_by_kind
+from rlhf.evaluation.winrate import (
+    bootstrap_interval,
+    detectable_difference,
+    points,
+    prompts_needed,
+    win_rate,
+    win_rates_by_kind,
+)
 
 MIRROR: dict[Outcome, Outcome] = {"win": "lose", "tie": "tie", "lose": "win"}
 OUTCOMES = st.lists(st.sampled_from(["win", "tie", "lose"]), min_size=1, max_size=40)
@@ -18,32 +25,6 @@ def test_shares_by_hand() -> None:
 
 def test_points() -> None:
     assert points(["win", "tie", "lose"]).tolist() == [1.0, 0.5, 0.0]
-
-
-@pytest.mark.parametrize(("outcome", "value"), [("win", 1.0), ("tie", 0.5), ("lose", 0.0)])
-def test_a_single_outcome_has_a_point_interval(outcome: Outcome, value: float) -> None:
-    found = win_rate([outcome], 1)
-    assert (found.win_rate, found.win_rate_low, found.win_rate_high) == (value, value, value)
-
-
-def test_all_ties_have_a_point_interval() -> None:
-    found = win_rate(["tie"] * 50, 1)
-    assert (found.win_rate_low, found.win_rate_high, found.tie) == (0.5, 0.5, 1.0)
-
-
-def test_interval_agrees_with_the_normal_one() -> None:
-    values = np.array([1.0] * 240 + [0.0] * 160)
-    low, high = bootstrap_interval(values, seed=3)
-    half = 1.96 * np.sqrt(0.6 * 0.4 / 400)
-    assert low == pytest.approx(0.6 - half, abs=0.004)
-    assert high == pytest.approx(0.6 + half, abs=0.004)
-
-
-def test_chunks_do_not_change_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    values = np.linspace(0, 1, 30)
-    whole = bootstrap_interval(values, seed=5, resamples=500)
-    monkeypatch.setattr("rlhf.evaluation.winrate._CELLS", 30 * 7)
-    assert bootstrap_interval(values, seed=5, resamples=500) == whole
 
 
 def test_no_values_are_refused() -> None:
@@ -81,3 +62,20 @@ def test_names_give_other_draws_and_the_same_name_the_same() -> None:
     assert win_rate(outcomes, 1, "a") == win_rate(outcomes, 1, "a")
     draws = {(found.win_rate_low, found.win_rate_high) for found in (win_rate(outcomes, 1, n) for n in range(20))}
     assert len(draws) > 1
+
+
+def test_outcomes_that_are_all_alike_do_not_make_a_sure_thing() -> None:
+    """Wilson's interval by hand: one win of one gives 1 / (1 + 1.96^2) = 0.2066 to 1."""
+    one = win_rate(["win"], 1)
+    assert (one.win_rate, one.win_rate_low, one.win_rate_high) == (
+        1.0,
+        pytest.approx(0.2065, abs=2e-4),
+        pytest.approx(1),
+    )
+    ties = win_rate(["tie"] * 50, 1)
+    assert ties.win_rate_low < 0.4 and ties.win_rate_high > 0.6
+    lost = win_rate(["lose"] * 20, 1)
+    assert lost.win_rate_low == pytest.approx(0) and lost.win_rate_high == pytest.approx(
+        1.96**2 / (20 + 1.96**2), abs=1e-4
+    )
+    assert prompts_needed(points(["win"] * 20), 0.05) is None and detectable_difference(points(["tie"])) is None
