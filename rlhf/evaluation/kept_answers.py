@@ -25,7 +25,7 @@ class KeptAnswers:
         self._base = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
         self._base.execute("PRAGMA journal_mode = WAL")
         self._base.execute(
-            "CREATE TABLE IF NOT EXISTS answers "
+            "CREATE TABLE IF NOT EXISTS kept "
             "(key TEXT PRIMARY KEY, text TEXT NOT NULL, whole INTEGER NOT NULL, tokens_in INTEGER NOT NULL, "
             "tokens_out INTEGER NOT NULL)"
         )
@@ -34,7 +34,7 @@ class KeptAnswers:
         """Find an answer."""
         with self._lock:
             row = self._base.execute(
-                "SELECT text, whole, tokens_in, tokens_out FROM answers WHERE key = ?", [key]
+                "SELECT text, whole, tokens_in, tokens_out FROM kept WHERE key = ?", [key]
             ).fetchone()
         return Kept(row[0], bool(row[1]), row[2], row[3]) if row else None
 
@@ -42,6 +42,6 @@ class KeptAnswers:
         """Keep an answer; the first one under a key stays."""
         with self._lock:
             self._base.execute(
-                "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?)",
+                "INSERT OR IGNORE INTO kept VALUES (?, ?, ?, ?, ?)",
                 [key, answer.text, answer.whole, answer.tokens_in, answer.tokens_out],
             )
