@@ -205,15 +205,19 @@ class ApiJudge:
         self.asker = Asker(name, endpoint, kept)
 
     def judge(self, cases: Sequence[Case]) -> list[Verdict]:
-        """Ask for every case once; equal responses are a tie without a question."""
+        """Ask for every case once, or for `limit` of them; equal responses are a tie without a question."""
         examples = self.asker.endpoint.worked_examples
-        asked = [place for place, case in enumerate(cases) if case.response_first != case.response_second]
+        chosen = sorted(range(len(cases)), key=lambda place: sha256(cases[place].id.encode()).digest())
+        chosen = chosen[: self.asker.endpoint.limit]
+        asked = [place for place in chosen if cases[place].response_first != cases[place].response_second]
         answers = self.asker.ask_all(
             f"evaluate: judge {self.name}",
             [question(cases[place], examples) for place in asked],
             lambda text: parse_reply(text) is not None,
         )
-        verdicts = [Verdict("tie")] * len(cases)
+        verdicts = [Verdict(None)] * len(cases)
+        for place in chosen:
+            verdicts[place] = Verdict("tie")
         for place, answer in zip(asked, answers, strict=True):
             verdicts[place] = Verdict(parse_reply(answer.text))
         return verdicts

@@ -44,6 +44,7 @@ class Endpoint(Section):
     retries: CountOrZero = 8  # of a request that failed, with growing pauses or those that the server asks for
     asks: Count = 3  # of a judge whose answer can't be read, before it counts as no vote
     worked_examples: bool = False  # three solved comparisons before each: small models need them to keep to the form
+    limit: Count | None = None  # prompts of a comparison that a judge is asked about, drawn by their ids: a cheap trial
     timeout_seconds: Positive = 60.0
     parameters: dict[str, Any] = Field(default_factory=lambda: {"temperature": 0.0})  # sent with each question
     price: Price | None = None

@@ -128,6 +128,15 @@ def test_the_key_must_be_set_and_is_told_to_nobody(tmp_path: Path, monkeypatch: 
         ApiJudge("scripted", endpoint("http://127.0.0.1:1/v1"), tmp_path / "answers.db")
 
 
+def test_a_limit_judges_the_same_few_in_both_orders(tmp_path: Path) -> None:
+    script, items = Script(), unequal(cases(40))
+    with scripted(script) as url:
+        _, found = judge_all(url, tmp_path, items, limit=7)
+    assert script.requests == 14 and [item.outcome for item in found].count(None) == len(items) - 7
+    right = expected(items)
+    assert all(item.outcome in (None, wanted) for item, wanted in zip(found, right, strict=True))
+
+
 def unequal(items: Sequence[Case]) -> list[Case]:
     """The cases that a judge is asked about: equal responses are a tie without a question."""
     return [item for item in items if item.response_first != item.response_second]
