@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flows.stage import main, stage_flow
+from flows.stage import exit_code, main, stage_flow
 from rlhf.settings import load_settings
 from rlhf.workspace import Workspace
 from tasks.matches import SHARES, decide, play, refuse_promotion_over, settle
@@ -62,4 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     options = _parser().parse_args()
+    with exit_code():  # a name that nobody has is told before a flow begins
+        for reference in (options.challenger, options.baseline):
+            find_version(Path(), load_settings(Workspace().params).experiment, reference)
     main(compare, options.challenger, options.baseline, options.promote)

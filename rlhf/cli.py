@@ -285,8 +285,8 @@ def annotate(
     """Let people compare answers, blind and pairwise, on a page in their browser.
 
     \b
-    rlhf annotate                                serve the pairs of policy and sft
-    rlhf annotate --export data/votes.jsonl      then set evaluate.judges: [gold, "people:data/votes.jsonl"]
+    rlhf annotate                           serve the pairs of policy and sft
+    rlhf annotate --export votes.jsonl      then add "people:votes.jsonl" to evaluate.judges
     """
     from rlhf.annotation.serve import serve
     from rlhf.annotation.store import Store, pairs_of

@@ -9,6 +9,7 @@ from rlhf.annotation.app import make_app
 from rlhf.annotation.store import Store
 from rlhf.common.errors import RlhfError
 
+_ANY = ("0.0.0.0", "::")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -24,8 +25,7 @@ def serve(store: Store, host: str, port: int, say: Callable[[str], None]) -> Non
     except OSError as error:
         raise RlhfError(f"rlhf annotate: {host}:{port}: {error.strerror}; --port 0 takes a free one") from None
     hosts = ["127.0.0.1", "localhost", "[::1]"] if host in LOOPBACK else ["*"]
-    say(
-        f"http://{'[' + host + ']' if ':' in host else host}:{listener.getsockname()[1]}/ (Ctrl-C ends; every vote is kept)"
-    )
+    shown = socket.gethostname() if host in _ANY else f"[{host}]" if ":" in host else host
+    say(f"http://{shown}:{listener.getsockname()[1]}/ (Ctrl-C ends; every vote is kept)")
     server = uvicorn.Server(uvicorn.Config(make_app(store, hosts), log_level="warning", access_log=False))
     server.run(sockets=[listener])

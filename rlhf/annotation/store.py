@@ -62,7 +62,10 @@ def pairs_of(comparisons: Path, challenger: str, baseline: str) -> list[Pair]:
     Raises DataError when the table is missing, or has not these two.
     """
     if not comparisons.is_file():
-        raise DataError(comparisons, "no such file; run the stage that writes it (dvc repro evaluate)")
+        raise DataError(
+            comparisons,
+            "no such file; `dvc checkout evaluate` brings that of an earlier run back, `dvc repro evaluate` makes it",
+        )
     table = pd.read_parquet(comparisons)
     rows = table[(table["challenger"] == challenger) & (table["baseline"] == baseline)]
     if rows.empty:

@@ -1,9 +1,11 @@
 """The evaluate stage: every model answers the held-out prompts once, judges compare, win rates are written."""
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,11 +13,13 @@ import pandas as pd
 from rlhf.common.files import staged_directory, write_json
 from rlhf.common.metrics import Value, write_summary
 from rlhf.engine.single import TorchEngine
+from rlhf.evaluation.endpoints import client_of
 from rlhf.evaluation.judges import UNJUDGED, Case, Judge, Judgement, judge_both_orders, make_judge
-from rlhf.evaluation.opponents import responses_of
+from rlhf.evaluation.opponents import read_responses, responses_of
 from rlhf.evaluation.responses import Prompt, Response, prompt_seed, read_prompts
 from rlhf.evaluation.summary import Answers, Comparison, details, summary
 from rlhf.evaluation.tax import alignment_tax
+from rlhf.models.causal import load_tokenizer
 from rlhf.settings.schema import Settings
 from rlhf.workspace import Workspace
 
@@ -37,6 +41,7 @@ def evaluate(settings: Settings, workspace: Workspace) -> None:
     The first comparison of the settings, by the first judge, is the headline, its keys unprefixed.
     """
     began = time.monotonic()
+    check_ready(settings, workspace)
     engine = TorchEngine(settings.engine)
 
     # 1. what the models know beside: the alignment tax; first, for a wrong name of a task must not cost judged answers
@@ -52,6 +57,21 @@ def evaluate(settings: Settings, workspace: Workspace) -> None:
     write_json(workspace.details("evaluate"), found)
     seconds: dict[str, Value] = {"seconds": time.monotonic() - began}
     write_summary(workspace.metrics("evaluate"), judged_summary(judged) | tax | seconds)
+
+
+def check_ready(settings: Settings, workspace: Workspace) -> None:
+    """Refuse a key, file or directory that judges and opponents lack before any work."""
+    section = settings.evaluate
+    for address in (*section.judges, *section.opponents.values()):
+        kind, _, detail = address.partition(":")
+        if kind == "api":
+            client_of(detail, section.endpoints[detail])
+        elif kind == "people":
+            make_judge(address, settings, workspace)
+        elif kind == "file":
+            read_responses(Path(os.path.expandvars(detail)), read_prompts(workspace))
+        elif kind == "path":
+            load_tokenizer(Path(os.path.expandvars(detail)))
 
 
 def compare(settings: Settings, workspace: Workspace, engine: TorchEngine) -> Judged:

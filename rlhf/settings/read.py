@@ -14,10 +14,23 @@ from rlhf.common.errors import SettingsError
 from rlhf.settings.schema import Settings
 
 
+class _Once(yaml.SafeLoader):
+    """YAML as safe_load reads it, but a key that stands twice is refused: the last one would win unseen."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuse the second of two equal keys, naming its line."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value}: a second time", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def load_settings(path: Path) -> Settings:
     """Read and check a settings file; raises SettingsError that names file and key."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Once)
     except FileNotFoundError:
         raise SettingsError(f"{path}: no such file; `rlhf preset laptop` writes one") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from scripted_server import Script, endpoint, scripted
 
-from rlhf.common.errors import DataError
+from rlhf.common.errors import DataError, RlhfError
 from rlhf.common.files import read_json
 from rlhf.engine.single import TorchEngine
 from rlhf.evaluation.evaluate import evaluate
@@ -119,6 +119,26 @@ def test_a_prompt_that_an_opponent_refuses_is_compared_by_nobody(
     assert found["missing_chat"] == found["unjudged"] == found["rules_unjudged"] == 1 and found["missing_policy"] == 0
     assert table[table["id"] == refused.id]["verdict"].isna().all() and table["verdict"].notna().sum() == 18
     assert found["opponent_chat_answers_asked"] == 9
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"judges": ["gold", "api:chat"]}, "SCRIPTED_KEY is not set"),
+        ({"judges": ["gold", "people:nowhere.jsonl"]}, r"nowhere\.jsonl: no such file"),
+        ({"opponents": {"other": "path:nowhere"}}, "nowhere"),
+        ({"opponents": {"other": "file:nowhere.jsonl"}}, r"nowhere\.jsonl: no such file"),
+    ],
+)
+def test_what_judges_and_opponents_lack_is_told_before_any_work(
+    workspace: Workspace, settings: Settings, monkeypatch: pytest.MonkeyPatch, change: dict[str, object], said: str
+) -> None:
+    monkeypatch.delenv("SCRIPTED_KEY", raising=False)
+    monkeypatch.setattr("rlhf.evaluation.evaluate.compare", None)
+    monkeypatch.setattr("rlhf.evaluation.evaluate.alignment_tax", None)
+    endpoints = {"chat": endpoint("http://127.0.0.1:1/v1").model_dump(mode="json")}
+    with pytest.raises(RlhfError, match=said):
+        evaluate(with_opponents(settings, endpoints=endpoints, **change), workspace)
 
 
 def test_faults_of_a_file_of_responses_are_named(workspace: Workspace) -> None:

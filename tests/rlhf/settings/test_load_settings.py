@@ -162,3 +162,11 @@ def test_a_file_that_is_no_settings_file_is_named(tmp_path: Path, text: str | No
 
 def test_flatten_keeps_lists_whole() -> None:
     assert flatten({"a": {"b": {"c": 1}, "d": [{"e": 2}]}, "f": None}) == {"a.b.c": 1, "a.d": [{"e": 2}], "f": None}
+
+
+def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(preset_text("tiny") + "report:\n  dialogues: 3\n")
+    line = path.read_text().count("\n") - 1
+    with pytest.raises(SettingsError, match=rf"report: a second time\n.*line {line}"):
+        load_settings(path)
