@@ -1,26 +1,10 @@
-import json
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
-import pandas as pd
 import pytest
+from annotators import Served, make_workspace, pair
 
-from rlhf.annotation.store import Pair, Store
-from rlhf.evaluation.people import pair_key
-from rlhf.settings import preset_text
-from rlhf.workspace import Workspace
-
-NASTY = "<script>document.title='stolen'</script> & <b>bold</b>"
-
-
-def pair(number: int, kind: str = "helpful") -> Pair:
-    messages = ({"role": "user", "content": f"question {number} {NASTY}"},)
-    first, second = f"policy says {number} {NASTY}", f"sft says {number}"
-    return Pair(pair_key(messages, first, second), kind, messages, first, second)
+from rlhf.annotation.store import Store
 
 
 @pytest.fixture
@@ -28,56 +12,6 @@ def store(tmp_path: Path) -> Store:
     found = Store(tmp_path / "votes.db", 1)
     found.serve([pair(number, "helpful" if number % 2 else "harmless") for number in range(6)])
     return found
-
-
-def make_workspace(root: Path, pairs: int) -> Workspace:
-    """A workspace with settings and judged comparisons; the last row is a pair of equal answers."""
-    workspace = Workspace(root)
-    workspace.params.write_text(preset_text("tiny"))
-    rows = [
-        {
-            "kind": each.kind, "challenger": "policy", "baseline": "sft", "messages": json.dumps(each.messages),
-            "response_challenger": each.first, "response_baseline": each.second,
-        }
-        for each in (pair(number, "helpful" if number % 2 else "harmless") for number in range(pairs))
-    ]  # fmt: skip
-    rows.append(rows[0] | {"response_baseline": rows[0]["response_challenger"]})
-    workspace.comparisons.parent.mkdir(parents=True)
-    pd.DataFrame(rows).to_parquet(workspace.comparisons)
-    return workspace
-
-
-class Served:
-    """`rlhf annotate` in a process of its own, which can be killed and started again on the same port."""
-
-    def __init__(self, root: Path) -> None:
-        self.root, self.port = root, 0
-        self.process: subprocess.Popen[str] | None = None
-        self.start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        command = [sys.executable, "-c", "from rlhf.cli import main; main()", "-C", str(self.root), "annotate"]
-        self.process = subprocess.Popen([*command, "--port", str(self.port)], stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        self.port = int(line.split("127.0.0.1:")[1].split("/")[0])
-        end = time.monotonic() + 30
-        while time.monotonic() < end:
-            try:
-                httpx.get(self.url, trust_env=False)
-                return
-            except httpx.TransportError:
-                time.sleep(0.05)
-        raise AssertionError("the page did not come")
-
-    def kill(self) -> None:
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait()
 
 
 @pytest.fixture

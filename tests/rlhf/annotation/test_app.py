@@ -1,5 +1,5 @@
 import pytest
-from conftest import NASTY
+from annotators import NASTY
 from fastapi.testclient import TestClient
 
 from rlhf.annotation.app import make_app

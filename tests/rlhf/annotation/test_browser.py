@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import httpx
 import pytest
-from conftest import Served
+from annotators import Served
 
 from rlhf.annotation.store import Store
 from rlhf.workspace import Workspace

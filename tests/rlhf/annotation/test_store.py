@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import make_workspace, pair
+from annotators import make_workspace, pair
 
 from rlhf.annotation.store import Store, pairs_of
 from rlhf.common.errors import DataError
