@@ -7,6 +7,8 @@ import openai
 from rlhf.common.errors import JudgeError
 from rlhf.settings.evaluation import Endpoint
 
+_SECRET = 8  # letters; what is shorter ("none") is no key, and would be struck out of words
+
 
 def client_of(name: str, endpoint: Endpoint) -> openai.OpenAI:
     """Make a client that tries once; its key comes from the environment and is kept nowhere else.
@@ -24,4 +26,5 @@ def client_of(name: str, endpoint: Endpoint) -> openai.OpenAI:
 
 def told(error: Exception, client: openai.OpenAI) -> str:
     """An error's text, without the key that a server may repeat in it."""
-    return str(error).replace(client.api_key, "***")
+    key = client.api_key
+    return str(error).replace(key, "***") if len(key) >= _SECRET else str(error)
