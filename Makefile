@@ -15,7 +15,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv repro ui test lint format clean distclean
+.PHONY: help venv repro ui test style lint format clean distclean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 16
@@ -33,16 +33,18 @@ repro: $(STAMP) ## run what is stale (dvc repro), waiting for a run in progress;
 ui: $(STAMP) ## show Prefect's and MLflow's interfaces until Ctrl-C
 	$(BIN)/python -m flows.ui
 
-lint: $(STAMP) ## check style and types
+style: $(STAMP) ## check style
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+
+lint: style ## check style and types
 	$(BIN)/mypy rlhf tasks flows
 
 format: $(STAMP) ## put the code into the common style
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-test: lint ## check style and types, then run the tests
+test: style ## check style, then run the tests, the check of types among them
 	$(BIN)/python -m pytest --numprocesses 4 --dist loadscope --no-loadscope-reorder --durations 15
 
 clean: ## remove caches and logs; data, models and records stay

@@ -172,9 +172,10 @@ def doctor(
     if as_json:
         typer.echo(json.dumps(found.as_dict(), indent=2))
         raise typer.Exit(0 if found.healthy else 1)
-    table = Table("", *(Column(title, overflow="fold") for title in ("what", "found", "advice")), box=None)
+    table = Table("", "what", Column("found", overflow="fold"), box=None)
     for check in found.checks:
-        table.add_row(MARKS[check.state], escape(check.name), escape(check.found), escape(check.advice))
+        advice = f"\n[dim]{escape(check.advice)}[/]" if check.advice else ""
+        table.add_row(MARKS[check.state], escape(check.name), escape(check.found) + advice)
     shared.console.print(table)
     done = [name for name, ready in found.stages.items() if ready]
     shared.console.print(f"stages done: {', '.join(done) or 'none'}; dvc status tells which are stale")

@@ -86,6 +86,8 @@ def diagnose(workspace: Workspace, imports: Iterable[str]) -> Diagnosis:
         *(_import_check(name, process) for name, process in started.items()),
         check,
     ]
+    if settings is not None:
+        checks.append(judges_check(workspace, settings))
     try:
         stages = {stage.name: stage.done for stage in stage_states(workspace)}
     except RlhfError as error:
@@ -213,6 +215,23 @@ def settings_check(workspace: Workspace) -> tuple[Check, Settings | None]:
     engine = settings.engine
     found = f"{workspace.params}: {settings.model.source}, {engine.kind}, {engine.precision}, {engine.processes} process(es)"
     return Check("settings", "ok", found), settings
+
+
+def judges_check(workspace: Workspace, settings: Settings) -> Check:
+    """Keys, files and directories that `evaluate.judges` and `evaluate.opponents` want, as evaluate looks for them."""
+    section = settings.evaluate
+    names = ", ".join((*section.judges, *section.opponents))
+    if not any(":" in address for address in (*section.judges, *section.opponents.values())):
+        return Check("judges", "ok", names)
+    if not (workspace.prepared / "prompts.parquet").is_file():
+        return Check("judges", "note", names, "run prepare: answers and votes can be looked at once there are prompts")
+    try:
+        from rlhf.evaluation.evaluate import check_ready  # takes seconds, and most settings need nothing of it
+
+        check_ready(settings, workspace)
+    except (RlhfError, ImportError) as error:
+        return Check("judges", "fault", str(error), "evaluate would refuse to begin")
+    return Check("judges", "ok", names)
 
 
 def _start_import(name: str) -> subprocess.Popen[str]:

@@ -21,21 +21,18 @@ for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME", "RLHF_EXE
     os.environ.pop(name, None)
 
 
-CHAIN_FILES = ("test_chain.py", "test_pipeline.py")  # they change one finished chain, in turn
-COPYING_FILES = ("test_killed_study.py", "test_interrupted_chain.py")  # change copies of it
+CHAIN_FILE = "test_chain.py"  # looks at the finished chain
+COPYING_FILES = ("test_changed_chain.py", "test_killed_study.py", "test_pipeline.py", "test_interrupted_chain.py")
+A_COPY_A_TEST = "test_interrupted_chain.py"
+TYPES_FILE = "test_types.py"
 
 
 class FileScheduling(LoadScopeScheduling):
-    """A file's tests share a process and its fixtures; files that change the finished chain share one process.
-
-    Those that change copies of it are free: each has its own.
-    """
+    """A file's tests share a process and its fixtures, but for those that each change a copy of the finished chain."""
 
     def _split_scope(self, nodeid: str) -> str:
         path = Path(nodeid.split("::", 1)[0])
-        if path.name in COPYING_FILES:
-            return nodeid
-        return "chain" if path.name in CHAIN_FILES else str(path)
+        return nodeid if path.name == A_COPY_A_TEST else str(path)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileScheduling:
@@ -44,8 +41,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileScheduli
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What copies the finished chain comes last: it would only wait while another process makes it."""
-    order = {name: place for place, name in enumerate(COPYING_FILES, start=1)}
+    """The longest first; what copies the finished chain last: it would only wait while another process makes it."""
+    order = {name: place for place, name in enumerate((CHAIN_FILE, TYPES_FILE), start=-2)}
+    order |= {name: place for place, name in enumerate(COPYING_FILES, start=1)}
     items.sort(key=lambda item: order.get(item.path.name, 0))
 
 
@@ -71,15 +69,25 @@ def _chain_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def chain(_chain_folder: Path) -> Project:
-    """The finished chain, for the files of CHAIN_FILES."""
+    """The finished chain, for the file that looks at it."""
     return Project(_chain_folder / "rlhf")
 
 
 @pytest.fixture
 def copied_chain(_chain_folder: Path, tmp_path: Path) -> Project:
     """A copy of the finished chain of the test's own."""
-    shutil.copytree(_chain_folder / "copy", tmp_path / "rlhf", symlinks=True)
-    return Project(tmp_path / "rlhf")
+    return _copy(_chain_folder, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def changed_chain(_chain_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A copy of the finished chain that the tests of a file change in turn."""
+    return _copy(_chain_folder, tmp_path_factory.mktemp("changed"))
+
+
+def _copy(chain_folder: Path, directory: Path) -> Project:
+    shutil.copytree(chain_folder / "copy", directory / "rlhf", symlinks=True)
+    return Project(directory / "rlhf")
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import gc
 import logging
 import math
 from contextlib import redirect_stderr
+from functools import cache
 from importlib import resources
 from io import StringIO
 from pathlib import Path
@@ -58,7 +59,6 @@ def knowledge(
     """Accuracy and its standard error on each task, answers chosen by likelihood."""
     from lm_eval import simple_evaluate  # imports take seconds, and only this needs them
     from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
 
     for name in ("lm_eval", "datasets"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -80,7 +80,7 @@ def knowledge(
                 torch_random_seed=settings.seed,
                 fewshot_random_seed=settings.seed,
                 log_samples=False,
-                task_manager=TaskManager(),
+                task_manager=_task_manager(any(task != STARTER for task in tasks)),
             )
     except (KeyError, ValueError, OSError) as error:
         raise SettingsError(f"evaluate.tax.tasks: lm-eval cannot run {', '.join(tasks)}: {error}") from None
@@ -105,6 +105,14 @@ def starter_task() -> dict[str, Any]:
         ],
         "metadata": {"version": 1.0},
     }
+
+
+@cache
+def _task_manager(with_defaults: bool) -> Any:
+    """lm-eval's index of its own tasks takes 6 s to read: once a process, and only where one of them is asked for."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_defaults=with_defaults)
 
 
 def _questions() -> Path:

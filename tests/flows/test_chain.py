@@ -9,15 +9,13 @@ from typing import Any
 
 import pytest
 import yaml
-from mlflow import MlflowClient
-from mlflow.entities import Run
 
 from rlhf.common.files import tree_sha256
 from rlhf.workspace import STAGES, Workspace
 from tasks.tracking import client_of
+from tests.flows.records import EXPERIMENT, newest, runs
 from tests.project_copy import Project
 
-EXPERIMENT = "rlhf-tiny"
 RATES = ("win", "tie", "lose", "win_rate", "win_rate_low", "win_rate_high")
 KEYS = {
     "fetch": "model_source model_revision model_sha256 model_bytes",
@@ -35,16 +33,6 @@ KEYS["gold"] = KEYS["reward"]
 
 def lock(project: Project) -> Any:
     return yaml.safe_load((project.root / "dvc.lock").read_text())["stages"]
-
-
-def runs(client: MlflowClient) -> list[Run]:
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    assert experiment is not None
-    return list(client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"]))
-
-
-def newest(client: MlflowClient, stage: str) -> Run:
-    return [run for run in runs(client) if run.data.tags.get("rlhf.stage") == stage][-1]
 
 
 @pytest.mark.parametrize("stage", STAGES[:-1])
@@ -164,46 +152,3 @@ def test_the_evaluated_policy_is_challenger_and_mlflow_knows_why_it_is_champion_
         assert tags["promotion"] == ("promoted to champion" if promoted else "not promoted")
         assert tags["promotion.reason"].startswith(f"no champion yet; win rate {found['win_rate']:.3f} [")
     assert ("champion" in client.get_registered_model(f"{EXPERIMENT}-policy").aliases) is promoted
-
-
-def test_two_registered_models_are_compared_by_hand_and_the_better_promoted(chain: Project) -> None:
-    params = chain.root / "params.yaml"
-    before = params.read_text()
-    params.write_text(before.replace("promotion: {above: 0.5", "promotion: {above: 0.0"))
-    try:
-        output = chain.run("rlhf", "compare", "policy/1", "sft", "--promote")
-    finally:
-        params.write_text(before)
-    client = client_of(chain.root)
-    run = newest(client, "compare")
-    assert run.info.status == "FINISHED"
-    assert run.data.tags["match.challenger"] == f"{EXPERIMENT}-policy/1"
-    assert run.data.tags["match.baseline"] == f"{EXPERIMENT}-sft/1"
-    assert [item.path for item in client.list_artifacts(run.info.run_id, "tables")] == ["tables/match.json"]
-    assert f"win rate {run.data.metrics['match.win_rate']:.3f} [" in output
-    assert client.get_model_version_by_alias(f"{EXPERIMENT}-policy", "champion").version in (1, "1")
-    assert "promoted to champion" in output
-    refused = chain.run("rlhf", "compare", "sft", "champion", "--promote", code=1)
-    assert f"error: {EXPERIMENT}-sft/1: only a version of {EXPERIMENT}-policy that is not champion yet" in refused
-
-
-def test_a_ppo_setting_runs_only_what_follows_and_coming_back_runs_nothing(chain: Project) -> None:
-    params = chain.root / "params.yaml"
-    before = params.read_text()
-    content = yaml.safe_load(before)
-    content["ppo"]["kl"]["coefficient"] = 0.5
-    params.write_text(yaml.safe_dump(content))
-    try:
-        assert chain.ran(chain.repro()) == ["ppo", "evaluate", "report"]
-        difference = json.loads(chain.run("dvc", "params", "diff", "--json", "HEAD"))
-        assert "ppo.kl.coefficient" in difference["params.yaml"]
-        client = client_of(chain.root)
-        policy = client.get_model_version_by_alias(f"{EXPERIMENT}-policy", "challenger")
-        assert int(policy.version) == 2
-        assert f"over {EXPERIMENT}-policy/1 by gold" in policy.tags["promotion.reason"]
-        assert newest(client, "evaluate").data.tags["match.baseline"] == f"{EXPERIMENT}-policy/1"
-    finally:
-        params.write_text(before)
-    output = chain.repro()
-    assert chain.ran(output) == []
-    assert output.count("is cached - skipping run") == 3

@@ -12,9 +12,8 @@ import psutil
 import yaml
 
 from tasks.tracking import client_of
+from tests.flows.records import newest
 from tests.project_copy import Project
-
-EXPERIMENT = "rlhf-tiny"
 
 
 def set_params(project: Project, change: Callable[[dict], None]) -> None:
@@ -58,9 +57,7 @@ def of(project: Project, word: str) -> list[psutil.Process]:
 def last_runs(project: Project) -> dict[str, str]:
     """Status of the newest sft run and of its parent, and how many losses it holds."""
     client = client_of(project.root)
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    assert experiment is not None
-    run = client.search_runs([experiment.experiment_id], "tags.`rlhf.stage` = 'sft'", max_results=1)[0]
+    run = newest(client, "sft")
     parent = client.get_run(run.data.tags["mlflow.parentRunId"])
     return {
         "status": run.info.status,

@@ -10,7 +10,7 @@ import psutil
 from tasks.tracking import client_of
 from tests.project_copy import Project
 
-SETTINGS = {"ppo.iterations": 20, "ppo.checkpoint_every": 2, "ppo.samples_every": 20}
+SETTINGS = {"ppo.iterations": 8, "ppo.checkpoint_every": 2, "ppo.samples_every": 8}
 COMMAND = (
     *("python", "-m", "flows.study", "fig12", "--preset", "tiny", "--seeds", "2", "--first-seed", "5"),
     *(word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")),
@@ -56,7 +56,7 @@ def test_a_killed_study_goes_on_where_its_seeds_were_and_a_finished_one_runs_not
     for arm in ("ppo-max", "ppo-ptx"):
         runs = json.loads((study / "runs" / f"{arm}.json").read_text())["runs"]
         assert [run["seed"] for run in runs] == [5, 6]
-        assert all([row["step"] for row in run["curves"]][-20:] == list(range(20)) for run in runs)
+        assert all([row["step"] for row in run["curves"]][-8:] == list(range(8)) for run in runs)
     (row,) = json.loads((study / "reports" / "findings.json").read_text())["findings"]
     assert row["arm"] == "ppo-ptx" and row["seeds"] == 2 and row["low"] < row["difference"] < row["high"]
     page = (study / "reports" / "index.html").read_text()

@@ -25,57 +25,57 @@ def lock(project: Project) -> str:
     return (project.root / "dvc.lock").read_text()
 
 
-def test_where_all_is_up_to_date_the_flow_runs_nothing_and_completes(chain: Project) -> None:
-    before = lock(chain)
-    output = chain.run(*PIPELINE)
+def test_where_all_is_up_to_date_the_flow_runs_nothing_and_completes(changed_chain: Project) -> None:
+    before = lock(changed_chain)
+    output = changed_chain.run(*PIPELINE)
     assert "Running stage" not in output
-    assert lock(chain) == before
-    with sqlite3.connect(chain.root / ".prefect" / "prefect.db") as database:
+    assert lock(changed_chain) == before
+    with sqlite3.connect(changed_chain.root / ".prefect" / "prefect.db") as database:
         query = "select state_name from flow_run join flow on flow.id = flow_id where flow.name = 'pipeline'"
         assert database.execute(query).fetchall() == [("Completed",)]
 
 
-def test_the_flow_gives_the_lock_file_of_a_repro_by_hand(chain: Project) -> None:
-    params = chain.root / "params.yaml"
+def test_the_flow_gives_the_lock_file_of_a_repro_by_hand(changed_chain: Project) -> None:
+    params = changed_chain.root / "params.yaml"
     before = params.read_text()
     try:
-        output = chain.run(sys.executable, "-c", CHANGED)
+        output = changed_chain.run(sys.executable, "-c", CHANGED)
         assert [line.split("'")[1] for line in output.splitlines() if "Running stage '" in line] == ["report"]
         assert yaml.safe_load(params.read_text())["report"]["dialogues"] == 3
-        by_flow = lock(chain)
-        client = client_of(chain.root)
+        by_flow = lock(changed_chain)
+        client = client_of(changed_chain.root)
         experiment = client.get_experiment_by_name("rlhf-tiny")
         assert experiment is not None
         query = "tags.`rlhf.execution` LIKE 'pipeline-%' and tags.`rlhf.role` = 'execution'"
         (parent,) = client.search_runs([experiment.experiment_id], query)
-        rate = json.loads(Workspace(chain.root).metrics("evaluate").read_text())["win_rate"]
+        rate = json.loads(Workspace(changed_chain.root).metrics("evaluate").read_text())["win_rate"]
         assert parent.data.metrics["evaluate.win_rate"] == rate  # also of stages that had nothing to do
         assert "dvc.lock" in [item.path for item in client.list_artifacts(parent.info.run_id)]
-        chain.repro("--force", "--single-item", "report")
-        assert lock(chain) == by_flow
+        changed_chain.repro("--force", "--single-item", "report")
+        assert lock(changed_chain) == by_flow
     finally:
         params.write_text(before)
-        chain.repro()
+        changed_chain.repro()
 
 
-def test_settings_that_a_stage_would_refuse_fail_the_flow_at_once(chain: Project) -> None:
-    params = chain.root / "params.yaml"
+def test_settings_that_a_stage_would_refuse_fail_the_flow_at_once(changed_chain: Project) -> None:
+    params = changed_chain.root / "params.yaml"
     before = params.read_text()
     params.write_text(before + "colour: red\n")
     try:
-        output = chain.run(*PIPELINE, code=1)
+        output = changed_chain.run(*PIPELINE, code=1)
     finally:
         params.write_text(before)
     assert "params.yaml: colour: unknown key" in output
     assert "dvc repro ended" not in output
 
 
-def test_an_experiment_of_dvc_is_kept_beside_the_workspace(chain: Project) -> None:
-    before = (chain.root / "params.yaml").read_text()
-    output = chain.run("dvc", "exp", "run", "--name", "shorter", "-S", "report.dialogues=2")
-    assert chain.ran(output) == ["report"]
-    shown = json.loads(chain.run("dvc", "exp", "show", "--json"))
+def test_an_experiment_of_dvc_is_kept_beside_the_workspace(changed_chain: Project) -> None:
+    before = (changed_chain.root / "params.yaml").read_text()
+    output = changed_chain.run("dvc", "exp", "run", "--name", "shorter", "-S", "report.dialogues=2")
+    assert changed_chain.ran(output) == ["report"]
+    shown = json.loads(changed_chain.run("dvc", "exp", "show", "--json"))
     names = [row["name"] for state in shown for found in state["experiments"] or [] for row in found["revs"]]
     assert "shorter" in names
-    (chain.root / "params.yaml").write_text(before)
-    chain.repro()
+    (changed_chain.root / "params.yaml").write_text(before)
+    changed_chain.repro()

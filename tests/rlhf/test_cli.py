@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from typer.testing import CliRunner
@@ -23,7 +24,7 @@ from rlhf.common.errors import ModelError, SettingsError
 from rlhf.models.causal import load_causal_lm, save_causal_lm
 from rlhf.models.scalar import new_scalar_model, save_scalar_model
 from rlhf.rollout.sampler import SamplingRule, row_uniforms, sample_responses
-from rlhf.settings import load_settings, preset_names, preset_text
+from rlhf.settings import load_settings, preset_names, preset_text, settings_from
 from rlhf.settings.evaluation import Generation
 from rlhf.workspace import Workspace
 
@@ -186,6 +187,25 @@ def test_doctor_imports_what_it_is_told_to(tmp_path: Path) -> None:
     assert states["import json"].state == "ok"
     assert states["import no_such_package"].state == "fault"
     assert "No module named" in states["import no_such_package"].found
+
+
+def test_doctor_tells_what_judges_lack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = Workspace(tmp_path)
+    content = yaml.safe_load(preset_text("tiny"))
+    assert doctor.judges_check(workspace, settings_from(content)).state == "ok"
+    content["evaluate"]["judges"] = ["gold", "api:theirs"]
+    content["evaluate"]["endpoints"] = {
+        "theirs": {"base_url": "http://127.0.0.1:1/v1", "model": "m", "key_variable": "A_KEY"}
+    }
+    settings = settings_from(content)
+    monkeypatch.delenv("A_KEY", raising=False)
+    assert doctor.judges_check(workspace, settings).state == "note"
+    workspace.prepared.mkdir(parents=True)
+    (workspace.prepared / "prompts.parquet").touch()
+    found = doctor.judges_check(workspace, settings)
+    assert found.state == "fault" and "A_KEY" in found.found
+    monkeypatch.setenv("A_KEY", "x")
+    assert doctor.judges_check(workspace, settings).state == "ok"
 
 
 def test_doctor_judges_by_numbers(tmp_path: Path) -> None:

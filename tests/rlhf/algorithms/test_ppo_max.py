@@ -242,6 +242,7 @@ def test_who_starts_from_what(prepared: Workspace) -> None:
     assert fresh._critic.head.weight.requires_grad
 
 
+@torch.no_grad()
 def test_the_critic_starts_from_the_reward_model_or_with_a_fresh_head(prepared: Workspace) -> None:
     reward = load_scalar_model(prepared.model("reward"))
     fresh = make(prepared, ppo__critic__initial="sft")._critic.head

@@ -1,0 +1,18 @@
+"""What MLflow holds of a chain with the tiny preset."""
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+EXPERIMENT = "rlhf-tiny"
+
+
+def runs(client: MlflowClient) -> list[Run]:
+    """All runs of the experiment, oldest first."""
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"]))
+
+
+def newest(client: MlflowClient, stage: str) -> Run:
+    """The last run of a stage."""
+    return [run for run in runs(client) if run.data.tags.get("rlhf.stage") == stage][-1]

@@ -1,0 +1,52 @@
+"""What changes a finished chain: a promotion by hand, then another setting of PPO, whose policy meets that champion."""
+
+import json
+
+import yaml
+
+from tasks.tracking import client_of
+from tests.flows.records import EXPERIMENT, newest
+from tests.project_copy import Project
+
+
+def test_two_registered_models_are_compared_by_hand_and_the_better_promoted(changed_chain: Project) -> None:
+    params = changed_chain.root / "params.yaml"
+    before = params.read_text()
+    params.write_text(before.replace("promotion: {above: 0.5", "promotion: {above: 0.0"))
+    try:
+        output = changed_chain.run("rlhf", "compare", "policy/1", "sft", "--promote")
+    finally:
+        params.write_text(before)
+    client = client_of(changed_chain.root)
+    run = newest(client, "compare")
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["match.challenger"] == f"{EXPERIMENT}-policy/1"
+    assert run.data.tags["match.baseline"] == f"{EXPERIMENT}-sft/1"
+    assert [item.path for item in client.list_artifacts(run.info.run_id, "tables")] == ["tables/match.json"]
+    assert f"win rate {run.data.metrics['match.win_rate']:.3f} [" in output
+    assert client.get_model_version_by_alias(f"{EXPERIMENT}-policy", "champion").version in (1, "1")
+    assert "promoted to champion" in output
+    refused = changed_chain.run("rlhf", "compare", "sft", "champion", "--promote", code=1)
+    assert f"error: {EXPERIMENT}-sft/1: only a version of {EXPERIMENT}-policy that is not champion yet" in refused
+
+
+def test_a_ppo_setting_runs_only_what_follows_and_coming_back_runs_nothing(changed_chain: Project) -> None:
+    params = changed_chain.root / "params.yaml"
+    before = params.read_text()
+    content = yaml.safe_load(before)
+    content["ppo"]["kl"]["coefficient"] = 0.5
+    params.write_text(yaml.safe_dump(content))
+    try:
+        assert changed_chain.ran(changed_chain.repro()) == ["ppo", "evaluate", "report"]
+        difference = json.loads(changed_chain.run("dvc", "params", "diff", "--json", "HEAD"))
+        assert "ppo.kl.coefficient" in difference["params.yaml"]
+        client = client_of(changed_chain.root)
+        policy = client.get_model_version_by_alias(f"{EXPERIMENT}-policy", "challenger")
+        assert int(policy.version) == 2
+        assert f"over {EXPERIMENT}-policy/1 by gold" in policy.tags["promotion.reason"]
+        assert newest(client, "evaluate").data.tags["match.baseline"] == f"{EXPERIMENT}-policy/1"
+    finally:
+        params.write_text(before)
+    output = changed_chain.repro()
+    assert changed_chain.ran(output) == []
+    assert output.count("is cached - skipping run") == 3
