@@ -77,7 +77,8 @@ def _explain(item: dict[str, Any], where: str) -> str:
         near = get_close_matches(location[-1], known, 1)
         hint = f"did you mean {near[0]}? " if near else ""
         return f"{where}: {key}: unknown key; {hint}known here: {', '.join(known)}"
-    message = str(item["msg"]).removeprefix("Value error, ")
+    message = str(item["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
+    message = {"model_type": "must be a mapping of keys", "missing": "missing"}.get(item["type"], message)
     silent = item["type"] == "missing" or isinstance(item["input"], Mapping) or location[-1:] in _MAY_HOLD_SECRETS
     found = "" if silent else f" (found {item['input']!r})"
     return f"{where}: {key}: {message}{found}"

@@ -64,7 +64,7 @@ def test_an_unknown_key_is_named_with_those_that_are_known(path: str, known: str
         ("data.sft", [], "at least 1 item"),
         ("data.sft", "starter", "tuple"),
         ("seed", "one", "integer"),
-        ("ppo.algorithm", "reinforce", "Input should be 'ppo-max'"),
+        ("ppo.algorithm", "reinforce", "must be 'ppo-max'"),
         ("experiment", "team/rlhf", "String should match pattern"),
     ],
 )
@@ -110,7 +110,7 @@ def test_every_fault_is_told_at_once() -> None:
 def test_a_missing_key_is_named() -> None:
     content = yaml.safe_load(preset_text("tiny"))
     del content["ppo"]["kl"], content["sft"]
-    with pytest.raises(SettingsError, match=r"sft: Field required\n.*ppo\.kl: Field required"):
+    with pytest.raises(SettingsError, match=r"sft: missing\n.*ppo\.kl: missing"):
         settings_from(content)
 
 
