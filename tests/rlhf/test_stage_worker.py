@@ -34,7 +34,7 @@ def test_bad_settings_are_told_by_key_without_a_traceback(tmp_path: Path) -> Non
         [sys.executable, "-m", "rlhf.worker", "ppo"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert run.returncode == 1
-    assert run.stderr.startswith("error: params.yaml: ppo.iterations: Field required")
+    assert run.stderr.startswith("error: params.yaml: ppo.iterations: missing")
     assert "ppo.iterationz: unknown key; did you mean iterations? known here: advantage, alarm, " in run.stderr
     assert "Traceback" not in run.stderr and run.stdout == ""
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
