@@ -27,17 +27,20 @@ def main() -> None:
     with exit_code():
         mlflow = None
         try:
+            uri = os.environ.get("MLFLOW_TRACKING_URI")
+            if not uri:
+                address, mlflow = start_mlflow(root)  # while Prefect's server starts
             prefect_url = shared_server(root, own)
             print(f"Prefect  {shown(prefect_url.removesuffix('/api'))}", flush=True)
-            if uri := os.environ.get("MLFLOW_TRACKING_URI"):
-                print(f"MLflow   {shown(uri)} (MLFLOW_TRACKING_URI; not started here)", flush=True)
+            if mlflow is None:
+                print(f"MLflow   {shown(uri or '')} (MLFLOW_TRACKING_URI; not started here)", flush=True)
             else:
-                address, mlflow = start_mlflow(root)
+                wait_for(mlflow, address, root)
                 print(f"MLflow   {address}", flush=True)
             print("Ctrl-C stops both.", flush=True)
             while mlflow is None or mlflow.poll() is None:
                 time.sleep(1)
-            raise RlhfError("the MLflow server stopped; see logs/mlflow-server.log")
+            raise RlhfError(f"the MLflow server stopped; see {_log(root)}")
         except KeyboardInterrupt:
             print("stopping")
         finally:
@@ -48,11 +51,10 @@ def main() -> None:
 
 
 def start_mlflow(root: Path) -> tuple[str, subprocess.Popen[bytes]]:
-    """Start an MLflow server on the workspace's database, wait until it answers, give its address; raises RlhfError."""
-    log = root / "logs" / "mlflow-server.log"
+    """Start an MLflow server on the workspace's database, give the address at which it will answer."""
+    log = _log(root)
     log.parent.mkdir(exist_ok=True)
     port = free_port(MLFLOW_PORT) or free_port(0)
-    address = f"http://{HOST}:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking_uri(root)]
     # Its jobs, which judge traces of language-model applications, are none of ours: eight processes of 250 MB each.
     environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | os.environ
@@ -65,13 +67,17 @@ def start_mlflow(root: Path) -> tuple[str, subprocess.Popen[bytes]]:
             stderr=stream,
             start_new_session=True,  # Ctrl-C comes here first; this process then stops it
         )
+    return f"http://{HOST}:{port}", server
+
+
+def wait_for(server: subprocess.Popen[bytes], address: str, root: Path) -> None:
+    """Wait until the MLflow server answers; raises RlhfError that names its log."""
     end = time.monotonic() + _START_SECONDS
     while server.poll() is None and time.monotonic() < end:
         if _answers(address):
-            return address, server
+            return
         time.sleep(0.2)
-    stop(server)
-    raise RlhfError(f"the MLflow server did not start; see {log}")
+    raise RlhfError(f"the MLflow server did not start; see {_log(root)}")
 
 
 def stop(server: subprocess.Popen[bytes]) -> None:
@@ -84,6 +90,10 @@ def stop(server: subprocess.Popen[bytes]) -> None:
         with suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGKILL)
         server.wait()
+
+
+def _log(root: Path) -> Path:
+    return root / "logs" / "mlflow-server.log"
 
 
 def _answers(address: str) -> bool:

@@ -30,6 +30,7 @@ def without_servers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(ui, "start_mlflow", start)
+    monkeypatch.setattr(ui, "wait_for", lambda *_: None)
     monkeypatch.setattr(ui.time, "sleep", pause)
     return started
 
