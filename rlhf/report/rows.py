@@ -15,7 +15,7 @@ class DataView:
 
     kinds: the kinds that occur, the columns of `kept`
     kept: (table, split, rows, rows of each kind); dropped: (use, reason, rows); rest: everything else, key and value
-    files: (file with its use, outcomes and rows), from `metrics/prepare_details.json`
+    files: (file with its use, outcomes and rows), as they also stand in `metrics/prepare_details.json`
     """
 
     kinds: list[str]
@@ -30,6 +30,8 @@ def data_view(summary: Mapping[str, Any], details: Mapping[str, Any]) -> DataVie
     places = [(table, split) for table, splits in SPLITS.items() for split in splits if f"{table}_{split}" in summary]
     kinds = [kind for kind in KINDS if any(f"{table}_{split}_{kind}" in summary for table, split in places)]
     used = {f"{table}_{split}{suffix}" for table, split in places for suffix in ("", *(f"_{kind}" for kind in kinds))}
+    files = details.get("files", {})
+    used |= {f"{name.replace(': ', '/', 1)}/{outcome}" for name, counts in files.items() for outcome in counts}
     dropped = [(*key.split(_DROPPED, 1), value) for key, value in sorted(summary.items()) if _DROPPED in key]
     return DataView(
         kinds=kinds,
@@ -43,5 +45,5 @@ def data_view(summary: Mapping[str, Any], details: Mapping[str, Any]) -> DataVie
             for key, value in sorted(summary.items())
             if key not in used and _DROPPED not in key and value != ""
         ],
-        files=[(name, sorted(counts.items())) for name, counts in sorted(details.get("files", {}).items())],
+        files=[(name, sorted(counts.items())) for name, counts in sorted(files.items())],
     )

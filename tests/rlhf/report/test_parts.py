@@ -97,12 +97,14 @@ def test_data_view_loses_no_key() -> None:
         "sft_train_helpful": 4,
         "sft_train_harmless": 3,
         "sft_dropped_empty_answer": 2,
+        "sft/a.jsonl/train": 7,
+        "sft/lost.jsonl/train": 1,
         "broken": 2,
     }
     view = data_view(summary, {"files": {"sft: a.jsonl": {"train": 7}}})
     assert view.kept == [("sft", "train", 7, [4, 3])]
     assert view.dropped == [("sft", "empty answer", 2)]
-    assert view.rest == [("broken", 2)]
+    assert view.rest == [("broken", 2), ("sft/lost.jsonl/train", 1)]
     assert view.files == [("sft: a.jsonl", [("train", 7)])]
 
 
