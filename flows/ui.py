@@ -56,12 +56,9 @@ def start_mlflow(root: Path) -> tuple[str, subprocess.Popen[bytes]]:
     log.parent.mkdir(exist_ok=True)
     port = free_port(MLFLOW_PORT) or free_port(0)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking_uri(root)]
-    # Its jobs, which judge traces of language-model applications, are none of ours: eight processes of 250 MB each.
-    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | os.environ
     with log.open("w", encoding="utf-8") as stream:
         server = subprocess.Popen(
             [*command, "--host", HOST, "--port", str(port), "--workers", "1"],
-            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=stream,

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from filelock import FileLock
 from xdist.scheduler import LoadScopeScheduling
 
+from tasks.server import shared_server
 from tests.project_copy import Project, copy_project
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -73,21 +75,30 @@ def chain(_chain_folder: Path) -> Project:
     return Project(_chain_folder / "rlhf")
 
 
+@pytest.fixture(scope="session")
+def prefect_server(_chain_folder: Path) -> str:
+    """The address of one Prefect server for all copies of the chain; it goes when the last test process has ended."""
+    root = _chain_folder / "prefect"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(root / ".prefect"))
+        return shared_server(root, psutil.Process())
+
+
 @pytest.fixture
-def copied_chain(_chain_folder: Path, tmp_path: Path) -> Project:
+def copied_chain(_chain_folder: Path, prefect_server: str, tmp_path: Path) -> Project:
     """A copy of the finished chain of the test's own."""
-    return _copy(_chain_folder, tmp_path)
+    return _copy(_chain_folder, tmp_path, prefect_server)
 
 
 @pytest.fixture(scope="module")
-def changed_chain(_chain_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
+def changed_chain(_chain_folder: Path, prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A copy of the finished chain that the tests of a file change in turn."""
-    return _copy(_chain_folder, tmp_path_factory.mktemp("changed"))
+    return _copy(_chain_folder, tmp_path_factory.mktemp("changed"), prefect_server)
 
 
-def _copy(chain_folder: Path, directory: Path) -> Project:
+def _copy(chain_folder: Path, directory: Path, prefect_server: str) -> Project:
     shutil.copytree(chain_folder / "copy", directory / "rlhf", symlinks=True)
-    return Project(directory / "rlhf")
+    return Project(directory / "rlhf", prefect_server)
 
 
 @pytest.fixture

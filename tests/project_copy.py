@@ -14,9 +14,10 @@ _RECORDS = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME", "RLHF_EXEC
 
 @dataclass(frozen=True)
 class Project:
-    """A workspace with git and DVC below `root`."""
+    """A workspace with git and DVC below `root`; `prefect` is the address of a server that its flows use, if not their own."""
 
     root: Path
+    prefect: str | None = None
 
     @staticmethod
     def small(root: Path) -> "Project":
@@ -49,6 +50,8 @@ class Project:
         """What a user's shell would have with the virtual environment active."""
         kept = {key: value for key, value in os.environ.items() if key not in _RECORDS and "PYTEST" not in key}
         path = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
+        if self.prefect is not None:
+            kept["PREFECT_API_URL"] = self.prefect
         return (
             kept
             | {"PATH": path, "PYTHONPATH": str(self.root), "GIT_CEILING_DIRECTORIES": str(self.root.parent)}

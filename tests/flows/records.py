@@ -1,5 +1,6 @@
-"""What MLflow holds of a chain with the tiny preset."""
+"""What MLflow and Prefect hold of a chain with the tiny preset."""
 
+import httpx
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
@@ -16,3 +17,10 @@ def runs(client: MlflowClient) -> list[Run]:
 def newest(client: MlflowClient, stage: str) -> Run:
     """The last run of a stage."""
     return [run for run in runs(client) if run.data.tags.get("rlhf.stage") == stage][-1]
+
+
+def flow_runs(prefect: str, flow: str) -> dict[str, str]:
+    """State of each run of a flow, by its name."""
+    wanted = {"flows": {"name": {"any_": [flow]}}}
+    found = httpx.post(f"{prefect}/flow_runs/filter", json=wanted, timeout=60, trust_env=False).raise_for_status()
+    return {run["name"]: run["state_type"] for run in found.json()}

@@ -3,7 +3,6 @@
 import os
 import signal
 import socket
-import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,7 +11,7 @@ import psutil
 import yaml
 
 from tasks.tracking import client_of
-from tests.flows.records import newest
+from tests.flows.records import flow_runs, newest
 from tests.project_copy import Project
 
 
@@ -92,9 +91,9 @@ def test_ctrl_c_ends_everything_and_is_recorded(copied_chain: Project) -> None:
     found = last_runs(copied_chain)
     assert (found["status"], found["parent"]) == ("KILLED", "KILLED")
     assert int(found["losses"]) >= 10  # the steps until then are not lost
-    with sqlite3.connect(copied_chain.root / ".prefect" / "prefect.db") as database:
-        query = "select state_type from flow_run order by created desc limit 1"
-        assert database.execute(query).fetchone()[0] not in ("RUNNING", "COMPLETED")
+    assert copied_chain.prefect is not None
+    key = newest(client_of(copied_chain.root), "sft").data.tags["rlhf.execution"]
+    assert flow_runs(copied_chain.prefect, "sft")[f"sft-{key}"] not in ("RUNNING", "COMPLETED")
 
 
 def test_a_killed_worker_fails_the_stage_with_one_message(copied_chain: Project) -> None:

@@ -1,13 +1,13 @@
 """The pipeline flow and DVC's experiments on the finished tiny chain: both go through DVC, and give what it gives."""
 
 import json
-import sqlite3
 import sys
 
 import yaml
 
 from rlhf.workspace import Workspace
 from tasks.tracking import client_of
+from tests.flows.records import flow_runs
 from tests.project_copy import Project
 
 PIPELINE = (sys.executable, "-m", "flows.pipeline")
@@ -30,9 +30,8 @@ def test_where_all_is_up_to_date_the_flow_runs_nothing_and_completes(changed_cha
     output = changed_chain.run(*PIPELINE)
     assert "Running stage" not in output
     assert lock(changed_chain) == before
-    with sqlite3.connect(changed_chain.root / ".prefect" / "prefect.db") as database:
-        query = "select state_name from flow_run join flow on flow.id = flow_id where flow.name = 'pipeline'"
-        assert database.execute(query).fetchall() == [("Completed",)]
+    assert changed_chain.prefect is not None
+    assert list(flow_runs(changed_chain.prefect, "pipeline").values()) == ["COMPLETED"]
 
 
 def test_the_flow_gives_the_lock_file_of_a_repro_by_hand(changed_chain: Project) -> None:
