@@ -4,6 +4,7 @@ import contextlib
 import random
 import shutil
 import threading
+import time
 from collections.abc import Callable
 
 import httpx
@@ -62,6 +63,7 @@ def test_two_hundred_votes_by_two_annotators_survive_a_server_that_is_killed(ser
     for kill_at in KILLED_AT:
         while len(store.votes()) < kill_at:
             assert any(person.is_alive() for person in people)
+            time.sleep(0.1)
         served.kill()
         held = [(vote.annotator, vote.pair, vote.preferred) for vote in store.votes()]
         served.start()
