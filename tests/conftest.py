@@ -43,10 +43,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileScheduli
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest first; what copies the finished chain last: it would only wait while another process makes it."""
-    order = {name: place for place, name in enumerate((CHAIN_FILE, TYPES_FILE), start=-2)}
-    order |= {name: place for place, name in enumerate(COPYING_FILES, start=1)}
-    items.sort(key=lambda item: order.get(item.path.name, 0))
+    """The longest first; what copies the finished chain in the middle: by then it is made, and small files fill the end."""
+    first = [item for name in (CHAIN_FILE, TYPES_FILE) for item in items if item.path.name == name]
+    copying = [item for name in COPYING_FILES for item in items if item.path.name == name]
+    rest = [item for item in items if item.path.name not in (CHAIN_FILE, TYPES_FILE, *COPYING_FILES)]
+    half = len(rest) // 2
+    while 0 < half < len(rest) and rest[half].path == rest[half - 1].path:  # a file stays in one piece
+        half += 1
+    items[:] = [*first, *rest[:half], *copying, *rest[half:]]
 
 
 @pytest.fixture(scope="session", autouse=True)
