@@ -2,9 +2,10 @@
 
 import hashlib
 import random
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
+if TYPE_CHECKING:  # imported where it is used: a stage that only derives seeds, the report, starts in half the time
+    import torch
 
 
 def derive_seed(root: int, *names: str | int) -> int:
@@ -16,13 +17,18 @@ def derive_seed(root: int, *names: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def generator(root: int, *names: str | int, device: str | torch.device = "cpu") -> torch.Generator:
+def generator(root: int, *names: str | int, device: "str | torch.device" = "cpu") -> "torch.Generator":
     """Make a torch generator seeded by name; state never needs saving because a step's name gives it back."""
+    import torch
+
     return torch.Generator(device=device).manual_seed(derive_seed(root, *names))
 
 
 def seed_everything(root: int, *names: str | int) -> None:
     """Seed the global generators of Python, numpy and torch, for library code that takes no generator."""
+    import numpy as np
+    import torch
+
     seed = derive_seed(root, *names)
     random.seed(seed)
     np.random.seed(seed % 2**32)
