@@ -32,12 +32,12 @@ class Lineage:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def tags(self) -> dict[str, str]:
-        """Give the lineage as tags of an MLflow run or model version; MLflow refuses keys that climb out of a folder."""
+        """Give the lineage as tags of an MLflow run or model version."""
         return {
             "git.commit": self.commit,
             "git.dirty": str(self.dirty).lower(),
             "settings.sha256": self.settings_sha256,
-            **{f"dvc.dep.{path.replace('../', '')}": value for path, value in self.dependencies.items()},
+            **{f"dvc.dep.{path}": value for path, value in self.dependencies.items()},
         }
 
 

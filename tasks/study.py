@@ -25,6 +25,7 @@ from tasks.environment import STUDIES
 from tasks.tracking import StageRun
 
 CHAIN = ("fetch", "prepare", "sft", "reward", "gold")  # what all arms share
+_CODE = ("rlhf", "requirements.lock")  # linked into the study: what .dvcignore names is ignored only below it
 _CONFIG = """# A repository of DVC alone, with the cache of the workspace around it.
 [core]
     analytics = false
@@ -63,6 +64,9 @@ def lay_out(
     write_changed(study / ".dvc" / "config", _CONFIG)
     write_changed(study / ".dvc" / ".gitignore", "/tmp\n/config.local\n")
     write_changed(study / ".dvcignore", (root / ".dvcignore").read_text(encoding="utf-8"))
+    for code in _CODE:
+        if not (study / code).is_symlink():
+            (study / code).symlink_to(Path("../..") / code)
     write_changed(study / "params.yaml", settings)
     for arm, changes in arms.items():
         content = {"seeds": list(seeds), "changes": dict(changes)}
@@ -83,8 +87,6 @@ def take_over(chain: Path, study: Path) -> None:
         return
     lock = yaml.safe_load(chain.read_text(encoding="utf-8"))
     known = {name: lock["stages"][name] for name in CHAIN if name in lock["stages"]}
-    for stage in known.values():
-        stage["deps"] = [dep | {"path": _above([dep["path"]])[0]} for dep in stage["deps"]]
     write_text(study, yaml.safe_dump(lock | {"stages": known}, sort_keys=False))
 
 
@@ -98,10 +100,10 @@ def write_changed(path: Path, text: str) -> None:
 def study_stages(chain: Mapping[str, Any], arms: Sequence[str], figures: Sequence[str]) -> dict[str, Any]:
     """Derive the study's stages from those of the chain: the shared ones, one an arm, and the findings."""
     ppo, gold = chain["ppo"], chain["gold"]
-    stages = {name: {**chain[name], "deps": _above(chain[name]["deps"])} for name in CHAIN}
-    code = ("evaluation/plain_text", "studies/measure", "studies/run")
-    own = ["models/gold", *(f"../../rlhf/{name}.py" for name in code)]
-    deps = sorted({*_above(ppo["deps"]), *_code(_above(gold["deps"])), *own})
+    stages = {name: dict(chain[name]) for name in CHAIN}
+    judge = [path for path in gold["deps"] if path.startswith(_CODE)]
+    own = ["rlhf/evaluation/plain_text.py", "rlhf/studies/measure.py", "rlhf/studies/run.py"]
+    deps = sorted({*ppo["deps"], *judge, "models/gold", *own})
     for arm in arms:
         stages[stage_of(arm)] = {
             "desc": f"The arm {arm}, every seed",
@@ -110,7 +112,7 @@ def study_stages(chain: Mapping[str, Any], arms: Sequence[str], figures: Sequenc
             "params": [*ppo["params"], {f"arms/{arm}.yaml": None}],
             "outs": [f"runs/{arm}.json"],
         }
-    report = ["../../requirements.lock", "../../rlhf/report", "../../rlhf/studies"]
+    report = ["requirements.lock", "rlhf/report", "rlhf/studies"]
     stages["findings"] = {
         "desc": "Hold what the paper found to the runs, and draw its figures",
         "cmd": f"python -m flows.findings {' '.join(figures)}",
@@ -119,15 +121,6 @@ def study_stages(chain: Mapping[str, Any], arms: Sequence[str], figures: Sequenc
         "metrics": ["metrics/findings.json"],
     }
     return stages
-
-
-def _above(paths: Sequence[str]) -> list[str]:
-    """The paths as seen from the study: code and libraries lie in the workspace around it."""
-    return [f"../../{path}" if path.startswith(("rlhf/", "requirements.lock")) else path for path in paths]
-
-
-def _code(paths: Sequence[str]) -> list[str]:
-    return [path for path in paths if path.startswith("../../")]
 
 
 @task(task_run_name="record {name}", cache_policy=NO_CACHE)

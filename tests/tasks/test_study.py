@@ -8,7 +8,7 @@ from rlhf.common.errors import RlhfError
 from rlhf.settings import preset_text, settings_from
 from rlhf.studies.arms import ARMS
 from tasks.environment import home_of
-from tasks.lineage import Lineage, stage_lineage
+from tasks.lineage import stage_lineage
 from tasks.study import lay_out, means, stage_of, study_stages
 from tests.source_tree import ROOT
 
@@ -28,7 +28,7 @@ def test_an_arm_depends_on_its_plan_the_shared_models_and_all_code_that_ppo_and_
     assert list(stages)[-3:] == ["arm-kl", "arm-reward-norm-0_3", "findings"]
     arm = stages["arm-reward-norm-0_3"]
     code = [path for path in CHAIN["ppo"]["deps"] if path.startswith("rlhf/")]
-    assert {f"../../{path}" for path in code} <= set(arm["deps"])
+    assert set(code) <= set(arm["deps"])
     assert {"models/sft", "models/reward", "models/gold", "models/base"} <= set(arm["deps"])
     assert {"arms/reward-norm-0.3.yaml": None} in arm["params"] and "ppo" in arm["params"]
     assert arm["outs"] == ["runs/reward-norm-0.3.json"]
@@ -50,9 +50,27 @@ def test_what_is_laid_out_is_a_workspace_that_dvc_reads_with_the_records_of_the_
         stage_lineage(study, "sft", settings_from(yaml.safe_load(preset_text("tiny"))))
 
 
-def test_hashes_of_code_above_the_study_are_tags_that_mlflow_takes() -> None:
-    lineage = Lineage("c0ffee", False, "5e77", {"../../rlhf/models": "a.dir", "models/sft": "b.dir"})
-    assert lineage.tags()["dvc.dep.rlhf/models"] == "a.dir" and lineage.tags()["dvc.dep.models/sft"] == "b.dir"
+def test_compiled_code_makes_nothing_stale_and_changed_code_does(tmp_path: Path) -> None:
+    root = tmp_path / "rlhf"
+    for name in ("rlhf/report/page.py", "rlhf/studies/run.py", "requirements.lock"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("first\n")
+    for name in ("dvc.yaml", ".dvcignore"):
+        (root / name).symlink_to(ROOT / name)
+    study = lay_out(root, "tiny", preset_text("tiny"), {"kl": ARMS["kl"]}, [1], ["fig7"])
+    (study / "runs").mkdir()
+    (study / "runs" / "kl.json").write_text("{}")
+    settings = settings_from(yaml.safe_load(preset_text("tiny")))
+    before = stage_lineage(study, "findings", settings).dependencies
+    assert before.keys() == {"rlhf/report", "rlhf/studies", "requirements.lock", "runs/kl.json"}
+
+    (root / "rlhf" / "report" / "__pycache__").mkdir()
+    (root / "rlhf" / "report" / "__pycache__" / "page.cpython-311.pyc").write_bytes(b"compiled")
+    assert stage_lineage(study, "findings", settings).dependencies == before
+
+    (root / "rlhf" / "report" / "page.py").write_text("second\n")
+    after = stage_lineage(study, "findings", settings).dependencies
+    assert {path for path in before if after[path] != before[path]} == {"rlhf/report"}
 
 
 def test_laying_out_again_touches_only_what_changed(tmp_path: Path) -> None:
@@ -73,7 +91,7 @@ def test_a_new_study_knows_what_the_workspace_around_it_has_run(tmp_path: Path) 
     study = lay_out(root, "tiny", preset_text("tiny"), {"kl": ARMS["kl"]}, [1], ["fig7"])
     known = yaml.safe_load((study / "dvc.lock").read_text())
     assert known["stages"].keys() == {"sft"} and known["schema"] == "2.0"  # ppo is not what an arm runs
-    assert [each["path"] for each in known["stages"]["sft"]["deps"]] == ["../../rlhf/data", "models/base"]
+    assert [each["path"] for each in known["stages"]["sft"]["deps"]] == ["rlhf/data", "models/base"]
 
     (root / "dvc.lock").write_text(yaml.safe_dump(lock | {"stages": {}}))  # what the study has run since is its own
     lay_out(root, "tiny", preset_text("tiny"), {"kl": ARMS["kl"]}, [1], ["fig7"])
