@@ -47,7 +47,7 @@ format: $(STAMP) ## put the code into the common style
 	$(BIN)/ruff format
 
 test: style ## check style, then run the tests, the check of types among them
-	$(BIN)/python -m pytest --numprocesses 4 --dist loadscope --no-loadscope-reorder --durations 15
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadscope --no-loadscope-reorder --durations 15
 
 clean: ## remove caches and logs; data, models and records stay
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis logs build dist
