@@ -28,7 +28,7 @@ def living(root: Path) -> list[psutil.Process]:
 
 
 def kill_once(project: Project, pattern: str) -> None:
-    """Start the study and, when a file has come, kill all that works on it without warning, as a power cut would."""
+    """Start the study and, when a path has come, kill all that works on it without warning, as a power cut would."""
     run = project.start(*COMMAND)
     end = time.monotonic() + 600
     while not list(project.root.glob(pattern)):
@@ -46,7 +46,7 @@ def kill_once(project: Project, pattern: str) -> None:
 def test_a_killed_study_goes_on_where_its_seeds_were_and_a_finished_one_runs_nothing(copied_chain: Project) -> None:
     project = copied_chain
     study = project.root / "studies" / "tiny"
-    kill_once(project, "studies/tiny/.arms/ppo-max-5/.checkpoints/ppo/*/*/")
+    kill_once(project, "studies/tiny/.arms/ppo-max-5/.checkpoints/ppo/*/step-*/")  # not the one in the making
     assert not (study / "runs" / "ppo-max.json").exists()
 
     assert not (study / "logs" / "gold.log").exists()  # the models of the finished chain were taken over
