@@ -46,7 +46,8 @@ def kill_once(project: Project, pattern: str) -> None:
 def test_a_killed_study_goes_on_where_its_seeds_were_and_a_finished_one_runs_nothing(copied_chain: Project) -> None:
     project = copied_chain
     study = project.root / "studies" / "tiny"
-    kill_once(project, "studies/tiny/.arms/ppo-max-5/.checkpoints/ppo/*/step-*/")  # not the one in the making
+    # a complete checkpoint: beside it lie `best` and the one in the making, from which nothing resumes
+    kill_once(project, "studies/tiny/.arms/ppo-max-5/.checkpoints/ppo/*/step-*/")
     assert not (study / "runs" / "ppo-max.json").exists()
 
     assert not (study / "logs" / "gold.log").exists()  # the models of the finished chain were taken over
