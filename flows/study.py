@@ -16,6 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
 from flows.stage import exit_code, prefect_server
+from rlhf.common.errors import RlhfError
 from rlhf.settings import preset_text
 from rlhf.settings.edit import edited
 from rlhf.studies.arms import ARMS
@@ -78,6 +79,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     figures = list(STUDIES) if "all" in options.figures else list(dict.fromkeys(options.figures))
     with exit_code():
+        if options.seeds < 1:
+            raise RlhfError(f"--seeds {options.seeds}: a study needs at least one")
         settings_text(options.preset, dict(options.set))  # refused before a server is started
     with exit_code(), prefect_server(Path(), current_execution()):
         study(figures, options.preset, options.seeds, dict(options.set), options.first_seed)

@@ -198,6 +198,7 @@ def show(
         for index, (key, value) in enumerate(values.items()):
             table.add_row(stage.name if index == 0 else "", escape(key), escape(value))
     shared.console.print(table)
+    shared.console.print("[dim]as the stages left it; dvc status tells which are stale by now[/]")
 
 
 @app.command()
@@ -221,6 +222,8 @@ def chat(
     """
     from rlhf.chat import model_directory, open_chat  # torch and transformers take seconds to import
 
+    if prompt is not None and not prompt.strip():
+        raise RlhfError("--prompt: nothing to answer")
     workspace: Workspace = context.obj.workspace
     given = {
         "temperature": temperature or None,

@@ -221,16 +221,20 @@ def judges_check(workspace: Workspace, settings: Settings) -> Check:
     """Keys, files and directories that `evaluate.judges` and `evaluate.opponents` want, as evaluate looks for them."""
     section = settings.evaluate
     names = ", ".join((*section.judges, *section.opponents))
-    if not any(":" in address for address in (*section.judges, *section.opponents.values())):
-        return Check("judges", "ok", names)
-    if not (workspace.prepared / "prompts.parquet").is_file():
-        return Check("judges", "note", names, "run prepare: answers and votes can be looked at once there are prompts")
-    try:
-        from rlhf.evaluation.evaluate import check_ready  # takes seconds, and most settings need nothing of it
+    addresses = [address for address in (*section.judges, *section.opponents.values()) if ":" in address]
+    prepared = (workspace.prepared / "prompts.parquet").is_file()
+    ready = [address for address in addresses if prepared or not address.startswith("file:")]
+    if ready:
+        try:
+            from rlhf.evaluation.evaluate import check_ready  # takes seconds, and most settings need nothing of it
 
-        check_ready(settings, workspace)
-    except (RlhfError, ImportError) as error:
-        return Check("judges", "fault", str(error), "evaluate would refuse to begin")
+            check_ready(settings, workspace, ready)
+        except (RlhfError, ImportError, OSError) as error:
+            return Check("judges", "fault", str(error), "evaluate would refuse to begin")
+    if len(ready) < len(addresses):
+        return Check(
+            "judges", "note", names, "the responses in a file: can be looked at once prepare has made the prompts"
+        )
     return Check("judges", "ok", names)
 
 

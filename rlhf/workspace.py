@@ -86,6 +86,11 @@ class Workspace:
         """
         return [mark.parent for mark in self.checkpoints.glob(f"*/*/{FINISHED}") if mark.parents[1].name != but]
 
+    def checkpoints_since(self, stage: str, time: float) -> list[Path]:
+        """Complete checkpoints of a stage that are not older than `time` (seconds since the epoch)."""
+        found = self.checkpoints.glob(f"{stage}/*/step-*")
+        return sorted(path for path in found if path.stat().st_mtime >= time)
+
     @property
     def failures(self) -> Path:
         """What a failed stage leaves to look at: outside of DVC's outs and of git."""

@@ -37,7 +37,8 @@ class Lineage:
             "git.commit": self.commit,
             "git.dirty": str(self.dirty).lower(),
             "settings.sha256": self.settings_sha256,
-            **{f"dvc.dep.{path}": value for path, value in self.dependencies.items()},
+            # of a study, what lies above it: MLflow refuses `..` in a key
+            **{f"dvc.dep.{path.replace('../', '')}": value for path, value in self.dependencies.items()},
         }
 
 

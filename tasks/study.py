@@ -65,8 +65,7 @@ def lay_out(
     write_changed(study / ".dvc" / ".gitignore", "/tmp\n/config.local\n")
     write_changed(study / ".dvcignore", (root / ".dvcignore").read_text(encoding="utf-8"))
     for code in _CODE:
-        if not (study / code).is_symlink():
-            (study / code).symlink_to(Path("../..") / code)
+        _link(study / code, Path("../..") / code)
     write_changed(study / "params.yaml", settings)
     for arm, changes in arms.items():
         content = {"seeds": list(seeds), "changes": dict(changes)}
@@ -76,6 +75,13 @@ def lay_out(
     write_changed(study / "dvc.yaml", text)
     take_over(root / "dvc.lock", study / "dvc.lock")
     return study
+
+
+def _link(link: Path, target: Path) -> None:
+    with suppress(FileExistsError):
+        link.symlink_to(target)
+    if not link.is_symlink() or link.readlink() != target:
+        raise RlhfError(f"{link}: not the link to {target} that a study has here; remove it")
 
 
 def take_over(chain: Path, study: Path) -> None:

@@ -1,5 +1,6 @@
 """From a model's name in MLflow's registry back to its bytes, which DVC keeps."""
 
+import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from rlhf.common.files import tree_sha256
 from tasks.errors import TrackingError
 from tasks.registry import registered_name
 from tasks.tracking import client_of, shown, tracking_uri
+
+logging.getLogger("dvc.repo.init").setLevel(logging.WARNING)  # it greets for every scratch repository
 
 CHALLENGER, CHAMPION = "challenger", "champion"
 _NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")

@@ -3,7 +3,9 @@
 import os
 import shutil
 import signal
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +69,12 @@ def _chain_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished-chain"
     with FileLock(f"{folder}.lock"):
         if not (folder / "copy").exists():
+            for left in ("rlhf", "making"):  # by a process whose attempt failed
+                shutil.rmtree(folder / left, ignore_errors=True)
             project = copy_project(folder / "rlhf", "tiny")
             project.repro()
-            shutil.copytree(project.root, folder / "making", symlinks=True)
+            # without Prefect's state: its server is still ending; the copies use one of their own
+            shutil.copytree(project.root, folder / "making", symlinks=True, ignore=shutil.ignore_patterns(".prefect"))
             (folder / "making").rename(folder / "copy")
     return folder
 
@@ -102,7 +107,12 @@ def changed_chain(_chain_folder: Path, prefect_server: str, tmp_path_factory: py
 
 
 def _copy(chain_folder: Path, directory: Path, prefect_server: str) -> Project:
-    shutil.copytree(chain_folder / "copy", directory / "rlhf", symlinks=True)
+    root = directory / "rlhf"
+    shutil.copytree(chain_folder / "copy", root, symlinks=True)
+    moved = (str(chain_folder / "rlhf"), str(root))
+    with closing(sqlite3.connect(root / "mlflow.db")) as records, records:  # artifacts lie at absolute paths
+        records.execute("UPDATE experiments SET artifact_location = replace(artifact_location, ?, ?)", moved)
+        records.execute("UPDATE runs SET artifact_uri = replace(artifact_uri, ?, ?)", moved)
     return Project(directory / "rlhf", prefect_server)
 
 

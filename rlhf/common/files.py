@@ -48,10 +48,18 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
 
 
+def text_of(path: Path) -> str:
+    """Read a text file; raises DataError that names it when it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(path, f"not UTF-8 text: {error.reason} at byte {error.start}") from None
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read one JSON object; raises DataError that names the file when it is missing or is not an object."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(text_of(path))
     except FileNotFoundError:
         raise DataError(path, "no such file; run the stage that writes it (dvc repro)") from None
     except json.JSONDecodeError as error:

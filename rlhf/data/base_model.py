@@ -27,10 +27,13 @@ def finish_base_model(directory: Path, chat_template: str) -> None:
     """
     for needed in ("config.json", "tokenizer_config.json"):
         if not (directory / needed).is_file():
-            raise SourceError(f"{directory}: no {needed}: not a Hugging Face model directory")
+            raise SourceError(f"no {needed}: not a Hugging Face model directory")
     if not any(directory.glob("*.safetensors")):
-        raise SourceError(f"{directory}: no *.safetensors weights; other formats are not accepted")
-    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        raise SourceError("no *.safetensors weights; other formats are not accepted")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise SourceError(f"transformers cannot load the tokenizer: {error}") from error
     if chat_template == "chatml":
         _set_chatml(tokenizer)
     elif not tokenizer.chat_template:
@@ -81,16 +84,16 @@ def _check_loads(directory: Path, vocabulary: int) -> None:
         )
         model, told = loaded
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise SourceError(f"{directory}: transformers cannot load what came: {error}") from error
+        raise SourceError(f"transformers cannot load what came: {error}") from error
     if told["missing_keys"]:
-        raise SourceError(f"{directory}: weights are missing: {', '.join(sorted(told['missing_keys'])[:3])}, ...")
+        raise SourceError(f"weights are missing: {', '.join(sorted(told['missing_keys'])[:3])}, ...")
     if model.get_input_embeddings().weight.shape[0] < vocabulary:
-        raise SourceError(f"{directory}: the tokenizer has {vocabulary} tokens, the model fewer embeddings")
+        raise SourceError(f"the tokenizer has {vocabulary} tokens, the model fewer embeddings")
     with torch.inference_mode():
         ids = torch.zeros((1, 2), dtype=torch.int64)
         logits = model(ids).logits
         plain = model.get_output_embeddings()(model.base_model(input_ids=ids).last_hidden_state)
     if not torch.isfinite(logits).all():
-        raise SourceError(f"{directory}: the model gives logits that are not finite")
+        raise SourceError("the model gives logits that are not finite")
     if not torch.allclose(logits, plain, rtol=1e-2, atol=1e-2):  # what sampler and losses compute
-        raise SourceError(f"{directory}: the model scales or caps its logits, which is not supported here")
+        raise SourceError("the model scales or caps its logits, which is not supported here")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from rlhf.common.errors import DataError
 from rlhf.common.metrics import Value
+from rlhf.data.read import REREAD
 
 # Reasons that are no fault of the row: it has no place in the tables as they were asked for.
 UNWANTED = frozenset(
@@ -59,7 +60,9 @@ class Ledger:
         place, reason = self.broken[0]
         others = f" (and {len(self.broken) - 1} more: {self.first_broken(1)})" if len(self.broken) > 1 else ""
         raise DataError(
-            place.file, f"{reason} in data.{place.use}{others}; data.broken: drop leaves such rows out", place.line
+            place.file,
+            f"{reason} in data.{place.use}{others}; data.broken: drop leaves such rows out; {REREAD}",
+            place.line,
         )
 
     def first_broken(self, start: int = 0) -> str:

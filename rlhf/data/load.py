@@ -9,7 +9,7 @@ from rlhf.common.errors import DataError
 from rlhf.common.files import tree_sha256
 from rlhf.data.ledger import Ledger, Place
 from rlhf.data.parse import parse_row
-from rlhf.data.read import BrokenRow, kind_from_path, published_split, read_rows
+from rlhf.data.read import REREAD, BrokenRow, kind_from_path, published_split, read_rows
 from rlhf.data.records import Dialogue, Kind, Message, Pair, PlainText, Prompt, PublishedSplit, Record, Row
 from rlhf.data.sources.base import data_files
 
@@ -52,7 +52,7 @@ class _Tree:
 def _parse_directory(tree: _Tree) -> list[_Parsed]:
     files = data_files(tree.root)
     if not files:
-        raise DataError(tree.root, "no data files; run the stage fetch again")
+        raise DataError(tree.root, f"no data files; {REREAD}")
     return [parsed for file in files for parsed in _parse_file(file, tree.root)]
 
 

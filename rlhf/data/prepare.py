@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer
@@ -14,6 +15,7 @@ from rlhf.data.encode import Outcome, TableEncoder, take, text_windows
 from rlhf.data.fetch import USES, addresses, raw_directory
 from rlhf.data.ledger import Ledger
 from rlhf.data.load import load_rows
+from rlhf.data.read import REREAD
 from rlhf.data.records import Pair, Row
 from rlhf.data.split import SPLITS, Assignment, Candidate, assign, candidates, check_limits
 from rlhf.data.tables import write_table
@@ -31,7 +33,8 @@ log = logging.getLogger(__name__)
 def prepare(settings: Settings, workspace: Workspace) -> None:
     """Write `data/prepared/*.parquet`, `metrics/prepare.json` and `metrics/prepare_details.json`.
 
-    Raises DataError for unusable files, for broken rows under `data.broken: refuse`, and when nothing is left to train on.
+    Raises DataError for unusable files, for broken rows under `data.broken: refuse`, and when nothing is left to train on;
+    what became of every row is then in `.failures/prepare_details.json`.
     """
     data = settings.data
     check_limits(data.limits)
@@ -48,12 +51,16 @@ def prepare(settings: Settings, workspace: Workspace) -> None:
     tables = {table: _table(table, rows, assignment, encoder, ledger) for table in SPLITS}
     mark_unseen_openings(tables)
     # 4. Broken rows and empty splits are told before anything is written.
-    write_json(workspace.details("prepare"), ledger.details())
     if ledger.broken:
-        log.warning("%d broken rows, for example %s", len(ledger.broken), ledger.first_broken())
-    if data.broken == "refuse":
-        ledger.refuse_broken()
-    check_not_empty(tables)
+        log.warning("broken rows: %d, for example %s; %s", len(ledger.broken), ledger.first_broken(), REREAD)
+    try:
+        if data.broken == "refuse":
+            ledger.refuse_broken()
+        check_not_empty(tables, account(workspace))
+    except DataError:
+        write_json(account(workspace), ledger.details())
+        raise
+    write_json(workspace.details("prepare"), ledger.details())
     with staged_directory(workspace.prepared) as directory:
         for table, content in tables.items():
             write_table(directory, table, content)
@@ -70,7 +77,7 @@ def _tokenizer(workspace: Workspace) -> Any:
 def _load(settings: Settings, workspace: Workspace, use: str, ledger: Ledger) -> list[Row]:
     places = range(len(addresses(settings, use)))
     rows = [row for index in places for row in load_rows(raw_directory(workspace, use, index), use, index, ledger)]
-    log.info("%s: %d rows read", use, len(rows))
+    log.info("%s: rows read: %d", use, len(rows))
     return rows
 
 
@@ -92,7 +99,8 @@ def _table(
             key.removeprefix(f"{table}."): limit for key, limit in data.limits.items() if key.startswith(f"{table}.")
         }
         made = take(chosen, limits, choices[table], ledger)
-    log.info("%s: %s", table, dict(Counter(row["split"] for row in made)))
+    counts = Counter(str(row["split"]) for row in made)
+    log.info("%s: %s", table, ", ".join(f"{split} {count}" for split, count in counts.items()))
     return made
 
 
@@ -107,15 +115,18 @@ def mark_unseen_openings(tables: Mapping[str, Rows]) -> None:
         row["unseen_opening"] = row["opening"] not in trained
 
 
-def check_not_empty(tables: Mapping[str, Rows]) -> None:
-    """Refuse tables that nothing can be trained or judged on; raises DataError."""
+def account(workspace: Workspace) -> Path:
+    """Where a prepare that fails tells what became of every row."""
+    return workspace.failures / "prepare_details.json"
+
+
+def check_not_empty(tables: Mapping[str, Rows], account: Path) -> None:
+    """Refuse tables that nothing can be trained or judged on; raises DataError that points to the `account` of all rows."""
     needed = [(table, "train") for table in tables] + [("prompts", "test")]
     needed += [("preferences", "gold"), ("preferences", "test")]
     for table, split in needed:
         if not any(row["split"] == split for row in tables[table]):
-            raise DataError(
-                f"data.{table}", f"no rows left for {split}; metrics/prepare_details.json tells what became of them"
-            )
+            raise DataError(f"data.{table}", f"no rows left for {split}; {account} tells what became of them; {REREAD}")
 
 
 def longer_wins_accuracy(rows: Rows) -> float | None:

@@ -14,6 +14,8 @@ import pyarrow.parquet
 from rlhf.common.errors import DataError
 from rlhf.data.records import Kind, PublishedSplit
 
+REREAD = "once that is mended where it came from, `dvc repro -f -s fetch` reads it again"
+
 
 class BrokenRow(Exception):
     """A row that cannot be used; `reason` is one short word, the same for all rows with this fault."""
@@ -38,7 +40,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | BrokenRow]]:
                 if text.strip():
                     yield line, _object(text)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(path, f"cannot be read to its end ({error}); fetch it again") from None
+        raise DataError(path, f"cannot be read to its end ({error}); {REREAD}") from None
 
 
 def _object(text: bytes) -> dict[str, Any] | BrokenRow:
@@ -60,7 +62,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any] | BrokenRow]
                     line += 1
                     yield line, row
     except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(path, f"not readable as parquet: {error}") from None
+        raise DataError(path, f"not readable as parquet: {error}; {REREAD}") from None
 
 
 def published_split(path: Path) -> PublishedSplit:

@@ -1,5 +1,7 @@
 """Which number format `engine.precision: auto` means on this machine."""
 
+from contextlib import suppress
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -31,6 +33,15 @@ def bf16_instructions() -> list[str]:
     if found.get("architecture") in ("aarch64", "arm64"):
         return ["bf16"] if found.get("bf16") else []
     fast = ["amx_bf16"]
-    if "AMD" in str(found.get("cpu_name", "")):
+    if vendor() == "AuthenticAMD":
         fast.append("avx512_bf16")
     return [name for name in fast if found.get(name)]
+
+
+def vendor() -> str:
+    """The x86 processor's maker as it names itself, "" where the system does not tell; its model name may be the host's."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("vendor_id"):
+                return line.split(":")[1].strip()
+    return ""

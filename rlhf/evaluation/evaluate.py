@@ -59,10 +59,13 @@ def evaluate(settings: Settings, workspace: Workspace) -> None:
     write_summary(workspace.metrics("evaluate"), judged_summary(judged) | tax | seconds)
 
 
-def check_ready(settings: Settings, workspace: Workspace) -> None:
-    """Refuse a key, file or directory that judges and opponents lack before any work."""
+def check_ready(settings: Settings, workspace: Workspace, addresses: Sequence[str] | None = None) -> None:
+    """Refuse a key, file or directory that judges and opponents (or those at `addresses`) lack before any work.
+
+    Responses in a `file:` are looked up by the prompts that `prepare` has made.
+    """
     section = settings.evaluate
-    for address in (*section.judges, *section.opponents.values()):
+    for address in (*section.judges, *section.opponents.values()) if addresses is None else addresses:
         kind, _, detail = address.partition(":")
         if kind == "api":
             client_of(detail, section.endpoints[detail])

@@ -11,6 +11,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.common.errors import DataError
+from rlhf.common.files import text_of
 from rlhf.engine.single import TorchEngine
 from rlhf.evaluation.api import Facts, answers_of_endpoint
 from rlhf.evaluation.responses import Prompt, Response, generate_responses
@@ -24,24 +25,22 @@ def responses_of(
 ) -> tuple[list[Response], Facts]:
     """One response to each prompt by base, sft, policy or one of `evaluate.opponents`, and what they cost.
 
-    Token ids are those of our tokenizer, whatever the opponent's own: the gold model scores them.
+    Token ids are those of our tokenizer, whatever the opponent's own: the gold model scores them. What a model with our
+    tokenizer sampled is kept as it is: tokenised again it might be other tokens.
     """
     generation = settings.evaluate.generation
     kind, _, detail = settings.evaluate.opponents.get(name, f"stage:{name}").partition(":")
-    if kind == "stage":
-        found = generate_responses(
-            model_directory(name, settings, workspace), prompts, generation, engine, settings.seed
-        )
-        gc.collect()  # the model's memory before the next one is loaded
-        return found, {}
     ours, facts = load_tokenizer(workspace.model("sft")), Facts()
-    if kind == "path":
+    if kind in ("stage", "path"):
         directory = model_directory(name, settings, workspace)
-        own = _in_words_of(load_tokenizer(directory), prompts)
-        texts = [
-            (each.text, each.finished) for each in generate_responses(directory, own, generation, engine, settings.seed)
-        ]
-        gc.collect()
+        theirs = load_tokenizer(directory)
+        alike = kind == "stage" or _speak_alike(ours, theirs)
+        asked = prompts if alike else _in_words_of(theirs, prompts)
+        found = generate_responses(name, directory, asked, generation, engine, settings.seed)
+        gc.collect()  # the model's memory before the next one is loaded
+        if alike:
+            return found, {}
+        texts = [(each.text, each.finished) for each in found]
     elif kind == "api":
         endpoint = settings.evaluate.endpoints[detail]
         limit = generation.max_new_tokens
@@ -56,6 +55,15 @@ def model_directory(name: str, settings: Settings, workspace: Workspace) -> Path
     """Where the model of a stage, or of an opponent that is a `path:`, lies."""
     kind, _, detail = settings.evaluate.opponents.get(name, "").partition(":")
     return Path(os.path.expandvars(detail)) if kind == "path" else workspace.model(name)
+
+
+def _speak_alike(ours: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase) -> bool:
+    """Whether prompts and responses are the same tokens to both, as between versions of one model."""
+    return (
+        ours.get_vocab() == theirs.get_vocab()
+        and ours.chat_template == theirs.chat_template
+        and (ours.eos_token_id, ours.pad_token_id) == (theirs.eos_token_id, theirs.pad_token_id)
+    )
 
 
 def _in_words_of(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[Prompt]:
@@ -107,7 +115,7 @@ def read_responses(path: Path, prompts: Sequence[Prompt]) -> list[str]:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(text_of(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:

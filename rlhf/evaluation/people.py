@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rlhf.common.errors import DataError
+from rlhf.common.files import text_of
 from rlhf.evaluation.agreement import fleiss_kappa
 from rlhf.evaluation.judges import Case, Preference, Verdict
 
@@ -46,7 +47,7 @@ def read_votes(path: Path) -> list[Vote]:
     if not path.is_file():
         raise DataError(path, "no such file; `rlhf annotate --export` writes it")
     votes = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(text_of(path).splitlines(), start=1):
         try:
             votes.append(Vote.model_validate_json(line))
         except ValidationError as error:

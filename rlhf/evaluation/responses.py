@@ -78,9 +78,9 @@ def length_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
 
 
 def generate_responses(
-    directory: Path, prompts: Sequence[Prompt], settings: Generation, engine: TorchEngine, seed: int
+    name: str, directory: Path, prompts: Sequence[Prompt], settings: Generation, engine: TorchEngine, seed: int
 ) -> list[Response]:
-    """Sample one response for each prompt, in the prompts' order, from the model in `directory`.
+    """Sample one response for each prompt, in the prompts' order, from the model `name` in `directory`.
 
     The uniform numbers of a prompt are drawn under its own id: they are the same for every model and batching, so
     that two models differ by what they prefer, not by luck.
@@ -98,7 +98,7 @@ def generate_responses(
         repetition_penalty=settings.repetition_penalty,
     )
     answers: dict[int, Response] = {}
-    progress = Progress(f"evaluate: responses of {directory.name}", len(prompts))
+    progress = Progress(f"evaluate: responses of {name}", len(prompts))
     for batch in length_batches([len(prompt.ids) for prompt in prompts], settings.batch_size):
         uniforms = torch.stack([row_uniforms(rule.max_new_tokens, seed, *stream_of(prompts[i])) for i in batch])
         sampled = sample_responses(model, [prompts[i].ids for i in batch], uniforms, rule)

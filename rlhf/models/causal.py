@@ -37,7 +37,10 @@ def load_causal_lm(directory: Path, dtype: torch.dtype = torch.float32) -> PreTr
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     """Load a tokenizer that has a pad token apart from its end-of-turn token; raises ModelError otherwise."""
     _check(directory)
-    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{directory}: no loadable tokenizer: {error}") from error
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         raise ModelError(
             f"{directory}: the tokenizer needs a pad token that is not its eos token ({tokenizer.eos_token!r})"

@@ -66,7 +66,7 @@ def _absent(section: BaseModel, path: str = "") -> Iterator[tuple[str, str]]:
             yield from _absent(value, f"{key}.")
 
 
-_MAY_HOLD_SECRETS = (("key_variable",), ("base_url",))  # by mistake: such a value is not repeated
+_MAY_HOLD_SECRETS = ("evaluate", "endpoints")  # by mistake, below here: such a text is not repeated
 
 
 def _explain(item: dict[str, Any], where: str) -> str:
@@ -79,7 +79,8 @@ def _explain(item: dict[str, Any], where: str) -> str:
         return f"{where}: {key}: unknown key; {hint}known here: {', '.join(known)}"
     message = str(item["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
     message = {"model_type": "must be a mapping of keys", "missing": "missing"}.get(item["type"], message)
-    silent = item["type"] == "missing" or isinstance(item["input"], Mapping) or location[-1:] in _MAY_HOLD_SECRETS
+    secret = location[:2] == _MAY_HOLD_SECRETS and not isinstance(item["input"], bool | int | float | None)
+    silent = item["type"] == "missing" or isinstance(item["input"], Mapping) or secret
     found = "" if silent else f" (found {item['input']!r})"
     return f"{where}: {key}: {message}{found}"
 

@@ -3,15 +3,16 @@
 import os
 import signal
 import socket
+import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import psutil
 import yaml
 
 from tasks.tracking import client_of
-from tests.flows.records import flow_runs, newest
+from tests.flows.records import newest
 from tests.project_copy import Project
 
 
@@ -23,7 +24,7 @@ def set_params(project: Project, change: Callable[[dict], None]) -> None:
 
 
 def forever(content: dict) -> None:
-    content["sft"]["epochs"] = 2000.0
+    content["sft"] |= {"epochs": 2000.0, "checkpoint_every": 5}
 
 
 def training(project: Project, lines: int = 12) -> psutil.Process:
@@ -77,23 +78,26 @@ def the_log_is_set_aside(project: Project) -> None:
 
 
 def test_ctrl_c_ends_everything_and_is_recorded(copied_chain: Project) -> None:
-    set_params(copied_chain, forever)
-    run = copied_chain.start("dvc", "repro", "sft")
-    worker = training(copied_chain)
+    project = Project(copied_chain.root)  # with a Prefect server of its own, as by hand
+    set_params(project, forever)
+    run = project.start("dvc", "repro", "sft")
+    worker = training(project)
     os.killpg(run.pid, signal.SIGINT)  # what a terminal does
     output, _ = run.communicate(timeout=300)
     assert run.returncode != 0
     assert "Traceback" not in output
+    assert "is kept: with the same settings `dvc repro` goes on from there" in output
     assert not worker.is_running()
-    assert of(copied_chain, "rlhf.worker") == of(copied_chain, "flows.sft") == []
-    nothing_half_written(copied_chain)
-    the_log_is_set_aside(copied_chain)
-    found = last_runs(copied_chain)
+    assert of(project, "rlhf.worker") == of(project, "flows.sft") == []
+    nothing_half_written(project)
+    the_log_is_set_aside(project)
+    found = last_runs(project)
     assert (found["status"], found["parent"]) == ("KILLED", "KILLED")
     assert int(found["losses"]) >= 10  # the steps until then are not lost
-    assert copied_chain.prefect is not None
-    key = newest(client_of(copied_chain.root), "sft").data.tags["rlhf.execution"]
-    assert flow_runs(copied_chain.prefect, "sft")[f"sft-{key}"] not in ("RUNNING", "COMPLETED")
+    key = newest(client_of(project.root), "sft").data.tags["rlhf.execution"]
+    with closing(sqlite3.connect(project.root / ".prefect" / "prefect.db")) as states:
+        rows = states.execute("SELECT state_type FROM flow_run WHERE name = ?", (f"sft-{key}",)).fetchall()
+    assert rows == [("CANCELLED",)]
 
 
 def test_a_killed_worker_fails_the_stage_with_one_message(copied_chain: Project) -> None:

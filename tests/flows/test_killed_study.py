@@ -33,7 +33,7 @@ def kill_once(project: Project, pattern: str) -> None:
     end = time.monotonic() + 600
     while not list(project.root.glob(pattern)):
         assert run.poll() is None and time.monotonic() < end, f"no {pattern}"
-        time.sleep(0.1)
+        time.sleep(0.02)  # a few iterations later it would be finished
     while left := living(project.root):
         assert time.monotonic() < end, f"still there: {left}"
         for process in left:

@@ -1,11 +1,14 @@
 import socket
+import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import httpx
 import pytest
 
 from flows import ui
+from rlhf.common.errors import RlhfError
 from tests.project_copy import Project
 from tests.source_tree import ROOT
 
@@ -52,6 +55,31 @@ def test_an_empty_address_is_none(
     ui.main()
     assert without_servers == ["mlflow"]
     assert "MLflow   http://127.0.0.1:5001" in capsys.readouterr().out
+
+
+def test_an_mlflow_that_does_not_start_is_told_with_its_log(tmp_path: Path) -> None:
+    told = r"the MLflow server did not start; see .*logs/mlflow-server\.log"
+    with subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"]) as server, pytest.raises(RlhfError, match=told):
+        ui.wait_for(server, "http://127.0.0.1:1", tmp_path)
+
+
+def test_mlflow_is_stopped_where_prefect_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+
+    def refuse(*_: object) -> str:
+        raise RlhfError("the Prefect server did not start; see prefect-server.log")
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(ui, "start_mlflow", lambda _: ("http://127.0.0.1:1", server))
+    monkeypatch.setattr(ui, "shared_server", refuse)
+    monkeypatch.setattr(ui, "release", lambda *_: True)
+    with pytest.raises(SystemExit) as ended:
+        ui.main()
+    assert ended.value.code == 1
+    assert "the Prefect server did not start" in capsys.readouterr().err
+    assert server.returncode is not None
 
 
 def test_both_interfaces_show_this_workspace_whatever_holds_the_usual_ports_and_end_on_sigterm(

@@ -199,13 +199,29 @@ def test_doctor_tells_what_judges_lack(tmp_path: Path, monkeypatch: pytest.Monke
     }
     settings = settings_from(content)
     monkeypatch.delenv("A_KEY", raising=False)
-    assert doctor.judges_check(workspace, settings).state == "note"
-    workspace.prepared.mkdir(parents=True)
-    (workspace.prepared / "prompts.parquet").touch()
     found = doctor.judges_check(workspace, settings)
     assert found.state == "fault" and "A_KEY" in found.found
     monkeypatch.setenv("A_KEY", "x")
     assert doctor.judges_check(workspace, settings).state == "ok"
+
+    content["evaluate"]["opponents"] = {"human": f"file:{tmp_path / 'responses.jsonl'}"}
+    found = doctor.judges_check(workspace, settings_from(content))
+    assert found.state == "note" and "prepare" in found.advice
+
+    votes = tmp_path / "votes.jsonl"
+    votes.write_bytes(b"\xff\xfe")
+    content["evaluate"]["judges"] = [f"people:{votes}"]
+    found = doctor.judges_check(workspace, settings_from(content))
+    assert found.state == "fault" and f"{votes}: not UTF-8 text" in found.found
+
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (model / name).write_text("{")
+    content["evaluate"]["judges"] = ["gold"]
+    content["evaluate"]["opponents"] = {"broken": f"path:{model}"}
+    found = doctor.judges_check(workspace, settings_from(content))
+    assert found.state == "fault" and str(model) in found.found
 
 
 def test_doctor_judges_by_numbers(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import yaml
 
 from rlhf.common.errors import RlhfError
 from rlhf.settings import preset_text, settings_from
-from tasks.lineage import git_state, output_hashes, stage_lineage
+from tasks.lineage import Lineage, git_state, output_hashes, stage_lineage
 from tests.project_copy import Project
 
 SETTINGS = settings_from(yaml.safe_load(preset_text("tiny")))
@@ -33,6 +33,12 @@ def test_commit_and_changes(repository: Project, tmp_path: Path) -> None:
     (repository.root / "data" / "new").write_text("untracked\n")
     assert git_state(repository.root) == (commit, True)
     assert git_state(tmp_path) == ("none", True)
+
+
+def test_what_lies_above_a_study_is_a_key_that_mlflow_takes() -> None:
+    lineage = Lineage("c0ffee", False, "5e77", {"../../rlhf/models": "a.dir", "models/sft": "b.dir"})
+    tags = {key: value for key, value in lineage.tags().items() if key.startswith("dvc.dep.")}
+    assert tags == {"dvc.dep.rlhf/models": "a.dir", "dvc.dep.models/sft": "b.dir"}
 
 
 def test_a_missing_input_is_named_with_what_makes_it(repository: Project) -> None:

@@ -73,6 +73,13 @@ def test_compiled_code_makes_nothing_stale_and_changed_code_does(tmp_path: Path)
     assert {path for path in before if after[path] != before[path]} == {"rlhf/report"}
 
 
+def test_a_copy_of_the_code_in_a_study_is_refused_not_taken_for_the_link(tmp_path: Path) -> None:
+    root = clone(tmp_path / "rlhf")
+    (root / "studies" / "tiny" / "rlhf").mkdir(parents=True)
+    with pytest.raises(RlhfError, match=r"studies/tiny/rlhf: not the link"):
+        lay_out(root, "tiny", preset_text("tiny"), {"kl": ARMS["kl"]}, [1], ["fig7"])
+
+
 def test_laying_out_again_touches_only_what_changed(tmp_path: Path) -> None:
     root = clone(tmp_path / "rlhf")
     study = lay_out(root, "tiny", preset_text("tiny"), {"kl": ARMS["kl"], "vanilla": ARMS["vanilla"]}, [1], ["fig7"])

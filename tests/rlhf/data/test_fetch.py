@@ -41,10 +41,12 @@ def test_fetch_brings_everything_and_pins_it(make_settings: Callable[..., Settin
 
 def test_a_failed_fetch_leaves_nothing_half_done(make_settings: Callable[..., Settings], tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
-    with pytest.raises(SourceError, match="nowhere does not exist"):
+    with pytest.raises(SourceError, match=r"^data\.pretrain: path:nowhere: .*nowhere does not exist"):
         fetch(make_settings(pretrain=["path:nowhere"]), workspace)
-    assert not workspace.raw.exists() and not workspace.metrics("fetch").exists()
-    assert [path.name for path in (tmp_path / "data").iterdir()] == []
+    assert (
+        not workspace.model("base").exists() and not workspace.raw.exists() and not workspace.metrics("fetch").exists()
+    )
+    assert [path.name for place in ("data", "models") for path in (tmp_path / place).iterdir()] == []
 
 
 def test_a_model_that_is_not_the_pinned_one_is_refused(tmp_path: Path) -> None:

@@ -154,9 +154,11 @@ def test_broken_rows_are_counted_and_named(workspace: Workspace, make_settings: 
 
 def test_broken_rows_can_be_refused(workspace: Workspace, make_settings: Make) -> None:
     replace_raw(workspace, "preferences", helpful=[*good_pairs(), *BROKEN])
-    with pytest.raises(DataError, match=r"helpful\.jsonl\.gz:121: not_json in data\.preferences \(and 5 more"):
+    told = r"helpful\.jsonl\.gz:121: not_json in data\.preferences \(and 5 more.*`dvc repro -f -s fetch` reads it again"
+    with pytest.raises(DataError, match=told):
         prepare(make_settings(broken="refuse"), workspace)
-    assert not workspace.prepared.exists()
+    assert not workspace.prepared.exists() and not workspace.details("prepare").exists()
+    assert len(read_json(workspace.failures / "prepare_details.json")["broken"]) == 6
     replace_raw(workspace, "preferences", helpful=[*good_pairs(), good_pairs()[0]])
     prepare(make_settings(broken="refuse"), workspace)  # a duplicate is no fault
 

@@ -192,6 +192,11 @@ def test_settings_of_an_endpoint_that_leak_or_break_are_refused_without_repeatin
         with pytest.raises(SettingsError, match=said) as refused:
             settings_from(content)
         assert "hunter2" not in str(refused.value)
+    for wrong in ("sk-hunter2", {"theirs": "sk-hunter2"}, {"theirs": good | {"price": "sk-hunter2"}}):
+        content["evaluate"]["endpoints"] = wrong
+        with pytest.raises(SettingsError, match=r"evaluate\.endpoints") as refused:
+            settings_from(content)
+        assert "hunter2" not in str(refused.value)
 
 
 def test_a_server_that_is_not_there_is_named_and_what_was_answered_stays(tmp_path: Path) -> None:

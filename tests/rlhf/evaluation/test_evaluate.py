@@ -84,10 +84,10 @@ def test_responses_depend_neither_on_batching_nor_on_row_order(workspace: Worksp
     path = workspace.prepared / "prompts.parquet"
     engine, generation = TorchEngine(settings.engine), settings.evaluate.generation
     prompts = read_prompts(workspace)
-    found = generate_responses(workspace.model("sft"), prompts, generation, engine, settings.seed)
+    found = generate_responses("sft", workspace.model("sft"), prompts, generation, engine, settings.seed)
     pd.read_parquet(path)[::-1].to_parquet(path)
     alone = generation.model_copy(update={"batch_size": 1})
-    again = generate_responses(workspace.model("sft"), read_prompts(workspace), alone, engine, settings.seed)
+    again = generate_responses("sft", workspace.model("sft"), read_prompts(workspace), alone, engine, settings.seed)
     assert [response.ids for response in again[::-1]] == [response.ids for response in found]
 
 

@@ -49,6 +49,15 @@ def test_another_directory_answers_like_the_stage_it_was_copied_from(workspace: 
     assert [each.finished for each in theirs] == [each.finished for each in ours]
 
 
+def test_another_version_of_our_model_answers_token_by_token_as_it_does_as_a_stage(
+    workspace: Workspace, settings: Settings
+) -> None:
+    engine, prompts = TorchEngine(settings.engine), read_prompts(workspace)
+    changed = with_opponents(settings, opponents={"former": f"path:{workspace.model('sft')}"})
+    (ours, _), (theirs, _) = (responses_of(name, changed, workspace, prompts, engine) for name in ("sft", "former"))
+    assert theirs == ours
+
+
 def test_a_file_of_responses_is_compared_by_every_judge(
     workspace: Workspace, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +164,9 @@ def test_faults_of_a_file_of_responses_are_named(workspace: Workspace) -> None:
         read_responses(path, prompts)
     path.write_text("\n".join([*lines, "", lines[0]]))
     with pytest.raises(DataError, match=r"answers\.jsonl:12: a second response to 'p0'"):
+        read_responses(path, prompts)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match=r"answers\.jsonl: not UTF-8 text"):
         read_responses(path, prompts)
     path.write_text("\n".join([*lines, "{"]))
     with pytest.raises(DataError, match=r"answers\.jsonl:11: not JSON"):
