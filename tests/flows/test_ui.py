@@ -59,7 +59,10 @@ def test_an_empty_address_is_none(
 
 def test_an_mlflow_that_does_not_start_is_told_with_its_log(tmp_path: Path) -> None:
     told = r"the MLflow server did not start; see .*logs/mlflow-server\.log"
-    with subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"]) as server, pytest.raises(RlhfError, match=told):
+    with (
+        subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"]) as server,
+        pytest.raises(RlhfError, match=told),
+    ):
         ui.wait_for(server, "http://127.0.0.1:1", tmp_path)
 
 
