@@ -112,25 +112,25 @@ def cores_check(cores: int) -> Check:
 
 
 def memory_check(total: int) -> Check:
-    """Memory (bytes) against what the presets take: `laptop` about 9 GiB, `tiny` 2."""
+    """Memory (bytes) against what the presets take: `laptop` about 7 GiB, `tiny` 2."""
     found = f"{total / GIB:.1f} GiB"
     if total < 2 * GIB:
         return Check("memory", "fault", found, "less than the preset tiny takes (2 GiB)")
-    if total < 10 * GIB:
+    if total < 7 * GIB:
         advice = (
-            "PPO of the preset laptop takes about 9 GiB: lower ppo.micro_batch, set ppo.trainable_layers, or use tiny"
+            "PPO of the preset laptop takes about 7 GiB: lower ppo.micro_batch, set ppo.trainable_layers, or use tiny"
         )
         return Check("memory", "note", found, advice)
     return Check("memory", "ok", found)
 
 
 def disk_check(free: int) -> Check:
-    """Free bytes against models, checkpoints and DVC's cache: `laptop` about 10 GiB."""
+    """Free bytes against models, checkpoints and DVC's cache: `laptop` about 8 GiB."""
     found = f"{free / GIB:.1f} GiB free"
     if free < GIB:
-        return Check("disk", "fault", found, "make room: even the preset tiny needs some, laptop about 10 GiB")
-    if free < 10 * GIB:
-        return Check("disk", "note", found, "the preset laptop takes about 10 GiB of models, checkpoints and DVC cache")
+        return Check("disk", "fault", found, "make room: even the preset tiny needs some, laptop about 8 GiB")
+    if free < 8 * GIB:
+        return Check("disk", "note", found, "the preset laptop takes about 8 GiB of models, checkpoints and DVC cache")
     return Check("disk", "ok", found)
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 from rlhf.common.errors import DataError
 from rlhf.common.metrics import Value
-from rlhf.data.read import REREAD
 
 # Reasons that are no fault of the row: it has no place in the tables as they were asked for.
 UNWANTED = frozenset(
@@ -20,6 +19,7 @@ NOTES: Mapping[str, tuple[str, ...]] = {
     "evaluation": ("prompt_shortened",),
 }
 SHOWN = 5
+REREAD = "once that is mended where it came from, `dvc repro -f -s fetch` reads it again"
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rlhf.common.errors import DataError
 from rlhf.common.files import tree_sha256
-from rlhf.data.ledger import Ledger, Place
+from rlhf.data.ledger import REREAD, Ledger, Place
 from rlhf.data.parse import parse_row
-from rlhf.data.read import REREAD, BrokenRow, kind_from_path, published_split, read_rows
+from rlhf.data.read import BrokenRow, kind_from_path, published_split, read_rows
 from rlhf.data.records import Dialogue, Kind, Message, Pair, PlainText, Prompt, PublishedSplit, Record, Row
 from rlhf.data.sources.base import data_files
 

@@ -13,9 +13,8 @@ from rlhf.common.files import staged_directory, write_json
 from rlhf.common.metrics import Value, write_summary
 from rlhf.data.encode import Outcome, TableEncoder, take, text_windows
 from rlhf.data.fetch import USES, addresses, raw_directory
-from rlhf.data.ledger import Ledger
+from rlhf.data.ledger import REREAD, Ledger
 from rlhf.data.load import load_rows
-from rlhf.data.read import REREAD
 from rlhf.data.records import Pair, Row
 from rlhf.data.split import SPLITS, Assignment, Candidate, assign, candidates, check_limits
 from rlhf.data.tables import write_table

@@ -12,9 +12,8 @@ import pyarrow
 import pyarrow.parquet
 
 from rlhf.common.errors import DataError
+from rlhf.data.ledger import REREAD
 from rlhf.data.records import Kind, PublishedSplit
-
-REREAD = "once that is mended where it came from, `dvc repro -f -s fetch` reads it again"
 
 
 class BrokenRow(Exception):

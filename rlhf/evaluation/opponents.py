@@ -30,16 +30,15 @@ def responses_of(
     """
     generation = settings.evaluate.generation
     kind, _, detail = settings.evaluate.opponents.get(name, f"stage:{name}").partition(":")
-    ours, facts = load_tokenizer(workspace.model("sft")), Facts()
-    if kind in ("stage", "path"):
-        directory = model_directory(name, settings, workspace)
+    directory, facts = model_directory(name, settings, workspace), Facts()
+    if kind == "stage":
+        return _sampled(name, directory, prompts, settings, engine), {}
+    ours = load_tokenizer(workspace.model("sft"))
+    if kind == "path":
         theirs = load_tokenizer(directory)
-        alike = kind == "stage" or _speak_alike(ours, theirs)
-        asked = prompts if alike else _in_words_of(theirs, prompts)
-        found = generate_responses(name, directory, asked, generation, engine, settings.seed)
-        gc.collect()  # the model's memory before the next one is loaded
-        if alike:
-            return found, {}
+        if _speak_alike(ours, theirs):
+            return _sampled(name, directory, prompts, settings, engine), {}
+        found = _sampled(name, directory, _in_words_of(theirs, prompts), settings, engine)
         texts = [(each.text, each.finished) for each in found]
     elif kind == "api":
         endpoint = settings.evaluate.endpoints[detail]
@@ -49,6 +48,14 @@ def responses_of(
     else:
         texts = [(text, True) for text in read_responses(Path(os.path.expandvars(detail)), prompts)]
     return [_as_ours(ours, text, finished, generation.max_new_tokens, kind == "api") for text, finished in texts], facts
+
+
+def _sampled(
+    name: str, directory: Path, prompts: Sequence[Prompt], settings: Settings, engine: TorchEngine
+) -> list[Response]:
+    found = generate_responses(name, directory, prompts, settings.evaluate.generation, engine, settings.seed)
+    gc.collect()  # the model's memory before the next one is loaded
+    return found
 
 
 def model_directory(name: str, settings: Settings, workspace: Workspace) -> Path:

@@ -5,10 +5,11 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from rlhf.common.errors import ModelError
+from rlhf.models.attention import cpu_attention
 
 transformers_logging.disable_progress_bar()
 
@@ -16,11 +17,12 @@ transformers_logging.disable_progress_bar()
 def load_causal_lm(directory: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """Load a model in evaluation mode (there is no dropout in RL); raises ModelError that names what is missing.
 
-    Attention is eager on a CPU, where it is the faster one in bf16, and SDPA on a GPU.
+    Attention is written out on a CPU, where that is the faster one in bf16, and SDPA on a GPU.
     """
     _check(directory)
-    attention = "sdpa" if torch.cuda.is_available() else "eager"
     try:
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        attention = "sdpa" if torch.cuda.is_available() else cpu_attention(config)
         model = AutoModelForCausalLM.from_pretrained(
             directory,
             dtype=dtype,

@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 from rlhf.common.errors import ModelError
 from rlhf.data.batches import TokenBatch
 from rlhf.data.pairs import PairBatch
+from rlhf.models.attention import adds_its_mask
 
 
 def hidden_states(model: PreTrainedModel, batch: TokenBatch) -> Tensor:
@@ -30,7 +31,7 @@ def pair_hidden_states(model: PreTrainedModel, batch: PairBatch) -> Tensor:
     if reach is not None and longest > reach:
         raise ModelError(f"{longest} tokens of prompt and answer are more than the model's sliding window of {reach}")
     mask = batch.visible
-    if model.config._attn_implementation == "eager":  # it adds its mask to the scores, the others ask it
+    if adds_its_mask(model.config._attn_implementation):
         mask = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, torch.finfo(torch.float32).min)
     return model.base_model(
         input_ids=batch.tokens.input_ids, attention_mask=mask, position_ids=batch.position_ids, use_cache=False

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from rlhf.common.seeds import generator
+from rlhf.rollout.cache import read_prompts
 
 _LIKELIEST = 1024
 
@@ -58,43 +59,41 @@ def sample(model: PreTrainedModel, prompts: Sequence[Sequence[int]], uniforms: T
     device = model.device
     ids, mask = _left_pad(prompts, rule.pad_id, device)
     uniforms = uniforms.to(device)
-    cache = DynamicCache(config=model.config)
-    positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+    hidden, cache = read_prompts(model, ids, mask, rule.max_new_tokens)
     active = torch.arange(len(prompts), device=device)
     responses: list[list[int]] = [[] for _ in prompts]
     logprobs: list[list[float]] = [[] for _ in prompts]
-    step_ids, step_positions = ids, positions
     for step in range(rule.max_new_tokens):
-        output = model.base_model(
-            input_ids=step_ids,
-            attention_mask=mask.long(),
-            position_ids=step_positions,
-            past_key_values=cache,
-            use_cache=True,
-        )
-        logits = model.get_output_embeddings()(output.last_hidden_state[:, -1]).float()
+        logits = model.get_output_embeddings()(hidden).float()
         seen = torch.where(mask, ids, ids[:, -1:])  # padding is no token that was said: it must not be penalised
         tokens, token_logprobs = draw(logits, uniforms[active, step], seen, rule)
         for row, token, logprob in zip(active.tolist(), tokens.tolist(), token_logprobs.tolist(), strict=True):
             responses[row].append(token)
             logprobs[row].append(logprob)
-        going = (tokens != rule.eos_id).nonzero().squeeze(1)
-        if len(going) == 0:
+        going = _closed_up(tokens != rule.eos_id)
+        if len(going) == 0 or step + 1 == rule.max_new_tokens:
             break
         if len(going) < len(active):
             cache.batch_select_indices(going)
-            active, tokens, ids, mask, positions = (
-                active[going],
-                tokens[going],
-                ids[going],
-                mask[going],
-                positions[going],
-            )
+            active, tokens, ids, mask = active[going], tokens[going], ids[going], mask[going]
         ids = torch.cat([ids, tokens[:, None]], dim=1)
         mask = torch.cat([mask, torch.ones_like(tokens[:, None], dtype=torch.bool)], dim=1)
-        positions = positions[:, -1:] + 1
-        step_ids, step_positions = tokens[:, None], positions
+        hidden = model.base_model(
+            input_ids=tokens[:, None],
+            attention_mask=mask.long(),
+            position_ids=mask.sum(dim=1, keepdim=True) - 1,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state[:, -1]
     return Sampled(responses, logprobs)
+
+
+def _closed_up(going: Tensor) -> Tensor:
+    """Which row goes where once those that have ended are gone, from [B] bool: the last ones take their places, few move."""
+    count = int(going.sum())
+    order = torch.arange(count, device=going.device)
+    order[~going[:count]] = count + going[count:].nonzero().squeeze(1)
+    return order
 
 
 def draw(logits: Tensor, uniforms: Tensor, seen: Tensor, rule: SamplingRule) -> tuple[Tensor, Tensor]:

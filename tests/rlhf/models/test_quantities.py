@@ -90,7 +90,7 @@ def test_spread_keeps_gradients() -> None:
     assert values.grad is not None and values.grad.tolist() == [4.0, 5.0]
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("attention", ["eager", "grouped", "sdpa"])
 @torch.no_grad()
 def test_each_answer_of_a_pair_has_the_states_of_a_row_of_its_own(model: LlamaForCausalLM, attention: str) -> None:
     others = [[33, 1], [17, 18, 19, 20, 1], [21, 22, 1]]

@@ -1,0 +1,52 @@
+"""Attention of grouped queries on a CPU, without a copy of keys and values for each query head."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
+from transformers.masking_utils import eager_mask
+
+GROUPED = "grouped"
+# Whose own eager attention is this very product, softmax and product, with nothing in between (no cap, no sinks).
+_PLAIN = ("llama", "mistral", "qwen2", "qwen3")
+
+
+def cpu_attention(config: PreTrainedConfig) -> str:
+    """The fastest implementation on a CPU: grouped where it is the same as the model's own, else that (eager)."""
+    return GROUPED if config.model_type in _PLAIN else "eager"
+
+
+def adds_its_mask(implementation: str) -> bool:
+    """Whether an implementation adds its mask to the scores, rather than asking it what is visible."""
+    return implementation in (GROUPED, "eager")
+
+
+def grouped_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Scaled dot-product attention: query [B, H, Q, D], key and value [B, G, T, D], mask [B or 1, 1, Q, T], added to the scores.
+
+    The queries of the H/G heads that share a key are rows of one product. Gives [B, Q, H, D].
+    """
+    batch, heads, length, width = query.shape
+    groups, total = key.shape[1], key.shape[2]
+    rows = query.reshape(batch, groups, -1, width)
+    scores = torch.matmul(rows, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        scores = scores.view(batch, groups, -1, length, total) + attention_mask[:, :, None]
+    weights = scores.view(batch, groups, -1, total).softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    output = torch.matmul(weights, value).view(batch, heads, length, width)
+    return output.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(GROUPED, grouped_attention)
+AttentionMaskInterface.register(GROUPED, eager_mask)
