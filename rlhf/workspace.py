@@ -86,10 +86,10 @@ class Workspace:
         """
         return [mark.parent for mark in self.checkpoints.glob(f"*/*/{FINISHED}") if mark.parents[1].name != but]
 
-    def checkpoints_since(self, stage: str, time: float) -> list[Path]:
-        """Complete checkpoints of a stage that are not older than `time` (seconds since the epoch)."""
+    def unfinished_checkpoints(self, stage: str) -> list[Path]:
+        """The complete checkpoints of a stage's runs that did not come to their end."""
         found = self.checkpoints.glob(f"{stage}/*/step-*")
-        return sorted(path for path in found if path.stat().st_mtime >= time)
+        return sorted(path for path in found if not (path.parent / FINISHED).exists())
 
     @property
     def failures(self) -> Path:

@@ -2,7 +2,6 @@
 
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -83,7 +82,7 @@ def run_worker(run: StageRun, *command: str) -> None:
     environment["RLHF_GIT_COMMIT"] = run.lineage.commit[:12] + (" with changes" if run.lineage.dirty else "")
     log = run.root / LOGS / f"{run.stage}.log"
     tail = tail_to_mlflow(run)
-    began, done = time.time(), False
+    done = False
     try:
         code, last_lines = run_process(
             [sys.executable, "-m", *command] if command else worker_command(run.stage, settings),
@@ -100,8 +99,10 @@ def run_worker(run: StageRun, *command: str) -> None:
             tail.close()
         if not done:
             set_aside(workspace, run.stage)
-            for kept in workspace.checkpoints_since(run.stage, began):
-                logger.info("%s is kept: with the same settings `dvc repro` goes on from there", kept)
+            for kept in workspace.unfinished_checkpoints(run.stage):
+                logger.info(
+                    "%s is kept: with the settings and data that it was made from, `dvc repro` resumes it", kept
+                )
     refuse_changes(run)
 
 

@@ -5,10 +5,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from rlhf.common.errors import SourceError
 from rlhf.common.files import read_json, write_json
+from rlhf.common.tokenizers import read_tokenizer
 
 # No system prompt is put in: what the model was told is what the dialogue says.
 CHATML = (
@@ -30,10 +31,7 @@ def finish_base_model(directory: Path, chat_template: str) -> None:
             raise SourceError(f"no {needed}: not a Hugging Face model directory")
     if not any(directory.glob("*.safetensors")):
         raise SourceError("no *.safetensors weights; other formats are not accepted")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise SourceError(f"transformers cannot load the tokenizer: {error}") from error
+    tokenizer = read_tokenizer(directory)
     if chat_template == "chatml":
         _set_chatml(tokenizer)
     elif not tokenizer.chat_template:

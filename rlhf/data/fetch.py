@@ -7,8 +7,8 @@ from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
-from rlhf.common.errors import SourceError
-from rlhf.common.files import staged_directory, tree_bytes
+from rlhf.common.errors import RlhfError, SourceError
+from rlhf.common.files import staged_directory, tree_bytes, writing
 from rlhf.common.metrics import Value, write_summary
 from rlhf.data.base_model import finish_base_model
 from rlhf.data.sources import Brought, Request, find_source
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 def fetch(settings: Settings, workspace: Workspace) -> None:
     """Write `models/base`, `data/raw/<use>/<index>/` and `metrics/fetch.json`; raises SourceError that names the setting.
 
-    All of it comes or nothing: what fails last leaves no model behind.
+    What fails last leaves no model behind either.
     """
     transformers_logging.disable_progress_bar()
     with staged_directory(workspace.model("base")) as model, staged_directory(workspace.raw) as raw:
@@ -40,11 +40,11 @@ def addresses(settings: Settings, use: str) -> tuple[str, ...]:
 def _fetch_model(settings: Settings, workspace: Workspace, directory: Path) -> dict[str, Value]:
     address = settings.model.source
     log.info("fetching the base model from %s", address)
-    with _asked_for_by("model.source"):
+    with _asked_for_by("model.source"), writing(workspace.model("base")):
         source, rest = find_source(address)
         request = Request(address, rest, "model", workspace.root, settings.seed, settings.model.sha256)
         brought = source.bring_model(request, directory)
-    with _asked_for_by(f"model.source: {address}"):
+    with _asked_for_by(f"model.source: {address}"), writing(workspace.model("base")):
         finish_base_model(directory, settings.model.chat_template)
     size = tree_bytes(directory)
     log.info("base model: %s, %.0f MB, sha256 %s", address, size / 1e6, brought.sha256)
@@ -70,7 +70,7 @@ def _fetch_data(settings: Settings, workspace: Workspace, directory: Path) -> di
 def _asked_for_by(key: str) -> Iterator[None]:
     try:
         yield
-    except SourceError as error:
+    except RlhfError as error:
         raise SourceError(f"{key}: {error}") from error
 
 

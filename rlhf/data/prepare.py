@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
+from transformers import PreTrainedTokenizerBase
 
 from rlhf.common.errors import DataError, ModelError
 from rlhf.common.files import staged_directory, write_json
 from rlhf.common.metrics import Value, write_summary
+from rlhf.common.tokenizers import read_tokenizer
 from rlhf.data.encode import Outcome, TableEncoder, take, text_windows
 from rlhf.data.fetch import USES, addresses, raw_directory
 from rlhf.data.ledger import REREAD, Ledger
@@ -33,10 +34,11 @@ def prepare(settings: Settings, workspace: Workspace) -> None:
     """Write `data/prepared/*.parquet`, `metrics/prepare.json` and `metrics/prepare_details.json`.
 
     Raises DataError for unusable files, for broken rows under `data.broken: refuse`, and when nothing is left to train on;
-    what became of every row is then in `.failures/prepare_details.json`.
+    after the last two, `.failures/prepare_details.json` tells what became of every row.
     """
     data = settings.data
     check_limits(data.limits)
+    account(workspace).unlink(missing_ok=True)  # of an earlier failure
     encoder = ChatEncoder(_tokenizer(workspace), data.max_prompt_tokens, data.max_response_tokens)
     ledger = Ledger()
 
@@ -59,18 +61,18 @@ def prepare(settings: Settings, workspace: Workspace) -> None:
     except DataError:
         write_json(account(workspace), ledger.details())
         raise
-    write_json(workspace.details("prepare"), ledger.details())
     with staged_directory(workspace.prepared) as directory:
         for table, content in tables.items():
             write_table(directory, table, content)
+    write_json(workspace.details("prepare"), ledger.details())
     write_summary(workspace.metrics("prepare"), summary(tables, ledger))
 
 
-def _tokenizer(workspace: Workspace) -> Any:
+def _tokenizer(workspace: Workspace) -> PreTrainedTokenizerBase:
     directory = workspace.model("base")
     if not (directory / "tokenizer_config.json").is_file():
         raise ModelError(f"{directory}: no base model; run the stage fetch first (dvc repro)")
-    return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    return read_tokenizer(directory)
 
 
 def _load(settings: Settings, workspace: Workspace, use: str, ledger: Ledger) -> list[Row]:

@@ -33,13 +33,13 @@ def bf16_instructions() -> list[str]:
     if found.get("architecture") in ("aarch64", "arm64"):
         return ["bf16"] if found.get("bf16") else []
     fast = ["amx_bf16"]
-    if vendor() == "AuthenticAMD":
+    if "AMD" in (vendor() or str(found.get("cpu_name", ""))):
         fast.append("avx512_bf16")
     return [name for name in fast if found.get(name)]
 
 
 def vendor() -> str:
-    """The x86 processor's maker as it names itself, "" where the system does not tell; its model name may be the host's."""
+    """The x86 processor's maker as it names itself, "" where the system does not tell; a virtual one's model name may not."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("vendor_id"):

@@ -66,11 +66,14 @@ def model_directory(name: str, settings: Settings, workspace: Workspace) -> Path
 
 def _speak_alike(ours: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase) -> bool:
     """Whether prompts and responses are the same tokens to both, as between versions of one model."""
-    return (
-        ours.get_vocab() == theirs.get_vocab()
-        and ours.chat_template == theirs.chat_template
-        and (ours.eos_token_id, ours.pad_token_id) == (theirs.eos_token_id, theirs.pad_token_id)
-    )
+    return _described(ours) == _described(theirs)
+
+
+def _described(tokenizer: PreTrainedTokenizerBase) -> list[object]:
+    backend = getattr(tokenizer, "backend_tokenizer", None)  # its merges, how it splits words, ...
+    if backend is not None:
+        backend = json.loads(backend.to_str()) | {"padding": None, "truncation": None}
+    return [backend, tokenizer.get_vocab(), tokenizer.chat_template, tokenizer.eos_token_id, tokenizer.pad_token_id]
 
 
 def _in_words_of(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[Prompt]:

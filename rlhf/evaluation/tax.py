@@ -21,6 +21,7 @@ from rlhf.settings.schema import Settings
 from rlhf.workspace import Workspace
 
 STARTER = "starter"  # the questions of knowledge.jsonl, ours
+_BATCH = 16  # questions at once: of each, the logits of all tokens are kept
 _METRICS = ("acc_norm", "acc")  # by likelihood per character, where a task has it
 
 
@@ -65,7 +66,7 @@ def knowledge(
     model = HFLM(
         pretrained=engine.frozen(load_causal_lm(directory)),
         tokenizer=load_tokenizer(directory),
-        batch_size=settings.evaluate.generation.batch_size,
+        batch_size=_BATCH,
         max_length=512,
     )
     try:

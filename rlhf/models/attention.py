@@ -42,7 +42,8 @@ def grouped_attention(
     scores = torch.matmul(rows, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
         scores = scores.view(batch, groups, -1, length, total) + attention_mask[:, :, None]
-    weights = scores.view(batch, groups, -1, total).softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    scores = scores.view(batch, groups, -1, total)
+    weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     output = torch.matmul(weights, value).view(batch, heads, length, width)
     return output.transpose(1, 2).contiguous(), None

@@ -5,10 +5,11 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from rlhf.common.errors import ModelError
+from rlhf.common.tokenizers import read_tokenizer
 from rlhf.models.attention import cpu_attention
 
 transformers_logging.disable_progress_bar()
@@ -39,10 +40,7 @@ def load_causal_lm(directory: Path, dtype: torch.dtype = torch.float32) -> PreTr
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     """Load a tokenizer that has a pad token apart from its end-of-turn token; raises ModelError otherwise."""
     _check(directory)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{directory}: no loadable tokenizer: {error}") from error
+    tokenizer = read_tokenizer(directory)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         raise ModelError(
             f"{directory}: the tokenizer needs a pad token that is not its eos token ({tokenizer.eos_token!r})"

@@ -73,6 +73,18 @@ class _RoomyLayer(DynamicLayer):
         self._keys, self._values = self._keys[: len(indices)], self._values[: len(indices)]
         self._show(self.get_seq_length())
 
+    def reset(self) -> None:
+        """Nothing that `sample` does not do: the store would have to follow."""
+        raise NotImplementedError
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """As `reset`."""
+        raise NotImplementedError
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """As `reset`."""
+        raise NotImplementedError
+
     def _show(self, end: int) -> tuple[Tensor, Tensor]:
         shown = self._keys[:, :, :end], self._values[:, :, :end]
         self.keys, self.values = shown

@@ -31,7 +31,7 @@ class Price(Section):
 
 
 _OURS = ("model", "messages", "stream", "n")  # of a request: not for parameters to change
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")  # in capitals: a key that stands here by mistake is seldom
 
 
 class Endpoint(Section):
@@ -63,7 +63,7 @@ class Endpoint(Section):
     @classmethod
     def _name_of_a_variable(cls, name: str) -> str:
         if not _VARIABLE.fullmatch(name):
-            raise ValueError("the name of an environment variable is needed, not the key itself")
+            raise ValueError("the name of an environment variable in capitals is needed, not the key itself")
         return name
 
     @field_validator("parameters")

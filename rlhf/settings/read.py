@@ -33,6 +33,10 @@ def load_settings(path: Path) -> Settings:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Once)
     except FileNotFoundError:
         raise SettingsError(f"{path}: no such file; `rlhf preset laptop` writes one") from None
+    except yaml.MarkedYAMLError as error:  # told without the line itself: it may hold a key by mistake
+        mark = error.problem_mark or error.context_mark
+        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        raise SettingsError(f"{where}: not readable as YAML: {error.problem or error.context}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: not readable as YAML: {error}") from None
     return settings_from(content, str(path))

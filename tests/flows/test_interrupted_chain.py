@@ -86,7 +86,7 @@ def test_ctrl_c_ends_everything_and_is_recorded(copied_chain: Project) -> None:
     output, _ = run.communicate(timeout=300)
     assert run.returncode != 0
     assert "Traceback" not in output
-    assert "is kept: with the same settings `dvc repro` goes on from there" in output
+    assert "is kept: with the settings and data that it was made from, `dvc repro` resumes it" in output
     assert not worker.is_running()
     assert of(project, "rlhf.worker") == of(project, "flows.sft") == []
     nothing_half_written(project)
@@ -97,7 +97,7 @@ def test_ctrl_c_ends_everything_and_is_recorded(copied_chain: Project) -> None:
     key = newest(client_of(project.root), "sft").data.tags["rlhf.execution"]
     with closing(sqlite3.connect(project.root / ".prefect" / "prefect.db")) as states:
         rows = states.execute("SELECT state_type FROM flow_run WHERE name = ?", (f"sft-{key}",)).fetchall()
-    assert rows == [("CANCELLED",)]
+    assert rows == [("CRASHED",)]
 
 
 def test_a_killed_worker_fails_the_stage_with_one_message(copied_chain: Project) -> None:

@@ -2,6 +2,7 @@ import json
 import os
 import pty
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -189,7 +190,8 @@ def test_doctor_imports_what_it_is_told_to(tmp_path: Path) -> None:
     assert "No module named" in states["import no_such_package"].found
 
 
-def test_doctor_tells_what_judges_lack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_tells_what_judges_lack(tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = workspace
     workspace = Workspace(tmp_path)
     content = yaml.safe_load(preset_text("tiny"))
     assert doctor.judges_check(workspace, settings_from(content)).state == "ok"
@@ -215,9 +217,8 @@ def test_doctor_tells_what_judges_lack(tmp_path: Path, monkeypatch: pytest.Monke
     assert found.state == "fault" and f"{votes}: not UTF-8 text" in found.found
 
     model = tmp_path / "model"
-    model.mkdir()
-    for name in ("config.json", "tokenizer.json", "model.safetensors"):
-        (model / name).write_text("{")
+    shutil.copytree(trained.model("policy"), model)
+    (model / "tokenizer.json").write_text('{"version": "1.0", "model": {"type": "BPE", "vocab":')
     content["evaluate"]["judges"] = ["gold"]
     content["evaluate"]["opponents"] = {"broken": f"path:{model}"}
     found = doctor.judges_check(workspace, settings_from(content))

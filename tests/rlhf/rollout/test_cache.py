@@ -16,9 +16,11 @@ def padded(lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     return ids.masked_fill(~mask, PAD), mask
 
 
+@pytest.mark.parametrize("attention", ["eager", "grouped", "sdpa"])
 @torch.no_grad()
-def test_groups_give_what_each_prompt_gives_alone_and_the_next_token_sees_it() -> None:
-    model = tiny_model(seed=5, spread=0.2)
+def test_groups_give_what_each_prompt_gives_alone_and_the_next_token_sees_it(attention: str) -> None:
+    model = tiny_model(seed=5, spread=0.2)  # 4 heads, 2 of keys
+    model.set_attn_implementation(attention)
     ids, mask = padded(LENGTHS)
     last, cache = read_prompts(model, ids, mask, room=2)
     kept = torch.tensor([40, 1, 2, 3, 39, 5])  # two rows move, the others stay where they are
@@ -54,11 +56,12 @@ def windowed() -> PreTrainedModel:
 
 
 def test_a_model_with_a_window_keeps_its_own_cache_and_says_the_same_in_any_batch() -> None:
-    model, (ids, mask) = windowed(), padded([12, 12, 12])
+    model, (ids, mask) = windowed(), padded([12, 5, 9, 3, 12])
     prompts = [row[own].tolist() for row, own in zip(ids, mask, strict=True)]
     assert type(read_prompts(model, ids, mask, 4)[1].layers[0]) is type(DynamicCache(config=model.config).layers[0])
-    rule = SamplingRule(8, EOS, PAD)
-    numbers = torch.stack([row_uniforms(8, 1, row) for row in range(3)])
+    numbers = torch.stack([row_uniforms(8, 1, row) for row in range(len(prompts))])
+    said = sample(model, prompts, numbers, SamplingRule(8, EOS, PAD)).responses
+    rule = SamplingRule(8, said[0][2], PAD)  # the first of five rows ends early
     together = sample(model, prompts, numbers, rule)
     for row, prompt in enumerate(prompts):
         alone = sample(model, [prompt], numbers[row : row + 1], rule)

@@ -168,5 +168,14 @@ def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path: Path) -> Non
     path = tmp_path / "params.yaml"
     path.write_text(preset_text("tiny") + "report:\n  dialogues: 3\n")
     line = path.read_text().count("\n") - 1
-    with pytest.raises(SettingsError, match=rf"report: a second time\n.*line {line}"):
+    with pytest.raises(SettingsError, match=rf"params\.yaml:{line}:1: .*report: a second time"):
         load_settings(path)
+
+
+@pytest.mark.parametrize("line", ["key_variable: sk-hunter2: x", 'key_variable: "sk-hunter2', "\tsk-hunter2: 1"])
+def test_a_line_that_is_no_yaml_is_named_and_not_repeated(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(f"seed: 1\n{line}\n")
+    with pytest.raises(SettingsError, match=r"params\.yaml:[23]:\d+: not readable as YAML") as caught:
+        load_settings(path)
+    assert "hunter2" not in str(caught.value)
