@@ -31,7 +31,7 @@ class Price(Section):
 
 
 _OURS = ("model", "messages", "stream", "n")  # of a request: not for parameters to change
-_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")  # in capitals: a key that stands here by mistake is seldom
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")  # capitals only: so that a key put here by mistake is refused
 
 
 class Endpoint(Section):
