@@ -222,6 +222,8 @@ def chat(
     """
     from rlhf.chat import model_directory, open_chat  # torch and transformers take seconds to import
 
+    if prompt == "-":
+        prompt = sys.stdin.read().strip()
     if prompt is not None and not prompt.strip():
         raise RlhfError("--prompt: nothing to answer")
     workspace: Workspace = context.obj.workspace
@@ -237,7 +239,7 @@ def chat(
     directory = model_directory(model, workspace)
     talk = open_chat(directory, workspace, generation, seed=seed, greedy=temperature == 0, score=score, system=system)
     if prompt is not None:
-        _answer(talk, sys.stdin.read().strip() if prompt == "-" else prompt)
+        _answer(talk, prompt)
         return
     typer.echo(f"{directory}: {HELP_IN_CHAT}", err=True)
     while (line := _ask()) is not None:

@@ -20,6 +20,7 @@ import psutil
 from rlhf.common.errors import RlhfError
 from rlhf.common.files import write_text
 from rlhf.settings.edit import edited
+from rlhf.settings.read import settings_text
 from rlhf.workspace import Workspace
 from tasks.errors import BusyError
 from tasks.execution import is_dvc
@@ -76,7 +77,7 @@ def repro(
 
 def override(path: Path, values: Mapping[str, Any]) -> None:
     """Set dotted keys in a settings file; raises SettingsError before anything is written."""
-    write_text(path, edited(path.read_text(encoding="utf-8"), values, str(path)))
+    write_text(path, edited(settings_text(path), values, str(path)))
 
 
 @contextmanager

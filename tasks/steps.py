@@ -101,7 +101,8 @@ def run_worker(run: StageRun, *command: str) -> None:
             set_aside(workspace, run.stage)
             for kept in workspace.unfinished_checkpoints(run.stage):
                 logger.info(
-                    "%s is kept: with the settings and data that it was made from, `dvc repro` resumes it", kept
+                    "%s is kept: with the settings, data, code and libraries that it was made from, `dvc repro` resumes it",
+                    kept,
                 )
     refuse_changes(run)
 

@@ -24,7 +24,6 @@ WITHOUT_EFFECT = (
     "rlhf/common/memory.py",
     "rlhf/common/metrics.py",
     "rlhf/common/progress.py",
-    "rlhf/common/tokenizers.py",
 )
 
 MODULES = {

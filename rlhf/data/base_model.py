@@ -7,7 +7,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
-from rlhf.common.errors import SourceError
+from rlhf.common.errors import ModelError, SourceError
 from rlhf.common.files import read_json, write_json
 from rlhf.common.tokenizers import read_tokenizer
 
@@ -31,7 +31,10 @@ def finish_base_model(directory: Path, chat_template: str) -> None:
             raise SourceError(f"no {needed}: not a Hugging Face model directory")
     if not any(directory.glob("*.safetensors")):
         raise SourceError("no *.safetensors weights; other formats are not accepted")
-    tokenizer = read_tokenizer(directory)
+    try:
+        tokenizer = read_tokenizer(directory)
+    except ModelError as error:  # told without the directory, which is one in the making
+        raise SourceError(f"transformers cannot load the tokenizer: {error.__cause__}") from error
     if chat_template == "chatml":
         _set_chatml(tokenizer)
     elif not tokenizer.chat_template:

@@ -28,8 +28,8 @@ def fetch(settings: Settings, workspace: Workspace) -> None:
     transformers_logging.disable_progress_bar()
     with staged_directory(workspace.model("base")) as model, staged_directory(workspace.raw) as raw:
         summary = _fetch_model(settings, workspace, model) | _fetch_data(settings, workspace, raw)
-    summary["bytes"] = sum(int(value or 0) for key, value in summary.items() if key.endswith("_bytes"))
-    write_summary(workspace.metrics("fetch"), summary)
+        summary["bytes"] = sum(int(value or 0) for key, value in summary.items() if key.endswith("_bytes"))
+        write_summary(workspace.metrics("fetch"), summary)
 
 
 def addresses(settings: Settings, use: str) -> tuple[str, ...]:

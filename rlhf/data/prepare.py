@@ -64,8 +64,8 @@ def prepare(settings: Settings, workspace: Workspace) -> None:
     with staged_directory(workspace.prepared) as directory:
         for table, content in tables.items():
             write_table(directory, table, content)
-    write_json(workspace.details("prepare"), ledger.details())
-    write_summary(workspace.metrics("prepare"), summary(tables, ledger))
+        write_json(workspace.details("prepare"), ledger.details())
+        write_summary(workspace.metrics("prepare"), summary(tables, ledger))
 
 
 def _tokenizer(workspace: Workspace) -> PreTrainedTokenizerBase:
@@ -127,7 +127,8 @@ def check_not_empty(tables: Mapping[str, Rows], account: Path) -> None:
     needed += [("preferences", "gold"), ("preferences", "test")]
     for table, split in needed:
         if not any(row["split"] == split for row in tables[table]):
-            raise DataError(f"data.{table}", f"no rows left for {split}; {account} tells what became of them; {REREAD}")
+            told = f"{account} tells what became of each row; data.* has the limits"
+            raise DataError(f"data.{table}", f"no rows left for {split}; {told}")
 
 
 def longer_wins_accuracy(rows: Rows) -> float | None:

@@ -4,16 +4,15 @@ from collections.abc import Mapping
 from io import StringIO
 from typing import Any
 
-import yaml
 from ruamel.yaml import YAML
 
 from rlhf.common.errors import SettingsError
-from rlhf.settings.read import settings_from
+from rlhf.settings.read import content_of, settings_from
 
 
 def edited(text: str, values: Mapping[str, Any], where: str) -> str:
     """Give a settings file's text with dotted keys set; raises SettingsError when the result is refused."""
-    content = yaml.safe_load(text)
+    content = content_of(text, where)
     _put(content, values)
     settings_from(content, f"{where}, as changed")
     editor = YAML()

@@ -1,6 +1,7 @@
 """From a YAML file to `Settings`, with errors that name the key and what is allowed there."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from importlib import resources
@@ -21,25 +22,41 @@ class _Once(yaml.SafeLoader):
         """Refuse the second of two equal keys, naming its line."""
         seen: set[str] = set()
         for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value}: a second time", key.start_mark)
-            seen.add(key.value)
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value}: a second time", key.start_mark)
+                seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
 def load_settings(path: Path) -> Settings:
     """Read and check a settings file; raises SettingsError that names file and key."""
+    return settings_from(content_of(settings_text(path), str(path)), str(path))
+
+
+def settings_text(path: Path) -> str:
+    """Read a settings file as text; raises SettingsError that names it."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Once)
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise SettingsError(f"{path}: no such file; `rlhf preset laptop` writes one") from None
-    except yaml.MarkedYAMLError as error:  # told without the line itself: it may hold a key by mistake
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from None
+
+
+def content_of(text: str, where: str) -> Any:
+    """Parse YAML; raises SettingsError with the place, but no value: it may be a key by mistake."""
+    try:
+        return yaml.load(text, Loader=_Once)
+    except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        raise SettingsError(f"{where}: not readable as YAML: {error.problem or error.context}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: not readable as YAML: {error}") from None
-    return settings_from(content, str(path))
+        place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
+        problem = re.sub(r"'[^']{2,}'", "'...'", error.problem or error.context or "")  # tags and aliases are quoted
+        raise SettingsError(f"{place}: not readable as YAML: {problem}") from None
+    except yaml.YAMLError as error:  # of the reader: a position, and a character that YAML cannot have
+        raise SettingsError(f"{where}: not readable as YAML: {error}") from None
+    except ValueError:  # what the parser itself does not catch
+        raise SettingsError(f"{where}: not readable as YAML: a date or number that there is not") from None
 
 
 def settings_from(content: Any, where: str = "settings") -> Settings:
@@ -83,7 +100,8 @@ def _explain(item: dict[str, Any], where: str) -> str:
         return f"{where}: {key}: unknown key; {hint}known here: {', '.join(known)}"
     message = str(item["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
     message = {"model_type": "must be a mapping of keys", "missing": "missing"}.get(item["type"], message)
-    secret = location[:2] == _MAY_HOLD_SECRETS and not isinstance(item["input"], bool | int | float | None)
+    harmless = isinstance(item["input"], bool | int | float | None) and item["type"] != "string_type"
+    secret = location[:2] == _MAY_HOLD_SECRETS and not harmless
     silent = item["type"] == "missing" or isinstance(item["input"], Mapping) or secret
     found = "" if silent else f" (found {item['input']!r})"
     return f"{where}: {key}: {message}{found}"

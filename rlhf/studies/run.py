@@ -23,6 +23,7 @@ from rlhf.common.errors import DataError
 from rlhf.common.files import write_json, write_text
 from rlhf.settings import settings_from
 from rlhf.settings.edit import edited
+from rlhf.settings.read import settings_text
 from rlhf.studies.measure import run_record
 from rlhf.workspace import Workspace
 
@@ -76,7 +77,7 @@ def run_seed(base: Workspace, folder: Path, arm: str, changes: Mapping[str, Any]
         if not link.is_symlink():
             link.symlink_to(target)
     where = f"arm {arm}"
-    text = edited(base.params.read_text(encoding="utf-8"), {**changes, "seed": seed}, where)
+    text = edited(settings_text(base.params), {**changes, "seed": seed}, where)
     write_text(workspace.params, text)
     settings = settings_from(yaml.safe_load(text), where)
     policy.train(settings, workspace)

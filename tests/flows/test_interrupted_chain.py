@@ -86,7 +86,9 @@ def test_ctrl_c_ends_everything_and_is_recorded(copied_chain: Project) -> None:
     output, _ = run.communicate(timeout=300)
     assert run.returncode != 0
     assert "Traceback" not in output
-    assert "is kept: with the settings and data that it was made from, `dvc repro` resumes it" in output
+    assert (
+        "is kept: with the settings, data, code and libraries that it was made from, `dvc repro` resumes it" in output
+    )
     assert not worker.is_running()
     assert of(project, "rlhf.worker") == of(project, "flows.sft") == []
     nothing_half_written(project)

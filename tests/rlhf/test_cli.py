@@ -2,7 +2,6 @@ import json
 import os
 import pty
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,19 +12,17 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
-from rlhf import doctor
 from rlhf.chat import Chat, open_chat, printable, stream
 from rlhf.cli import app
 from rlhf.common.errors import ModelError, SettingsError
 from rlhf.models.causal import load_causal_lm, save_causal_lm
 from rlhf.models.scalar import new_scalar_model, save_scalar_model
 from rlhf.rollout.sampler import SamplingRule, row_uniforms, sample_responses
-from rlhf.settings import load_settings, preset_names, preset_text, settings_from
+from rlhf.settings import load_settings, preset_names, preset_text
 from rlhf.settings.evaluation import Generation
 from rlhf.workspace import Workspace
 
@@ -182,66 +179,6 @@ def test_doctor_needs_valid_settings(tmp_path: Path) -> None:
     assert code == (0 if found["healthy"] else 1)
 
 
-def test_doctor_imports_what_it_is_told_to(tmp_path: Path) -> None:
-    checks = doctor.diagnose(Workspace(tmp_path), ["json", "no_such_package"]).checks
-    states = {check.name: check for check in checks if check.name.startswith("import ")}
-    assert states["import json"].state == "ok"
-    assert states["import no_such_package"].state == "fault"
-    assert "No module named" in states["import no_such_package"].found
-
-
-def test_doctor_tells_what_judges_lack(tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained = workspace
-    workspace = Workspace(tmp_path)
-    content = yaml.safe_load(preset_text("tiny"))
-    assert doctor.judges_check(workspace, settings_from(content)).state == "ok"
-    content["evaluate"]["judges"] = ["gold", "api:theirs"]
-    content["evaluate"]["endpoints"] = {
-        "theirs": {"base_url": "http://127.0.0.1:1/v1", "model": "m", "key_variable": "A_KEY"}
-    }
-    settings = settings_from(content)
-    monkeypatch.delenv("A_KEY", raising=False)
-    found = doctor.judges_check(workspace, settings)
-    assert found.state == "fault" and "A_KEY" in found.found
-    monkeypatch.setenv("A_KEY", "x")
-    assert doctor.judges_check(workspace, settings).state == "ok"
-
-    content["evaluate"]["opponents"] = {"human": f"file:{tmp_path / 'responses.jsonl'}"}
-    found = doctor.judges_check(workspace, settings_from(content))
-    assert found.state == "note" and "prepare" in found.advice
-
-    votes = tmp_path / "votes.jsonl"
-    votes.write_bytes(b"\xff\xfe")
-    content["evaluate"]["judges"] = [f"people:{votes}"]
-    found = doctor.judges_check(workspace, settings_from(content))
-    assert found.state == "fault" and f"{votes}: not UTF-8 text" in found.found
-
-    model = tmp_path / "model"
-    shutil.copytree(trained.model("policy"), model)
-    (model / "tokenizer.json").write_text('{"version": "1.0", "model": {"type": "BPE", "vocab":')
-    content["evaluate"]["judges"] = ["gold"]
-    content["evaluate"]["opponents"] = {"broken": f"path:{model}"}
-    found = doctor.judges_check(workspace, settings_from(content))
-    assert found.state == "fault" and str(model) in found.found
-
-
-def test_doctor_judges_by_numbers(tmp_path: Path) -> None:
-    assert [doctor.memory_check(gib << 30).state for gib in (1, 4, 16)] == ["fault", "note", "ok"]
-    assert [doctor.disk_check(gib << 30).state for gib in (0, 4, 16)] == ["fault", "note", "ok"]
-    assert [doctor.python_check(version).state for version in ((3, 10), (3, 11), (3, 13))] == ["fault", "ok", "fault"]
-    assert [doctor.cores_check(count).state for count in (1, 2)] == ["note", "ok"]
-    assert [doctor.bf16_check(found, None).state for found in (["amx_bf16"], [])] == ["ok", "note"]
-    assert [doctor.compiler_check(path).state for path in ("/usr/bin/c++", None)] == ["ok", "note"]
-    lock = tmp_path / "requirements.lock"
-    lock.write_text(
-        f"torch=={torch.__version__.split('+')[0]}\nnot-installed==1.0  # pinned for others\n", encoding="utf-8"
-    )
-    assert doctor.pins_check(lock).state == "ok"
-    lock.write_text("torch==0.1\n", encoding="utf-8")
-    drifted = doctor.pins_check(lock)
-    assert drifted.state == "note" and "pinned 0.1" in drifted.found
-
-
 def test_streaming_follows_the_rule_of_evaluation(workspace: Workspace) -> None:
     model = load_causal_lm(workspace.model("policy"))
     rule = SamplingRule(20, eos_id=2, pad_id=0, temperature=0.8, top_p=0.9, repetition_penalty=1.1)
@@ -306,6 +243,12 @@ def test_one_shot(workspace: Workspace) -> None:
     shot = ("chat", directory, "--prompt", "Hello", "--temperature", "0", "--score", "--max-new-tokens", "8")
     code, output = run(*shot, root=workspace.root)
     assert code == 0 and "gold " in output and "reward" not in output
+
+
+@pytest.mark.parametrize("given", [("--prompt", " "), ("--prompt", "-")])
+def test_nothing_to_answer_is_told_before_a_model_is_read(tmp_path: Path, given: tuple[str, str]) -> None:
+    code, message = run("chat", "policy", *given, root=tmp_path)  # there is none; standard input is empty
+    assert code == 1 and "--prompt: nothing to answer" in message
 
 
 def test_a_missing_model_or_scorer_is_told(workspace: Workspace, tmp_path: Path) -> None:

@@ -80,6 +80,13 @@ def test_weights_that_do_not_fit_are_refused(model: Path) -> None:
         finish_base_model(model, "chatml")
 
 
+def test_a_broken_tokenizer_is_told_without_the_directory_in_the_making(model: Path) -> None:
+    (model / "tokenizer.json").write_text('{"version": "1.0", "model": {"type": "BPE", "vocab":')
+    with pytest.raises(SourceError, match="transformers cannot load the tokenizer: ") as refused:
+        finish_base_model(model, "chatml")
+    assert str(model) not in str(refused.value)
+
+
 def test_chatml_needs_its_tokens(model: Path) -> None:
     described = json.loads((model / "tokenizer.json").read_text())
     described["added_tokens"] = [token for token in described["added_tokens"] if token["content"] != "<|im_start|>"]

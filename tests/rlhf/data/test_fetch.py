@@ -1,3 +1,4 @@
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,6 +47,19 @@ def test_a_failed_fetch_leaves_nothing_half_done(make_settings: Callable[..., Se
     assert (
         not workspace.model("base").exists() and not workspace.raw.exists() and not workspace.metrics("fetch").exists()
     )
+    assert [path.name for place in ("data", "models") for path in (tmp_path / place).iterdir()] == []
+
+
+def test_a_fetch_that_cannot_write_its_figures_leaves_no_model(
+    make_settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, values: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    workspace = Workspace(tmp_path)
+    monkeypatch.setattr("rlhf.data.fetch.write_summary", full)
+    with pytest.raises(OSError, match="No space left"):
+        fetch(make_settings(), workspace)
     assert [path.name for place in ("data", "models") for path in (tmp_path / place).iterdir()] == []
 
 

@@ -25,6 +25,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, maker: str = "", **found: object) -
         ({"maker": "GenuineIntel", "avx512_bf16": True, "amx_bf16": False}, "fp32"),  # slower in it than in fp32
         ({"maker": "AuthenticAMD", "avx512_bf16": True, "amx_bf16": False}, "bf16"),
         ({"maker": "AuthenticAMD", "avx512_f": True, "avx512_bf16": False}, "fp32"),
+        ({"cpu_name": "AMD EPYC 9004", "avx512_bf16": True}, "bf16"),  # where the kernel names no maker
         ({"avx512_f": True, "avx512_bf16": False}, "fp32"),  # these have bf16 in software only
         ({"avx2": True}, "fp32"),
         ({"architecture": "aarch64", "bf16": True}, "bf16"),

@@ -186,12 +186,14 @@ def test_settings_of_an_endpoint_that_leak_or_break_are_refused_without_repeatin
         ({"base_url": "https://bob:hunter2@host/v1"}, "no user and password"),
         ({"base_url": "nope"}, "an address like"),
         ({"key_variable": "sk-proj-hunter2"}, "not the key itself"),
+        ({"key_variable": 1234567890}, "must be a valid string"),
+        ({"concurrency": 0}, r"found 0\)"),
         ({"parameters": {"stream": True}}, "stream: set by us"),
     ):
         content["evaluate"]["endpoints"] = {"chat": good | change}
         with pytest.raises(SettingsError, match=said) as refused:
             settings_from(content)
-        assert "hunter2" not in str(refused.value)
+        assert "hunter2" not in str(refused.value) and "123" not in str(refused.value)
     for wrong in ("sk-hunter2", {"theirs": "sk-hunter2"}, {"theirs": good | {"price": "sk-hunter2"}}):
         content["evaluate"]["endpoints"] = wrong
         with pytest.raises(SettingsError, match=r"evaluate\.endpoints") as refused:

@@ -7,6 +7,7 @@ from tiny import changed
 
 from rlhf.common.errors import SettingsError
 from rlhf.settings import flatten, load_settings, preset_names, preset_text, settings_from
+from rlhf.settings.edit import edited
 
 PENALTY = {"coefficient": 1.0, "target": None}
 
@@ -172,10 +173,30 @@ def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path: Path) -> Non
         load_settings(path)
 
 
-@pytest.mark.parametrize("line", ["key_variable: sk-hunter2: x", 'key_variable: "sk-hunter2', "\tsk-hunter2: 1"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "key_variable: sk-hunter2: x",
+        'key_variable: "sk-hunter2',
+        "\tsk-hunter2: 1",
+        "key_variable: !hunter2",
+        "key_variable: *hunter2",
+        "{{ hunter2 }}: 1",
+    ],
+)
 def test_a_line_that_is_no_yaml_is_named_and_not_repeated(tmp_path: Path, line: str) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(f"seed: 1\n{line}\n")
     with pytest.raises(SettingsError, match=r"params\.yaml:[23]:\d+: not readable as YAML") as caught:
         load_settings(path)
     assert "hunter2" not in str(caught.value)
+    with pytest.raises(SettingsError, match=r"params\.yaml:[23]:\d+: not readable as YAML") as caught:
+        edited(path.read_text(), {"seed": 2}, str(path))
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_value_that_the_parser_takes_for_a_date_that_there_is_not_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("seed: 2026-13-41\n")
+    with pytest.raises(SettingsError, match=r"params\.yaml: not readable as YAML: a date"):
+        load_settings(path)
