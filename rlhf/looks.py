@@ -1,6 +1,7 @@
 """Looks at a policy in training: fixed prompts, fixed random numbers, so that only the policy differs over time."""
 
 import json
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from rlhf.common.files import staged_directory
 from rlhf.common.metrics import Value
 from rlhf.common.steps import StepLog
 from rlhf.models.causal import save_causal_lm
+from rlhf.monitor import ENOUGH, points
 from rlhf.rollout.actor import Actor
 from rlhf.rollout.diversity import distinct_2
 from rlhf.rollout.records import PromptBatch, Rollout
@@ -26,7 +28,8 @@ class Looks:
     """The looks of one run, and the best policy that they have seen.
 
     Best is the look with the highest mean of the algorithm's objective over the validation prompts, among those at which
-    the policy was sound. Its weights lie beside the checkpoints.
+    the policy was sound, by this look's signals too. Its weights lie beside the checkpoints, those of the best that the
+    last checkpoint names as well: a resumed run may not see the later one again.
     """
 
     run: StageRun
@@ -35,6 +38,8 @@ class Looks:
     tokenizer: PreTrainedTokenizerBase
     prompts: PromptBatch  # this process's share
     best: dict[str, float] | None = None
+    start: dict[str, float] | None = None  # the first look's signals
+    _kept: str | None = None  # where the best of the last checkpoint lies
 
     def look(self, iteration: int, sound: bool, samples: StepLog | None) -> dict[str, Value]:
         """Let the policy answer, score what it says, log the samples, and keep the policy if it is the best so far."""
@@ -51,12 +56,28 @@ class Looks:
         if samples is not None:
             for row, _ in everyone[: self.run.settings.ppo.validation_prompts]:
                 samples.write(iteration, row)
+        sound = self._sound(means) and sound
         objective = means.get("validation_objective")
         if sound and isinstance(objective, float) and (self.best is None or objective > self.best["objective"]):
             self.best = {"step": iteration, "objective": objective}
             if self._wanted:
                 self._write(self._directory)
+                self._tidy()
         return means
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds of it."""
+        return {"best": self.best, "start": self.start}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.best, self.start = state["best"], state["start"]
+        self._kept = self._name
+
+    def checkpointed(self) -> None:
+        """Let go of what only the checkpoint before the one just written names."""
+        self._kept = self._name
+        self._tidy()
 
     def save(self, directory: Path, *, best: bool) -> None:
         """Write the policy as it is, or the best one, as a Hugging Face directory."""
@@ -73,8 +94,30 @@ class Looks:
         return ppo.keep == "best" or ppo.alarm.action == "return"
 
     @property
+    def _name(self) -> str | None:
+        return None if self.best is None else f"best-{int(self.best['step']):08d}"
+
+    @property
     def _directory(self) -> Path:
-        return self.run.checkpoints.directory / "best"
+        assert self._name is not None
+        return self.run.checkpoints.directory / self._name
+
+    def _tidy(self) -> None:
+        if self.run.is_main:
+            for path in self.run.checkpoints.directory.glob("best-*"):
+                if path.name not in (self._name, self._kept):
+                    shutil.rmtree(path)
+
+    def _sound(self, means: dict[str, Value]) -> bool:
+        """Whether too little speaks for a collapse here; the alarm's own signals are those before the last update."""
+        keys = {"perplexity": "surprise", "response_length": "length", "finished": "finished", "kl": "kl"}
+        found = {name: means.get(f"validation_{key}") for name, key in keys.items()}
+        signals = {name: float(value) for name, value in found.items() if isinstance(value, float)}
+        if signals.keys() != keys.keys():
+            return True  # of an algorithm without them
+        signals["perplexity"] = math.exp(signals["perplexity"])
+        self.start = self.start or signals
+        return points(signals, self.start) < ENOUGH
 
     def _write(self, directory: Path) -> None:
         with self.algorithm.trainers["policy"].gathered():

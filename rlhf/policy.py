@@ -110,6 +110,7 @@ class Loop:
                     break
                 if (iteration + 1) % section.checkpoint_every == 0 and iteration + 1 < section.iterations:
                     run.keep(iteration + 1, self.algorithm.trainers, self._state(), [steps, samples])
+                    self.looks.checkpointed()
             final = self.looks.look(last, self.watch.sound, samples)
             if steps is not None:
                 steps.write(last, final)
@@ -199,11 +200,12 @@ class Loop:
         return self.watch.collapse is not None
 
     def _state(self) -> dict[str, Any]:
-        return {"algorithm": self.algorithm.state(), "watched": self.watch.rows, "best": self.looks.best}
+        return {"algorithm": self.algorithm.state(), "watched": self.watch.rows, "looks": self.looks.state()}
 
     def _load_state(self, state: dict[str, Any]) -> None:
         self.algorithm.load_state(state["algorithm"])
-        self.watch.rows, self.looks.best = state["watched"], state["best"]
+        self.watch.rows = state["watched"]
+        self.looks.load_state(state["looks"])
 
     # -- the end -------------------------------------------------------------------------------------------------------
 

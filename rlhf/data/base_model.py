@@ -18,6 +18,7 @@ CHATML = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+_ATTENTION = {"full_attention", "sliding_attention"}  # these obey the mask of pairs
 PADS = ("<|endoftext|>", "<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>", "<unk>")  # in order of preference
 
 
@@ -88,6 +89,10 @@ def _check_loads(directory: Path, vocabulary: int) -> None:
         raise SourceError(f"transformers cannot load what came: {error}") from error
     if told["missing_keys"]:
         raise SourceError(f"weights are missing: {', '.join(sorted(told['missing_keys'])[:3])}, ...")
+    if others := sorted({*(getattr(model.config, "layer_types", None) or ())} - _ATTENTION):
+        raise SourceError(
+            f"layers of kind {', '.join(others)}: they carry what they read from a pair's answer to the other"
+        )
     if model.get_input_embeddings().weight.shape[0] < vocabulary:
         raise SourceError(f"the tokenizer has {vocabulary} tokens, the model fewer embeddings")
     with torch.inference_mode():

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from rlhf.data.ledger import Ledger
 from rlhf.data.records import Dialogue, Messages, Pair, PlainText, Prompt, as_list
-from rlhf.data.split import Candidate
+from rlhf.data.split import Candidate, opening_of
 from rlhf.data.tokens import ChatEncoder, Encoded
 from rlhf.settings.schema import Data
 
@@ -71,15 +71,17 @@ def _common(candidate: Candidate) -> dict[str, Any]:
         "kind": row.kind,
         "split": candidate.split,
         "source": f"{row.file}:{row.line}",
-        "opening": candidate.opening,
     }
 
 
 class TableEncoder:
-    """Encodes candidates of each table; special tokens within a text would act as commands, such rows are refused."""
+    """Encodes candidates of each table; special tokens within a text would act as commands, such rows are refused.
 
-    def __init__(self, encoder: ChatEncoder, data: Data) -> None:
-        self.encoder, self.data = encoder, data
+    tested: openings that no further row may begin with: where a prompt was shortened, another turn opens it
+    """
+
+    def __init__(self, encoder: ChatEncoder, data: Data, tested: frozenset[str] = frozenset()) -> None:
+        self.encoder, self.data, self.tested = encoder, data, tested
         names = sorted(
             {*encoder.tokenizer.all_special_tokens, *encoder.tokenizer.get_added_vocab()}, key=len, reverse=True
         )
@@ -124,12 +126,15 @@ class TableEncoder:
             cut = [f"{name}_truncated" for name, response in zip(names, own, strict=True) if response.cut]
             if any(self._special.search(text) for text in (*(message.content for message in messages), *answers)):
                 outcomes.append("special_token")
+            elif (opening := opening_of(prompt.messages)) in self.tested:
+                outcomes.append("opening_in_test")
             elif cut and self.data.long_responses == "drop":
                 outcomes.append("long_response")
             else:
                 made = columns(prompt, answers, [response.ids for response in own])
                 shortened = ["prompt_shortened"] if len(prompt.messages) < len(messages) else []
-                outcomes.append(made if isinstance(made, str) else Kept(made, (*shortened, *cut)))
+                whole = made if isinstance(made, str) else Kept({**made, "opening": opening}, (*shortened, *cut))
+                outcomes.append(whole)
         return outcomes
 
     @staticmethod

@@ -22,20 +22,23 @@ class _Parsed:
     published: PublishedSplit
 
 
-def load_rows(directory: Path, use: str, address: int, ledger: Ledger) -> Iterator[Row]:
+def load_rows(directory: Path, use: str, address: int, ledger: Ledger, *, alone: bool = True) -> Iterator[Row]:
     """Read what `fetch` brought for one address; rows that cannot serve `use` go to the ledger.
+
+    Unless it is `alone`, the address's number stands before the names of its files: two may bring files of one name.
 
     Raises DataError when there are no files or one is unreadable as a whole.
     """
     if not directory.is_dir():
         raise DataError(directory, "no raw data; run the stage fetch first (dvc repro)")
     for parsed in _parse_directory(_Tree(directory, tree_sha256(directory))):
-        place = Place(use, parsed.file, parsed.line)
+        file = parsed.file if alone else f"{address}/{parsed.file}"
+        place = Place(use, file, parsed.line)
         try:
             if isinstance(parsed.outcome, BrokenRow):
                 raise parsed.outcome
             record, kind = parsed.outcome
-            yield Row(_FITS[use](record), kind, use, address, parsed.file, parsed.line, parsed.published)
+            yield Row(_FITS[use](record), kind, use, address, file, parsed.line, parsed.published)
         except BrokenRow as broken:
             ledger.drop(place, broken.reason)
 

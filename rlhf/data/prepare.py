@@ -25,6 +25,7 @@ from rlhf.workspace import Workspace
 
 Rows = list[dict[str, Any]]
 
+DIALOGUES = ("sft", "preferences", "prompts")
 TRIED = 64  # rows on which the chat template is tried out
 
 log = logging.getLogger(__name__)
@@ -46,10 +47,10 @@ def prepare(settings: Settings, workspace: Workspace) -> None:
     rows = {use: _load(settings, workspace, use, ledger) for use in USES}
     # 2. Every opening gets its one split.
     assignment = assign(rows, data, settings.seed)
-    # 3. Rows to tokens, up to the limits.
+    # 3. Rows to tokens, up to the limits; what is tested on first.
     answered = [row.record for row in rows["preferences"][:TRIED] if isinstance(row.record, Pair)]
     encoder.check_boundaries([pair.messages for pair in answered], [pair.chosen for pair in answered])
-    tables = {table: _table(table, rows, assignment, encoder, ledger) for table in SPLITS}
+    tables = _tables(rows, assignment, encoder, ledger)
     mark_unseen_openings(tables)
     # 4. Broken rows and empty splits are told before anything is written.
     if ledger.broken:
@@ -77,32 +78,45 @@ def _tokenizer(workspace: Workspace) -> PreTrainedTokenizerBase:
 
 def _load(settings: Settings, workspace: Workspace, use: str, ledger: Ledger) -> list[Row]:
     places = range(len(addresses(settings, use)))
-    rows = [row for index in places for row in load_rows(raw_directory(workspace, use, index), use, index, ledger)]
+    rows = [
+        row
+        for index in places
+        for row in load_rows(raw_directory(workspace, use, index), use, index, ledger, alone=len(places) == 1)
+    ]
     log.info("%s: rows read: %d", use, len(rows))
     return rows
 
 
-def _table(
-    table: str, rows: Mapping[str, Sequence[Row]], assignment: Assignment, encoder: ChatEncoder, ledger: Ledger
-) -> Rows:
-    chosen = candidates(table, rows, assignment, ledger)
-    data = assignment.data
+def _tables(
+    rows: Mapping[str, Sequence[Row]], assignment: Assignment, encoder: ChatEncoder, ledger: Ledger
+) -> dict[str, Rows]:
+    """Encode what is tested on, then the rest, of which no row may open as one of the former once both are shortened."""
+    chosen = {table: candidates(table, rows, assignment, ledger) for table in SPLITS}
+    tables: dict[str, Rows] = {table: [] for table in SPLITS}
+    tested: frozenset[str] = frozenset()
+    for phase in (True, False):
+        encode = TableEncoder(encoder, assignment.data, tested)
+        for table, content in tables.items():
+            own = [candidate for candidate in chosen[table] if (candidate.split == "test") == phase]
+            content += _encoded(table, own, encode, ledger)
+        tested = assignment.test_openings | {row["opening"] for table in DIALOGUES for row in tables[table]}
+    for table, content in tables.items():
+        counts = Counter(str(row["split"]) for row in content)
+        log.info("%s: %s", table, ", ".join(f"{split} {count}" for split, count in counts.items()))
+    return tables
+
+
+def _encoded(table: str, chosen: Sequence[Candidate], encode: TableEncoder, ledger: Ledger) -> Rows:
     if table == "pretrain":
-        made = text_windows(encoder, chosen, data, ledger)
-    else:
-        encode = TableEncoder(encoder, data)
-        choices: dict[str, Callable[[Sequence[Candidate]], list[Outcome]]] = {
-            "sft": encode.sft,
-            "preferences": encode.preferences,
-            "prompts": encode.prompts,
-        }
-        limits = {
-            key.removeprefix(f"{table}."): limit for key, limit in data.limits.items() if key.startswith(f"{table}.")
-        }
-        made = take(chosen, limits, choices[table], ledger)
-    counts = Counter(str(row["split"]) for row in made)
-    log.info("%s: %s", table, ", ".join(f"{split} {count}" for split, count in counts.items()))
-    return made
+        return text_windows(encode.encoder, chosen, encode.data, ledger)
+    choices: dict[str, Callable[[Sequence[Candidate]], list[Outcome]]] = {
+        "sft": encode.sft,
+        "preferences": encode.preferences,
+        "prompts": encode.prompts,
+    }
+    start = f"{table}."
+    limits = {key.removeprefix(start): limit for key, limit in encode.data.limits.items() if key.startswith(start)}
+    return take(chosen, limits, choices[table], ledger)
 
 
 def mark_unseen_openings(tables: Mapping[str, Rows]) -> None:
@@ -110,7 +124,7 @@ def mark_unseen_openings(tables: Mapping[str, Rows]) -> None:
 
     The split by openings makes that so for every test row; this looks at the tables themselves.
     """
-    rows = [*tables["sft"], *tables["preferences"], *tables["prompts"]]
+    rows = [row for table in DIALOGUES for row in tables[table]]
     trained = {row["opening"] for row in rows if row["split"] in ("train", "gold")}
     for row in tables["preferences"]:
         row["unseen_opening"] = row["opening"] not in trained

@@ -15,6 +15,8 @@ from rlhf.common.errors import DataError
 from rlhf.data.ledger import REREAD
 from rlhf.data.records import Kind, PublishedSplit
 
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # JSON may name half of a character beyond 16 bits, text may not hold it
+
 
 class BrokenRow(Exception):
     """A row that cannot be used; `reason` is one short word, the same for all rows with this fault."""
@@ -49,7 +51,17 @@ def _object(text: bytes) -> dict[str, Any] | BrokenRow:
         return BrokenRow("not_utf8")
     except (json.JSONDecodeError, RecursionError):
         return BrokenRow("not_json")
+    if _HALF.search(text) and not _is_unicode(value):
+        return BrokenRow("half_a_character")
     return value if isinstance(value, dict) else BrokenRow("not_an_object")
+
+
+def _is_unicode(value: object) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any] | BrokenRow]]:

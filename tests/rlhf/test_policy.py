@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import numbers, outcome, tiny_settings
+from tiny import numbers, outcome, same_models, tiny_settings
 
 from rlhf import policy
 from rlhf.algorithms import ALGORITHMS, Material, PpoMax
@@ -62,11 +62,6 @@ def objectives(workspace: Workspace) -> dict[int, float]:
     return {row["step"]: row["validation_objective"] for row in rows if "validation_objective" in row}
 
 
-def same_weights(left: Path, right: Path) -> bool:
-    one, two = (load_causal_lm(path).state_dict() for path in (left, right))
-    return all(torch.equal(one[name], two[name]) for name in one)
-
-
 def test_the_policy_of_the_best_look_is_kept(workspace: Workspace, tmp_path: Path) -> None:
     """A rate that wrecks the policy: the best look is the first one, the policy that training started from."""
     changes = {"ppo.optimizer.learning_rate": 0.05, "ppo.optimizer.warmup_fraction": 0.0, "ppo.kl.coefficient": 1.0}
@@ -75,11 +70,11 @@ def test_the_policy_of_the_best_look_is_kept(workspace: Workspace, tmp_path: Pat
     assert max(found, key=lambda step: found[step]) == 0
     summary = json.loads(workspace.metrics("ppo").read_text())
     assert (summary["kept_step"], summary["kept_objective"]) == (0, found[0])
-    assert same_weights(workspace.model("policy"), workspace.model("sft"))
+    assert same_models(workspace.model("policy"), workspace.model("sft"))
     policy.train(tiny_settings(changes | {"ppo.keep": "last"}), workspace)
     summary = json.loads(workspace.metrics("ppo").read_text())
     assert (summary["kept_step"], summary["kept_objective"]) == (4, found[4])
-    assert not same_weights(workspace.model("policy"), workspace.model("sft"))
+    assert not same_models(workspace.model("policy"), workspace.model("sft"))
 
 
 def test_the_objective_is_reward_less_the_penalty(workspace: Workspace) -> None:

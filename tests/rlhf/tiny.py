@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rlhf.common.steps import read_steps
 from rlhf.data.tables import write_table
-from rlhf.models.causal import save_causal_lm
+from rlhf.models.causal import load_causal_lm, save_causal_lm
 from rlhf.models.scalar import new_scalar_model, save_scalar_model
 from rlhf.settings import Settings, preset_text, settings_from
 from rlhf.workspace import Workspace
@@ -153,6 +153,12 @@ def write_settings(workspace: Workspace, settings: Settings) -> None:
 
 
 # -- comparing runs -----------------------------------------------------------------------------------------------------
+
+
+def same_models(left: Path, right: Path) -> bool:
+    """Whether two model directories hold the same weights."""
+    one, two = (load_causal_lm(path).state_dict() for path in (left, right))
+    return all(torch.equal(one[name], two[name]) for name in one)
 
 
 def numbers(path: Path) -> list[dict[str, Any]]:

@@ -3,8 +3,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, Lfm2Config, Lfm2ForCausalLM
 
 from rlhf.common.errors import SourceError
 from rlhf.data.base_model import CHATML, finish_base_model
@@ -78,6 +79,25 @@ def test_weights_that_do_not_fit_are_refused(model: Path) -> None:
     (model / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{cut")
     with pytest.raises(SourceError, match="cannot load what came"):
         finish_base_model(model, "chatml")
+
+
+def test_layers_that_carry_a_state_along_the_row_are_refused(model: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    kinds = ["conv", "full_attention"]
+    config = Lfm2Config(
+        vocab_size=len(AutoTokenizer.from_pretrained(model)),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        layer_types=kinds,
+    )
+    hybrid = tmp_path / "hybrid"
+    AutoTokenizer.from_pretrained(model).save_pretrained(hybrid)
+    Lfm2ForCausalLM(config).save_pretrained(hybrid)
+    with pytest.raises(SourceError, match="layers of kind conv"):
+        finish_base_model(hybrid, "chatml")
 
 
 def test_a_broken_tokenizer_is_told_without_the_directory_in_the_making(model: Path) -> None:

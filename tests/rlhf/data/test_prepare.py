@@ -94,6 +94,60 @@ def test_starter_tables_are_what_the_training_code_was_promised(
     assert {len(ids) for ids in tables["pretrain"]["input_ids"]} == {64}
 
 
+def test_prompts_that_open_alike_once_they_are_shortened_are_not_on_both_sides(
+    workspace: Workspace, make_settings: Make
+) -> None:
+    """All rows end with one of the same three questions; what came before is gone from some of them."""
+    long = "word " * 200
+
+    def row(opening: str, question: str) -> dict[str, str]:
+        return {
+            "chosen": transcript(opening, long, question, "yes"),
+            "rejected": transcript(opening, long, question, "no"),
+        }
+
+    train = [row(f"Opening {i}", f"Why {i % 3}?") for i in range(30)]
+    train += [
+        row("Test 0", "New?"),
+        *({"chosen": transcript(f"Alone {i}", "y"), "rejected": transcript(f"Alone {i}", "n")} for i in range(60)),
+    ]
+    test = [row(f"Test {i}", "Why 0?") for i in range(3)] + [row("Test 3", "Why 1?")]
+    replace_raw(workspace, "preferences", harmless_base__train=train, harmless_base__test=test)
+    prepare(make_settings(max_prompt_tokens=64), workspace)
+    frame = read_table(workspace, "preferences")
+    said = frame["messages"].map(lambda text: json.loads(text)[0]["content"])
+    tested = frame["split"] == "test"
+    assert set(said[tested]) == {"Why 0?", "Why 1?"} and sum(tested) == 4
+    assert {text for text in said[~tested] if text.startswith("Why")} == {"Why 2?"}
+    assert not set(frame["opening"][tested]) & set(frame["opening"][~tested])
+    assert metrics(workspace)["preferences_dropped_opening_in_test"] == 20 + 1
+    assert all(frame["unseen_opening"][tested])
+
+
+def test_files_of_one_name_from_two_addresses_are_told_apart(workspace: Workspace, make_settings: Make) -> None:
+    replace_raw(workspace, "sft", train=[asked(f"Question {i}", "yes") for i in range(60)])
+    write_lines(workspace.raw / "sft" / "1" / "train.jsonl", [asked("Another", "yes"), "{"])
+    prepare(make_settings(sft=["starter", "path:more"], broken="drop"), workspace)
+    told = metrics(workspace)
+    assert told["sft/1/train.jsonl/not_json"] == 1 and "1/train.jsonl:2 not_json" in told["broken_first"]
+    assert sum(value for key, value in told.items() if key.startswith("sft/0/train.jsonl.gz/")) == 60
+    sources = read_table(workspace, "sft")["source"]
+    assert sum(sources.str.startswith("1/train.jsonl:")) == 1
+
+
+def test_half_a_character_is_a_broken_row(workspace: Workspace, make_settings: Make) -> None:
+    whole = json.dumps(
+        {"messages": [{"role": "user", "content": "hi \U0001f600"}, {"role": "assistant", "content": "y"}]}
+    )
+    half = whole.replace("\\ude00", "")
+    assert "\\ud83d" in half and half != whole
+    replace_raw(workspace, "sft", train=[*(asked(f"Question {i}", "yes") for i in range(60)), whole, half])
+    with pytest.raises(DataError, match=r"train\.jsonl\.gz:62: half_a_character in data\.sft"):
+        prepare(make_settings(broken="refuse"), workspace)
+    prepare(make_settings(broken="drop"), workspace)
+    assert metrics(workspace)["sft_dropped_half_a_character"] == metrics(workspace)["broken"] == 1
+
+
 def test_no_opening_is_on_both_sides(workspace: Workspace, make_settings: Make) -> None:
     """The same openings under other answers in every use, two published sources among them."""
     rows = [asked(f"Question {i}", f"yes {i}") for i in range(200)]
