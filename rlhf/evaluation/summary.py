@@ -164,10 +164,11 @@ def _shared_histograms(groups: Mapping[str, Sequence[float]]) -> dict[str, Any]:
 
 
 def _scores(comparisons: Sequence[Comparison]) -> dict[str, list[float]]:
-    """The judge's scores of each model's responses; a model that stands in several comparisons counts once."""
-    scores: dict[str, list[float]] = {}
+    """The judge's scores of each model's responses, one a prompt that it was scored on in any of the comparisons."""
+    scores: dict[str, dict[int, float]] = {}
     for item in comparisons:
-        first = [judgement.score_first for judgement in item.judgements if judgement.score_first is not None]
-        second = [judgement.score_second for judgement in item.judgements if judgement.score_second is not None]
-        scores[item.challenger], scores[item.baseline] = first, second
-    return scores
+        for place, judgement in enumerate(item.judgements):
+            for name, score in ((item.challenger, judgement.score_first), (item.baseline, judgement.score_second)):
+                if score is not None:  # the same whatever the opponent
+                    scores.setdefault(name, {})[place] = score
+    return {name: [score for _, score in sorted(by_place.items())] for name, by_place in scores.items()}
