@@ -90,9 +90,9 @@ def comparison_summary(
     controlled = length_controlled(numbers, mine, theirs, seed)
     return {
         **values,
-        "win_rate_length_controlled": controlled.win_rate,
-        "win_rate_length_controlled_low": controlled.low,
-        "win_rate_length_controlled_high": controlled.high,
+        "win_rate_length_controlled": controlled.win_rate if controlled else None,
+        "win_rate_length_controlled_low": controlled.low if controlled else None,
+        "win_rate_length_controlled_high": controlled.high if controlled else None,
         "longer_win_rate": longer_win_rate(outcomes, mine, theirs),
         "detectable_difference": detectable_difference(numbers),
         "prompts_for_5_points": prompts_needed(numbers, _CLEAR),

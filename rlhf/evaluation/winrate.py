@@ -63,7 +63,7 @@ def wilson_interval(share: float, count: int) -> tuple[float, float]:
     square = _95**2 / count
     centre = share + square / 2
     reach = _95 * math.sqrt((share * (1 - share) + square / 4) / count)
-    return (centre - reach) / (1 + square), (centre + reach) / (1 + square)
+    return max(0.0, (centre - reach) / (1 + square)), min(1.0, (centre + reach) / (1 + square))  # rounding leads beyond
 
 
 def win_rate(outcomes: Sequence[Outcome], seed: int, *names: str | int) -> WinRate:

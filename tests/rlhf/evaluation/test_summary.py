@@ -38,3 +38,15 @@ def test_a_model_is_scored_on_all_prompts_whomever_it_met_last(last_refuses: boo
     assert {name: found[f"gold_score_{name}"] for name in answers} == {"policy": 4.0, "sft": 1.5, "other": 4.0}
     counts = details(comparisons, prompts(4), answers)["scores"]["counts"]
     assert {name: sum(bins) for name, bins in counts.items()} == {"policy": 4, "sft": 4, "other": 2}
+
+
+@pytest.mark.parametrize(("lengths", "expected"), [([4, 4, 4, 4], 0.75), ([9, 8, 9, 8], None)])
+def test_the_win_rate_at_equal_length_is_told_where_lengths_overlap(
+    lengths: Sequence[int], expected: float | None
+) -> None:
+    judgements = [judged(score, 0.0) for score in (1.0, 1.0, 1.0, -1.0)]
+    answers = {"policy": responses(lengths), "sft": responses([4] * 4)}
+    found = summary([Comparison("policy", "sft", "gold", judgements)], prompts(4), answers, 1)
+    assert found["win_rate"] == 0.75 and found["win_rate_length_controlled"] == pytest.approx(expected)
+    told = [found[f"win_rate_length_controlled_{end}"] for end in ("low", "high")]
+    assert told == [None, None] if expected is None else 0 <= told[0] < told[1] <= 1

@@ -120,6 +120,17 @@ def test_headline_numbers_are_those_of_the_files(page: str) -> None:
     assert "the paper’s own results (fig. 10)" in page
 
 
+def test_a_win_rate_at_equal_length_that_is_not_told_is_a_dash(settings: Settings, workspace: Workspace) -> None:
+    keys = [f"win_rate_length_controlled{end}" for end in ("", "_low", "_high")]
+    summary = read_json(workspace.metrics("evaluate")) | dict(zip(keys, (0.62, 0.5, 0.7), strict=True))
+    told = {f"sft_vs_base_{key}": None for key in keys}
+    write_json(workspace.metrics("evaluate"), summary | told)
+    text = built(settings, workspace)
+    cells = '<td class="n">{}</td><td class="n">{}</td><td class="n">57.0\u202f%</td>'
+    assert text.count(cells.format("62.0\u202f%", "50.0\u202f% – 70.0\u202f%")) == 1
+    assert text.count(cells.format("–", "–")) == 1
+
+
 def test_a_collapsed_run_is_marked(page: str, settings: Settings, workspace: Workspace) -> None:
     assert "do not trust the reward" not in page
     write_json(workspace.metrics("ppo"), read_json(workspace.metrics("ppo")) | {"collapsed": True})
