@@ -140,19 +140,31 @@ class PpoMax:
     def _scores(self, rollout: Rollout) -> Scores:
         """Ask all four models, in the very micro-batches that the losses will use: the first ratio is then exactly 1."""
         rewards, columns, lower = [], [], []
-        for batch in _micro(rollout.batch, self.settings.micro_batch):
+        for batch, counts in self._in_step(_micro(rollout.batch, self.settings.micro_batch)):
             below, tokens = self._below(batch), target_tokens(batch)
-            rewards.append(self._rewards(batch, below))
+            scores = self._rewards(batch, below)
             logits = self._logits(self._policy, batch, below)
             logprobs, spreads = token_logprobs(logits, tokens), entropy(logits)
             del logits
             reference = token_logprobs(self._logits(self._reference, batch, below), tokens)
-            columns.append(torch.stack([logprobs, reference, self._values(batch, below), spreads]))
+            column = torch.stack([logprobs, reference, self._values(batch, below), spreads])
+            if not counts:
+                continue
+            rewards.append(scores)
+            columns.append(column)
             if below is not None:
                 lower.append(pad_width(below, rollout.batch.input_ids.shape[1]))
         mask = rollout.response_mask
         logprobs, reference, values, entropies = (spread(row, mask) for row in torch.cat(columns, dim=1))
         return Scores(torch.cat(rewards), logprobs, reference, values, entropies, torch.cat(lower) if lower else None)
+
+    def _in_step(self, batches: list[TokenBatch]) -> list[tuple[TokenBatch, bool]]:
+        """Micro-batches and whether they count: the first one stands in until every process has as many.
+
+        Each forward of policy and critic is a meeting of all processes under ZeRO-3, and the shares of a look may differ by one.
+        """
+        most = max(self.engine.all_gather([len(batches)]))
+        return [(batch, True) for batch in batches] + [(batches[0], False)] * (most - len(batches))
 
     def _shape(self, scores: Scores, mask: Tensor) -> _Shaped:
         rewards, transform = scores.rewards, self.settings.reward

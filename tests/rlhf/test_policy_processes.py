@@ -14,7 +14,10 @@ from rlhf.workspace import Workspace
 
 DISTRIBUTED = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
 LOCAL = {"update", "rollout_seconds", "score_seconds", "update_seconds"}
-COMMON: dict[str, Any] = {"ppo.micro_batch": 2, "ppo.iterations": 3, "ppo.trainable_layers": None}
+COMMON: dict[str, Any] = {
+    "ppo.micro_batch": 2, "ppo.iterations": 3, "ppo.trainable_layers": None,
+    "ppo.validation_prompts": 5,  # two micro-batches for one process, one for the other: ZeRO-3 must not wait for ever
+}  # fmt: skip
 
 
 def on_two_processes(workspace: Workspace, stage: int) -> None:

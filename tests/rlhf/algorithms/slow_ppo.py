@@ -1,6 +1,7 @@
 """PPO-max on the tiny model, and the same numbers one response at a time: no padding, plain Python over its tokens."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,11 +34,11 @@ def make(workspace: Workspace, **changes: Any) -> PpoMax:
     return algorithm
 
 
-def roll(algorithm: PpoMax, seed: int = 1) -> Rollout:
+def roll(algorithm: PpoMax, seed: int = 1, rows: Sequence[int] = range(len(PROMPTS))) -> Rollout:
     rule = SamplingRule(max_new_tokens=9, eos_id=EOS, pad_id=PAD, temperature=0.8)
     actor = Actor(algorithm.policy(), algorithm.engine, rule, seed)
-    count = len(PROMPTS)
-    return actor.rollout(PromptBatch(PROMPTS, ["helpful"] * count, [""] * count, list(range(count))))
+    count = len(rows)
+    return actor.rollout(PromptBatch([PROMPTS[row] for row in rows], ["helpful"] * count, [""] * count, list(rows)))
 
 
 @dataclass

@@ -8,6 +8,7 @@ import torch
 from slow_ppo import flat, make, roll, slow_advantages, slow_rows
 from tiny import EOS, PAD
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from rlhf.algorithms import ALGORITHMS, Material
 from rlhf.algorithms.ppo_max import PpoMax
@@ -15,6 +16,7 @@ from rlhf.common.errors import TrainingError
 from rlhf.common.tally import Tally
 from rlhf.data.batches import TokenBatch, pad
 from rlhf.models.causal import load_causal_lm
+from rlhf.models.quantities import hidden_states
 from rlhf.models.scalar import load_scalar_model
 from rlhf.rollout.records import Experience
 from rlhf.settings.schema import Ppo
@@ -67,6 +69,32 @@ def test_experience_equals_the_slow_reference(prepared: Workspace, algorithm: Pp
     }
     assert metrics == pytest.approx(expected, abs=2e-4)
     assert algorithm.look(rollout)[0].tolist() == pytest.approx(raw.tolist(), abs=1e-5)
+
+
+def test_every_process_of_a_look_runs_as_many_forwards(prepared: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five prompts over two processes, in micro-batches of two: 3 rows in 2 forwards, and 2 rows in 1 and a stand-in."""
+    algorithm = make(prepared, ppo__micro_batch=2)
+    policies: list[list[list[int]]] = []
+
+    def counted(model: PreTrainedModel, batch: TokenBatch) -> Tensor:
+        if model is algorithm.policy():
+            policies[-1].append(batch.input_ids.tolist())
+        return hidden_states(model, batch)
+
+    monkeypatch.setattr("rlhf.algorithms.ppo_max.hidden_states", counted)
+    whole, parts = roll(algorithm, rows=range(5)), [roll(algorithm, rows=range(5)[rank::2]) for rank in range(2)]
+    found = []
+    for rollout, everyone in ((whole, [3]), (parts[0], [2, 1]), (parts[1], [2, 1])):
+        policies.append([])
+        monkeypatch.setattr(algorithm.engine, "all_gather", lambda items, own=everyone: own)
+        found.append(algorithm.look(rollout))
+    assert [len(forwards) for forwards in policies] == [3, 2, 2]
+    assert policies[2][1] == policies[2][0]  # the stand-in, which counts for nothing:
+    (rewards, tally), (first, one), (second, two) = found
+    torch.testing.assert_close(torch.cat([first, second]), rewards[[0, 2, 4, 1, 3]])
+    assert two.weights["reward"] == 2.0
+    one.absorb(two)
+    assert one.means(lambda value: value) == pytest.approx(tally.means(lambda value: value), abs=1e-5)
 
 
 def test_losses_equal_the_slow_reference(prepared: Workspace, algorithm: PpoMax) -> None:
