@@ -3,7 +3,9 @@
 import gc
 import logging
 import math
+from collections.abc import Iterable
 from contextlib import redirect_stderr
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import resources
 from io import StringIO
@@ -20,9 +22,19 @@ from rlhf.models.causal import load_causal_lm, load_tokenizer
 from rlhf.settings.schema import Settings
 from rlhf.workspace import Workspace
 
+log = logging.getLogger("rlhf")
 STARTER = "starter"  # the questions of knowledge.jsonl, ours
-_BATCH = 16  # questions at once: of each, the logits of all tokens are kept
+_BATCH = 16  # questions at once: of each, the logits of all tokens are kept, up to the longest of the batch
 _METRICS = ("acc_norm", "acc")  # by likelihood per character, where a task has it
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """Share of right answers in [0, 1], its standard error, and how many questions lost their start to the model's window."""
+
+    accuracy: float
+    standard_error: float
+    cut: int
 
 
 def alignment_tax(
@@ -45,9 +57,16 @@ def alignment_tax(
             loss = plain_text_loss(directory, workspace, engine)
             flat |= {f"plain_text_loss_{name}": loss, f"plain_text_perplexity_{name}": math.exp(loss)}
         found = knowledge(directory, tax.tasks, tax.limit, engine, settings)
-        for task, (share, error) in found.items():
-            flat[f"knowledge_{task}_{name}"] = share
-            rows.append({"model": name, "task": task, "accuracy": share, "standard_error": error})
+        for task, known in found.items():
+            flat[f"knowledge_{task}_{name}"] = known.accuracy
+            rows.append({"model": name, "task": task} | asdict(known))
+            if known.cut:
+                log.warning(
+                    "evaluate: %s: %d questions are longer than the window of %s and lost their start",
+                    task,
+                    known.cut,
+                    name,
+                )
         progress.advance(1)
         gc.collect()
     progress.close()
@@ -56,8 +75,11 @@ def alignment_tax(
 
 def knowledge(
     directory: Path, tasks: tuple[str, ...], limit: int | None, engine: TorchEngine, settings: Settings
-) -> dict[str, tuple[float, float]]:
-    """Accuracy and its standard error on each task, answers chosen by likelihood."""
+) -> dict[str, Knowledge]:
+    """What a model knows of each task, answers chosen by likelihood.
+
+    Questions may be as long as the window that the model's configuration states; of longer ones lm-eval keeps the end.
+    """
     from lm_eval import simple_evaluate  # imports take seconds, and only this needs them
     from lm_eval.models.huggingface import HFLM
 
@@ -67,7 +89,6 @@ def knowledge(
         pretrained=engine.frozen(load_causal_lm(directory)),
         tokenizer=load_tokenizer(directory),
         batch_size=_BATCH,
-        max_length=512,
     )
     try:
         with redirect_stderr(StringIO()):  # its progress bars, several a task
@@ -80,14 +101,20 @@ def knowledge(
                 numpy_random_seed=settings.seed,
                 torch_random_seed=settings.seed,
                 fewshot_random_seed=settings.seed,
-                log_samples=False,
+                log_samples=True,  # their lengths: lm-eval cuts without counting
                 task_manager=_task_manager(any(task != STARTER for task in tasks)),
             )
     except (KeyError, ValueError, OSError) as error:
         raise SettingsError(f"evaluate.tax.tasks: lm-eval cannot run {', '.join(tasks)}: {error}") from None
     if groups := sorted(set(tasks) - found["n-samples"].keys()):
         raise SettingsError(f"evaluate.tax.tasks: {', '.join(groups)}: a group; name its tasks")
-    return {task: _accuracy(task, found["results"][task], int(found["n-samples"][task]["effective"])) for task in tasks}
+    return {
+        task: Knowledge(
+            *_accuracy(task, found["results"][task], int(found["n-samples"][task]["effective"])),
+            _cut(found["samples"][task], model),
+        )
+        for task in tasks
+    }
 
 
 def starter_task() -> dict[str, Any]:
@@ -118,6 +145,18 @@ def _task_manager(with_defaults: bool) -> Any:
 
 def _questions() -> Path:
     return Path(str(resources.files("rlhf") / "evaluation" / "knowledge.jsonl"))
+
+
+def _cut(samples: Iterable[dict[str, Any]], model: Any) -> int:
+    """How many questions have an answer that does not fit into the window; its last token is only predicted, never read."""
+    return len(
+        {
+            sample["doc_id"]  # once, however many filters a task has
+            for sample in samples
+            for context, answer, *_ in sample["arguments"]
+            if isinstance(answer, str) and len(model.tok_encode(context + answer)) > model.max_length + 1
+        }
+    )
 
 
 def _accuracy(task: str, results: dict[str, Any], count: int) -> tuple[float, float]:

@@ -1,13 +1,15 @@
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from lm_eval.models.huggingface import HFLM
 
 from rlhf.common.errors import SettingsError
 from rlhf.engine.single import TorchEngine
-from rlhf.evaluation.tax import alignment_tax, knowledge
+from rlhf.evaluation.tax import Knowledge, alignment_tax, knowledge
 from rlhf.models.causal import load_causal_lm, load_tokenizer
 from rlhf.settings import settings_from
 from rlhf.settings.schema import Settings
@@ -41,17 +43,44 @@ def test_the_answer_that_is_likeliest_per_character_counts(trained: Path, settin
         right += max(range(4), key=scores.__getitem__) == row["answer"]
     found = knowledge(directory, ("starter",), 20, TorchEngine(settings.engine), settings)
     share = right / 20
-    assert found == {"starter": pytest.approx((share, (share * (1 - share) / 20) ** 0.5))}
+    error = (share * (1 - share) / 20) ** 0.5
+    assert found == {"starter": Knowledge(pytest.approx(share), pytest.approx(error), 0)}
 
 
-def test_the_tax_of_each_model(trained: Path, taxed: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("window", "cut", "longest"), [(1024, 0, 704), (704, 0, 704), (703, 1, 703), (64, 2, 64)])
+def test_questions_are_as_long_as_the_window_and_what_is_cut_is_told(
+    trained: Path, taxed: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    window: int, cut: int, longest: int,
+) -> None:  # fmt: skip
+    """Questions of 4, 100 and 700 words and 4 tokens about them; an answer of one word is predicted and not read."""
+    questions = tmp_path / "questions.jsonl"
+    rows = [{"question": " ".join(["w9"] * n), "choices": ["w5", "w6"], "answer": 0} for n in (4, 100, 700)]
+    questions.write_text("\n".join(map(json.dumps, rows)))
+    shutil.copytree(Workspace(trained).model("sft"), tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"max_position_embeddings": window}))
+    monkeypatch.setattr("rlhf.evaluation.tax._questions", lambda: questions)
+    seen: list[int] = []
+    called = HFLM._model_call
+    monkeypatch.setattr(HFLM, "_model_call", lambda self, ids: (seen.append(ids.shape[1]), called(self, ids))[1])
+    found = knowledge(tmp_path / "model", ("starter",), None, TorchEngine(taxed.engine), taxed)
+    assert (found["starter"].cut, max(seen)) == (cut, longest)
+
+
+def test_the_tax_of_each_model(
+    trained: Path, taxed: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     workspace = Workspace(trained)
     monkeypatch.setenv("OTHER_MODEL", str(workspace.model("sft")))
     rows = [{"id": str(n), "split": "validation", "input_ids": [5, 6, 7 + n]} for n in range(3)]
     pd.DataFrame(rows).assign(kind="plain", source="made", opening="", text="").to_parquet(
         workspace.prepared / "pretrain.parquet"
     )
+    monkeypatch.setattr("rlhf.evaluation.tax._cut", lambda samples, model: 3)
     flat, details = alignment_tax(taxed, workspace, TorchEngine(taxed.engine))
+    told = "evaluate: starter: 3 questions are longer than the window of sft and lost their start"
+    assert caplog.messages[0] == told
+    assert [row["cut"] for row in details["tax"]] == [3, 3, 3]
     for name in ("sft", "policy"):
         assert {f"plain_text_loss_{name}", f"plain_text_perplexity_{name}", f"knowledge_starter_{name}"} <= flat.keys()
     assert flat["plain_text_loss_sft"] != flat["plain_text_loss_policy"]
