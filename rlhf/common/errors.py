@@ -1,10 +1,21 @@
 """Errors that are meant for the user: each names the file, line or key at fault and what would be right."""
 
 from pathlib import Path
+from typing import Any
 
 
 class RlhfError(Exception):
     """A fault of input, settings or machine, told in one message; the command line prints it without a traceback."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Unpickling an exception calls its class with the message alone, which a kind that makes its message from more
+        # refuses; raised in a process of a pool, such a fault would arrive as that of a broken pool.
+        return _unpickled, (type(self), self.args), self.__dict__ or None
+
+
+def _unpickled(kind: type[RlhfError], args: tuple[Any, ...]) -> RlhfError:
+    """Make a fault again without asking its `__init__`; its attributes follow."""
+    return kind.__new__(kind, *args)
 
 
 class SettingsError(RlhfError):
