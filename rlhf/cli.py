@@ -1,6 +1,7 @@
 """The `rlhf` command: what a user does by hand. The stages themselves are run by `dvc repro` or the pipeline flow."""
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -273,8 +274,7 @@ def compare(
     workspace: Workspace = context.obj.workspace
     words = [challenger, baseline, *(["--promote"] if promote else [])]
     # The registry is MLflow's, which this package does not import: the flow of that name has its own process
-    done = subprocess.run([sys.executable, "-m", "flows.compare", *words], cwd=workspace.root, check=False)
-    raise typer.Exit(done.returncode)
+    raise typer.Exit(_waited_for([sys.executable, "-m", "flows.compare", *words], workspace.root))
 
 
 @app.command()
@@ -304,6 +304,18 @@ def annotate(
         return
     store.serve(pairs_of(workspace.comparisons, challenger, baseline))
     serve(store, host, port, typer.echo)
+
+
+def _waited_for(command: list[str], directory: Path) -> int:
+    """Run a command to its end and give its exit code; Ctrl-C, which reaches it too, is for it to obey in its own time."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, lambda *_: None)  # not SIG_IGN, which the command would inherit
+    try:
+        code = subprocess.run(command, cwd=directory, check=False).returncode
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return code if code >= 0 else 128 - code
 
 
 def _generation(workspace: Workspace) -> Generation:
