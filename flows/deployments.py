@@ -2,7 +2,8 @@
 
 Without a work pool this process runs what is due, on this machine. With `--work-pool gpu` it only registers the
 deployment with the server that PREFECT_API_URL names; `prefect worker start --pool gpu` with the same PREFECT_API_URL,
-started in a clone on the machine with the GPUs, runs it.
+started in a clone on the machine with the GPUs, runs it. That clone has to lie at the same path as the one that registers:
+the path is what Prefect keeps.
 """
 
 import argparse
