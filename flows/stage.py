@@ -17,7 +17,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from rlhf.common.errors import RlhfError
 from tasks.execution import Execution, current_execution
-from tasks.guard import end_with
+from tasks.guard import end_with, heed_hangup
 from tasks.server import shared_server
 
 P = ParamSpec("P")
@@ -69,7 +69,11 @@ def prefect_server(root: Path, execution: Execution) -> Iterator[str]:
 
 @contextmanager
 def exit_code() -> Iterator[None]:
-    """Turn the way the block ends into the process' exit code; faults meant for the user are told in one line."""
+    """Turn the way the block ends into the process' exit code; faults meant for the user are told in one line.
+
+    From here on a closed terminal ends the process as SIGTERM does.
+    """
+    heed_hangup()
     try:
         yield
     except RlhfError as error:

@@ -21,7 +21,7 @@ _START_SECONDS = 600.0
 
 
 def main() -> None:
-    """Start what is not running yet, print both addresses, stop on Ctrl-C or SIGTERM what nobody else uses."""
+    """Start what is not running yet, print both addresses, stop on Ctrl-C, SIGTERM or SIGHUP what nobody else uses."""
     root, own = Path(), psutil.Process()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with exit_code():
@@ -55,10 +55,12 @@ def start_mlflow(root: Path) -> tuple[str, subprocess.Popen[bytes]]:
     log = _log(root)
     log.parent.mkdir(exist_ok=True)
     port = free_port(MLFLOW_PORT) or free_port(0)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking_uri(root)]
+    guarded = [sys.executable, "-m", "tasks.guard", sys.executable, "-m", "mlflow", "server"]
+    command = [*guarded, "--backend-store-uri", tracking_uri(root), "--host", HOST, "--port", str(port)]
     with log.open("w", encoding="utf-8") as stream:
         server = subprocess.Popen(
-            [*command, "--host", HOST, "--port", str(port), "--workers", "1"],
+            [*command, "--workers", "1"],
+            env=os.environ | {"RLHF_GUARD_PARENT": str(os.getpid())},
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=stream,

@@ -1,7 +1,8 @@
 """No process outlives the one that it works for, even where that one is killed outright and cannot clean up.
 
 `python -m tasks.guard COMMAND ...` runs a command that Linux ends with its parent (elsewhere it runs unguarded);
-`end_with` does it for the present process and any other one, which need not be its parent.
+`end_with` does it for the present process and any other one, which need not be its parent; `heed_hangup` has it end in
+order with its terminal.
 """
 
 import ctypes
@@ -16,6 +17,7 @@ import psutil
 _PR_SET_PDEATHSIG = 1
 _INSIST_SECONDS = 90.0  # a stage asks its own worker three times before it gives up
 _LOOK_SECONDS = 0.5
+_hung_up = threading.Event()
 
 
 def die_with_parent() -> None:
@@ -34,11 +36,29 @@ def end_with(owner: psutil.Process, insist: float = _INSIST_SECONDS) -> None:
     def watch() -> None:
         while alive(owner):
             time.sleep(_LOOK_SECONDS)
-        os.kill(os.getpid(), signal.SIGTERM)
+        if (
+            not _hung_up.is_set()
+        ):  # a closed terminal ends the owner too: a second SIGTERM would disturb the first one's work
+            os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(insist)
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, name="end with owner", daemon=True).start()
+
+
+def heed_hangup() -> None:
+    """Take the first SIGHUP (a closed terminal, a dropped ssh) for a SIGTERM; one that is ignored, as under nohup, stays so.
+
+    Nothing but SIGTERM is caught by Prefect: a process that SIGHUP ends leaves its records running for ever.
+    """
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, _terminate_once)
+
+
+def _terminate_once(_signal: int, _frame: object) -> None:
+    if not _hung_up.is_set():  # the shell sends one and the kernel another
+        _hung_up.set()
+        signal.raise_signal(signal.SIGTERM)
 
 
 def alive(process: psutil.Process) -> bool:

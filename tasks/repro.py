@@ -8,6 +8,7 @@ DVC waits for its repository lock when asked to, but it drops that lock while a 
 import fcntl
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from rlhf.settings.read import settings_text
 from rlhf.workspace import Workspace
 from tasks.errors import BusyError
 from tasks.execution import is_dvc
+from tasks.guard import heed_hangup
 from tasks.process import run_process
 
 _BUSY = "is busy, it is being blocked by"  # what DVC says of a stage that another process runs
@@ -138,6 +140,8 @@ def _tell(say: Say, wait: bool, problem: str) -> None:
 
 def main() -> None:
     """`python -m tasks.repro [TARGET ...]`: what `make repro` runs."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that DVC and its stage are ended in order
+    heed_hangup()
     try:
         repro(Path(), sys.argv[1:], {}, lambda line: print(line, flush=True))
     except RlhfError as error:

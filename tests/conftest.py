@@ -62,6 +62,14 @@ def _records(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     yield
 
 
+@pytest.fixture
+def without_nohup() -> Iterator[None]:
+    """What a test starts heeds SIGHUP though the tests may run under nohup: only being ignored is inherited."""
+    before = signal.signal(signal.SIGHUP, lambda *_: None)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture(scope="session")
 def _chain_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run the whole chain once for all test processes, by `dvc repro` in a clone with the tiny preset; keep a copy."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 
 import psutil
+import pytest
 import yaml
 
 from tasks.tracking import client_of
@@ -133,14 +134,21 @@ def test_settings_that_change_under_a_running_stage_are_refused(copied_chain: Pr
     assert last_runs(copied_chain)["status"] == "FAILED"
 
 
-def test_a_killed_dvc_takes_its_trainer_along(copied_chain: Project) -> None:
+@pytest.mark.usefixtures("without_nohup")
+@pytest.mark.parametrize(("send", "signum"), [(os.kill, signal.SIGKILL), (os.killpg, signal.SIGHUP)])
+def test_a_dvc_that_is_killed_or_hung_up_takes_its_trainer_along(
+    copied_chain: Project, send: Callable[[int, int], None], signum: int
+) -> None:
+    """A closed terminal reaches the stage as well, which records its end as after SIGTERM."""
     set_params(copied_chain, forever)
     run = copied_chain.start("dvc", "repro", "sft")
     worker = training(copied_chain)
-    os.kill(run.pid, signal.SIGKILL)
+    send(run.pid, signum)
     run.communicate(timeout=300)
     worker.wait(timeout=120)
     nothing_half_written(copied_chain)
+    found = last_runs(copied_chain)
+    assert (found["status"], found["parent"]) == ("KILLED", "KILLED")
 
 
 def test_refused_settings_are_told_once_and_nothing_runs(copied_chain: Project) -> None:

@@ -1,3 +1,4 @@
+import signal
 import socket
 import subprocess
 import sys
@@ -85,7 +86,8 @@ def test_mlflow_is_stopped_where_prefect_does_not_start(
     assert server.returncode is not None
 
 
-def test_both_interfaces_show_this_workspace_whatever_holds_the_usual_ports_and_end_on_sigterm(
+@pytest.mark.usefixtures("without_nohup")
+def test_both_interfaces_show_this_workspace_whatever_holds_the_usual_ports_and_end_with_their_terminal(
     repository: Project,
 ) -> None:
     for name in ("tasks", "flows", "rlhf"):
@@ -101,7 +103,7 @@ def test_both_interfaces_show_this_workspace_whatever_holds_the_usual_ports_and_
     assert httpx.get(f"{mlflow}/health", timeout=60).text == "OK"
     held = [f":{holder.getsockname()[1]}" for holder in holders]  # a port that was free by then may be used
     assert not [port for port in held if prefect.endswith(port) or mlflow.endswith(port)]
-    servers.terminate()
+    servers.send_signal(signal.SIGHUP)  # which is taken for SIGTERM
     servers.communicate(timeout=120)
     for address in (prefect, mlflow):
         with pytest.raises(httpx.ConnectError):

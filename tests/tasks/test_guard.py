@@ -44,3 +44,24 @@ def test_one_that_does_not_heed_is_killed(owner: subprocess.Popen[bytes]) -> Non
     owner.kill()
     owner.wait()
     assert process.wait(30) == -signal.SIGKILL
+
+
+@pytest.mark.usefixtures("without_nohup")
+def test_a_hangup_is_taken_for_sigterm_once_and_its_work_is_left_in_peace(owner: subprocess.Popen[bytes]) -> None:
+    caught = "import signal; signal.signal(signal.SIGTERM, lambda *_: print('told', flush=True))\n"
+    process = watched(owner, f"{caught}from tasks.guard import heed_hangup; heed_hangup()\n")
+    process.send_signal(signal.SIGHUP)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "told\n"
+    process.send_signal(signal.SIGHUP)
+    owner.kill()  # its terminal was closed too
+    assert process.wait(30) == -signal.SIGKILL
+    assert process.stdout.read() == ""
+
+
+def test_a_hangup_that_is_ignored_stays_so(owner: subprocess.Popen[bytes]) -> None:
+    nohup = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    process = watched(owner, f"{nohup}from tasks.guard import heed_hangup; heed_hangup()\n")
+    process.send_signal(signal.SIGHUP)
+    owner.kill()
+    assert process.wait(30) == -signal.SIGTERM

@@ -14,6 +14,7 @@ from rlhf.settings import preset_text
 from tasks.errors import BusyError
 from tasks.repro import ReproFailed, override, repro
 from tests.project_copy import Project
+from tests.source_tree import ROOT
 
 
 def wait_for(path: Path, text: str, seconds: float = 300.0) -> None:
@@ -66,14 +67,18 @@ def test_two_runs_queue(repository: Project) -> None:
     assert not any(line.startswith("Running stage") for line in second)
 
 
-def test_an_interrupted_run_leaves_no_process_and_frees_the_workspace(repository: Project) -> None:
+@pytest.mark.usefixtures("without_nohup")
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 143)])
+def test_an_interrupted_run_leaves_no_process_and_frees_the_workspace(
+    repository: Project, signum: signal.Signals, code: int
+) -> None:
     (repository.root / "params.yaml").write_text("seconds: 4321\nsection: {key: 1}\n")
-    run = repository.start(sys.executable, "-m", "tasks.repro")
+    run = repository.start(sys.executable, "-m", "tasks.repro", PYTHONPATH=str(ROOT))
     wait_for(repository.root / ".dvc" / "tmp" / "rwlock", "one.txt")
     time.sleep(0.5)
-    run.send_signal(signal.SIGINT)
+    run.send_signal(signum)
     run.communicate(timeout=300)
-    assert run.returncode == 130
+    assert run.returncode == code
     assert "sleep 4321" not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     (repository.root / "params.yaml").write_text("seconds: 0\nsection: {key: 1}\n")
     repro(repository.root, [], {}, print, wait=False)
