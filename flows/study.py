@@ -7,6 +7,7 @@ Arms and seeds that are done are not run again, and a study that was killed goes
 import argparse
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +54,20 @@ def study(
 
 @task(task_run_name="dvc repro of the study", cache_policy=NO_CACHE)
 def run_study(figures: list[str], preset: str, seeds: Sequence[int], overrides: dict[str, Any]) -> None:
-    """Lay out the study's workspace and let DVC run what is stale in it."""
-    figures = [name for name in STUDIES if name in figures or finished(Path() / FOLDER / preset, STUDIES[name].arms)]
-    names = list(dict.fromkeys(arm for figure in figures for arm in STUDIES[figure].arms))
+    """Lay out the study's workspace, once no other study works in it, and let DVC run what is stale."""
     text = settings_text(preset, overrides)
-    arms = {arm: ARMS[arm] for arm in names}
-    directory = lay_out(Path(), preset, text, arms, seeds, figures)
-    repro(directory, [], {}, get_run_logger().info)
+    directory = Path() / FOLDER / preset
+    plan = partial(lay_out_figures, Path(), preset, text, figures, seeds)
+    repro(directory, [], {}, get_run_logger().info, prepare=plan)
     get_run_logger().info("the findings: %s", directory / "reports" / "index.html")
+
+
+def lay_out_figures(root: Path, preset: str, settings: str, asked: Sequence[str], seeds: Sequence[int]) -> Path:
+    """Write the study's workspace: the figures asked for, and those that earlier studies finished."""
+    directory = root / FOLDER / preset
+    figures = [name for name in STUDIES if name in asked or finished(directory, STUDIES[name].arms)]
+    names = dict.fromkeys(arm for figure in figures for arm in STUDIES[figure].arms)
+    return lay_out(root, preset, settings, {arm: ARMS[arm] for arm in names}, seeds, figures)
 
 
 def settings_text(preset: str, overrides: dict[str, Any]) -> str:

@@ -21,7 +21,8 @@ from rlhf.settings import Settings, flatten
 class Lineage:
     """What a stage is made from.
 
-    dependencies: path -> DVC hash (md5, or md5.dir of a directory), as in `dvc.lock`
+    dependencies: path -> DVC hash (md5, or md5.dir of a directory), as in `dvc.lock`; and the md5 of each file whose
+        every key is a parameter, which `dvc.lock` holds key by key
     settings: dotted key -> value, of the sections that the stage depends on
     """
 
@@ -74,7 +75,7 @@ def _dependencies(root: Path, stage: str) -> tuple[dict[str, str], list[str]]:
     hashes, keys = {}, []
     with _repo(root) as repo:
         for dependency in _load(repo, stage).deps:
-            if isinstance(dependency, ParamsDependency):
+            if isinstance(dependency, ParamsDependency) and dependency.params:
                 keys += dependency.params
             elif dependency.exists:
                 hashes[str(dependency.def_path)] = _hash(dependency)
@@ -98,7 +99,9 @@ def _load(repo: Repo, stage: str) -> Any:
 
 
 def _hash(item: Output) -> str:
-    """Let DVC hash a path; unchanged files come from its own memory of their sizes and times."""
+    """Let DVC hash a path; unchanged files come from its own memory of their sizes and times. Parameters are hashed here."""
+    if isinstance(item, ParamsDependency):
+        return hashlib.md5(Path(item.fs_path).read_bytes()).hexdigest()
     return str(item.get_hash().value)
 
 

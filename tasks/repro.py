@@ -48,13 +48,16 @@ def repro(
     *,
     wait: bool = True,
     force: bool = False,
+    prepare: Callable[[], object] = lambda: None,
 ) -> None:
     """Bring `targets` (all stages if empty) up to date; `overrides` (dotted key -> value) are written to params.yaml.
 
+    What else is to be written before DVC reads it, `prepare` writes, once no other run works on this workspace.
     Without `wait` a workspace that is in use raises BusyError; a stage that fails raises ReproFailed.
     """
     with _only_run(root, say, wait):
         _wait_for_others(root, say, wait)
+        prepare()
         if overrides:
             override(Workspace(root).params, overrides)
         command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *(["--force"] if force else []), *targets]

@@ -4,9 +4,11 @@ from typing import Any
 import pytest
 import yaml
 
-from rlhf.common.errors import RlhfError
+from rlhf.common.errors import ChangedError, RlhfError
 from rlhf.settings import preset_text, settings_from
 from tasks.lineage import Lineage, git_state, output_hashes, stage_lineage
+from tasks.steps import refuse_changes
+from tasks.tracking import StageRun
 from tests.project_copy import Project
 
 SETTINGS = settings_from(yaml.safe_load(preset_text("tiny")))
@@ -60,3 +62,22 @@ def test_settings_of_a_stage_are_those_it_depends_on(repository: Project) -> Non
     assert {key.split(".")[0] for key in found} == {"seed", "ppo", "data"}
     assert "ppo.kl.coefficient" in found
     assert "ppo.iterations" not in found
+
+
+def test_a_plan_that_is_a_parameter_as_a_whole_may_not_change_while_its_stage_runs(repository: Project) -> None:
+    root = repository.root
+    (root / "dvc.yaml").write_text(
+        "stages: {arm: {cmd: 'true', params: [seed, {arms/kl.yaml: null}], outs: [kl.json]}}\n"
+    )
+    (root / "params.yaml").write_text(preset_text("tiny"))
+    with pytest.raises(RlhfError, match=r"arms/kl\.yaml: missing, and arm reads it"):
+        stage_lineage(root, "arm", SETTINGS)
+    (root / "arms").mkdir()
+    (root / "arms" / "kl.yaml").write_text("seeds: [1, 2]\n")
+    lineage = stage_lineage(root, "arm", SETTINGS)
+    assert lineage.settings == {"seed": SETTINGS.seed}
+    run = StageRun("arm", root, "run", "parent", "experiment", lineage)
+    refuse_changes(run)
+    (root / "arms" / "kl.yaml").write_text("seeds: [3, 4]\n")
+    with pytest.raises(ChangedError, match=r"^arms/kl\.yaml: changed while arm ran"):
+        refuse_changes(run)

@@ -59,9 +59,12 @@ def test_two_runs_queue(repository: Project) -> None:
     first.start()
     wait_for(repository.root / ".dvc" / "tmp" / "rwlock", "one.txt")
     with pytest.raises(BusyError, match=f"process {os.getpid()}"):
-        repro(repository.root, [], {}, print, wait=False)
+        repro(repository.root, [], {}, print, wait=False, prepare=lambda: pytest.fail("written under the first run"))
     second: list[str] = []
-    repro(repository.root, [], {}, second.append)
+    found: list[bool] = []
+    two = repository.root / "two.txt"
+    repro(repository.root, [], {}, second.append, prepare=lambda: found.append(two.exists()))
+    assert found == [True]  # after the end of the first run
     first.join()
     assert said.count("Running stage 'one':") == 1
     assert not any(line.startswith("Running stage") for line in second)
