@@ -27,6 +27,9 @@ from tasks.execution import VARIABLE, current_execution
 from tasks.repro import repro
 from tasks.study import lay_out
 
+_AGAIN = """New seeds run the arms of the figures asked for again, new settings (--set) those of all that the page shows, in
+place of the old. A claim whose two sides have no seed in common is left out."""
+
 
 @flow(name="study", persist_result=False)
 def study(
@@ -63,11 +66,12 @@ def run_study(figures: list[str], preset: str, seeds: Sequence[int], overrides: 
 
 
 def lay_out_figures(root: Path, preset: str, settings: str, asked: Sequence[str], seeds: Sequence[int]) -> Path:
-    """Write the study's workspace: the figures asked for, and those that earlier studies finished."""
+    """Write the study's workspace: the figures asked for with these seeds, and those of earlier studies as they are."""
     directory = root / FOLDER / preset
     figures = [name for name in STUDIES if name in asked or finished(directory, STUDIES[name].arms)]
     names = dict.fromkeys(arm for figure in figures for arm in STUDIES[figure].arms)
-    return lay_out(root, preset, settings, {arm: ARMS[arm] for arm in names}, seeds, figures)
+    kept = names.keys() - {arm for figure in asked for arm in STUDIES[figure].arms}
+    return lay_out(root, preset, settings, {arm: ARMS[arm] for arm in names}, seeds, figures, finished=kept)
 
 
 def settings_text(preset: str, overrides: dict[str, Any]) -> str:
@@ -99,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m flows.study",
         description=__doc__.split("\n")[0],
-        epilog=f"figures and their arms:\n{figures}\n\nArms and seeds whose settings change are run again in place of the old.",
+        epilog=f"figures and their arms:\n{figures}\n\n{_AGAIN}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     choices = ["all", *STUDIES]

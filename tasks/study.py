@@ -5,7 +5,7 @@ DVC knows which arms are done. Cache and records (MLflow, Prefect) are those of 
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -49,10 +49,12 @@ def lay_out(
     arms: Mapping[str, Mapping[str, Any]],
     seeds: Sequence[int],
     figures: Sequence[str],
+    finished: Collection[str] = (),
 ) -> Path:
     """Write the workspace of the study `name` and give its directory; what is unchanged is left alone.
 
-    `settings` is the text of its params.yaml, `arms` the changes of each arm (dotted key -> value).
+    `settings` is the text of its params.yaml, `arms` the changes of each arm (dotted key -> value). The arms of an earlier
+    study that are `finished` keep the seeds they had.
     Raises RlhfError without seeds, and when `root` holds no chain to derive the stages from.
     """
     if not seeds:
@@ -68,13 +70,22 @@ def lay_out(
         _link(study / code, Path("../..") / code)
     write_changed(study / "params.yaml", settings)
     for arm, changes in arms.items():
-        content = {"seeds": list(seeds), "changes": dict(changes)}
-        write_changed(study / "arms" / f"{arm}.yaml", yaml.safe_dump(content, sort_keys=False))
+        plan = study / "arms" / f"{arm}.yaml"
+        own = _planned_seeds(plan) if arm in finished else None
+        write_changed(plan, yaml.safe_dump({"seeds": own or list(seeds), "changes": dict(changes)}, sort_keys=False))
     stages = yaml.safe_load(chain.read_text(encoding="utf-8"))["stages"]
     text = yaml.safe_dump({"stages": study_stages(stages, list(arms), figures)}, sort_keys=False, width=120)
     write_changed(study / "dvc.yaml", text)
     take_over(root / "dvc.lock", study / "dvc.lock")
     return study
+
+
+def _planned_seeds(plan: Path) -> list[int] | None:
+    """The seeds of an arm's plan; None where there is none, or one that was spoilt by hand."""
+    try:
+        return [int(seed) for seed in yaml.safe_load(plan.read_text(encoding="utf-8"))["seeds"]]
+    except (FileNotFoundError, yaml.YAMLError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _link(link: Path, target: Path) -> None:

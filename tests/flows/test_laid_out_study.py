@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from flows import study
+from rlhf.settings import preset_text
+from rlhf.studies.figures import STUDIES
 from tests.source_tree import ROOT
 
 
@@ -17,6 +20,33 @@ def clone(tmp_path: Path) -> Path:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).symlink_to(ROOT / name)
     return tmp_path
+
+
+def seeds_of(directory: Path) -> dict[str, list[int]]:
+    """The seeds of every arm that is laid out."""
+    return {path.stem: yaml.safe_load(path.read_text())["seeds"] for path in (directory / "arms").iterdir()}
+
+
+def finish(directory: Path, figure: str) -> None:
+    for arm in STUDIES[figure].arms:
+        (directory / "runs").mkdir(exist_ok=True)
+        (directory / "runs" / f"{arm}.json").write_text("{}")
+
+
+def test_new_seeds_are_for_the_arms_of_figures_asked_for(clone: Path) -> None:
+    settings = preset_text("tiny")
+    directory = study.lay_out_figures(clone, "tiny", settings, ["fig4", "fig15"], [1, 2])
+    finish(directory, "fig4")
+    finish(directory, "fig15")
+    study.lay_out_figures(clone, "tiny", settings, ["fig9"], [11, 12])
+    new, old = [11, 12], [1, 2]
+    assert seeds_of(directory) == {"vanilla": new, "ppo-max": new, "kl-0.1": old, "kl-0.2": old}
+    stages = yaml.safe_load((directory / "dvc.yaml").read_text())["stages"]
+    assert stages["findings"]["cmd"].endswith(" fig4 fig9 fig15")  # all stay on the page
+
+    (directory / "arms" / "kl-0.1.yaml").write_text("seeds: [\n")
+    study.lay_out_figures(clone, "tiny", settings, ["fig9"], [11, 12])
+    assert seeds_of(directory)["kl-0.1"] == new
 
 
 def test_nothing_is_written_before_the_workspace_is_this_studys_own(
