@@ -48,9 +48,7 @@ def length_controlled(
         [np.ones((1, count)), random.multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(np.float64)]
     )
     at_zero = weights @ points / count
-    mixed = (at_zero > 0) & (
-        at_zero < 1
-    )  # resamples of wins or losses alone have no finite intercept; theirs is 1 or 0
+    mixed = (at_zero > 0) & (at_zero < 1)  # of wins or losses alone there is no finite intercept: theirs is 1 or 0
     at_zero[mixed] = 1 / (1 + np.exp(-logistic(features, points, weights[mixed])[:, 0]))
     low, high = np.percentile(at_zero[1:], [2.5, 97.5])
     return Controlled(float(at_zero[0]), float(low), float(high))
