@@ -12,12 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.types.entrypoint import EntrypointType
 
+from flows.arguments import assignment, stage_name
 from flows.pipeline import pipeline
 from flows.stage import exit_code, prefect_server
 from rlhf.common.errors import RlhfError
@@ -30,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     parameters = {
         "targets": options.targets,
-        "overrides": dict(_pair(text) for text in options.set),
+        "overrides": dict(options.set),
         "retries": options.retries,
         "retry_delay_seconds": options.retry_delay_seconds,
     }
@@ -65,21 +66,25 @@ def register(name: str, work_pool: str, cron: str | None, parameters: dict[str, 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m flows.deployments", description=__doc__.split("\n")[0])
-    parser.add_argument("targets", nargs="*", help="stages to bring up to date; all if none is named")
+    help_ = "stage to bring up to date with all that it needs; all stages if none is named"
+    parser.add_argument("targets", nargs="*", type=stage_name, metavar="STAGE", help=help_)
     parser.add_argument("--name", default="pipeline", help="name of the deployment")
-    parser.add_argument("--cron", help="when to run, for example '0 3 * * *'; without it only when asked to")
+    parser.add_argument(
+        "--cron", type=_cron, help="when to run, for example '0 3 * * *'; without it only when asked to"
+    )
     parser.add_argument("--retries", type=int, default=2, help="how often a failed run is tried again")
     parser.add_argument("--retry-delay-seconds", type=int, default=60)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting first")
+    help_ = "change a setting first; may be repeated"
+    parser.add_argument("--set", type=assignment, action="append", default=[], metavar="KEY=VALUE", help=help_)
     parser.add_argument("--work-pool", help="register for workers of this pool instead of serving here")
     return parser
 
 
-def _pair(text: str) -> tuple[str, Any]:
-    key, sign, value = text.partition("=")
-    if not sign:
-        raise SystemExit(f"--set {text}: expected KEY=VALUE, for example ppo.kl.coefficient=0.1")
-    return key, yaml.safe_load(value)
+def _cron(text: str) -> str:
+    try:
+        return CronSchedule(cron=text).cron
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: five fields are needed, for example '0 3 * * *'") from None
 
 
 if __name__ == "__main__":

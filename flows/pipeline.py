@@ -4,6 +4,7 @@ A scheduled run and a `dvc repro` by hand give the same `dvc.lock`. The stages r
 same name of the execution and the same MLflow parent run as this one.
 """
 
+import argparse
 import os
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
+from flows.arguments import assignment, stage_name
 from flows.stage import exit_code, prefect_server
 from rlhf.settings import load_settings
 from rlhf.workspace import Workspace
@@ -70,6 +72,17 @@ def _worth_another_try(_task: Any, _run: Any, state: Any) -> bool:
     return isinstance(state.result(raise_on_failure=False), ReproFailed)
 
 
-if __name__ == "__main__":
+def main(arguments: list[str] | None = None) -> None:
+    """Read the command line and run the flow."""
+    parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description=__doc__.split("\n")[0])
+    help_ = "stage to bring up to date with all that it needs; all stages if none is named"
+    parser.add_argument("targets", nargs="*", type=stage_name, metavar="STAGE", help=help_)
+    help_ = "change a setting in params.yaml first; may be repeated"
+    parser.add_argument("--set", type=assignment, action="append", default=[], metavar="KEY=VALUE", help=help_)
+    options = parser.parse_args(arguments)
     with exit_code(), prefect_server(Path(), current_execution()):
-        pipeline()
+        pipeline(options.targets, dict(options.set))
+
+
+if __name__ == "__main__":
+    main()

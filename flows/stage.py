@@ -1,5 +1,6 @@
 """What all stage flows share: how one is declared, and how `python -m flows.<stage>` runs it and ends."""
 
+import argparse
 import logging
 import os
 import sys
@@ -18,7 +19,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from rlhf.common.errors import RlhfError
 from tasks.execution import Execution, current_execution
 from tasks.guard import end_with, heed_hangup
-from tasks.server import shared_server
+from tasks.server import is_own, shared_server
 
 P = ParamSpec("P")
 _done: set[str] = set()  # stages whose whole body has run in this process
@@ -45,6 +46,9 @@ def main(stage: Flow[P, None], *arguments: P.args, **named: P.kwargs) -> None:
     The worker's own words are on the log above; a failure adds one line, without a traceback. A Prefect server that
     is lost in mid-run costs its record of the run, not the stage.
     """
+    if not arguments and not named:  # no argument is a stage's own: help is given, others are refused
+        about = (stage.description or "").split("\n")[0]
+        argparse.ArgumentParser(prog=f"python -m flows.{stage.name}", description=about).parse_args()
     execution = current_execution()
     if execution.owner != psutil.Process():
         end_with(execution.owner)  # a killed `dvc repro` must not leave a trainer that writes into its outputs
@@ -61,7 +65,7 @@ def main(stage: Flow[P, None], *arguments: P.args, **named: P.kwargs) -> None:
 def prefect_server(root: Path, execution: Execution) -> Iterator[str]:
     """Use the workspace's Prefect server in the block and in processes started there; gives its address."""
     url = shared_server(root, execution.owner)
-    _quiet_engine()
+    _quiet_engine(links=not is_own(root, url))
     with temporary_settings({PREFECT_API_URL: url}):
         os.environ["PREFECT_API_URL"] = url
         yield url
@@ -87,13 +91,20 @@ def exit_code() -> Iterator[None]:
         sys.exit(143)
 
 
-def _quiet_engine() -> None:
+def _quiet_engine(links: bool) -> None:
     """Keep the tracebacks that Prefect's engine logs at every level of a failed run off the terminal, not out of its UI.
 
     `exit_code` tells faults meant for the user; any other exception leaves with the one traceback of Python itself.
+    Without `links` those to the run's page are kept off too: a server that goes with the run answers nobody later.
     """
     for handler in logging.getLogger().handlers:
         handler.addFilter(_told_once)
+        if not links:
+            handler.addFilter(_no_link)
+
+
+def _no_link(entry: logging.LogRecord) -> bool:
+    return not (entry.name == "prefect.flow_runs" and str(entry.msg).startswith("View at "))
 
 
 def _told_once(entry: logging.LogRecord) -> bool:

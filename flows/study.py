@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
+from flows.arguments import assignment
 from flows.stage import exit_code, prefect_server
 from rlhf.common.errors import RlhfError
 from rlhf.settings import preset_text
@@ -113,15 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     help_ = "seed of the first of them (default: 1)"
     parser.add_argument("--first-seed", type=int, default=1, metavar="SEED", help=help_)
     help_ = "change a setting for all arms, for example --set ppo.iterations=200; may be repeated"
-    parser.add_argument("--set", type=_assignment, action="append", default=[], metavar="KEY=VALUE", help=help_)
+    parser.add_argument("--set", type=assignment, action="append", default=[], metavar="KEY=VALUE", help=help_)
     return parser
-
-
-def _assignment(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not (key and equals):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected KEY=VALUE")
-    return key, yaml.safe_load(value)
 
 
 if __name__ == "__main__":

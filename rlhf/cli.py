@@ -300,7 +300,7 @@ def annotate(
     workspace: Workspace = context.obj.workspace
     store = Store(workspace.votes, load_settings(workspace.params).seed)
     if export is not None:
-        typer.echo(f"{export}: {store.export(export)} votes")
+        typer.echo(f"{export}: {store.export(export)} votes, of all pairs")
         return
     store.serve(pairs_of(workspace.comparisons, challenger, baseline))
     serve(store, host, port, typer.echo)

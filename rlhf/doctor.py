@@ -87,7 +87,7 @@ def diagnose(workspace: Workspace, imports: Iterable[str]) -> Diagnosis:
         check,
     ]
     if settings is not None:
-        checks.append(judges_check(workspace, settings))
+        checks += [addresses_check(workspace, settings), judges_check(workspace, settings)]
     try:
         stages = {stage.name: stage.done for stage in stage_states(workspace)}
     except RlhfError as error:
@@ -215,6 +215,17 @@ def settings_check(workspace: Workspace) -> tuple[Check, Settings | None]:
     engine = settings.engine
     found = f"{workspace.params}: {settings.model.source}, {engine.kind}, {engine.precision}, {engine.processes} process(es)"
     return Check("settings", "ok", found), settings
+
+
+def addresses_check(workspace: Workspace, settings: Settings) -> Check:
+    """Where model and data come from, as far as that can be told without a network."""
+    try:
+        from rlhf.data.fetch import check_addresses  # takes seconds
+
+        check_addresses(settings, workspace)
+    except (RlhfError, ImportError) as error:
+        return Check("model and data", "fault", str(error), "fetch would refuse to begin")
+    return Check("model and data", "ok", ", ".join(dict.fromkeys([settings.model.source, *settings.data.preferences])))
 
 
 def judges_check(workspace: Workspace, settings: Settings) -> Check:

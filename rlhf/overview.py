@@ -13,7 +13,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "reward": ("accuracy", "accuracy_helpful", "accuracy_harmless", "accuracy_unseen_openings", "seconds"),
     "ppo": ("reward_first", "reward_last", "kl_last", "response_length_last", "collapsed", "seconds"),
     "gold": ("accuracy", "accuracy_helpful", "accuracy_harmless", "accuracy_unseen_openings", "seconds"),
-    "evaluate": ("win", "tie", "lose", "win_rate", "win_rate_low", "win_rate_high"),
+    "evaluate": ("compared", "judge", "win", "tie", "lose", "win_rate", "win_rate_low", "win_rate_high"),
     "report": (),
 }
 

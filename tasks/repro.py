@@ -20,6 +20,7 @@ import psutil
 
 from rlhf.common.errors import RlhfError
 from rlhf.common.files import write_text
+from rlhf.settings import load_settings
 from rlhf.settings.edit import edited
 from rlhf.settings.read import settings_text
 from rlhf.workspace import Workspace
@@ -143,10 +144,26 @@ def _tell(say: Say, wait: bool, problem: str) -> None:
 
 def main() -> None:
     """`python -m tasks.repro [TARGET ...]`: what `make repro` runs."""
+    workspace = Workspace()
+    with _told():
+        load_settings(workspace.params)  # or DVC would tell of missing keys only, and set outputs aside first
+    run(sys.argv[1:])
+    if workspace.report.is_file():
+        print(f"the report: {workspace.report}; the figures: rlhf show")
+
+
+def run(targets: Sequence[str]) -> None:
+    """Bring targets of the present directory up to date, and exit with 1, 130 or 143 where that cannot be done."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that DVC and its stage are ended in order
     heed_hangup()
+    with _told():
+        repro(Path(), targets, {}, lambda line: print(line, flush=True))
+
+
+@contextmanager
+def _told() -> Iterator[None]:
     try:
-        repro(Path(), sys.argv[1:], {}, lambda line: print(line, flush=True))
+        yield
     except RlhfError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

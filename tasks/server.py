@@ -53,6 +53,12 @@ def address_file(root: Path) -> Path:
     return _home(root) / "server.json"
 
 
+def is_own(root: Path, url: str) -> bool:
+    """Whether `url` is that of the workspace's own server, which ends with those who use it."""
+    path = address_file(root)
+    return path.is_file() and bool(read_json(path).get("url") == url)
+
+
 def release(root: Path, owner: psutil.Process, seconds: float = 30.0) -> bool:
     """Give a lease back and wait for the server to go; False where others still need it."""
     (_home(root) / "leases" / f"{key_of(owner)}.json").unlink(missing_ok=True)

@@ -64,7 +64,7 @@ def pairs_of(comparisons: Path, challenger: str, baseline: str) -> list[Pair]:
     if not comparisons.is_file():
         raise DataError(
             comparisons,
-            "no such file; `dvc checkout evaluate` brings that of an earlier run back, `dvc repro evaluate` makes it",
+            "no such file; `dvc repro evaluate` makes it, `dvc checkout evaluate` brings that of an earlier run back",
         )
     table = pd.read_parquet(comparisons)
     rows = table[(table["challenger"] == challenger) & (table["baseline"] == baseline)]
@@ -187,7 +187,13 @@ class Store:
         ]
 
     def export(self, path: Path) -> int:
-        """Write all votes as JSON lines, for `people:FILE` in `evaluate.judges`; gives their number."""
-        votes = self.votes()
+        """Write all votes as JSON lines, for `people:FILE` in `evaluate.judges`; gives their number.
+
+        Raises DataError where there are none, or no directory for the file: it may be misspelt.
+        """
+        if not path.parent.is_dir():
+            raise DataError(path, f"{path.parent} is no directory")
+        if not (votes := self.votes()):
+            raise DataError(path, "no votes yet to write; `rlhf annotate` serves the page on which they are given")
         write_text(path, "".join(vote.model_dump_json() + "\n" for vote in votes))
         return len(votes)

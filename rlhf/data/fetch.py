@@ -26,10 +26,21 @@ def fetch(settings: Settings, workspace: Workspace) -> None:
     What fails last leaves no model behind either.
     """
     transformers_logging.disable_progress_bar()
+    check_addresses(settings, workspace)
     with staged_directory(workspace.model("base")) as model, staged_directory(workspace.raw) as raw:
         summary = _fetch_model(settings, workspace, model) | _fetch_data(settings, workspace, raw)
         summary["bytes"] = sum(int(value or 0) for key, value in summary.items() if key.endswith("_bytes"))
         write_summary(workspace.metrics("fetch"), summary)
+
+
+def check_addresses(settings: Settings, workspace: Workspace) -> None:
+    """Refuse addresses that cannot be right, before anything is downloaded; raises SourceError that names the setting."""
+    named = [("model.source", settings.model.source, "model")]
+    named += [(f"data.{use}", address, use) for use in USES for address in addresses(settings, use)]
+    for key, address, use in named:
+        with _asked_for_by(key):
+            source, rest = find_source(address)
+            source.check(Request(address, rest, use, workspace.root, settings.seed))
 
 
 def addresses(settings: Settings, use: str) -> tuple[str, ...]:

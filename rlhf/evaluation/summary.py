@@ -50,7 +50,11 @@ def summary(
     `<judge>_`; a kind that does not occur among the prompts has no keys. Agreement is over all pairs of models.
     """
     headline = comparisons[0]
-    flat: dict[str, Value] = {"prompts": len(prompts), "judge": headline.judge}
+    flat: dict[str, Value] = {
+        "prompts": len(prompts),
+        "compared": f"{headline.challenger} with {headline.baseline}",
+        "judge": headline.judge,
+    }
     for item in comparisons:
         pair = "" if item.name == headline.name else f"{item.name}_"
         prefix = pair if item.judge == headline.judge else f"{pair}{item.judge}_"

@@ -78,7 +78,7 @@ def train_only_top(model: PreTrainedModel, layers: int | None) -> None:
 def _check(directory: Path) -> None:
     if not (directory / "config.json").is_file():
         raise ModelError(
-            f"{directory}: no model here (config.json is missing); run the stage that writes it (dvc repro)"
+            f"{directory}: no model here (config.json is missing); those of the stages are written by `dvc repro`"
         )
     if not any(directory.glob("*.safetensors")):
         raise ModelError(f"{directory}: no *.safetensors weights; other weight formats are not loaded")

@@ -99,6 +99,7 @@ def _explain(item: dict[str, Any], where: str) -> str:
         hint = f"did you mean {near[0]}? " if near else ""
         return f"{where}: {key}: unknown key; {hint}known here: {', '.join(known)}"
     message = str(item["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
+    message = message.replace("a valid tuple", "a list")  # as YAML calls it
     message = {"model_type": "must be a mapping of keys", "missing": "missing"}.get(item["type"], message)
     harmless = isinstance(item["input"], bool | int | float | None) and item["type"] != "string_type"
     secret = location[:2] == _MAY_HOLD_SECRETS and not harmless

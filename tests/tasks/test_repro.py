@@ -76,7 +76,7 @@ def test_an_interrupted_run_leaves_no_process_and_frees_the_workspace(
     repository: Project, signum: signal.Signals, code: int
 ) -> None:
     (repository.root / "params.yaml").write_text("seconds: 4321\nsection: {key: 1}\n")
-    run = repository.start(sys.executable, "-m", "tasks.repro", PYTHONPATH=str(ROOT))
+    run = repository.start(sys.executable, "-c", "from tasks.repro import run; run([])", PYTHONPATH=str(ROOT))
     wait_for(repository.root / ".dvc" / "tmp" / "rwlock", "one.txt")
     time.sleep(0.5)
     run.send_signal(signum)

@@ -42,6 +42,9 @@ class Brought:
 class Source:
     """A kind of source; it fills `directory` (empty, there already). What a kind cannot bring it refuses."""
 
+    def check(self, request: Request) -> None:
+        """Refuse what can be told from the address and this machine alone; raises SourceError."""
+
     def bring_model(self, request: Request, directory: Path) -> Brought:
         """Write a Hugging Face model directory; raises SourceError."""
         raise SourceError(f"{request.address}: this kind of source brings no models")

@@ -26,6 +26,10 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 class HubSource(Source):
     """Downloads go through the hub's own cache (HF_HOME), so that a broken one goes on; only inert files are asked for."""
 
+    def check(self, request: Request) -> None:
+        """Parse the address."""
+        _parse(request)
+
     def bring_model(self, request: Request, directory: Path) -> Brought:
         """Bring weights (safetensors), configuration and tokenizer from the top of a model repository."""
         match = _parse(request)

@@ -20,6 +20,10 @@ from rlhf.data.sources.base import (
 class PathSource(Source):
     """Files that are already here; they are copied, the originals stay as they are."""
 
+    def check(self, request: Request) -> None:
+        """Find the file or directory."""
+        _locate(request)
+
     def bring_model(self, request: Request, directory: Path) -> Brought:
         """Copy weights, configuration and tokenizer of a Hugging Face directory."""
         root = _locate(request)

@@ -21,19 +21,28 @@ SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")  # ids 0, 1, 2 
 class RandomSource(Source):
     """Weights drawn with the run's seed; the tokenizer is learned from the starter texts."""
 
+    def check(self, request: Request) -> None:
+        """Parse the address."""
+        _parse(request)
+
     def bring_model(self, request: Request, directory: Path) -> Brought:
         """Make and save the model (fp32) and its tokenizer."""
-        match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", request.rest)
-        if match is None or int(match[2]) % HEAD_WIDTH:
-            raise SourceError(
-                f"{request.address}: expected random:LAYERSxWIDTH (random:2x64), WIDTH a multiple of {HEAD_WIDTH}"
-            )
+        match = _parse(request)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(request.seed, "random model", request.rest))
             model = LlamaForCausalLM(_configuration(int(match[1]), int(match[2])))
         model.save_pretrained(directory)
         learn_tokenizer(starter_texts()).save_pretrained(directory)
         return brought_tree(request, directory)
+
+
+def _parse(request: Request) -> re.Match[str]:
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", request.rest)
+    if match is None or int(match[2]) % HEAD_WIDTH:
+        raise SourceError(
+            f"{request.address}: expected random:LAYERSxWIDTH (random:2x64), WIDTH a multiple of {HEAD_WIDTH}"
+        )
+    return match
 
 
 def _configuration(layers: int, width: int) -> LlamaConfig:

@@ -20,10 +20,14 @@ FILES = {
 class StarterSource(Source):
     """The starter data; each use gets the one file that serves it."""
 
-    def bring_data(self, request: Request, directory: Path) -> Brought:
-        """Copy the file of the use."""
+    def check(self, request: Request) -> None:
+        """There is only one."""
         if request.rest:
             raise SourceError(f"{request.address}: `starter` takes nothing after its name")
+
+    def bring_data(self, request: Request, directory: Path) -> Brought:
+        """Copy the file of the use."""
+        self.check(request)
         name = FILES[request.use]
         with resources.as_file(starter_file(name)) as path:
             shutil.copyfile(path, directory / name)

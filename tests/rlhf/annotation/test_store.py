@@ -93,6 +93,8 @@ def test_what_is_exported_is_a_judge(store: Store, tmp_path: Path) -> None:
     for number, choice in enumerate(choices):
         store.vote(pair(number).key, "Ada", choice, 2.5)
     assert store.export(tmp_path / "votes.jsonl") == 3
+    with pytest.raises(DataError, match="typo is no directory"):
+        store.export(tmp_path / "typo" / "votes.jsonl")
     cases = [Case(str(n), "helpful", pair(n).messages, pair(n).first, pair(n).second, (), (), ()) for n in range(5)]
     found = judge_both_orders(PeopleJudge(tmp_path / "votes.jsonl"), cases)
     assert [item.outcome for item in found] == ["win", "lose", "tie", None, None]

@@ -44,6 +44,10 @@ def test_a_failed_fetch_leaves_nothing_half_done(make_settings: Callable[..., Se
     workspace = Workspace(tmp_path)
     with pytest.raises(SourceError, match=r"^data\.pretrain: path:nowhere: .*nowhere does not exist"):
         fetch(make_settings(pretrain=["path:nowhere"]), workspace)
+    assert list(tmp_path.iterdir()) == []  # told before anything is brought
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match=r"^data\.pretrain: path:empty: no data files"):  # told once the model is here
+        fetch(make_settings(pretrain=["path:empty"]), workspace)
     assert (
         not workspace.model("base").exists() and not workspace.raw.exists() and not workspace.metrics("fetch").exists()
     )

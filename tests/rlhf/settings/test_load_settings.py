@@ -63,7 +63,7 @@ def test_an_unknown_key_is_named_with_those_that_are_known(path: str, known: str
         ("ppo.gae.lambda", 1.5, "less than or equal to 1"),
         ("evaluate.tie_probability", 0.4, "greater than or equal to 0.5"),
         ("data.sft", [], "at least 1 item"),
-        ("data.sft", "starter", "tuple"),
+        ("data.sft", "starter", "must be a list"),
         ("seed", "one", "integer"),
         ("ppo.algorithm", "reinforce", "must be 'ppo-max'"),
         ("experiment", "team/rlhf", "String should match pattern"),

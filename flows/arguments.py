@@ -1,0 +1,23 @@
+"""What the command lines of the flows have in common: values that argparse refuses with a message."""
+
+from argparse import ArgumentTypeError
+from typing import Any
+
+import yaml
+
+from rlhf.workspace import STAGES
+
+
+def assignment(text: str) -> tuple[str, Any]:
+    """KEY=VALUE as a dotted key of the settings and its YAML value."""
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise ArgumentTypeError(f"{text!r}: expected KEY=VALUE, for example ppo.kl.coefficient=0.1")
+    return key, yaml.safe_load(value)
+
+
+def stage_name(text: str) -> str:
+    """The name of a stage of the chain."""
+    if text not in STAGES:
+        raise ArgumentTypeError(f"no stage {text!r}; there are: {', '.join(STAGES)}")
+    return text
