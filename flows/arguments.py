@@ -3,8 +3,8 @@
 from argparse import ArgumentTypeError
 from typing import Any
 
-import yaml
-
+from rlhf.common.errors import SettingsError
+from rlhf.settings.read import content_of
 from rlhf.workspace import STAGES
 
 
@@ -13,7 +13,10 @@ def assignment(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not (key and equals):
         raise ArgumentTypeError(f"{text!r}: expected KEY=VALUE, for example ppo.kl.coefficient=0.1")
-    return key, yaml.safe_load(value)
+    try:
+        return key, content_of(value, f"--set {key}")
+    except SettingsError as error:
+        raise ArgumentTypeError(str(error)) from None
 
 
 def stage_name(text: str) -> str:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
@@ -25,7 +26,7 @@ from rlhf.studies.figures import STUDIES
 from tasks.environment import STUDIES as FOLDER
 from tasks.execution import VARIABLE, current_execution
 from tasks.repro import repro
-from tasks.study import lay_out
+from tasks.study import lay_out, stage_of
 
 _AGAIN = """New seeds run the arms of the figures asked for again, new settings (--set) those of all that the page shows, in
 place of the old. A claim whose two sides have no seed in common is left out."""
@@ -81,8 +82,13 @@ def settings_text(preset: str, overrides: dict[str, Any]) -> str:
 
 
 def finished(directory: Path, arms: Sequence[str]) -> bool:
-    """Whether an earlier study ran these arms: they stay on its page, and DVC looks whether they are stale."""
-    return all((directory / "runs" / f"{arm}.json").is_file() for arm in arms)
+    """Whether an earlier study ran these arms: they stay on its page, and DVC looks whether they are stale.
+
+    Its lock file tells, for it removes what an arm wrote before it runs it again.
+    """
+    lock = directory / "dvc.lock"
+    stages = yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"] if lock.is_file() else {}
+    return all(stage_of(arm) in stages for arm in arms)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -77,11 +77,11 @@ def _common(candidate: Candidate) -> dict[str, Any]:
 class TableEncoder:
     """Encodes candidates of each table; special tokens within a text would act as commands, such rows are refused.
 
-    tested: openings that no further row may begin with: where a prompt was shortened, another turn opens it
+    taken: openings that no row may begin with: where a prompt was shortened, another turn opens it
     """
 
-    def __init__(self, encoder: ChatEncoder, data: Data, tested: frozenset[str] = frozenset()) -> None:
-        self.encoder, self.data, self.tested = encoder, data, tested
+    def __init__(self, encoder: ChatEncoder, data: Data, taken: frozenset[str] = frozenset()) -> None:
+        self.encoder, self.data, self.taken = encoder, data, taken
         names = sorted(
             {*encoder.tokenizer.all_special_tokens, *encoder.tokenizer.get_added_vocab()}, key=len, reverse=True
         )
@@ -126,8 +126,8 @@ class TableEncoder:
             cut = [f"{name}_truncated" for name, response in zip(names, own, strict=True) if response.cut]
             if any(self._special.search(text) for text in (*(message.content for message in messages), *answers)):
                 outcomes.append("special_token")
-            elif (opening := opening_of(prompt.messages)) in self.tested:
-                outcomes.append("opening_in_test")
+            elif (opening := opening_of(prompt.messages)) in self.taken:
+                outcomes.append("opening_in_other_split")
             elif cut and self.data.long_responses == "drop":
                 outcomes.append("long_response")
             else:

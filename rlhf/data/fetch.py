@@ -40,7 +40,9 @@ def check_addresses(settings: Settings, workspace: Workspace) -> None:
     for key, address, use in named:
         with _asked_for_by(key):
             source, rest = find_source(address)
-            source.check(Request(address, rest, use, workspace.root, settings.seed))
+            request = Request(address, rest, use, workspace.root, settings.seed)
+            source.refuse_other_use(request)
+            source.check(request)
 
 
 def addresses(settings: Settings, use: str) -> tuple[str, ...]:

@@ -9,7 +9,15 @@ from rlhf.common.metrics import Value
 
 # Reasons that are no fault of the row: it has no place in the tables as they were asked for.
 UNWANTED = frozenset(
-    {"duplicate", "opening_in_test", "over_limit", "published_split_not_used", "long_response", "equal_once_cut"}
+    {
+        "duplicate",
+        "opening_in_test",
+        "opening_in_other_split",
+        "over_limit",
+        "published_split_not_used",
+        "long_response",
+        "equal_once_cut",
+    }
 )
 # What can befall a row that is kept.
 NOTES: Mapping[str, tuple[str, ...]] = {

@@ -47,7 +47,7 @@ def prepare(settings: Settings, workspace: Workspace) -> None:
     rows = {use: _load(settings, workspace, use, ledger) for use in USES}
     # 2. Every opening gets its one split.
     assignment = assign(rows, data, settings.seed)
-    # 3. Rows to tokens, up to the limits; what is tested on first.
+    # 3. Rows to tokens, up to the limits; what is held out first.
     answered = [row.record for row in rows["preferences"][:TRIED] if isinstance(row.record, Pair)]
     encoder.check_boundaries([pair.messages for pair in answered], [pair.chosen for pair in answered])
     tables = _tables(rows, assignment, encoder, ledger)
@@ -90,16 +90,18 @@ def _load(settings: Settings, workspace: Workspace, use: str, ledger: Ledger) ->
 def _tables(
     rows: Mapping[str, Sequence[Row]], assignment: Assignment, encoder: ChatEncoder, ledger: Ledger
 ) -> dict[str, Rows]:
-    """Encode what is tested on, then the rest, of which no row may open as one of the former once both are shortened."""
+    """Encode split by split: no row may open as one of an earlier split does once both are shortened."""
     chosen = {table: candidates(table, rows, assignment, ledger) for table in SPLITS}
     tables: dict[str, Rows] = {table: [] for table in SPLITS}
-    tested: frozenset[str] = frozenset()
-    for phase in (True, False):
-        encode = TableEncoder(encoder, assignment.data, tested)
+    held_out, gold = assignment.test_openings, frozenset[str]()
+    for split in ("test", "validation", "gold", "train"):
         for table, content in tables.items():
-            own = [candidate for candidate in chosen[table] if (candidate.split == "test") == phase]
-            content += _encoded(table, own, encode, ledger)
-        tested = assignment.test_openings | {row["opening"] for table in DIALOGUES for row in tables[table]}
+            # what gold learns from is kept from the other reward model alone
+            taken = held_out | gold if table == "preferences" else held_out
+            encode = TableEncoder(encoder, assignment.data, taken if split != "test" else frozenset())
+            content += _encoded(table, [one for one in chosen[table] if one.split == split], encode, ledger)
+        found = frozenset(row["opening"] for table in DIALOGUES for row in tables[table] if row["split"] == split)
+        held_out, gold = (held_out, found) if split == "gold" else (held_out | found, gold)
     for table, content in tables.items():
         counts = Counter(str(row["split"]) for row in content)
         log.info("%s: %s", table, ", ".join(f"{split} {count}" for split, count in counts.items()))

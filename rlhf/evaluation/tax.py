@@ -24,7 +24,8 @@ from rlhf.workspace import Workspace
 
 log = logging.getLogger("rlhf")
 STARTER = "starter"  # the questions of knowledge.jsonl, ours
-_BATCH = 16  # questions at once: of each, the logits of all tokens are kept, up to the longest of the batch
+_BATCH = 16  # questions at once
+_TOKENS = 512 * _BATCH  # of a batch, padded to its longest: the logits of all are kept
 _METRICS = ("acc_norm", "acc")  # by likelihood per character, where a task has it
 
 
@@ -85,7 +86,18 @@ def knowledge(
 
     for name in ("lm_eval", "datasets"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    model = HFLM(
+
+    class Bounded(HFLM):
+        """Fewer questions at once where they are long."""
+
+        def _loglikelihood_tokens(
+            self, requests: Any, disable_tqdm: bool = False, override_bs: int | None = None
+        ) -> Any:
+            longest = max((len(context) + len(answer) for _, context, answer in requests), default=1)
+            size = min(_BATCH, max(1, _TOKENS // longest))
+            return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs or size)
+
+    model = Bounded(
         pretrained=engine.frozen(load_causal_lm(directory)),
         tokenizer=load_tokenizer(directory),
         batch_size=_BATCH,

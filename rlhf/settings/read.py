@@ -51,12 +51,14 @@ def content_of(text: str, where: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
-        problem = re.sub(r"'[^']{2,}'", "'...'", error.problem or error.context or "")  # tags and aliases are quoted
+        problem = re.sub(
+            r"'[^'<][^']+'", "'...'", error.problem or error.context or ""
+        )  # tags, aliases; not '<scalar>'
         raise SettingsError(f"{place}: not readable as YAML: {problem}") from None
     except yaml.YAMLError as error:  # of the reader: a position, and a character that YAML cannot have
         raise SettingsError(f"{where}: not readable as YAML: {error}") from None
-    except ValueError:  # what the parser itself does not catch
-        raise SettingsError(f"{where}: not readable as YAML: a date or number that there is not") from None
+    except (ValueError, LookupError, AttributeError):  # what the parser itself does not catch
+        raise SettingsError(f"{where}: not readable as YAML: a date, number or truth value that there is not") from None
 
 
 def settings_from(content: Any, where: str = "settings") -> Settings:

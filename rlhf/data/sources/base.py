@@ -42,6 +42,12 @@ class Brought:
 class Source:
     """A kind of source; it fills `directory` (empty, there already). What a kind cannot bring it refuses."""
 
+    def refuse_other_use(self, request: Request) -> None:
+        """Refuse a use that this kind of source does not serve; raises SourceError."""
+        name = "bring_model" if request.use == "model" else "bring_data"
+        if getattr(type(self), name) is getattr(Source, name):
+            getattr(self, name)(request, request.root)  # which refuses
+
     def check(self, request: Request) -> None:
         """Refuse what can be told from the address and this machine alone; raises SourceError."""
 

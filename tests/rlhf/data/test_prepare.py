@@ -119,8 +119,11 @@ def test_prompts_that_open_alike_once_they_are_shortened_are_not_on_both_sides(
     tested = frame["split"] == "test"
     assert set(said[tested]) == {"Why 0?", "Why 1?"} and sum(tested) == 4
     assert {text for text in said[~tested] if text.startswith("Why")} == {"Why 2?"}
-    assert not set(frame["opening"][tested]) & set(frame["opening"][~tested])
-    assert metrics(workspace)["preferences_dropped_opening_in_test"] == 20 + 1
+    splits = frame.groupby("opening")["split"].nunique()
+    assert set(frame["split"]) == set(SPLITS["preferences"]) and set(splits) == {1}
+    assert metrics(workspace)["preferences_dropped_opening_in_test"] == 1
+    alike = sum(said == "Why 2?")  # ten rows of three splits are now the same: those of the first of these are left
+    assert metrics(workspace)["preferences_dropped_opening_in_other_split"] == 20 + 10 - alike > 20
     assert all(frame["unseen_opening"][tested])
 
 

@@ -60,11 +60,14 @@ def test_questions_are_as_long_as_the_window_and_what_is_cut_is_told(
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"max_position_embeddings": window}))
     monkeypatch.setattr("rlhf.evaluation.tax._questions", lambda: questions)
-    seen: list[int] = []
+    seen: list[torch.Size] = []
     called = HFLM._model_call
-    monkeypatch.setattr(HFLM, "_model_call", lambda self, ids: (seen.append(ids.shape[1]), called(self, ids))[1])
+    monkeypatch.setattr(HFLM, "_model_call", lambda self, ids: (seen.append(ids.shape), called(self, ids))[1])
+    monkeypatch.setattr("rlhf.evaluation.tax._TOKENS", 1500)
     found = knowledge(tmp_path / "model", ("starter",), None, TorchEngine(taxed.engine), taxed)
-    assert (found["starter"].cut, max(seen)) == (cut, longest)
+    assert (found["starter"].cut, max(width for _, width in seen)) == (cut, longest)
+    assert max(rows * width for rows, width in seen) <= 1500  # memory follows the tokens of a batch
+    assert sum(rows for rows, _ in seen) == 6
 
 
 def test_the_tax_of_each_model(

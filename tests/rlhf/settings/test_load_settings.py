@@ -195,8 +195,10 @@ def test_a_line_that_is_no_yaml_is_named_and_not_repeated(tmp_path: Path, line: 
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_value_that_the_parser_takes_for_a_date_that_there_is_not_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", ["2026-13-41", "!!bool hunter2", "!!timestamp hunter2", "!!int hunter2"])
+def test_what_the_parser_takes_for_a_value_that_there_is_not_is_told(tmp_path: Path, value: str) -> None:
     path = tmp_path / "params.yaml"
-    path.write_text("seed: 2026-13-41\n")
-    with pytest.raises(SettingsError, match=r"params\.yaml: not readable as YAML: a date"):
+    path.write_text(f"seed: {value}\n")
+    with pytest.raises(SettingsError, match=r"params\.yaml: not readable as YAML: a date") as caught:
         load_settings(path)
+    assert "hunter2" not in str(caught.value)
