@@ -100,7 +100,7 @@ def knowledge(
     model = Bounded(
         pretrained=engine.frozen(load_causal_lm(directory)),
         tokenizer=load_tokenizer(directory),
-        batch_size=_BATCH,
+        batch_size="auto",  # or lm-eval asks nobody
     )
     try:
         with redirect_stderr(StringIO()):  # its progress bars, several a task
