@@ -223,7 +223,7 @@ def addresses_check(workspace: Workspace, settings: Settings) -> Check:
         from rlhf.data.fetch import check_addresses  # takes seconds
 
         check_addresses(settings, workspace)
-    except (RlhfError, ImportError) as error:
+    except (RlhfError, ImportError, OSError) as error:
         return Check("model and data", "fault", str(error), "fetch would refuse to begin")
     return Check("model and data", "ok", ", ".join(dict.fromkeys([settings.model.source, *settings.data.preferences])))
 

@@ -147,8 +147,9 @@ def main() -> None:
     workspace = Workspace()
     with _told():
         load_settings(workspace.params)  # or DVC would tell of missing keys only, and set outputs aside first
-    run(sys.argv[1:])
-    if workspace.report.is_file():
+    targets = sys.argv[1:]
+    run(targets)
+    if not targets:  # with them the report may be an earlier one
         print(f"the report: {workspace.report}; the figures: rlhf show")
 
 

@@ -51,9 +51,8 @@ def content_of(text: str, where: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
-        problem = re.sub(
-            r"'[^'<][^']+'", "'...'", error.problem or error.context or ""
-        )  # tags, aliases; not '<scalar>'
+        # tags and aliases stand in quotes, and so do the parser's own words: '<scalar>'
+        problem = re.sub(r"'[^'<][^']+'", "'...'", error.problem or error.context or "")
         raise SettingsError(f"{place}: not readable as YAML: {problem}") from None
     except yaml.YAMLError as error:  # of the reader: a position, and a character that YAML cannot have
         raise SettingsError(f"{where}: not readable as YAML: {error}") from None

@@ -12,7 +12,7 @@ import yaml
 from rlhf.common.errors import SettingsError
 from rlhf.settings import preset_text
 from tasks.errors import BusyError
-from tasks.repro import ReproFailed, override, repro
+from tasks.repro import ReproFailed, main, override, repro
 from tests.project_copy import Project
 from tests.source_tree import ROOT
 
@@ -107,3 +107,22 @@ def test_overrides_keep_comments_and_are_checked_first(tmp_path: Path) -> None:
         with pytest.raises(SettingsError, match=problem):
             override(path, values)
     assert path.read_text() == text
+
+
+def test_make_repro_refuses_settings_before_dvc_and_names_the_report_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran: list[list[str]] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tasks.repro.run", ran.append)
+    monkeypatch.setattr("sys.argv", ["repro"])
+    (tmp_path / "params.yaml").write_text(preset_text("tiny").replace("\nseed: 1", "\nsed: 1"))
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1 and ran == [] and "did you mean seed?" in capsys.readouterr().err
+    (tmp_path / "params.yaml").write_text(preset_text("tiny"))
+    main()
+    assert ran == [[]] and "the report: reports/index.html" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["repro", "sft"])
+    main()
+    assert ran == [[], ["sft"]] and capsys.readouterr().out == ""

@@ -47,6 +47,7 @@ def test_the_win_rate_at_equal_length_is_told_where_lengths_overlap(
     judgements = [judged(score, 0.0) for score in (1.0, 1.0, 1.0, -1.0)]
     answers = {"policy": responses(lengths), "sft": responses([4] * 4)}
     found = summary([Comparison("policy", "sft", "gold", judgements)], prompts(4), answers, 1)
+    assert (found["compared"], found["judge"]) == ("policy with sft", "gold")
     assert found["win_rate"] == 0.75 and found["win_rate_length_controlled"] == pytest.approx(expected)
     told = [found[f"win_rate_length_controlled_{end}"] for end in ("low", "high")]
     assert told == [None, None] if expected is None else 0 <= told[0] < told[1] <= 1
