@@ -10,7 +10,7 @@ import pandas as pd
 from mlflow.entities import Metric
 
 from rlhf.common.files import read_json
-from rlhf.common.steps import read_steps
+from rlhf.core.steps import read_steps
 from rlhf.workspace import STAGES, Workspace
 from tasks.tracking import StageRun, client_of, execution_run, log_metrics, metrics_of, set_tags, tolerated
 

@@ -71,7 +71,7 @@ def open_run(
         found = _experiment(client, root, experiment)
         parent = _parent(client, root, found.experiment_id, execution, lineage, settings)
         client.update_run(parent.info.run_id, status="RUNNING")
-        tags = {"mlflow.parentRunId": parent.info.run_id, "rlhf.stage": stage, "rlhf.execution": execution}
+        tags = {"mlflow.parentRunId": parent.info.run_id, "rlhf.training.run": stage, "rlhf.execution": execution}
         child = client.create_run(found.experiment_id, tags=tags | lineage.tags(), run_name=stage)
         run = StageRun(stage, root, child.info.run_id, parent.info.run_id, experiment, lineage)
         log_params(client, run.run_id, lineage.settings)

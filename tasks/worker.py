@@ -1,4 +1,4 @@
-"""The command line and the environment of a stage's worker: `rlhf.worker` in one process or under torchrun."""
+"""The command line and the environment of a stage's worker: `rlhf.commands.worker` in one process or under torchrun."""
 
 import os
 import sys
@@ -22,7 +22,7 @@ def worker_command(stage: str, settings: Settings) -> list[str]:
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     else:
         launcher = []
-    return [sys.executable, *launcher, "-m", "rlhf.worker", stage]
+    return [sys.executable, *launcher, "-m", "rlhf.commands.worker", stage]
 
 
 def match_command(challenger: Path, baseline: Path, output: Path) -> list[str]:

@@ -111,10 +111,10 @@ MUTATIONS = (
     _whole("ptx (eq. 17)", "without its weight", "self.settings.ptx.coefficient * losses.sum()", "losses.sum()"),
     _whole("ptx (eq. 17)", "never added", "losses.append(lambda: self._ptx_loss(pretrain, tally))", "pass"),
     _whole("means over tokens", "of the micro-batch", "return losses.sum() / count\n\n    def _critic_loss", "return losses.mean()\n\n    def _critic_loss"),
-    Mutation("log-probabilities", "at another temperature than was sampled", "rlhf/models/quantities.py",
+    Mutation("log-probabilities", "at another temperature than was sampled", "rlhf/models/backbone.py",
              "(predicting).float() / temperature", "(predicting).float()", WHOLE),
-    Mutation("log-probabilities", "of the token before", "rlhf/models/quantities.py",
-             "hidden[:, :-1][batch.target_mask[:, 1:]]", "hidden[:, 1:][batch.target_mask[:, 1:]]", (*WHOLE, "tests/rlhf/models/test_quantities.py")),
+    Mutation("log-probabilities", "of the token before", "rlhf/models/backbone.py",
+             "hidden[:, :-1][batch.target_mask[:, 1:]]", "hidden[:, 1:][batch.target_mask[:, 1:]]", (*WHOLE, "tests/rlhf/models/test_backbone.py")),
 )  # fmt: skip
 
 

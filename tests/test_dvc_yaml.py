@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
+from rlhf.commands.worker import stage_function
 from rlhf.settings import preset_names, preset_text
-from rlhf.worker import stage_function
 from rlhf.workspace import STAGES, Workspace
 from tests.source_tree import ROOT, closure
 
@@ -29,10 +29,10 @@ WITHOUT_EFFECT = (
 MODULES = {
     "fetch": "rlhf.data.fetch",
     "prepare": "rlhf.data.prepare",
-    "sft": "rlhf.sft",
-    "reward": "rlhf.reward",
-    "ppo": "rlhf.policy",
-    "gold": "rlhf.reward",
+    "sft": "rlhf.training.sft",
+    "reward": "rlhf.training.reward",
+    "ppo": "rlhf.training.loop",
+    "gold": "rlhf.training.reward",
     "evaluate": "rlhf.evaluation.evaluate",
     "report": "rlhf.report.build",
 }
@@ -79,7 +79,7 @@ def test_code_that_a_stage_does_not_run_is_no_dependency(stage: str) -> None:
 def test_the_modules_are_those_that_the_worker_runs(stage: str) -> None:
     function = stage_function(stage)
     module = function.__module__
-    assert module in (MODULES[stage], "rlhf.worker")  # the reward model's function is bound to its role there
+    assert module in (MODULES[stage], "rlhf.commands.worker")  # the reward model's function is bound to its role there
 
 
 @pytest.mark.parametrize("preset", preset_names())

@@ -7,9 +7,9 @@ from typing import Any, Protocol, Self, TypeVar
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from rlhf.batches.padding import TokenBatch
 from rlhf.common.metrics import Value
-from rlhf.common.tally import Tally
-from rlhf.data.batches import TokenBatch
+from rlhf.core.tally import Tally
 from rlhf.engine import Engine, Trainer
 from rlhf.rollout.records import Rollout
 from rlhf.settings import Settings

@@ -10,15 +10,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rlhf.algorithms.base import Context, Loss, Material
+from rlhf.batches.padding import TokenBatch, pad_width
 from rlhf.common.errors import TrainingError
 from rlhf.common.metrics import Value
-from rlhf.common.tally import Tally
-from rlhf.data.batches import TokenBatch, pad_width
+from rlhf.core.tally import Tally
 from rlhf.engine import Trainer
 from rlhf.engine.single import TorchEngine
-from rlhf.models.causal import load_causal_lm, train_only_top
-from rlhf.models.quantities import entropy, hidden_states, spread, target_logits, target_tokens, token_logprobs
-from rlhf.models.scalar import at_last, load_scalar_model, new_scalar_model, score_spread
+from rlhf.models.backbone import entropy, hidden_states, spread, target_logits, target_tokens, token_logprobs
+from rlhf.models.heads import at_last, load_scalar_model, new_scalar_model, score_spread
+from rlhf.models.saving import load_causal_lm, train_only_top
 from rlhf.models.trunk import lower_states, shares_trunk, upper_states
 from rlhf.ppo.advantages import gae, whiten
 from rlhf.ppo.kl import kl_estimate

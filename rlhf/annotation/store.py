@@ -14,9 +14,9 @@ import pandas as pd
 
 from rlhf.common.errors import DataError
 from rlhf.common.files import write_text
-from rlhf.common.seeds import derive_seed
+from rlhf.core.seeds import derive_seed
 from rlhf.evaluation.agreement import fleiss_kappa
-from rlhf.evaluation.people import Vote, pair_key, text_key
+from rlhf.evaluation.judges.people import Vote, pair_key, text_key
 
 Choice = Literal["first", "second", "tie", "skip"]
 _SCHEMA = """

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from rlhf.common.errors import ModelError, SourceError
 from rlhf.common.files import read_json, write_json
-from rlhf.common.tokenizers import read_tokenizer
+from rlhf.core.tokenizers import read_tokenizer
 
 # No system prompt is put in: what the model was told is what the dialogue says.
 CHATML = (

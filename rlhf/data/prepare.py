@@ -8,17 +8,17 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from rlhf.batches.tables import write_table
 from rlhf.common.errors import DataError, ModelError
 from rlhf.common.files import staged_directory, write_json
 from rlhf.common.metrics import Value, write_summary
-from rlhf.common.tokenizers import read_tokenizer
+from rlhf.core.tokenizers import read_tokenizer
 from rlhf.data.encode import Outcome, TableEncoder, take, text_windows
 from rlhf.data.fetch import USES, addresses, raw_directory
 from rlhf.data.ledger import REREAD, Ledger
 from rlhf.data.load import load_rows
 from rlhf.data.records import Pair, Row
 from rlhf.data.split import SPLITS, Assignment, Candidate, assign, candidates, check_limits
-from rlhf.data.tables import write_table
 from rlhf.data.tokens import ChatEncoder
 from rlhf.settings import Settings
 from rlhf.workspace import Workspace

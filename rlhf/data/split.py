@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rlhf.common.errors import SettingsError
-from rlhf.common.seeds import derive_seed
+from rlhf.core.seeds import derive_seed
 from rlhf.data.ledger import Ledger, Place
 from rlhf.data.records import Messages, PlainText, Record, Row, as_list
 from rlhf.settings.schema import Data

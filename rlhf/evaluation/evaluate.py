@@ -13,13 +13,13 @@ import pandas as pd
 from rlhf.common.files import staged_directory, write_json
 from rlhf.common.metrics import Value, write_summary
 from rlhf.engine.single import TorchEngine
-from rlhf.evaluation.endpoints import client_of
-from rlhf.evaluation.judges import UNJUDGED, Case, Judge, Judgement, judge_both_orders, make_judge
+from rlhf.evaluation.judges.endpoints import client_of
 from rlhf.evaluation.opponents import read_responses, responses_of
 from rlhf.evaluation.responses import Prompt, Response, prompt_seed, read_prompts
 from rlhf.evaluation.summary import Answers, Comparison, details, summary
 from rlhf.evaluation.tax import alignment_tax
-from rlhf.models.causal import load_tokenizer
+from rlhf.evaluation.types import UNJUDGED, Case, Judge, Judgement, judge_both_orders, make_judge
+from rlhf.models.saving import load_tokenizer
 from rlhf.settings.schema import Settings
 from rlhf.workspace import Workspace
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf.evaluation.judges import Outcome
+from rlhf.evaluation.types import Outcome
 
 
 def longer_win_rate(

@@ -13,9 +13,9 @@ from transformers import PreTrainedTokenizerBase
 from rlhf.common.errors import DataError
 from rlhf.common.files import text_of
 from rlhf.engine.single import TorchEngine
-from rlhf.evaluation.api import Facts, answers_of_endpoint
+from rlhf.evaluation.judges.api import Facts, answers_of_endpoint
 from rlhf.evaluation.responses import Prompt, Response, generate_responses
-from rlhf.models.causal import load_tokenizer
+from rlhf.models.saving import load_tokenizer
 from rlhf.settings import Settings
 from rlhf.workspace import Workspace
 

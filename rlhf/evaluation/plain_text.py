@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 
-from rlhf.data.batches import pad
-from rlhf.data.tables import read_rows_of
+from rlhf.batches.padding import pad
+from rlhf.batches.tables import read_rows_of
 from rlhf.engine.single import TorchEngine
-from rlhf.models.causal import load_causal_lm
-from rlhf.models.quantities import hidden_states, target_logits, target_tokens, token_logprobs
+from rlhf.models.backbone import hidden_states, target_logits, target_tokens, token_logprobs
+from rlhf.models.saving import load_causal_lm
 from rlhf.workspace import Workspace
 
 _BATCH = 32

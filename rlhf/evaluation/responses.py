@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
+from rlhf.batches.tables import read_table, table_path
 from rlhf.common.errors import DataError
 from rlhf.common.progress import Progress
-from rlhf.common.seeds import derive_seed
-from rlhf.data.tables import read_table, table_path
+from rlhf.core.seeds import derive_seed
 from rlhf.engine.single import TorchEngine
-from rlhf.models.causal import load_causal_lm, load_tokenizer
+from rlhf.models.saving import load_causal_lm, load_tokenizer
 from rlhf.rollout.sampler import SamplingRule, row_uniforms, sample_responses
 from rlhf.settings.evaluation import Generation
 from rlhf.workspace import Workspace

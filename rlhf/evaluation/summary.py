@@ -9,10 +9,10 @@ import numpy as np
 
 from rlhf.common.metrics import Value
 from rlhf.evaluation.agreement import agreement
-from rlhf.evaluation.judges import Judgement, Outcome
 from rlhf.evaluation.length import length_controlled
 from rlhf.evaluation.measures import edges_over, histogram, longer_win_rate
 from rlhf.evaluation.responses import Prompt, Response
+from rlhf.evaluation.types import Judgement, Outcome
 from rlhf.evaluation.winrate import WinRate, detectable_difference, points, prompts_needed, win_rates_by_kind
 from rlhf.rollout.diversity import distinct_2
 

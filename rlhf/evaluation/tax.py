@@ -18,7 +18,7 @@ from rlhf.common.progress import Progress
 from rlhf.engine.single import TorchEngine
 from rlhf.evaluation.opponents import model_directory
 from rlhf.evaluation.plain_text import plain_text_loss
-from rlhf.models.causal import load_causal_lm, load_tokenizer
+from rlhf.models.saving import load_causal_lm, load_tokenizer
 from rlhf.settings.schema import Settings
 from rlhf.workspace import Workspace
 

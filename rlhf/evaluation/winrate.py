@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf.common.seeds import derive_seed
-from rlhf.evaluation.judges import Outcome
+from rlhf.core.seeds import derive_seed
+from rlhf.evaluation.types import Outcome
 
 RESAMPLES = 10_000
 _CELLS = 4_000_000  # drawn at once: keeps the memory of many prompts at 32 MB

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rlhf.data.batches import TokenBatch
+from rlhf.batches.padding import TokenBatch
 
 
 def shares_trunk(models: Sequence[PreTrainedModel], layers: int) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlhf.common.seeds import derive_seed
+from rlhf.core.seeds import derive_seed
 
 Row = dict[str, Any]
 

@@ -9,7 +9,7 @@ from pyarrow import ArrowException
 
 from rlhf.common.errors import DataError
 from rlhf.common.files import read_json
-from rlhf.common.steps import read_steps
+from rlhf.core.steps import read_steps
 from rlhf.workspace import Workspace
 
 REQUIRED = ("sft", "reward", "ppo", "gold", "evaluate")

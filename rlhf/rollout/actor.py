@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
-from rlhf.common.seeds import generator
+from rlhf.core.seeds import generator
 from rlhf.engine import Engine
 from rlhf.rollout.records import PromptBatch, Rollout, make_rollout
 from rlhf.rollout.sampler import SamplingRule, row_uniforms, sample

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlhf.data.batches import TokenBatch, pad_responses
+from rlhf.batches.padding import TokenBatch, pad_responses
 from rlhf.rollout.sampler import Sampled
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rlhf.common.seeds import generator
+from rlhf.core.seeds import generator
 from rlhf.rollout.cache import read_prompts
 
 _LIKELIEST = 1024

@@ -176,7 +176,7 @@ class Ptx(Section):
 
 
 class Alarm(Section):
-    """What happens when the policy collapses; rlhf/monitor.py states the rule."""
+    """What happens when the policy collapses; rlhf/training/monitor.py states the rule."""
 
     action: Literal["warn", "stop", "return"] = "warn"  # return: stop, and keep the best policy from before
     patience: Count = 3  # iterations in a row that must show it

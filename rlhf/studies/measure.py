@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from rlhf.batches.padding import pad_responses
+from rlhf.batches.tables import read_rows_of
 from rlhf.common.files import read_json
-from rlhf.common.steps import read_steps
-from rlhf.data.batches import pad_responses
-from rlhf.data.tables import read_rows_of
+from rlhf.core.steps import read_steps
 from rlhf.engine.single import TorchEngine
 from rlhf.evaluation.plain_text import plain_text_loss
-from rlhf.models.scalar import load_scalar_model
+from rlhf.models.heads import load_scalar_model
 from rlhf.settings import Settings
 from rlhf.workspace import Workspace
 

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 import yaml
 
-from rlhf import policy
 from rlhf.common.command import guarded
 from rlhf.common.errors import DataError
 from rlhf.common.files import write_json, write_text
@@ -25,6 +24,7 @@ from rlhf.settings import settings_from
 from rlhf.settings.edit import edited
 from rlhf.settings.read import settings_text
 from rlhf.studies.measure import run_record
+from rlhf.training import loop
 from rlhf.workspace import Workspace
 
 SHARED = ("models/base", "models/sft", "models/reward", "models/gold", "data/prepared")
@@ -80,7 +80,7 @@ def run_seed(base: Workspace, folder: Path, arm: str, changes: Mapping[str, Any]
     text = edited(settings_text(base.params), {**changes, "seed": seed}, where)
     write_text(workspace.params, text)
     settings = settings_from(yaml.safe_load(text), where)
-    policy.train(settings, workspace)
+    loop.train(settings, workspace)
     return {"seed": seed, "settings": settings.ppo.model_dump(mode="json"), **run_record(settings, workspace)}
 
 

@@ -99,7 +99,7 @@ def test_from_a_registered_model_one_walks_back_to_the_bytes_of_the_data(chain: 
     for name in ("sft", "reward"):
         wanted = policy.tags[f"dvc.dep.models/{name}"]
         (version,) = client.search_model_versions(f"name = '{EXPERIMENT}-{name}' and tags.`dvc.out` = '{wanted}'")
-        assert client.get_run(version.run_id).data.tags["rlhf.stage"] == name
+        assert client.get_run(version.run_id).data.tags["rlhf.training.run"] == name
     table = client.search_model_versions(f"name = '{EXPERIMENT}-sft'")[0].tags["dvc.dep.data/prepared/sft.parquet"]
     assert in_cache(chain, table).read_bytes() == (chain.root / "data" / "prepared" / "sft.parquet").read_bytes()
     (prepare,) = [run for run in runs(client) if run.data.tags.get("dvc.out.data/prepared/sft.parquet") == table]

@@ -38,7 +38,7 @@ def training(project: Project, lines: int = 12) -> psutil.Process:
         time.sleep(0.1)
         with suppress(FileNotFoundError):  # DVC removes that of the finished chain first
             seen = steps.read_text().count("\n")
-    (worker,) = of(project, "rlhf.worker")
+    (worker,) = of(project, "rlhf.commands.worker")
     return worker
 
 
@@ -92,7 +92,7 @@ def test_ctrl_c_ends_everything_and_is_recorded(copied_chain: Project) -> None:
         "is kept: with the settings, data, code and libraries that it was made from, `dvc repro` resumes it" in output
     )
     assert not worker.is_running()
-    assert of(project, "rlhf.worker") == of(project, "flows.sft") == []
+    assert of(project, "rlhf.commands.worker") == of(project, "flows.sft") == []
     nothing_half_written(project)
     the_log_is_set_aside(project)
     found = last_runs(project)

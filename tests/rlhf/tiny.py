@@ -14,10 +14,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from rlhf.common.steps import read_steps
-from rlhf.data.tables import write_table
-from rlhf.models.causal import load_causal_lm, save_causal_lm
-from rlhf.models.scalar import new_scalar_model, save_scalar_model
+from rlhf.batches.tables import write_table
+from rlhf.core.steps import read_steps
+from rlhf.models.heads import new_scalar_model, save_scalar_model
+from rlhf.models.saving import load_causal_lm, save_causal_lm
 from rlhf.settings import Settings, preset_text, settings_from
 from rlhf.workspace import Workspace
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
+from rlhf.commands.worker import main
 from rlhf.common.metrics import Value
-from rlhf.common.steps import StepLog
-from rlhf.worker import main
+from rlhf.core.steps import StepLog
 
 SECONDS = 300  # a worker needs about one; a busy machine may take its time
 _server = get_context("forkserver")
-_server.set_forkserver_preload(["rlhf.sft", "rlhf.reward", "rlhf.policy", "workers"])
+_server.set_forkserver_preload(["rlhf.training.sft", "rlhf.training.reward", "rlhf.training.loop", "workers"])
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Harm:
 
 
 class Worker:
-    """`python -m rlhf.worker STAGE` in the directory `root`."""
+    """`python -m rlhf.commands.worker STAGE` in the directory `root`."""
 
     def __init__(self, stage: str, root: Path, harm: Harm = Harm()) -> None:
         self.output = root / "worker.log"

@@ -3,7 +3,7 @@ from pathlib import Path
 
 from mlflow.entities import Metric
 
-from rlhf.common.steps import StepLog
+from rlhf.core.steps import StepLog
 from tasks.recording import StepTail
 
 

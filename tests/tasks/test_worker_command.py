@@ -19,14 +19,14 @@ def settings_with(**engine: object) -> Settings:
 
 
 def test_one_process_needs_no_launcher() -> None:
-    assert worker_command("ppo", settings_with()) == [sys.executable, "-m", "rlhf.worker", "ppo"]
+    assert worker_command("ppo", settings_with()) == [sys.executable, "-m", "rlhf.commands.worker", "ppo"]
 
 
 def test_only_training_runs_under_torchrun() -> None:
     settings = settings_with(kind="deepspeed", processes=2)
     launched = {stage for stage in STAGES if "torch.distributed.run" in worker_command(stage, settings)}
     assert launched == {"sft", "reward", "ppo", "gold"}
-    assert worker_command("sft", settings)[-5:] == ["--nproc-per-node", "2", "-m", "rlhf.worker", "sft"]
+    assert worker_command("sft", settings)[-5:] == ["--nproc-per-node", "2", "-m", "rlhf.commands.worker", "sft"]
     assert "OMP_NUM_THREADS" in worker_environment("sft", settings, {})
 
 

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rlhf.common.errors import SourceError
-from rlhf.common.seeds import derive_seed
+from rlhf.core.seeds import derive_seed
 from rlhf.data.sources.base import Brought, Request, Source, brought_tree
 from rlhf.data.sources.starter import starter_file
 

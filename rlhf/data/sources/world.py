@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf.common.errors import SourceError
-from rlhf.common.seeds import derive_seed
+from rlhf.core.seeds import derive_seed
 from rlhf.data.sources.base import Brought, Request, Source, brought_tree
 
 NAMES = ("Ann", "Ben", "Dan", "Eve", "Jane", "John", "Kate", "Mary", "Paul", "Rose", "Sam", "Tom")

@@ -10,10 +10,10 @@ from tiny import EOS, PAD, tiny_settings
 
 from rlhf.algorithms import Context, make_algorithm
 from rlhf.algorithms.ppo_max import PpoMax
-from rlhf.common.tally import Tally
+from rlhf.core.tally import Tally
 from rlhf.engine import make_engine
-from rlhf.models.causal import load_causal_lm
-from rlhf.models.scalar import load_scalar_model
+from rlhf.models.heads import load_scalar_model
+from rlhf.models.saving import load_causal_lm
 from rlhf.rollout.actor import Actor
 from rlhf.rollout.records import Experience, PromptBatch, Rollout
 from rlhf.rollout.sampler import SamplingRule

@@ -10,10 +10,9 @@ from tiny import EOS, GOOD, PAD, tiny_settings
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from rlhf import policy
 from rlhf.algorithms import ALGORITHMS, Context, Material, PpoMax
-from rlhf.common.tally import Tally
-from rlhf.data.batches import TokenBatch, pad
+from rlhf.batches.padding import TokenBatch, pad
+from rlhf.core.tally import Tally
 from rlhf.engine import make_engine
 from rlhf.ppo.advantages import gae
 from rlhf.ppo.kl import kl_estimate
@@ -22,6 +21,7 @@ from rlhf.ppo.rewards import token_rewards
 from rlhf.rollout.actor import Actor
 from rlhf.rollout.records import PromptBatch
 from rlhf.rollout.sampler import SamplingRule
+from rlhf.training import loop
 from rlhf.workspace import Workspace
 
 LENGTH = 3
@@ -155,7 +155,7 @@ def test_it_solves_a_bandit_of_counted_tokens(workspace: Workspace, monkeypatch:
         "ppo.max_response_tokens": 6, "ppo.kl.coefficient": 0.01, "ppo.ptx": None, "ppo.optimizer.learning_rate": 3.0e-3,
         "ppo.samples_every": 20, "ppo.checkpoint_every": 100, "ppo.keep": "last",
     }  # fmt: skip
-    policy.train(tiny_settings(changes), workspace)
+    loop.train(tiny_settings(changes), workspace)
     summary = json.loads(workspace.metrics("ppo").read_text())
     assert summary["reward_first"] < 1.0
     assert summary["reward_last"] > 5.4  # of 6

@@ -8,7 +8,7 @@ from slow_ppo import flat, make, policy_loss, roll, slow_rows
 
 from rlhf.algorithms import Material
 from rlhf.algorithms.ppo_max import PpoMax
-from rlhf.common.tally import Tally
+from rlhf.core.tally import Tally
 from rlhf.workspace import Workspace
 
 

@@ -12,12 +12,12 @@ from transformers import PreTrainedModel
 
 from rlhf.algorithms import ALGORITHMS, Material
 from rlhf.algorithms.ppo_max import PpoMax
+from rlhf.batches.padding import TokenBatch, pad
 from rlhf.common.errors import TrainingError
-from rlhf.common.tally import Tally
-from rlhf.data.batches import TokenBatch, pad
-from rlhf.models.causal import load_causal_lm
-from rlhf.models.quantities import hidden_states
-from rlhf.models.scalar import load_scalar_model
+from rlhf.core.tally import Tally
+from rlhf.models.backbone import hidden_states
+from rlhf.models.heads import load_scalar_model
+from rlhf.models.saving import load_causal_lm
 from rlhf.rollout.records import Experience
 from rlhf.settings.schema import Ppo
 from rlhf.workspace import Workspace

@@ -10,7 +10,7 @@ import httpx
 import pandas as pd
 
 from rlhf.annotation.store import Pair
-from rlhf.evaluation.people import pair_key
+from rlhf.evaluation.judges.people import pair_key
 from rlhf.settings import preset_text
 from rlhf.workspace import Workspace
 
@@ -53,7 +53,7 @@ class Served:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        command = [sys.executable, "-c", "from rlhf.cli import main; main()", "-C", str(self.root), "annotate"]
+        command = [sys.executable, "-c", "from rlhf.commands.cli import main; main()", "-C", str(self.root), "annotate"]
         self.process = subprocess.Popen([*command, "--port", str(self.port)], stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()

@@ -9,6 +9,7 @@ import pytest
 from raw_files import transcript, write_lines
 from transformers import PreTrainedTokenizerBase
 
+from rlhf.batches.tables import COLUMNS, read_table
 from rlhf.common.errors import DataError, ModelError, SettingsError
 from rlhf.common.files import read_json
 from rlhf.data import encode
@@ -16,7 +17,6 @@ from rlhf.data.fetch import USES
 from rlhf.data.prepare import longer_wins_accuracy, prepare
 from rlhf.data.sources.starter import FILES, starter_file
 from rlhf.data.split import SPLITS
-from rlhf.data.tables import COLUMNS, read_table
 from rlhf.settings.schema import Settings
 from rlhf.workspace import Workspace
 

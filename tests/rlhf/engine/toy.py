@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from rlhf.data.batches import TokenBatch, pad
-from rlhf.models.quantities import hidden_states, target_logits, target_tokens, token_logprobs
+from rlhf.batches.padding import TokenBatch, pad
+from rlhf.models.backbone import hidden_states, target_logits, target_tokens, token_logprobs
 
 WIDTH = 9
 

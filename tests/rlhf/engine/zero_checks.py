@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from toy import copies, same, toy_batches, toy_loss, toy_model
 
-from rlhf.data.batches import TokenBatch
+from rlhf.batches.padding import TokenBatch
 from rlhf.engine.base import NonFiniteError, Trainer
 from rlhf.engine.checkpoints import Checkpoints
 from rlhf.engine.processes import barrier
 from rlhf.engine.single import TorchTrainer
 from rlhf.engine.zero import ZeroEngine
-from rlhf.models.causal import train_only_top
+from rlhf.models.saving import train_only_top
 from rlhf.settings.schema import Engine, Optimizer
 
 STEPS, MICRO, COUNT = 5, 4, 4 * 2 * 8

@@ -8,8 +8,8 @@ import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from rlhf.models.causal import save_causal_lm
-from rlhf.models.scalar import new_scalar_model, save_scalar_model
+from rlhf.models.heads import new_scalar_model, save_scalar_model
+from rlhf.models.saving import save_causal_lm
 from rlhf.settings.read import preset_text, settings_from
 from rlhf.settings.schema import Settings
 from rlhf.workspace import Workspace

@@ -12,8 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from rlhf.evaluation.api import ApiJudge
-from rlhf.evaluation.judges import Case, Judgement, judge_both_orders
+from rlhf.evaluation.judges.api import ApiJudge
+from rlhf.evaluation.types import Case, Judgement, judge_both_orders
 from rlhf.settings.evaluation import Endpoint
 
 FAULTS = (

@@ -7,12 +7,12 @@ import pytest
 
 from rlhf.common.errors import DataError, ModelError
 from rlhf.common.files import read_json
-from rlhf.common.seeds import derive_seed
+from rlhf.core.seeds import derive_seed
 from rlhf.engine.single import TorchEngine
 from rlhf.evaluation.evaluate import evaluate
-from rlhf.evaluation.gold import GoldJudge
-from rlhf.evaluation.judges import Case
+from rlhf.evaluation.judges.gold import GoldJudge
 from rlhf.evaluation.responses import generate_responses, length_batches, read_prompts
+from rlhf.evaluation.types import Case
 from rlhf.settings.schema import Settings
 from rlhf.workspace import Workspace
 

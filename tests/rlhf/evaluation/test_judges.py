@@ -4,8 +4,8 @@ from dataclasses import replace
 import pytest
 
 from rlhf.common.errors import RlhfError, SettingsError
-from rlhf.evaluation.gold import preference
-from rlhf.evaluation.judges import Case, Verdict, judge_both_orders, make_judge
+from rlhf.evaluation.judges.gold import preference
+from rlhf.evaluation.types import Case, Verdict, judge_both_orders, make_judge
 from rlhf.settings.schema import Settings
 from rlhf.workspace import Workspace
 

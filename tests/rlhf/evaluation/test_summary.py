@@ -2,9 +2,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from rlhf.evaluation.judges import UNJUDGED, Judgement, Outcome
 from rlhf.evaluation.responses import Prompt, Response
 from rlhf.evaluation.summary import Comparison, details, summary
+from rlhf.evaluation.types import UNJUDGED, Judgement, Outcome
 
 MISSING = Response((3,), "", True, missing=True)
 

@@ -10,7 +10,7 @@ from lm_eval.models.huggingface import HFLM
 from rlhf.common.errors import SettingsError
 from rlhf.engine.single import TorchEngine
 from rlhf.evaluation.tax import Knowledge, alignment_tax, knowledge
-from rlhf.models.causal import load_causal_lm, load_tokenizer
+from rlhf.models.saving import load_causal_lm, load_tokenizer
 from rlhf.settings import settings_from
 from rlhf.settings.schema import Settings
 from rlhf.workspace import Workspace

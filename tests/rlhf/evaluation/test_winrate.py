@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf.evaluation.judges import Outcome
+from rlhf.evaluation.types import Outcome
 from rlhf.evaluation.winrate import (
     bootstrap_interval,
     detectable_difference,

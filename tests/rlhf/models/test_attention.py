@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from rlhf.models.attention import GROUPED, cpu_attention
-from rlhf.models.causal import load_causal_lm, save_causal_lm
+from rlhf.models.saving import load_causal_lm, save_causal_lm
 
 SHAPE = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -4,8 +4,8 @@ import pytest
 import torch
 from tiny import PAD, tiny_model
 
-from rlhf.data.batches import TokenBatch, pad
-from rlhf.models.quantities import hidden_states
+from rlhf.batches.padding import TokenBatch, pad
+from rlhf.models.backbone import hidden_states
 from rlhf.models.trunk import lower_states, shares_trunk, upper_states
 
 

@@ -40,11 +40,11 @@ from torch import Tensor, nn
 from transformers import LlamaForSequenceClassification
 
 from rlhf.algorithms import Context, Material, PpoMax, make_algorithm
-from rlhf.common.tally import Tally
+from rlhf.core.tally import Tally
 from rlhf.engine import make_engine
-from rlhf.models.causal import load_causal_lm
-from rlhf.models.quantities import entropy, token_logprobs
-from rlhf.models.scalar import ScalarModel, load_scalar_model
+from rlhf.models.backbone import entropy, token_logprobs
+from rlhf.models.heads import ScalarModel, load_scalar_model
+from rlhf.models.saving import load_causal_lm
 from rlhf.ppo.advantages import whiten
 from rlhf.ppo.rewards import token_rewards
 from rlhf.rollout.records import Experience, PromptBatch, Rollout, Scores, make_rollout

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from rlhf.common.files import write_json
-from rlhf.common.steps import StepLog
+from rlhf.core.steps import StepLog
 from rlhf.data.split import SPLITS
 from rlhf.report.build import build
 from rlhf.settings.read import preset_text, settings_from

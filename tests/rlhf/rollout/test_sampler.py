@@ -13,8 +13,8 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from rlhf.data.batches import TokenBatch, pad_responses
-from rlhf.models.quantities import hidden_states, target_logits, target_tokens, token_logprobs
+from rlhf.batches.padding import TokenBatch, pad_responses
+from rlhf.models.backbone import hidden_states, target_logits, target_tokens, token_logprobs
 from rlhf.rollout.sampler import Sampled, SamplingRule, draw, nucleus, row_uniforms, sample, sample_responses
 
 GRID = 20_000  # uniform numbers spread evenly over [0, 1)

@@ -4,14 +4,14 @@ import pytest
 import torch
 from tiny import PAD, tiny_settings
 
-from rlhf import policy, reward
-from rlhf.common.steps import read_steps
-from rlhf.data.tables import read_table
+from rlhf.batches.tables import read_table
+from rlhf.core.steps import read_steps
 from rlhf.engine.single import TorchEngine
 from rlhf.evaluation.plain_text import plain_text_loss
-from rlhf.models.causal import load_causal_lm
-from rlhf.models.scalar import load_scalar_model
+from rlhf.models.heads import load_scalar_model
+from rlhf.models.saving import load_causal_lm
 from rlhf.studies.measure import gold_scores, looks_of, run_record
+from rlhf.training import loop, reward
 from rlhf.workspace import Workspace
 
 
@@ -19,7 +19,7 @@ from rlhf.workspace import Workspace
 def test_a_run_is_measured_by_gold_model_and_plain_text(workspace: Workspace) -> None:
     settings = tiny_settings({"ppo.iterations": 3})
     reward.train(tiny_settings({"gold.max_steps": 2}), workspace, "gold")
-    policy.train(settings, workspace)
+    loop.train(settings, workspace)
     samples = read_steps(workspace.samples("ppo"))
     gold = load_scalar_model(workspace.model("gold"), unit_scale=True)
     prompts = read_table(workspace, "prompts", split="validation")["prompt_ids"]

@@ -4,11 +4,11 @@ import pytest
 import yaml
 from tiny import tiny_settings, write_settings
 
-from rlhf import reward
 from rlhf.common.errors import DataError
 from rlhf.common.files import read_json
 from rlhf.studies.arms import ARMS
 from rlhf.studies.run import run_arm, run_seed
+from rlhf.training import reward
 from rlhf.workspace import Workspace
 
 

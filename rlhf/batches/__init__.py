@@ -1,0 +1,1 @@
+"""From the rows of prepared tables to tensors."""

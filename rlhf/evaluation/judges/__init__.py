@@ -1,0 +1,1 @@
+"""Judges: whoever compares two responses to one prompt."""

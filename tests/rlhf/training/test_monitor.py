@@ -1,0 +1,93 @@
+from typing import Any
+
+import pytest
+
+from rlhf.training.monitor import Watch, outside, start_of
+
+SOUND = {"perplexity": 4.0, "response_length": 40.0, "finished": 0.9, "kl": 0.05}
+TWO = {"perplexity": 1.9, "kl": 0.6}
+
+
+def watched(changes: list[dict[str, float]], patience: int = 3) -> Watch:
+    """One warm-up iteration, the first one, then those given, each with some signals changed."""
+    watch = Watch(patience)
+    for step, change in enumerate([{}, {}, *changes], start=-1):
+        watch.see(step, SOUND | change | {"reward": 1.0})
+    return watch
+
+
+@pytest.mark.parametrize(
+    ("row", "names"),
+    [
+        ({}, ()),
+        ({"perplexity": 1.9}, ("perplexity",)),  # ln 1.9 / ln 4 = 0.46
+        ({"perplexity": 2.1}, ()),  # ln 2.1 / ln 4 = 0.54
+        ({"perplexity": 1.0}, ("perplexity",)),
+        ({"perplexity": 90.0}, ()),  # the harmless direction
+        ({"response_length": 61.0}, ("length",)),
+        ({"response_length": 59.0}, ()),
+        ({"response_length": 26.0}, ("length",)),  # 40 / 1.5 = 26.7
+        ({"response_length": 27.0}, ()),
+        ({"finished": 0.4}, ("length",)),  # they run into the limit
+        ({"finished": 1.0}, ()),
+        ({"kl": 0.56}, ("kl",)),
+        ({"kl": 0.54}, ()),
+        ({"kl": -3.0}, ()),
+        ({"perplexity": 1.2, "response_length": 99.0, "kl": 2.0}, ("perplexity", "length", "kl")),
+    ],
+)
+def test_bands_around_the_start(row: dict[str, float], names: tuple[str, ...]) -> None:
+    assert outside(SOUND | row, SOUND) == names
+
+
+def test_the_start_is_the_mean_before_anything_was_learnt() -> None:
+    rows: list[dict[str, Any]] = [{"step": step, **SOUND, "kl": kl} for step, kl in ((-1, 0.0), (0, 0.2), (1, 9.0))]
+    assert start_of(rows)["kl"] == pytest.approx(0.1)
+    assert start_of(rows[2:])["kl"] == 9.0  # a log that begins later
+
+
+@pytest.mark.parametrize(
+    ("changes", "step"),
+    [
+        ([{}] * 9, None),
+        ([{"kl": 1.04}] * 9, None),  # one signal alone is none
+        ([{"kl": 1.06}] * 9, 3),  # but a KL beyond twice its band of 0.5 above 0.05
+        ([{"perplexity": 1.1}] * 9, None),
+        ([TWO] * 2, None),
+        ([TWO] * 3, 3),
+        ([TWO] * 9, 3),  # the first time counts
+        ([TWO, TWO, {}, TWO, TWO], None),  # not sustained
+        ([{}, TWO, {"response_length": 80.0, "kl": 0.6}, {"finished": 0.1, "perplexity": 1.1}, {}], 4),  # any two
+    ],
+)
+def test_the_alarm_wants_two_signals_for_some_iterations_in_a_row(
+    changes: list[dict[str, float]], step: int | None
+) -> None:
+    assert watched(changes).collapse == step
+
+
+def test_patience() -> None:
+    assert watched([TWO], patience=1).collapse == 1
+    assert watched([TWO] * 4, patience=5).collapse is None
+
+
+def test_soundness_is_that_of_the_last_iteration() -> None:
+    assert watched([TWO]).sound is False and watched([TWO, {}]).sound is True
+    assert watched([TWO] * 5 + [{}]).collapse == 3  # a collapse that has passed stays told
+
+
+def test_what_is_wrong_is_told_with_where_it_started() -> None:
+    assert watched([TWO]).describe() == "perplexity 1.9 (at the start 4), kl 0.6 (at the start 0.05)"
+
+
+def test_an_algorithm_without_the_signals_is_not_judged() -> None:
+    watch = Watch(3)
+    watch.see(0, {"loss": 1.0, "kl": 2.0})
+    assert watch.collapse is None and watch.sound and watch.rows == []
+
+
+def test_it_goes_on_from_its_rows() -> None:
+    first = watched([TWO, TWO])
+    second = Watch(3, first.rows)
+    second.see(3, SOUND | TWO)
+    assert second.collapse == 3
