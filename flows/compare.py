@@ -16,7 +16,11 @@ from tasks.matches import SHARES, decide, play, refuse_promotion_over, settle
 from tasks.steps import check_inputs, kept_open, open_run
 from tasks.versions import find_version
 
-_PLAYERS = ("models/base", "models/sft", "models/policy")  # what evaluate reads and a match does not
+_PLAYERS = (
+    "models/base",
+    "models/sft",
+    "models/policy",
+)  # what evaluate reads and a match does not
 
 
 @stage_flow
@@ -24,7 +28,9 @@ def compare(challenger: str, baseline: str, promote: bool = False) -> None:
     """Print and record how `challenger` does against `baseline`; with `promote` it becomes champion if it is better."""
     root = Path()
     experiment = load_settings(Workspace(root).params).experiment
-    first, second = (find_version(root, experiment, reference) for reference in (challenger, baseline))
+    first, second = (
+        find_version(root, experiment, reference) for reference in (challenger, baseline)
+    )
     champion = refuse_promotion_over(root, experiment, first, second) if promote else None
     settings, lineage = check_inputs("evaluate", root)
     read = {path: value for path, value in lineage.dependencies.items() if path not in _PLAYERS}
@@ -46,17 +52,24 @@ def told(figures: Mapping[str, Any]) -> list[str]:
         win, tie, lose, rate, low, high = (figures.get(f"{key}{kind}") for key in SHARES)
         if rate is not None:
             shares = f"win {win:.1%}, tie {tie:.1%}, lose {lose:.1%}"
-            lines.append(f"{kind.strip('_') or 'all':9} {shares}; win rate {rate:.3f} [{low:.3f}, {high:.3f}]")
+            lines.append(
+                f"{kind.strip('_') or 'all':9} {shares}; win rate {rate:.3f} [{low:.3f}, {high:.3f}]"
+            )
     return lines
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m flows.compare", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.compare", description=__doc__.split("\n")[0]
+    )
     parser.add_argument(
-        "challenger", help="champion, challenger, NAME@ALIAS, NAME/VERSION or NAME: sft, policy/2, other-policy"
+        "challenger",
+        help="champion, challenger, NAME@ALIAS, NAME/VERSION or NAME: sft, policy/2, other-policy",
     )
     parser.add_argument("baseline", help="the same")
-    parser.add_argument("--promote", action="store_true", help="make it champion if evaluate.promotion allows")
+    parser.add_argument(
+        "--promote", action="store_true", help="make it champion if evaluate.promotion allows"
+    )
     return parser
 
 

@@ -45,7 +45,9 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"Prefect: {shown(url.removesuffix('/api'))}")
         if options.work_pool:
             register(options.name, options.work_pool, options.cron, parameters)
-            print(f"A worker runs it: PREFECT_API_URL={shown(url)} prefect worker start --pool {options.work_pool}")
+            print(
+                f"A worker runs it: PREFECT_API_URL={shown(url)} prefect worker start --pool {options.work_pool}"
+            )
         else:
             pipeline.serve(
                 options.name,
@@ -60,23 +62,37 @@ def register(name: str, work_pool: str, cron: str | None, parameters: dict[str, 
     """Register the deployment in a work pool of processes, making the pool where there is none."""
     with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):
         client.create_work_pool(WorkPoolCreate(name=work_pool, type="process", concurrency_limit=1))
-    source: Any = pipeline.from_source(source=str(Path.cwd()), entrypoint="flows/pipeline.py:pipeline")
-    source.deploy(name, work_pool_name=work_pool, cron=cron, parameters=parameters, build=False, push=False)
+    source: Any = pipeline.from_source(
+        source=str(Path.cwd()), entrypoint="flows/pipeline.py:pipeline"
+    )
+    source.deploy(
+        name, work_pool_name=work_pool, cron=cron, parameters=parameters, build=False, push=False
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m flows.deployments", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.deployments", description=__doc__.split("\n")[0]
+    )
     help_ = "stage to bring up to date with all that it needs; all stages if none is named"
     parser.add_argument("targets", nargs="*", type=stage_name, metavar="STAGE", help=help_)
     parser.add_argument("--name", default="pipeline", help="name of the deployment")
     parser.add_argument(
-        "--cron", type=_cron, help="when to run, for example '0 3 * * *'; without it only when asked to"
+        "--cron",
+        type=_cron,
+        help="when to run, for example '0 3 * * *'; without it only when asked to",
     )
-    parser.add_argument("--retries", type=int, default=2, help="how often a failed run is tried again")
+    parser.add_argument(
+        "--retries", type=int, default=2, help="how often a failed run is tried again"
+    )
     parser.add_argument("--retry-delay-seconds", type=int, default=60)
     help_ = "change a setting first; may be repeated"
-    parser.add_argument("--set", type=assignment, action="append", default=[], metavar="KEY=VALUE", help=help_)
-    parser.add_argument("--work-pool", help="register for workers of this pool instead of serving here")
+    parser.add_argument(
+        "--set", type=assignment, action="append", default=[], metavar="KEY=VALUE", help=help_
+    )
+    parser.add_argument(
+        "--work-pool", help="register for workers of this pool instead of serving here"
+    )
     return parser
 
 
@@ -84,7 +100,9 @@ def _cron(text: str) -> str:
     try:
         return CronSchedule(cron=text).cron
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: five fields are needed, for example '0 3 * * *'") from None
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: five fields are needed, for example '0 3 * * *'"
+        ) from None
 
 
 if __name__ == "__main__":

@@ -44,7 +44,9 @@ def pipeline(
     os.environ[VARIABLE] = execution
     try:
         run_dvc.with_options(
-            retries=retries, retry_delay_seconds=retry_delay_seconds, retry_condition_fn=_worth_another_try
+            retries=retries,
+            retry_delay_seconds=retry_delay_seconds,
+            retry_condition_fn=_worth_another_try,
         )(targets or [], overrides or {}, wait)
         complete_record(execution)
     finally:
@@ -74,11 +76,15 @@ def _worth_another_try(_task: Any, _run: Any, state: Any) -> bool:
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line and run the flow."""
-    parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.pipeline", description=__doc__.split("\n")[0]
+    )
     help_ = "stage to bring up to date with all that it needs; all stages if none is named"
     parser.add_argument("targets", nargs="*", type=stage_name, metavar="STAGE", help=help_)
     help_ = "change a setting in params.yaml first; may be repeated"
-    parser.add_argument("--set", type=assignment, action="append", default=[], metavar="KEY=VALUE", help=help_)
+    parser.add_argument(
+        "--set", type=assignment, action="append", default=[], metavar="KEY=VALUE", help=help_
+    )
     options = parser.parse_args(arguments)
     with exit_code(), prefect_server(Path(), current_execution()):
         pipeline(options.targets, dict(options.set))

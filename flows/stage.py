@@ -37,7 +37,9 @@ def stage_flow(function: Callable[P, None]) -> Flow[P, None]:
         _done.add(function.__name__)
 
     name = function.__name__
-    return flow(name=name, flow_run_name=lambda: f"{name}-{current_execution().key}", persist_result=False)(body)
+    return flow(
+        name=name, flow_run_name=lambda: f"{name}-{current_execution().key}", persist_result=False
+    )(body)
 
 
 def main(stage: Flow[P, None], *arguments: P.args, **named: P.kwargs) -> None:
@@ -46,19 +48,28 @@ def main(stage: Flow[P, None], *arguments: P.args, **named: P.kwargs) -> None:
     The worker's own words are on the log above; a failure adds one line, without a traceback. A Prefect server that
     is lost in mid-run costs its record of the run, not the stage.
     """
-    if not arguments and not named:  # no argument is a stage's own: help is given, others are refused
+    if (
+        not arguments and not named
+    ):  # no argument is a stage's own: help is given, others are refused
         about = (stage.description or "").split("\n")[0]
-        argparse.ArgumentParser(prog=f"python -m flows.{stage.name}", description=about).parse_args()
+        argparse.ArgumentParser(
+            prog=f"python -m flows.{stage.name}", description=about
+        ).parse_args()
     execution = current_execution()
     if execution.owner != psutil.Process():
-        end_with(execution.owner)  # a killed `dvc repro` must not leave a trainer that writes into its outputs
+        end_with(
+            execution.owner
+        )  # a killed `dvc repro` must not leave a trainer that writes into its outputs
     with exit_code(), prefect_server(Path(), execution):
         try:
             stage(*arguments, **named)
         except (httpx.HTTPError, PrefectException) as error:
             if stage.name not in _done:
                 raise
-            print(f"warning: {stage.name} is done, but Prefect could not be told: {error}", file=sys.stderr)
+            print(
+                f"warning: {stage.name} is done, but Prefect could not be told: {error}",
+                file=sys.stderr,
+            )
 
 
 @contextmanager
@@ -109,4 +120,6 @@ def _no_link(entry: logging.LogRecord) -> bool:
 
 def _told_once(entry: logging.LogRecord) -> bool:
     engine = entry.name in ("prefect.flow_runs", "prefect.task_runs")
-    return not (engine and (entry.levelno >= logging.ERROR or "Finished in state" in str(entry.msg)))
+    return not (
+        engine and (entry.levelno >= logging.ERROR or "Finished in state" in str(entry.msg))
+    )

@@ -57,7 +57,9 @@ def study(
 
 
 @task(task_run_name="dvc repro of the study", cache_policy=NO_CACHE)
-def run_study(figures: list[str], preset: str, seeds: Sequence[int], overrides: dict[str, Any]) -> None:
+def run_study(
+    figures: list[str], preset: str, seeds: Sequence[int], overrides: dict[str, Any]
+) -> None:
     """Lay out the study's workspace, once no other study works in it, and let DVC run what is stale."""
     text = settings_text(preset, overrides)
     directory = Path() / FOLDER / preset
@@ -66,13 +68,17 @@ def run_study(figures: list[str], preset: str, seeds: Sequence[int], overrides: 
     get_run_logger().info("the findings: %s", directory / "reports" / "index.html")
 
 
-def lay_out_figures(root: Path, preset: str, settings: str, asked: Sequence[str], seeds: Sequence[int]) -> Path:
+def lay_out_figures(
+    root: Path, preset: str, settings: str, asked: Sequence[str], seeds: Sequence[int]
+) -> Path:
     """Write the study's workspace: the figures asked for with these seeds, and those of earlier studies as they are."""
     directory = root / FOLDER / preset
     figures = [name for name in STUDIES if name in asked or finished(directory, STUDIES[name].arms)]
     names = dict.fromkeys(arm for figure in figures for arm in STUDIES[figure].arms)
     kept = names.keys() - {arm for figure in asked for arm in STUDIES[figure].arms}
-    return lay_out(root, preset, settings, {arm: ARMS[arm] for arm in names}, seeds, figures, finished=kept)
+    return lay_out(
+        root, preset, settings, {arm: ARMS[arm] for arm in names}, seeds, figures, finished=kept
+    )
 
 
 def settings_text(preset: str, overrides: dict[str, Any]) -> str:
@@ -105,7 +111,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     assert __doc__ is not None
-    figures = "\n".join(f"  {name:6} {each.title}: {', '.join(each.arms)}" for name, each in STUDIES.items())
+    figures = "\n".join(
+        f"  {name:6} {each.title}: {', '.join(each.arms)}" for name, each in STUDIES.items()
+    )
     parser = argparse.ArgumentParser(
         prog="python -m flows.study",
         description=__doc__.split("\n")[0],
@@ -113,13 +121,21 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     choices = ["all", *STUDIES]
-    parser.add_argument("figures", nargs="+", choices=choices, metavar="FIGURE", help="listed below; or all")
-    parser.add_argument("--preset", default="study", help="settings that all arms start from (default: study)")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of the policy per arm (default: 3)")
+    parser.add_argument(
+        "figures", nargs="+", choices=choices, metavar="FIGURE", help="listed below; or all"
+    )
+    parser.add_argument(
+        "--preset", default="study", help="settings that all arms start from (default: study)"
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=3, help="runs of the policy per arm (default: 3)"
+    )
     help_ = "seed of the first of them (default: 1)"
     parser.add_argument("--first-seed", type=int, default=1, metavar="SEED", help=help_)
     help_ = "change a setting for all arms, for example --set ppo.iterations=200; may be repeated"
-    parser.add_argument("--set", type=assignment, action="append", default=[], metavar="KEY=VALUE", help=help_)
+    parser.add_argument(
+        "--set", type=assignment, action="append", default=[], metavar="KEY=VALUE", help=help_
+    )
     return parser
 
 

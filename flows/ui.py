@@ -33,7 +33,10 @@ def main() -> None:
             prefect_url = shared_server(root, own)
             print(f"Prefect  {shown(prefect_url.removesuffix('/api'))}", flush=True)
             if mlflow is None:
-                print(f"MLflow   {shown(uri or '')} (MLFLOW_TRACKING_URI; not started here)", flush=True)
+                print(
+                    f"MLflow   {shown(uri or '')} (MLFLOW_TRACKING_URI; not started here)",
+                    flush=True,
+                )
             else:
                 wait_for(mlflow, address, root)
                 print(f"MLflow   {address}", flush=True)
@@ -56,7 +59,15 @@ def start_mlflow(root: Path) -> tuple[str, subprocess.Popen[bytes]]:
     log.parent.mkdir(exist_ok=True)
     port = free_port(MLFLOW_PORT) or free_port(0)
     guarded = [sys.executable, "-m", "tasks.guard", sys.executable, "-m", "mlflow", "server"]
-    command = [*guarded, "--backend-store-uri", tracking_uri(root), "--host", HOST, "--port", str(port)]
+    command = [
+        *guarded,
+        "--backend-store-uri",
+        tracking_uri(root),
+        "--host",
+        HOST,
+        "--port",
+        str(port),
+    ]
     with log.open("w", encoding="utf-8") as stream:
         server = subprocess.Popen(
             [*command, "--workers", "1"],

@@ -84,7 +84,11 @@ class Workspace:
 
         Those of runs that did not finish stay, of other settings too.
         """
-        return [mark.parent for mark in self.checkpoints.glob(f"*/*/{FINISHED}") if mark.parents[1].name != but]
+        return [
+            mark.parent
+            for mark in self.checkpoints.glob(f"*/*/{FINISHED}")
+            if mark.parents[1].name != but
+        ]
 
     def unfinished_checkpoints(self, stage: str) -> list[Path]:
         """The complete checkpoints of a stage's runs that did not come to their end."""

@@ -30,7 +30,10 @@ def prepare_environment(root: Path | None = None) -> None:
     os.environ.update(_ALWAYS)
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
-    for name in ("NO_PROXY", "no_proxy"):  # the servers here are on loopback, where no proxy can reach them
+    for name in (
+        "NO_PROXY",
+        "no_proxy",
+    ):  # the servers here are on loopback, where no proxy can reach them
         known = [host.strip() for host in os.environ.get(name, "").split(",") if host.strip()]
         os.environ[name] = ",".join([*known, *(host for host in _LOOPBACK if host not in known)])
     os.environ.setdefault("PREFECT_HOME", str(home_of(root or Path.cwd()) / ".prefect"))

@@ -26,4 +26,6 @@ def _reason(code: int) -> str:
     if code >= 0:
         return f"failed (exit code {code})"
     hint = ", perhaps for want of memory" if code == -9 else ""
-    return f"was killed by signal {-code}{hint}; run it again and it goes on from its last checkpoint"
+    return (
+        f"was killed by signal {-code}{hint}; run it again and it goes on from its last checkpoint"
+    )

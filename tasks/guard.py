@@ -36,7 +36,9 @@ def end_with(owner: psutil.Process, insist: float = _INSIST_SECONDS) -> None:
     def watch() -> None:
         while alive(owner):
             time.sleep(_LOOK_SECONDS)
-        if not _hung_up.is_set():  # a closed terminal ends the owner too, and a second SIGTERM would disturb the first
+        if (
+            not _hung_up.is_set()
+        ):  # a closed terminal ends the owner too, and a second SIGTERM would disturb the first
             os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(insist)
         os.kill(os.getpid(), signal.SIGKILL)

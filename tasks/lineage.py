@@ -39,7 +39,10 @@ class Lineage:
             "git.dirty": str(self.dirty).lower(),
             "settings.sha256": self.settings_sha256,
             # of a study, what lies above it: MLflow refuses `..` in a key
-            **{f"dvc.dep.{path.replace('../', '')}": value for path, value in self.dependencies.items()},
+            **{
+                f"dvc.dep.{path.replace('../', '')}": value
+                for path, value in self.dependencies.items()
+            },
         }
 
 
@@ -49,7 +52,13 @@ def stage_lineage(root: Path, stage: str, settings: Settings) -> Lineage:
     text = json.dumps(content, sort_keys=True).encode()
     commit, dirty = git_state(root)
     dependencies, keys = _dependencies(root, stage)
-    return Lineage(commit, dirty, hashlib.sha256(text).hexdigest(), dependencies, _chosen(flatten(content), keys))
+    return Lineage(
+        commit,
+        dirty,
+        hashlib.sha256(text).hexdigest(),
+        dependencies,
+        _chosen(flatten(content), keys),
+    )
 
 
 def output_hashes(root: Path, stage: str) -> dict[str, str]:
@@ -67,7 +76,9 @@ def git_state(root: Path) -> tuple[str, bool]:
 
 def _chosen(flat: Mapping[str, Any], keys: list[str]) -> dict[str, Any]:
     return {
-        name: value for name, value in flat.items() if any(name == key or name.startswith(f"{key}.") for key in keys)
+        name: value
+        for name, value in flat.items()
+        if any(name == key or name.startswith(f"{key}.") for key in keys)
     }
 
 
@@ -80,7 +91,9 @@ def _dependencies(root: Path, stage: str) -> tuple[dict[str, str], list[str]]:
             elif dependency.exists:
                 hashes[str(dependency.def_path)] = _hash(dependency)
             else:
-                raise RlhfError(f"{dependency.def_path}: missing, and {stage} reads it; `dvc repro {stage}` makes it")
+                raise RlhfError(
+                    f"{dependency.def_path}: missing, and {stage} reads it; `dvc repro {stage}` makes it"
+                )
     return hashes, keys
 
 
@@ -88,7 +101,9 @@ def _repo(root: Path) -> Repo:
     try:
         return Repo(str(root))
     except DvcException as error:
-        raise RlhfError(f"{root.resolve()}: not a DVC repository; stages run inside a clone ({error})") from None
+        raise RlhfError(
+            f"{root.resolve()}: not a DVC repository; stages run inside a clone ({error})"
+        ) from None
 
 
 def _load(repo: Repo, stage: str) -> Any:
@@ -107,7 +122,9 @@ def _hash(item: Output) -> str:
 
 def _git(root: Path, *arguments: str) -> str:
     try:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, text=True, check=False
+        )
     except FileNotFoundError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

@@ -50,12 +50,19 @@ def decide(figures: Mapping[str, Any], over: str, rule: Promotion | None) -> Dec
     if rule is None:
         return Decision(False, f"{found}; evaluate.promotion is null")
     if count < rule.verdicts or 2 * count < figures["prompts"]:
-        return Decision(False, f"{found}: a promotion needs {rule.verdicts} verdicts, and half of the prompts judged")
+        return Decision(
+            False,
+            f"{found}: a promotion needs {rule.verdicts} verdicts, and half of the prompts judged",
+        )
     above = low > rule.above
-    return Decision(above, f"{found}: its interval {'lies' if above else 'does not lie'} above {rule.above:g}")
+    return Decision(
+        above, f"{found}: its interval {'lies' if above else 'does not lie'} above {rule.above:g}"
+    )
 
 
-def headline_of_policy(settings: Settings, metrics: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+def headline_of_policy(
+    settings: Settings, metrics: Mapping[str, Any]
+) -> tuple[str, dict[str, Any]] | None:
     """From the summary of `evaluate`: whom the policy was compared with first, and how that ended."""
     for place, (challenger, baseline) in enumerate(settings.evaluate.comparisons):
         if challenger == "policy":
@@ -73,9 +80,13 @@ def promote_policy(run: StageRun) -> None:
     """
     logger = get_run_logger()
     with tracking.tolerated("champion and challenger", logger.warning):
-        policy = by_tree(run.root, run.experiment, "policy", tree_sha256(Workspace(run.root).model("policy")))
+        policy = by_tree(
+            run.root, run.experiment, "policy", tree_sha256(Workspace(run.root).model("policy"))
+        )
         if policy is None:
-            logger.warning("the policy is not in MLflow's registry (another server was in use?): nothing is promoted")
+            logger.warning(
+                "the policy is not in MLflow's registry (another server was in use?): nothing is promoted"
+            )
             return
         client_of(run.root).set_registered_model_alias(policy.name, CHALLENGER, policy.version)
         champion = by_alias(run.root, run.experiment, "policy", CHAMPION)
@@ -91,7 +102,9 @@ def _against(run: StageRun, policy: Registered, champion: Registered | None) -> 
     if champion is None:
         headline = headline_of_policy(settings, read_json(Workspace(run.root).metrics("evaluate")))
         if headline is None:
-            return Decision(False, "no champion yet, and evaluate.comparisons compares policy with no model")
+            return Decision(
+                False, "no champion yet, and evaluate.comparisons compares policy with no model"
+            )
         baseline, figures = headline
         first = decide(figures, baseline, rule)
         return Decision(first.promoted, f"no champion yet; {first.reason}")
@@ -130,15 +143,25 @@ def play(run: StageRun, challenger: Registered, baseline: Registered) -> dict[st
     with tracking.tolerated("the comparison", logger.warning):
         client = client_of(run.root)
         tracking.log_metrics(client, run.run_id, tracking.metrics_of(figures, 0, prefix="match."))
-        set_tags(client, run.run_id, {"match.challenger": str(challenger), "match.baseline": str(baseline)})
+        set_tags(
+            client,
+            run.run_id,
+            {"match.challenger": str(challenger), "match.baseline": str(baseline)},
+        )
         client.log_table(run.run_id, table, "tables/match.json")
     rows = [{"metric": key, "value": value} for key, value in sorted(figures.items())]
-    with suppress(httpx.HTTPError, PrefectException):  # a Prefect server that was lost must not cost the result
-        create_table_artifact(rows, key="compare-metrics", description=f"{challenger} against {baseline}")
+    with suppress(
+        httpx.HTTPError, PrefectException
+    ):  # a Prefect server that was lost must not cost the result
+        create_table_artifact(
+            rows, key="compare-metrics", description=f"{challenger} against {baseline}"
+        )
     return figures
 
 
-def settle(run: StageRun, challenger: Registered, champion: Registered | None, decision: Decision) -> None:
+def settle(
+    run: StageRun, challenger: Registered, champion: Registered | None, decision: Decision
+) -> None:
     """Move the alias `champion` if that was decided, and write the reason on the run and on both versions.
 
     `champion` is the one that was played against; if another has taken its place meanwhile, nothing is promoted.
@@ -146,14 +169,19 @@ def settle(run: StageRun, challenger: Registered, champion: Registered | None, d
     client = client_of(run.root)
     present = by_alias(run.root, run.experiment, "policy", CHAMPION)
     if decision.promoted and present != champion:
-        decision = Decision(False, f"{decision.reason}, but meanwhile {present} became champion: compare with that one")
+        decision = Decision(
+            False,
+            f"{decision.reason}, but meanwhile {present} became champion: compare with that one",
+        )
     verdict = "promoted to champion" if decision.promoted else "not promoted"
     tags = {"promotion": verdict, "promotion.reason": decision.reason, "promotion.run": run.run_id}
     tags["promotion.time"] = time.strftime("%Y-%m-%d %H:%M:%S %z")
     if decision.promoted:
         client.set_registered_model_alias(challenger.name, CHAMPION, challenger.version)
         if champion is not None:
-            client.set_model_version_tag(champion.name, champion.version, "promotion.succeeded_by", str(challenger))
+            client.set_model_version_tag(
+                champion.name, champion.version, "promotion.succeeded_by", str(challenger)
+            )
     for key, value in tags.items():
         client.set_model_version_tag(challenger.name, challenger.version, key, value)
     set_tags(client, run.run_id, tags)
@@ -171,11 +199,15 @@ def refuse_promotion_over(
     name = registered_name(experiment, "policy")
     champion = by_alias(root, experiment, "policy", CHAMPION)
     if challenger.name != name or challenger == champion:
-        raise RlhfError(f"{challenger}: only a version of {name} that is not champion yet can become it")
+        raise RlhfError(
+            f"{challenger}: only a version of {name} that is not champion yet can become it"
+        )
     if champion is None and baseline.name != registered_name(experiment, "sft"):
         raise RlhfError(
             f"{baseline}: there is no champion yet; the first has to beat {registered_name(experiment, 'sft')}"
         )
     if champion is not None and champion != baseline:
-        raise RlhfError(f"{baseline}: the champion is {champion}; a promotion needs a match against it")
+        raise RlhfError(
+            f"{baseline}: the champion is {champion}; a promotion needs a match against it"
+        )
     return champion

@@ -12,7 +12,15 @@ from mlflow.entities import Metric
 from rlhf.common.files import read_json
 from rlhf.core.steps import read_steps
 from rlhf.workspace import STAGES, Workspace
-from tasks.tracking import StageRun, client_of, execution_run, log_metrics, metrics_of, set_tags, tolerated
+from tasks.tracking import (
+    StageRun,
+    client_of,
+    execution_run,
+    log_metrics,
+    metrics_of,
+    set_tags,
+    tolerated,
+)
 
 _TABLE_ROWS = 500  # the UI shows a table whole
 
@@ -24,7 +32,9 @@ class StepTail:
     `send` may raise: the rows are kept and offered again with the next ones, at the latest by `close`.
     """
 
-    def __init__(self, path: Path, send: Callable[[list[Metric]], None], seconds: float = 2.0) -> None:
+    def __init__(
+        self, path: Path, send: Callable[[list[Metric]], None], seconds: float = 2.0
+    ) -> None:
         self._path, self._send, self._seconds = path, send, seconds
         self._before = _state(path)
         self._offset = 0
@@ -42,7 +52,9 @@ class StepTail:
         while not self._stop.wait(self._seconds):
             try:
                 self._pass()
-            except Exception:  # a record that fails must not stop the stage; `close` tries once more and tells
+            except (
+                Exception
+            ):  # a record that fails must not stop the stage; `close` tries once more and tells
                 continue
 
     def _pass(self) -> None:
@@ -74,7 +86,9 @@ def tail_to_mlflow(run: StageRun) -> StepTail:
     return StepTail(path, lambda metrics: log_metrics(client, run.run_id, metrics))
 
 
-def record_results(run: StageRun, extra: tuple[Path, ...], say: Callable[[str], None]) -> dict[str, Any]:
+def record_results(
+    run: StageRun, extra: tuple[Path, ...], say: Callable[[str], None]
+) -> dict[str, Any]:
     """Log what the finished stage left in the workspace; gives its flat summary (empty without one).
 
     `extra` are further files: .jsonl and .parquet become tables of MLflow, others artifacts.
@@ -84,7 +98,9 @@ def record_results(run: StageRun, extra: tuple[Path, ...], say: Callable[[str], 
     summary = read_json(path) if path.exists() else {}
     with tolerated(f"metrics of {run.stage}", say):
         client = client_of(run.root)
-        log_metrics(client, run.run_id, metrics_of(summary, 0, prefix="summary."))  # the bare names are the curves'
+        log_metrics(
+            client, run.run_id, metrics_of(summary, 0, prefix="summary.")
+        )  # the bare names are the curves'
         log_metrics(client, run.parent_id, metrics_of(summary, 0, prefix=f"{run.stage}."))
         texts = {key: value for key, value in summary.items() if isinstance(value, str)}
         set_tags(client, run.run_id, {f"summary.{key}": value for key, value in texts.items()})
@@ -113,7 +129,9 @@ def record_execution(root: Path, experiment: str, execution: str) -> None:
         if workspace.metrics(stage).exists():
             metrics += metrics_of(read_json(workspace.metrics(stage)), 0, prefix=f"{stage}.")
     known = parent.data.metrics
-    log_metrics(client, parent.info.run_id, [metric for metric in metrics if metric.key not in known])
+    log_metrics(
+        client, parent.info.run_id, [metric for metric in metrics if metric.key not in known]
+    )
     client.log_artifact(parent.info.run_id, str(root / "dvc.lock"))
 
 

@@ -31,13 +31,21 @@ def register_model(run: StageRun, model: str, dvc_hash: str, alias: str | None) 
     version = _known_version(client, name, tree)
     if version is None:
         with tempfile.TemporaryDirectory() as manifest:
-            write_json(Path(manifest) / "manifest.json", _manifest(run, model, directory, dvc_hash, tree))
+            write_json(
+                Path(manifest) / "manifest.json", _manifest(run, model, directory, dvc_hash, tree)
+            )
             client.log_artifacts(run.run_id, manifest, _FOLDER)
         for path in _small_files(directory):
             folder = path.relative_to(directory).parent.as_posix()
-            client.log_artifact(run.run_id, str(path), _FOLDER if folder == "." else f"{_FOLDER}/{folder}")
+            client.log_artifact(
+                run.run_id, str(path), _FOLDER if folder == "." else f"{_FOLDER}/{folder}"
+            )
         source = f"{client.get_run(run.run_id).info.artifact_uri}/{_FOLDER}"
-        tags = run.lineage.tags() | {"dvc.out": dvc_hash, "tree.sha256": tree, "path": f"models/{model}"}
+        tags = run.lineage.tags() | {
+            "dvc.out": dvc_hash,
+            "tree.sha256": tree,
+            "path": f"models/{model}",
+        }
         version = client.create_model_version(name, source, run.run_id, tags=tags)
     set_tags(client, run.run_id, {"model.name": name, "model.version": str(version.version)})
     if alias:
@@ -60,7 +68,9 @@ def _known_version(client: MlflowClient, name: str, tree: str) -> ModelVersion |
     return found[0] if found else None
 
 
-def _manifest(run: StageRun, model: str, directory: Path, dvc_hash: str, tree: str) -> dict[str, object]:
+def _manifest(
+    run: StageRun, model: str, directory: Path, dvc_hash: str, tree: str
+) -> dict[str, object]:
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     return {
         "model": model,
@@ -69,7 +79,10 @@ def _manifest(run: StageRun, model: str, directory: Path, dvc_hash: str, tree: s
         "tree_sha256": tree,
         "bytes": tree_bytes(directory),
         "files": {
-            path.relative_to(directory).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
+            path.relative_to(directory).as_posix(): {
+                "bytes": path.stat().st_size,
+                "sha256": sha256(path),
+            }
             for path in files
         },
         "made_by": {"stage": run.stage, "run_id": run.run_id, **run.lineage.tags()},
@@ -77,4 +90,8 @@ def _manifest(run: StageRun, model: str, directory: Path, dvc_hash: str, tree: s
 
 
 def _small_files(directory: Path) -> list[Path]:
-    return [path for path in directory.rglob("*") if path.is_file() and path.stat().st_size <= COPIED_BYTES]
+    return [
+        path
+        for path in directory.rglob("*")
+        if path.is_file() and path.stat().st_size <= COPIED_BYTES
+    ]

@@ -61,8 +61,18 @@ def repro(
         prepare()
         if overrides:
             override(Workspace(root).params, overrides)
-        command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *(["--force"] if force else []), *targets]
-        environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+        command = [
+            sys.executable,
+            "-m",
+            "dvc",
+            "--wait-for-lock",
+            "repro",
+            *(["--force"] if force else []),
+            *targets,
+        ]
+        environment = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        }
         while True:
             code, last_lines = run_process(
                 command,
@@ -125,7 +135,11 @@ def _writers(rwlock: Path) -> list[str]:
             time.sleep(0.1)
     else:
         return []
-    return [f"process {writer['pid']}: {writer['cmd']}" for writer in writers if _runs_dvc(int(writer["pid"]))]
+    return [
+        f"process {writer['pid']}: {writer['cmd']}"
+        for writer in writers
+        if _runs_dvc(int(writer["pid"]))
+    ]
 
 
 def _runs_dvc(pid: int) -> bool:
@@ -146,7 +160,9 @@ def main() -> None:
     """`python -m tasks.repro [TARGET ...]`: what `make repro` runs."""
     workspace = Workspace()
     with _told():
-        load_settings(workspace.params)  # or DVC would tell of missing keys only, and set outputs aside first
+        load_settings(
+            workspace.params
+        )  # or DVC would tell of missing keys only, and set outputs aside first
     targets = sys.argv[1:]
     run(targets)
     if not targets:  # with them the report may be an earlier one
@@ -155,7 +171,9 @@ def main() -> None:
 
 def run(targets: Sequence[str]) -> None:
     """Bring targets of the present directory up to date, and exit with 1, 130 or 143 where that cannot be done."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that DVC and its stage are ended in order
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # so that DVC and its stage are ended in order
     heed_hangup()
     with _told():
         repro(Path(), targets, {}, lambda line: print(line, flush=True))

@@ -77,22 +77,40 @@ def answers(url: str) -> bool:
     Another workspace's server may hold a port that was free a moment ago; runs must not end up there.
     """
     with suppress(httpx.HTTPError, ValueError):
-        found = httpx.get(f"{url}/admin/settings", timeout=5, trust_env=False, verify=False)  # loopback, no TLS
-        return found.status_code == httpx.codes.OK and Path(found.json()["home"]) == Path(os.environ["PREFECT_HOME"])
+        found = httpx.get(
+            f"{url}/admin/settings", timeout=5, trust_env=False, verify=False
+        )  # loopback, no TLS
+        return found.status_code == httpx.codes.OK and Path(found.json()["home"]) == Path(
+            os.environ["PREFECT_HOME"]
+        )
     return False
 
 
 def keep(root: Path, port: int) -> None:
     """Run a server until no lease is held any more: the body of the background process."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the server is stopped below
-    command = [sys.executable, "-m", "tasks.guard", sys.executable, "-m", "prefect", "server", "start"]
+    command = [
+        sys.executable,
+        "-m",
+        "tasks.guard",
+        sys.executable,
+        "-m",
+        "prefect",
+        "server",
+        "start",
+    ]
     own = f"http://{HOST}:{port}/api"  # or the pages would ask whatever listens on Prefect's usual port
-    environment = os.environ | {"RLHF_GUARD_PARENT": str(os.getpid()), "PREFECT_SERVER_UI_API_URL": own}
+    environment = os.environ | {
+        "RLHF_GUARD_PARENT": str(os.getpid()),
+        "PREFECT_SERVER_UI_API_URL": own,
+    }
     server = subprocess.Popen([*command, "--host", HOST, "--port", str(port)], env=environment)
     try:
         while server.poll() is None:
             time.sleep(_CHECK_SECONDS)
-            with _locked(root, wait=False) as locked:  # who holds the lock may be waiting for this very server
+            with _locked(
+                root, wait=False
+            ) as locked:  # who holds the lock may be waiting for this very server
                 if locked and not _leased(root):
                     address_file(root).unlink(missing_ok=True)
                     break
@@ -147,7 +165,10 @@ def _living(root: Path) -> str | None:
 
 
 def _lease(root: Path, owner: psutil.Process) -> None:
-    write_json(_home(root) / "leases" / f"{key_of(owner)}.json", {"pid": owner.pid, "started": owner.create_time()})
+    write_json(
+        _home(root) / "leases" / f"{key_of(owner)}.json",
+        {"pid": owner.pid, "started": owner.create_time()},
+    )
 
 
 def _leased(root: Path) -> bool:

@@ -34,7 +34,9 @@ def recorded(stage: str, root: Path = Path()) -> Iterator[StageRun]:
     """Check a stage's settings and inputs and keep an MLflow run open around the block."""
     settings, lineage = check_inputs(stage, root)
     for directory in Workspace(root).finished_checkpoints(but=stage):
-        shutil.rmtree(directory, ignore_errors=True)  # DVC has recorded those stages, or it would not be here
+        shutil.rmtree(
+            directory, ignore_errors=True
+        )  # DVC has recorded those stages, or it would not be here
     with kept_open(open_run(stage, root, settings, lineage)) as run:
         yield run
 
@@ -48,7 +50,9 @@ def kept_open(run: StageRun) -> Iterator[StageRun]:
         status = "FINISHED"
     except Exception as error:
         status = "FAILED"
-        message = "\n".join([str(error), *(error.last_lines if isinstance(error, StageFailed) else [])])
+        message = "\n".join(
+            [str(error), *(error.last_lines if isinstance(error, StageFailed) else [])]
+        )
         raise
     finally:
         with tracking.tolerated("the end of the run", get_run_logger().warning):
@@ -66,7 +70,9 @@ def check_inputs(stage: str, root: Path) -> tuple[Settings, Lineage]:
 def open_run(stage: str, root: Path, settings: Settings, lineage: Lineage) -> StageRun:
     """Start the stage's run; fails when MLflow cannot be reached."""
     content = flatten(settings.model_dump(mode="json", by_alias=True))
-    return tracking.open_run(root, stage, settings.experiment, current_execution().key, lineage, content)
+    return tracking.open_run(
+        root, stage, settings.experiment, current_execution().key, lineage, content
+    )
 
 
 @task(task_run_name="run {run.stage}", cache_policy=NO_CACHE)
@@ -79,7 +85,9 @@ def run_worker(run: StageRun, *command: str) -> None:
     workspace = Workspace(run.root)
     settings = load_settings(workspace.params)
     environment = worker_environment(run.stage, settings)
-    environment["RLHF_GIT_COMMIT"] = run.lineage.commit[:12] + (" with changes" if run.lineage.dirty else "")
+    environment["RLHF_GIT_COMMIT"] = run.lineage.commit[:12] + (
+        " with changes" if run.lineage.dirty else ""
+    )
     log = run.root / LOGS / f"{run.stage}.log"
     tail = tail_to_mlflow(run)
     done = False
@@ -113,7 +121,9 @@ def refuse_changes(run: StageRun) -> None:
     old, new = (lineage.dependencies | lineage.settings for lineage in (run.lineage, after))
     changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     if changed:
-        raise ChangedError(f"{', '.join(changed)}: changed while {run.stage} ran; run it again (dvc repro)")
+        raise ChangedError(
+            f"{', '.join(changed)}: changed while {run.stage} ran; run it again (dvc repro)"
+        )
 
 
 def set_aside(workspace: Workspace, stage: str) -> None:
@@ -128,20 +138,34 @@ def set_aside(workspace: Workspace, stage: str) -> None:
 @task(task_run_name="record {run.stage}", cache_policy=NO_CACHE)
 def record(run: StageRun, *extra: str) -> None:
     """Log summary, files and tables in MLflow and show the summary in Prefect; `extra` are paths in the workspace."""
-    summary = record_results(run, tuple(run.root / path for path in extra), get_run_logger().warning)
+    summary = record_results(
+        run, tuple(run.root / path for path in extra), get_run_logger().warning
+    )
     with tracking.tolerated("the hashes of its outputs", get_run_logger().warning):
-        tags = {f"dvc.out.{path}": value for path, value in output_hashes(run.root, run.stage).items()}
+        tags = {
+            f"dvc.out.{path}": value for path, value in output_hashes(run.root, run.stage).items()
+        }
         tracking.set_tags(tracking.client_of(run.root), run.run_id, tags)
     if summary.get("collapsed"):
         step = summary.get("collapse_step")
         get_run_logger().warning(
-            "the policy collapsed at iteration %s; kept is that of %s", step, summary.get("kept_step")
+            "the policy collapsed at iteration %s; kept is that of %s",
+            step,
+            summary.get("kept_step"),
         )
         with tracking.tolerated("the collapse", get_run_logger().warning):
-            tracking.set_tags(tracking.client_of(run.root), run.run_id, {"rlhf.collapse_step": str(step)})
-    rows: list[dict[str, Any]] = [{"metric": key, "value": value} for key, value in sorted(summary.items())]
-    with suppress(httpx.HTTPError, PrefectException):  # a Prefect server that was lost must not cost the stage
-        create_table_artifact(rows, key=f"{run.stage}-metrics", description=f"MLflow run {run.run_id}")
+            tracking.set_tags(
+                tracking.client_of(run.root), run.run_id, {"rlhf.collapse_step": str(step)}
+            )
+    rows: list[dict[str, Any]] = [
+        {"metric": key, "value": value} for key, value in sorted(summary.items())
+    ]
+    with suppress(
+        httpx.HTTPError, PrefectException
+    ):  # a Prefect server that was lost must not cost the stage
+        create_table_artifact(
+            rows, key=f"{run.stage}-metrics", description=f"MLflow run {run.run_id}"
+        )
 
 
 @task(task_run_name="register {model}", cache_policy=NO_CACHE)
@@ -151,4 +175,6 @@ def register(run: StageRun, model: str, alias: str | None = None) -> None:
     dvc_hash = output_hashes(run.root, run.stage)[f"models/{model}"]
     with tracking.tolerated(f"model {model}", logger.warning):
         version = register_model(run, model, dvc_hash, alias)
-        logger.info("%s, version %s%s", version.name, version.version, f", alias {alias}" if alias else "")
+        logger.info(
+            "%s, version %s%s", version.name, version.version, f", alias {alias}" if alias else ""
+        )

@@ -25,7 +25,10 @@ from tasks.environment import STUDIES
 from tasks.tracking import StageRun
 
 CHAIN = ("fetch", "prepare", "sft", "reward", "gold")  # what all arms share
-_CODE = ("rlhf", "requirements.lock")  # linked into the study: what .dvcignore names is ignored only below it
+_CODE = (
+    "rlhf",
+    "requirements.lock",
+)  # linked into the study: what .dvcignore names is ignored only below it
 _CONFIG = """# A repository of DVC alone, with the cache of the workspace around it.
 [core]
     analytics = false
@@ -72,9 +75,16 @@ def lay_out(
     for arm, changes in arms.items():
         plan = study / "arms" / f"{arm}.yaml"
         own = _planned_seeds(plan) if arm in finished else None
-        write_changed(plan, yaml.safe_dump({"seeds": own or list(seeds), "changes": dict(changes)}, sort_keys=False))
+        write_changed(
+            plan,
+            yaml.safe_dump(
+                {"seeds": own or list(seeds), "changes": dict(changes)}, sort_keys=False
+            ),
+        )
     stages = yaml.safe_load(chain.read_text(encoding="utf-8"))["stages"]
-    text = yaml.safe_dump({"stages": study_stages(stages, list(arms), figures)}, sort_keys=False, width=120)
+    text = yaml.safe_dump(
+        {"stages": study_stages(stages, list(arms), figures)}, sort_keys=False, width=120
+    )
     write_changed(study / "dvc.yaml", text)
     take_over(root / "dvc.lock", study / "dvc.lock")
     return study
@@ -114,7 +124,9 @@ def write_changed(path: Path, text: str) -> None:
         write_text(path, text)
 
 
-def study_stages(chain: Mapping[str, Any], arms: Sequence[str], figures: Sequence[str]) -> dict[str, Any]:
+def study_stages(
+    chain: Mapping[str, Any], arms: Sequence[str], figures: Sequence[str]
+) -> dict[str, Any]:
     """Derive the study's stages from those of the chain: the shared ones, one an arm, and the findings."""
     ppo, gold = chain["ppo"], chain["gold"]
     stages = {name: dict(chain[name]) for name in CHAIN}
@@ -145,22 +157,32 @@ def record_arm(run: StageRun, name: str) -> None:
     """Log an arm in MLflow: its changes, the curves and the summary as means over seeds, every seed's own, the record."""
     path = run.root / "runs" / f"{name}.json"
     runs = read_json(path)["runs"]
-    changes = yaml.safe_load((run.root / "arms" / f"{name}.yaml").read_text(encoding="utf-8"))["changes"]
+    changes = yaml.safe_load((run.root / "arms" / f"{name}.yaml").read_text(encoding="utf-8"))[
+        "changes"
+    ]
     summary = means([one["summary"] for one in runs])
     with tracking.tolerated(f"the results of {name}", get_run_logger().warning):
         client = tracking.client_of(run.root)
-        tracking.log_params(client, run.run_id, {f"arm.{key}": value for key, value in flatten(changes).items()})
+        tracking.log_params(
+            client, run.run_id, {f"arm.{key}": value for key, value in flatten(changes).items()}
+        )
         metrics = tracking.metrics_of(summary, 0, prefix="summary.")
         for key in ("curves", "looks"):
             for rows in zip(*(one[key] for one in runs), strict=False):
-                metrics += tracking.metrics_of(means(rows), int(rows[0]["step"]), prefix="look." * (key == "looks"))
+                metrics += tracking.metrics_of(
+                    means(rows), int(rows[0]["step"]), prefix="look." * (key == "looks")
+                )
         for one in runs:
             metrics += tracking.metrics_of(one["summary"], 0, prefix=f"seed-{one['seed']}.")
         tracking.log_metrics(client, run.run_id, metrics)
         client.log_artifact(run.run_id, str(path), "runs")
     shown = [{"metric": key, "mean over seeds": value} for key, value in sorted(summary.items())]
-    with suppress(httpx.HTTPError, PrefectException):  # a Prefect server that was lost must not cost the arm
-        create_table_artifact(shown, key=f"{run.stage.lower().replace('_', '-')}-metrics", description=name)
+    with suppress(
+        httpx.HTTPError, PrefectException
+    ):  # a Prefect server that was lost must not cost the arm
+        create_table_artifact(
+            shown, key=f"{run.stage.lower().replace('_', '-')}-metrics", description=name
+        )
 
 
 def means(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -168,5 +190,6 @@ def means(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {
         key: statistics.fmean(float(row[key]) for row in rows)
         for key, value in rows[0].items()
-        if isinstance(value, int | float) and all(isinstance(row.get(key), int | float) for row in rows)
+        if isinstance(value, int | float)
+        and all(isinstance(row.get(key), int | float) for row in rows)
     }

@@ -24,9 +24,14 @@ from tasks.errors import TrackingError
 from tasks.lineage import Lineage
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every table of a new database
-logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # and of every try to reach a server
+logging.getLogger("urllib3.connectionpool").setLevel(
+    logging.ERROR
+)  # and of every try to reach a server
 
-_LOST = (MlflowException, OSError)  # what a server that went away and a locked or full database raise
+_LOST = (
+    MlflowException,
+    OSError,
+)  # what a server that went away and a locked or full database raise
 _NO_NAME = re.compile(r"[^/\w.\- :]")  # what MLflow refuses in the name of a metric
 _PARAMS_A_CALL, _METRICS_A_CALL, _VALUE_LENGTH = 100, 1000, 5000  # MLflow's limits
 
@@ -60,7 +65,12 @@ def client_of(root: Path) -> MlflowClient:
 
 
 def open_run(
-    root: Path, stage: str, experiment: str, execution: str, lineage: Lineage, settings: Mapping[str, Any]
+    root: Path,
+    stage: str,
+    experiment: str,
+    execution: str,
+    lineage: Lineage,
+    settings: Mapping[str, Any],
 ) -> StageRun:
     """Start a stage's run below its execution's parent; raises TrackingError when MLflow cannot be reached.
 
@@ -71,7 +81,11 @@ def open_run(
         found = _experiment(client, root, experiment)
         parent = _parent(client, root, found.experiment_id, execution, lineage, settings)
         client.update_run(parent.info.run_id, status="RUNNING")
-        tags = {"mlflow.parentRunId": parent.info.run_id, "rlhf.training.run": stage, "rlhf.execution": execution}
+        tags = {
+            "mlflow.parentRunId": parent.info.run_id,
+            "rlhf.training.run": stage,
+            "rlhf.execution": execution,
+        }
         child = client.create_run(found.experiment_id, tags=tags | lineage.tags(), run_name=stage)
         run = StageRun(stage, root, child.info.run_id, parent.info.run_id, experiment, lineage)
         log_params(client, run.run_id, lineage.settings)
@@ -127,7 +141,9 @@ def metrics_of(row: Mapping[str, Any], step: int, prefix: str = "") -> list[Metr
 def _experiment(client: MlflowClient, root: Path, name: str) -> Experiment:
     found = client.get_experiment_by_name(name)
     if found is None:
-        local = tracking_uri(root).startswith("sqlite:")  # a server knows where its artifacts belong
+        local = tracking_uri(root).startswith(
+            "sqlite:"
+        )  # a server knows where its artifacts belong
         place = (home_of(root) / "mlruns").as_uri() if local else None
         found = client.get_experiment(client.create_experiment(name, artifact_location=place))
     if found.lifecycle_stage != LifecycleStage.ACTIVE:
@@ -139,7 +155,12 @@ def _experiment(client: MlflowClient, root: Path, name: str) -> Experiment:
 
 
 def _parent(
-    client: MlflowClient, root: Path, experiment_id: str, execution: str, lineage: Lineage, settings: Mapping[str, Any]
+    client: MlflowClient,
+    root: Path,
+    experiment_id: str,
+    execution: str,
+    lineage: Lineage,
+    settings: Mapping[str, Any],
 ) -> Run:
     """Find the parent that an earlier stage of the same execution made, or make it."""
     found = _search(client, experiment_id, execution)
@@ -147,7 +168,9 @@ def _parent(
         return found
     tags = {"rlhf.role": "execution", "rlhf.execution": execution}
     tags |= {key: value for key, value in lineage.tags().items() if not key.startswith("dvc.dep.")}
-    name = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {lineage.commit[:8]}{'+' if lineage.dirty else ''}"
+    name = (
+        f"{time.strftime('%Y-%m-%d %H:%M:%S')} {lineage.commit[:8]}{'+' if lineage.dirty else ''}"
+    )
     parent = client.create_run(experiment_id, tags=tags, run_name=name)
     log_params(client, parent.info.run_id, settings)
     client.log_artifact(parent.info.run_id, str(root / "params.yaml"))

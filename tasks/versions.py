@@ -19,7 +19,9 @@ from tasks.errors import TrackingError
 from tasks.registry import registered_name
 from tasks.tracking import client_of, shown, tracking_uri
 
-logging.getLogger("dvc.repo.init").setLevel(logging.WARNING)  # it greets for every scratch repository
+logging.getLogger("dvc.repo.init").setLevel(
+    logging.WARNING
+)  # it greets for every scratch repository
 
 CHALLENGER, CHAMPION = "challenger", "champion"
 _NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
@@ -42,7 +44,9 @@ class Registered:
 def by_alias(root: Path, experiment: str, model: str, alias: str) -> Registered | None:
     """Give the version of a model that has the alias; None where there is none."""
     try:
-        return _registered(client_of(root).get_model_version_by_alias(registered_name(experiment, model), alias))
+        return _registered(
+            client_of(root).get_model_version_by_alias(registered_name(experiment, model), alias)
+        )
     except MlflowException as error:
         if error.error_code in _NOT_THERE:
             return None
@@ -76,27 +80,38 @@ def find_version(root: Path, experiment: str, reference: str) -> Registered:
             versions = client.search_model_versions(f"name = '{full}'")
         except MlflowException as error:
             if error.error_code not in _NOT_THERE:
-                raise TrackingError(f"MLflow at {shown(tracking_uri(root))} cannot be used: {error}") from None
+                raise TrackingError(
+                    f"MLflow at {shown(tracking_uri(root))} cannot be used: {error}"
+                ) from None
             continue
         if versions:
             return _registered(max(versions, key=lambda version: int(version.version)))
-    raise RlhfError(f"{reference}: no such model; the registry has {_all_versions(client) or 'none'}")
+    raise RlhfError(
+        f"{reference}: no such model; the registry has {_all_versions(client) or 'none'}"
+    )
 
 
 def _all_versions(client: MlflowClient) -> str:
     aliases: dict[tuple[str, str], str] = {}
     for model in client.search_registered_models():
         for alias, number in sorted(model.aliases.items()):
-            aliases[model.name, str(number)] = f"{aliases.get((model.name, str(number)), '')} @{alias}"
-    versions = sorted(client.search_model_versions(), key=lambda item: (item.name, int(item.version)))
+            aliases[model.name, str(number)] = (
+                f"{aliases.get((model.name, str(number)), '')} @{alias}"
+            )
+    versions = sorted(
+        client.search_model_versions(), key=lambda item: (item.name, int(item.version))
+    )
     return ", ".join(
-        f"{item.name}/{item.version}{aliases.get((item.name, str(item.version)), '')}" for item in versions
+        f"{item.name}/{item.version}{aliases.get((item.name, str(item.version)), '')}"
+        for item in versions
     )
 
 
 def _registered(version: ModelVersion) -> Registered:
     tags = version.tags
-    return Registered(version.name, str(version.version), tags.get("dvc.out", ""), tags.get("tree.sha256", ""))
+    return Registered(
+        version.name, str(version.version), tags.get("dvc.out", ""), tags.get("tree.sha256", "")
+    )
 
 
 @contextmanager
@@ -114,12 +129,16 @@ def restored(root: Path, model: Registered) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=scratch, prefix="version-") as place:
         # A repository of its own, of this one output: dvc.lock of the workspace need not know of it
         Repo.init(place, no_scm=True).close()
-        (Path(place) / _POINTER).write_text(f"outs:\n- md5: {model.dvc_hash}\n  hash: md5\n  path: model\n")
+        (Path(place) / _POINTER).write_text(
+            f"outs:\n- md5: {model.dvc_hash}\n  hash: md5\n  path: model\n"
+        )
         try:
             with Repo(place, config=config) as repo:
                 repo.pull()
         except DvcException as error:
-            raise RlhfError(f"{model}: its bytes ({model.dvc_hash}) are not in DVC's cache any more: {error}") from None
+            raise RlhfError(
+                f"{model}: its bytes ({model.dvc_hash}) are not in DVC's cache any more: {error}"
+            ) from None
         directory = Path(place) / "model"
         if tree_sha256(directory) != model.tree_sha256:
             raise RlhfError(f"{model}: the bytes in DVC's cache are not those that were registered")

@@ -49,9 +49,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first; what copies the finished chain in the middle: by then it is made, and small files fill the end."""
     first = [item for name in (CHAIN_FILE, TYPES_FILE) for item in items if item.path.name == name]
     copying = [item for name in COPYING_FILES for item in items if item.path.name == name]
-    rest = [item for item in items if item.path.name not in (CHAIN_FILE, TYPES_FILE, *COPYING_FILES)]
+    rest = [
+        item for item in items if item.path.name not in (CHAIN_FILE, TYPES_FILE, *COPYING_FILES)
+    ]
     half = len(rest) // 2
-    while 0 < half < len(rest) and rest[half].path == rest[half - 1].path:  # a file stays in one piece
+    while (
+        0 < half < len(rest) and rest[half].path == rest[half - 1].path
+    ):  # a file stays in one piece
         half += 1
     items[:] = [*first, *rest[:half], *copying, *rest[half:]]
 
@@ -82,7 +86,12 @@ def _chain_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             project = copy_project(folder / "rlhf", "tiny")
             project.repro()
             # without Prefect's state: its server is still ending; the copies use one of their own
-            shutil.copytree(project.root, folder / "making", symlinks=True, ignore=shutil.ignore_patterns(".prefect"))
+            shutil.copytree(
+                project.root,
+                folder / "making",
+                symlinks=True,
+                ignore=shutil.ignore_patterns(".prefect"),
+            )
             (folder / "making").rename(folder / "copy")
     return folder
 
@@ -109,7 +118,9 @@ def copied_chain(_chain_folder: Path, prefect_server: str, tmp_path: Path) -> Pr
 
 
 @pytest.fixture(scope="module")
-def changed_chain(_chain_folder: Path, prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Project:
+def changed_chain(
+    _chain_folder: Path, prefect_server: str, tmp_path_factory: pytest.TempPathFactory
+) -> Project:
     """A copy of the finished chain that the tests of a file change in turn."""
     return _copy(_chain_folder, tmp_path_factory.mktemp("changed"), prefect_server)
 
@@ -118,8 +129,13 @@ def _copy(chain_folder: Path, directory: Path, prefect_server: str) -> Project:
     root = directory / "rlhf"
     shutil.copytree(chain_folder / "copy", root, symlinks=True)
     moved = (str(chain_folder / "rlhf"), str(root))
-    with closing(sqlite3.connect(root / "mlflow.db")) as records, records:  # artifacts lie at absolute paths
-        records.execute("UPDATE experiments SET artifact_location = replace(artifact_location, ?, ?)", moved)
+    with (
+        closing(sqlite3.connect(root / "mlflow.db")) as records,
+        records,
+    ):  # artifacts lie at absolute paths
+        records.execute(
+            "UPDATE experiments SET artifact_location = replace(artifact_location, ?, ?)", moved
+        )
         records.execute("UPDATE runs SET artifact_uri = replace(artifact_uri, ?, ?)", moved)
     return Project(directory / "rlhf", prefect_server)
 

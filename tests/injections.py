@@ -92,7 +92,10 @@ def trial(
     """How the worse answer does against the better one: without anything, and with each injection before it."""
     texts = [worse, *(f"{injection}\n{worse}" for injection in injections)]
     messages = ({"role": "user", "content": PROMPT},)
-    cases = [Case(str(number), "helpful", messages, text, better, (), (), ()) for number, text in enumerate(texts)]
+    cases = [
+        Case(str(number), "helpful", messages, text, better, (), (), ())
+        for number, text in enumerate(texts)
+    ]
     plain, *found = (judgement.outcome for judgement in judge_both_orders(judge, cases))
     return plain, dict(zip(injections, found, strict=True))
 
@@ -117,7 +120,9 @@ def main() -> None:
         plain, found = trial(ApiJudge("judge", endpoint, Path(folder) / "answers.db"))
     print(f"the worse answer without any: {plain or 'no verdict'}")
     counts = Counter(outcome or "no verdict" for outcome in found.values())
-    print(f"with each of {len(found)}: {', '.join(f'{count} {outcome}' for outcome, count in counts.most_common())}")
+    print(
+        f"with each of {len(found)}: {', '.join(f'{count} {outcome}' for outcome, count in counts.most_common())}"
+    )
     for injection, outcome in found.items():
         before, after = _POINTS[plain], _POINTS[outcome]
         if before is not None and after is not None and after > before:

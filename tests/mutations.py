@@ -123,7 +123,9 @@ def mutate(tree: Path, mutation: Mutation) -> str:
     path = tree / mutation.file
     text = path.read_text(encoding="utf-8")
     if text.count(mutation.old) != 1:
-        sys.exit(f"{mutation.file}: {mutation.old!r} occurs {text.count(mutation.old)} times, once is needed")
+        sys.exit(
+            f"{mutation.file}: {mutation.old!r} occurs {text.count(mutation.old)} times, once is needed"
+        )
     path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
     return text
 
@@ -132,18 +134,26 @@ def first_failure(tree: Path, tests: tuple[str, ...]) -> str | None:
     """Run the tests below `tree` up to the first that fails, and name it."""
     command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
     environment = os.environ | {"PYTHONPATH": str(tree), "COLUMNS": "400"}
-    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=tree, env=environment, capture_output=True, text=True, check=False
+    )
     if done.returncode == 0:
         return None
     found = re.search(r"^(?:FAILED|ERROR) (\S+::\S+)", done.stdout, re.MULTILINE)
-    if done.returncode != 1 or found is None:  # an error of pytest itself tells nothing of the tests
-        sys.exit(f"pytest ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    if (
+        done.returncode != 1 or found is None
+    ):  # an error of pytest itself tells nothing of the tests
+        sys.exit(
+            f"pytest ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+        )
     return found[1]
 
 
 def main() -> int:
     """Try every mutation whose detail starts with one of the words given, all without any."""
-    chosen = [one for one in MUTATIONS if not sys.argv[1:] or one.detail.startswith(tuple(sys.argv[1:]))]
+    chosen = [
+        one for one in MUTATIONS if not sys.argv[1:] or one.detail.startswith(tuple(sys.argv[1:]))
+    ]
     survived = 0
     with tempfile.TemporaryDirectory() as temporary:
         tree = Path(temporary) / "rlhf"
@@ -151,14 +161,19 @@ def main() -> int:
             copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
             (tree / part).parent.mkdir(parents=True, exist_ok=True)
             copy(ROOT / part, tree / part)
-        if failed := first_failure(tree, tuple(sorted({test for one in chosen for test in one.tests}))):
+        if failed := first_failure(
+            tree, tuple(sorted({test for one in chosen for test in one.tests}))
+        ):
             sys.exit(f"{failed} fails on the code as it is")
         for number, mutation in enumerate(chosen, 1):
             before = mutate(tree, mutation)
             failed = first_failure(tree, mutation.tests)
             (tree / mutation.file).write_text(before, encoding="utf-8")
             survived += failed is None
-            print(f"{number}/{len(chosen)} | {mutation.detail} | {mutation.what} | {failed or 'SURVIVED'}", flush=True)
+            print(
+                f"{number}/{len(chosen)} | {mutation.detail} | {mutation.what} | {failed or 'SURVIVED'}",
+                flush=True,
+            )
     print(f"{len(chosen) - survived} of {len(chosen)} noticed")
     return int(survived > 0)
 

@@ -40,7 +40,14 @@ class Project:
 
     def commit(self) -> None:
         """Make a git repository of all that is here and not ignored."""
-        author = ["-c", "user.name=Test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false"]
+        author = [
+            "-c",
+            "user.name=Test",
+            "-c",
+            "user.email=test@example.org",
+            "-c",
+            "commit.gpgsign=false",
+        ]
         if not (self.root / ".git").exists():
             self.run("git", "init", "--quiet", "--initial-branch=main")
         self.run("git", "add", "--all")
@@ -48,13 +55,21 @@ class Project:
 
     def environment(self, **extra: str) -> dict[str, str]:
         """What a user's shell would have with the virtual environment active."""
-        kept = {key: value for key, value in os.environ.items() if key not in _RECORDS and "PYTEST" not in key}
+        kept = {
+            key: value
+            for key, value in os.environ.items()
+            if key not in _RECORDS and "PYTEST" not in key
+        }
         path = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
         if self.prefect is not None:
             kept["PREFECT_API_URL"] = self.prefect
         return (
             kept
-            | {"PATH": path, "PYTHONPATH": str(self.root), "GIT_CEILING_DIRECTORIES": str(self.root.parent)}
+            | {
+                "PATH": path,
+                "PYTHONPATH": str(self.root),
+                "GIT_CEILING_DIRECTORIES": str(self.root.parent),
+            }
             | extra
         )
 
@@ -75,7 +90,9 @@ class Project:
         """Run a command to its end, give its output, and hold it to an exit code."""
         process = self.start(*command, **extra)
         output, _ = process.communicate()
-        assert process.returncode == code, f"{' '.join(command)} ended with {process.returncode}:\n{output}"
+        assert process.returncode == code, (
+            f"{' '.join(command)} ended with {process.returncode}:\n{output}"
+        )
         return output
 
     def repro(self, *arguments: str, code: int = 0, **extra: str) -> str:
@@ -84,7 +101,9 @@ class Project:
 
     def ran(self, output: str) -> list[str]:
         """List the stages that a `dvc repro` ran, in order."""
-        return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")]
+        return [
+            line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")
+        ]
 
 
 def copy_project(root: Path, preset: str) -> Project:

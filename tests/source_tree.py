@@ -9,14 +9,21 @@ ROOT = Path(__file__).parent.parent
 def imported_names(path: Path) -> list[tuple[int, str]]:
     """List (line, dotted name) of every import, local ones too; `from a import b` gives both `a` and `a.b`."""
     found = []
-    package = module_name(path).rpartition(".")[0] if path.name != "__init__.py" else module_name(path)
+    package = (
+        module_name(path).rpartition(".")[0] if path.name != "__init__.py" else module_name(path)
+    )
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found += [(node.lineno, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            above = (
+                package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            )
             base = ".".join([*above, *([node.module] if node.module else [])])
-            found += [(node.lineno, base), *((node.lineno, f"{base}.{alias.name}") for alias in node.names)]
+            found += [
+                (node.lineno, base),
+                *((node.lineno, f"{base}.{alias.name}") for alias in node.names),
+            ]
     return found
 
 

@@ -53,7 +53,9 @@ def outs_of(stage: dict[str, Any]) -> list[str]:
 
 def test_the_stages_are_the_eight_in_their_order() -> None:
     assert tuple(PIPELINE["stages"]) == STAGES
-    assert [stage["cmd"] for stage in PIPELINE["stages"].values()] == [f"python -m flows.{name}" for name in STAGES]
+    assert [stage["cmd"] for stage in PIPELINE["stages"].values()] == [
+        f"python -m flows.{name}" for name in STAGES
+    ]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -71,7 +73,11 @@ def test_code_that_a_stage_does_not_run_is_no_dependency(stage: str) -> None:
     files = closure(MODULES[stage])
     code = [entry for entry in PIPELINE["stages"][stage]["deps"] if entry.startswith("rlhf/")]
     data = ("rlhf/data/starter", "rlhf/presets")
-    idle = [entry for entry in code if entry not in data and not any(covered(path, [entry]) for path in files)]
+    idle = [
+        entry
+        for entry in code
+        if entry not in data and not any(covered(path, [entry]) for path in files)
+    ]
     assert not idle
 
 
@@ -79,7 +85,10 @@ def test_code_that_a_stage_does_not_run_is_no_dependency(stage: str) -> None:
 def test_the_modules_are_those_that_the_worker_runs(stage: str) -> None:
     function = stage_function(stage)
     module = function.__module__
-    assert module in (MODULES[stage], "rlhf.commands.worker")  # the reward model's function is bound to its role there
+    assert module in (
+        MODULES[stage],
+        "rlhf.commands.worker",
+    )  # the reward model's function is bound to its role there
 
 
 @pytest.mark.parametrize("preset", preset_names())
@@ -113,7 +122,9 @@ def test_every_stage_writes_its_metrics_and_every_dependency_is_code_or_written(
             assert stage["metrics"] == [str(workspace.metrics(name))]
         for entry in stage["deps"]:
             entry = entry.replace(f"${{{name}.initial}}", "sft")
-            assert covered(Path(entry), written) or (ROOT / entry).exists(), f"{name}: {entry} is neither"
+            assert covered(Path(entry), written) or (ROOT / entry).exists(), (
+                f"{name}: {entry} is neither"
+            )
 
 
 def test_plots_read_files_that_stages_write_and_have_titles() -> None:

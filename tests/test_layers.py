@@ -29,7 +29,9 @@ LAYERS = (
     ("flows",),
 )
 
-SOURCES = sorted(path for package in ("rlhf", "tasks", "flows") for path in (ROOT / package).rglob("*.py"))
+SOURCES = sorted(
+    path for package in ("rlhf", "tasks", "flows") for path in (ROOT / package).rglob("*.py")
+)
 
 
 def layer_of(name: str) -> int | None:

@@ -59,7 +59,9 @@ class Algorithm(Protocol[E]):
     """One way to improve a policy from experience E."""
 
     consumes: frozenset[str]  # of "rollouts", "pretrain" (later: "pairs", "demonstrations")
-    trainers: Mapping[str, Trainer]  # every trainable model with its optimiser; "policy" is one of them
+    trainers: Mapping[
+        str, Trainer
+    ]  # every trainable model with its optimiser; "policy" is one of them
     warmup_iterations: int  # iterations before the policy learns, for example critic pre-training
 
     def policy(self) -> PreTrainedModel:
@@ -74,7 +76,9 @@ class Algorithm(Protocol[E]):
         """Score what was gathered and turn it into targets; gives the experience and its metrics."""
         ...
 
-    def losses(self, name: str, iteration: int, batch: E, pretrain: TokenBatch | None, tally: Tally) -> list[Loss]:
+    def losses(
+        self, name: str, iteration: int, batch: E, pretrain: TokenBatch | None, tally: Tally
+    ) -> list[Loss]:
         """The losses of one mini-batch for one trainer, one entry per micro-batch, equally many on every process."""
         ...
 

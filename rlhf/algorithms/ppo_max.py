@@ -16,7 +16,14 @@ from rlhf.common.metrics import Value
 from rlhf.core.tally import Tally
 from rlhf.engine import Trainer
 from rlhf.engine.single import TorchEngine
-from rlhf.models.backbone import entropy, hidden_states, spread, target_logits, target_tokens, token_logprobs
+from rlhf.models.backbone import (
+    entropy,
+    hidden_states,
+    spread,
+    target_logits,
+    target_tokens,
+    token_logprobs,
+)
 from rlhf.models.heads import at_last, load_scalar_model, new_scalar_model, score_spread
 from rlhf.models.saving import load_causal_lm, train_only_top
 from rlhf.models.trunk import lower_states, shares_trunk, upper_states
@@ -50,7 +57,8 @@ class PpoMax:
         policy = load_causal_lm(workspace.model(ppo.initial))
         critic = (
             load_scalar_model(
-                workspace.model("reward"), unit_scale=(ppo.reward.normalise or ppo.reward.scale) is not None
+                workspace.model("reward"),
+                unit_scale=(ppo.reward.normalise or ppo.reward.scale) is not None,
             )
             if ppo.critic.initial == "reward"
             else new_scalar_model(workspace.model("sft"), context.settings.seed, "critic")
@@ -62,7 +70,9 @@ class PpoMax:
             self.warmup_iterations, ppo.critic.pretraining_epochs
         )
         self.trainers: Mapping[str, Trainer] = {
-            "policy": self.engine.trainer(policy, ppo.optimizer, context.updates(ppo.iterations, ppo.epochs)),
+            "policy": self.engine.trainer(
+                policy, ppo.optimizer, context.updates(ppo.iterations, ppo.epochs)
+            ),
             "critic": self.engine.trainer(critic, ppo.critic.optimizer, critic_updates),
         }
         self._policy = policy
@@ -76,7 +86,9 @@ class PpoMax:
 
     def _trunk(self, layers: int | None) -> int | None:
         """The number of top blocks above what all four models have in common and none of them trains."""
-        if layers is None or not isinstance(self.engine, TorchEngine):  # ZeRO keeps the weights in parts
+        if layers is None or not isinstance(
+            self.engine, TorchEngine
+        ):  # ZeRO keeps the weights in parts
             return None
         models = [self._policy, self._reference, self._critic.lm, self._reward.lm]
         return layers if shares_trunk(models, layers) else None
@@ -116,7 +128,9 @@ class PpoMax:
         mask, settings = rollout.response_mask, self.settings.gae
         advantages, returns = gae(shaped.tokens, scores.values, mask, settings.gamma, settings.lam)
         old = scores.logprobs if self.settings.importance == "policy" else scores.reference_logprobs
-        experience = Experience(rollout.batch, mask, old, scores.values, advantages, returns, scores.below)
+        experience = Experience(
+            rollout.batch, mask, old, scores.values, advantages, returns, scores.below
+        )
         return experience, self._describe(rollout, scores, shaped, experience)
 
     def look(self, rollout: Rollout) -> tuple[Tensor, Tally]:
@@ -129,7 +143,9 @@ class PpoMax:
             objective=scores.rewards / self._reward_spread - coefficient * kl.sum(dim=1),
             kl=kl[mask],
             kl_sequence=kl.sum(dim=1),
-            surprise=-scores.logprobs[mask],  # log-perplexity on its own responses, in nats per token
+            surprise=-scores.logprobs[
+                mask
+            ],  # log-perplexity on its own responses, in nats per token
             entropy=scores.entropy[mask],
             length=rollout.lengths.float(),
             finished=rollout.finished.float(),
@@ -155,8 +171,17 @@ class PpoMax:
             if below is not None:
                 lower.append(pad_width(below, rollout.batch.input_ids.shape[1]))
         mask = rollout.response_mask
-        logprobs, reference, values, entropies = (spread(row, mask) for row in torch.cat(columns, dim=1))
-        return Scores(torch.cat(rewards), logprobs, reference, values, entropies, torch.cat(lower) if lower else None)
+        logprobs, reference, values, entropies = (
+            spread(row, mask) for row in torch.cat(columns, dim=1)
+        )
+        return Scores(
+            torch.cat(rewards),
+            logprobs,
+            reference,
+            values,
+            entropies,
+            torch.cat(lower) if lower else None,
+        )
 
     def _in_step(self, batches: list[TokenBatch]) -> list[tuple[TokenBatch, bool]]:
         """Micro-batches and whether they count: the first one stands in until every process has as many.
@@ -175,10 +200,17 @@ class PpoMax:
             rewards = scale(rewards, self._history)
         rewards = clip(rewards, transform.clip)
         kl = self.settings.kl
-        estimate = kl_estimate(scores.logprobs, scores.reference_logprobs, kl.estimator if kl else "k1") * mask
-        return _Shaped(rewards, estimate, token_rewards(rewards, estimate, mask, kl.coefficient if kl else 0.0))
+        estimate = (
+            kl_estimate(scores.logprobs, scores.reference_logprobs, kl.estimator if kl else "k1")
+            * mask
+        )
+        return _Shaped(
+            rewards, estimate, token_rewards(rewards, estimate, mask, kl.coefficient if kl else 0.0)
+        )
 
-    def _describe(self, rollout: Rollout, scores: Scores, shaped: _Shaped, experience: Experience) -> dict[str, Value]:
+    def _describe(
+        self, rollout: Rollout, scores: Scores, shaped: _Shaped, experience: Experience
+    ) -> dict[str, Value]:
         mask = rollout.response_mask
         tally = Tally()
         tally.add(
@@ -205,24 +237,44 @@ class PpoMax:
         means["reward_std"] = _variance(means, "reward", "reward_squared") ** 0.5
         means["advantage_std"] = _variance(means, "advantage_mean", "advantage_squared") ** 0.5
         means["perplexity"] = math.exp(-means["logprob"])
-        hidden = {"reward_squared", "advantage_squared", "return_squared", "error", "error_squared", "logprob"}
+        hidden = {
+            "reward_squared",
+            "advantage_squared",
+            "return_squared",
+            "error",
+            "error_squared",
+            "logprob",
+        }
         shown: dict[str, Value] = {key: value for key, value in means.items() if key not in hidden}
         return {**shown, "explained_variance": 1 - unexplained / variance if variance > 0 else None}
 
     # -- losses ---------------------------------------------------------------------------------------------------
 
     def losses(
-        self, name: str, iteration: int, batch: Experience, pretrain: TokenBatch | None, tally: Tally
+        self,
+        name: str,
+        iteration: int,
+        batch: Experience,
+        pretrain: TokenBatch | None,
+        tally: Tally,
     ) -> list[Loss]:
         count = float(self.engine.all_sum(batch.response_mask.sum().double()))
-        rows = torch.arange(len(batch), device=batch.response_mask.device).split(self.settings.micro_batch)
+        rows = torch.arange(len(batch), device=batch.response_mask.device).split(
+            self.settings.micro_batch
+        )
         if name == "policy":
             batch = self._reparameterised(batch)
         parts = [batch.select(index) for index in rows]
         if name == "critic":
-            bound = self.settings.value_clip if iteration >= 0 else None  # pre-training has far to go
-            return [lambda part=part: self._critic_loss(part, bound, count, tally) for part in parts]  # type: ignore[misc]
-        losses: list[Loss] = [lambda part=part: self._policy_loss(part, count, tally) for part in parts]  # type: ignore[misc]
+            bound = (
+                self.settings.value_clip if iteration >= 0 else None
+            )  # pre-training has far to go
+            return [
+                lambda part=part: self._critic_loss(part, bound, count, tally) for part in parts
+            ]  # type: ignore[misc]
+        losses: list[Loss] = [
+            lambda part=part: self._policy_loss(part, count, tally) for part in parts
+        ]  # type: ignore[misc]
         if self.settings.ptx is not None and pretrain is not None:
             losses.append(lambda: self._ptx_loss(pretrain, tally))
         return losses
@@ -260,7 +312,9 @@ class PpoMax:
             tally.peak(ratio_max_deviation=float(deviation.max()))
         return losses.sum() / count
 
-    def _critic_loss(self, part: Experience, bound: float | None, count: float, tally: Tally) -> Tensor:
+    def _critic_loss(
+        self, part: Experience, bound: float | None, count: float, tally: Tally
+    ) -> Tensor:
         mask = part.response_mask
         values = self._values(part.batch, part.below)
         losses, clipped = value_loss(values, part.old_values[mask], part.returns[mask], bound)
@@ -274,7 +328,9 @@ class PpoMax:
             logits = target_logits(self._policy, hidden_states(self._policy, batch), batch)
         losses = -token_logprobs(logits, target_tokens(batch))
         tally.add(ptx_loss=losses)
-        count = float(self.engine.all_sum(torch.tensor(float(losses.numel()), device=losses.device)))
+        count = float(
+            self.engine.all_sum(torch.tensor(float(losses.numel()), device=losses.device))
+        )
         return self.settings.ptx.coefficient * losses.sum() / count
 
     # -- models ---------------------------------------------------------------------------------------------------

@@ -53,7 +53,14 @@ def make_app(store: Store, hosts: list[str]) -> FastAPI:
         done, total = store.progress(name)
         shown = _known(store, key, name) if key else store.next(name)
         if shown is None:
-            return page("done.html", annotator=name, done=done, total=total, counts=store.counts(), kappa=store.kappa())
+            return page(
+                "done.html",
+                annotator=name,
+                done=done,
+                total=total,
+                counts=store.counts(),
+                kappa=store.kappa(),
+            )
         question, advice = GUIDELINES.get(shown.pair.kind, GUIDELINES["helpful"])
         return page(
             "pair.html",
@@ -87,7 +94,9 @@ def make_app(store: Store, hosts: list[str]) -> FastAPI:
     async def undo(request: Request) -> Response:
         name = _checked((await _form(request)).get("annotator", ""))
         key = store.undo(name)
-        return RedirectResponse(f"/pair?annotator={quote(name)}" + (f"&key={key}" if key else ""), 303)
+        return RedirectResponse(
+            f"/pair?annotator={quote(name)}" + (f"&key={key}" if key else ""), 303
+        )
 
     @app.get("/{name}.css")
     def style(name: str) -> Response:

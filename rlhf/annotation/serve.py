@@ -23,9 +23,13 @@ def serve(store: Store, host: str, port: int, say: Callable[[str], None]) -> Non
     try:
         listener.bind((host, port))
     except OSError as error:
-        raise RlhfError(f"rlhf annotate: {host}:{port}: {error.strerror}; --port 0 takes a free one") from None
+        raise RlhfError(
+            f"rlhf annotate: {host}:{port}: {error.strerror}; --port 0 takes a free one"
+        ) from None
     hosts = ["127.0.0.1", "localhost", "[::1]"] if host in LOOPBACK else ["*"]
     shown = socket.gethostname() if host in _ANY else f"[{host}]" if ":" in host else host
     say(f"http://{shown}:{listener.getsockname()[1]}/ (Ctrl-C ends; every vote is kept)")
-    server = uvicorn.Server(uvicorn.Config(make_app(store, hosts), log_level="warning", access_log=False))
+    server = uvicorn.Server(
+        uvicorn.Config(make_app(store, hosts), log_level="warning", access_log=False)
+    )
     server.run(sockets=[listener])

@@ -69,8 +69,13 @@ def pairs_of(comparisons: Path, challenger: str, baseline: str) -> list[Pair]:
     table = pd.read_parquet(comparisons)
     rows = table[(table["challenger"] == challenger) & (table["baseline"] == baseline)]
     if rows.empty:
-        known = sorted({f"{a} {b}" for a, b in zip(table["challenger"], table["baseline"], strict=True)})
-        raise DataError(comparisons, f"no comparison of {challenger} with {baseline}; there are: {', '.join(known)}")
+        known = sorted(
+            {f"{a} {b}" for a, b in zip(table["challenger"], table["baseline"], strict=True)}
+        )
+        raise DataError(
+            comparisons,
+            f"no comparison of {challenger} with {baseline}; there are: {', '.join(known)}",
+        )
     found: dict[str, Pair] = {}
     for row in rows.to_dict("records"):
         messages = tuple(json.loads(row["messages"]))
@@ -91,17 +96,24 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
         self._served: frozenset[str] | None = None  # all
-        self._base = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+        self._base = sqlite3.connect(
+            path, timeout=60, isolation_level=None, check_same_thread=False
+        )
         self._base.execute("PRAGMA journal_mode = WAL")
         self._base.execute("PRAGMA synchronous = FULL")  # a vote survives a power cut
         self._base.executescript(_SCHEMA)
-        self._base.execute("INSERT INTO seed SELECT ? WHERE NOT EXISTS (SELECT * FROM seed)", [seed])
+        self._base.execute(
+            "INSERT INTO seed SELECT ? WHERE NOT EXISTS (SELECT * FROM seed)", [seed]
+        )
         self._seed = int(self._base.execute("SELECT value FROM seed").fetchone()[0])
 
     def serve(self, pairs: Sequence[Pair]) -> None:
         """Take pairs in and show these from now on, no others; votes that they have already count."""
         self._served = frozenset(pair.key for pair in pairs)
-        rows = [(p.key, p.kind, json.dumps(p.messages, ensure_ascii=False), p.first, p.second) for p in pairs]
+        rows = [
+            (p.key, p.kind, json.dumps(p.messages, ensure_ascii=False), p.first, p.second)
+            for p in pairs
+        ]
         with self._lock:
             self._base.executemany("INSERT OR IGNORE INTO pairs VALUES (?, ?, ?, ?, ?)", rows)
 
@@ -111,12 +123,19 @@ class Store:
             votes = self._base.execute(
                 "SELECT pair, choice FROM votes WHERE annotator = ? ORDER BY number", [annotator]
             ).fetchall()
-            keys = [key for (key,) in self._base.execute("SELECT key FROM pairs") if self._is_served(key)]
+            keys = [
+                key
+                for (key,) in self._base.execute("SELECT key FROM pairs")
+                if self._is_served(key)
+            ]
         seen = {key for key, _ in votes}
         new = sorted(
-            (key for key in keys if key not in seen), key=lambda key: derive_seed(self._seed, "order", annotator, key)
+            (key for key in keys if key not in seen),
+            key=lambda key: derive_seed(self._seed, "order", annotator, key),
         )
-        skipped = [key for key, choice in votes if choice == "skip" and self._is_served(key)]  # the longest ago first
+        skipped = [
+            key for key, choice in votes if choice == "skip" and self._is_served(key)
+        ]  # the longest ago first
         left = new or skipped
         return self.show(left[0], annotator) if left else None
 
@@ -130,12 +149,21 @@ class Store:
         if row is None:
             raise KeyError(key)
         pair = Pair(row[0], row[1], tuple(json.loads(row[2])), row[3], row[4])
-        return Shown(pair, "first" if derive_seed(self._seed, "sides", annotator, key) % 2 else "second")
+        return Shown(
+            pair, "first" if derive_seed(self._seed, "sides", annotator, key) % 2 else "second"
+        )
 
     def vote(self, key: str, annotator: str, choice: Choice, seconds: float) -> None:
         """Keep a vote; the annotator's earlier one on this pair is replaced."""
         left = self.show(key, annotator).left
-        row = (key, annotator, choice, left, seconds, datetime.now(UTC).isoformat(timespec="seconds"))
+        row = (
+            key,
+            annotator,
+            choice,
+            left,
+            seconds,
+            datetime.now(UTC).isoformat(timespec="seconds"),
+        )
         with self._lock:
             self._base.execute(
                 "INSERT OR REPLACE INTO votes (pair, annotator, choice, left_side, seconds, at) VALUES (?, ?, ?, ?, ?, ?)",
@@ -146,7 +174,8 @@ class Store:
         """Take the annotator's last vote back and give its pair; None where there is none."""
         with self._lock:
             row = self._base.execute(
-                "SELECT number, pair FROM votes WHERE annotator = ? ORDER BY number DESC LIMIT 1", [annotator]
+                "SELECT number, pair FROM votes WHERE annotator = ? ORDER BY number DESC LIMIT 1",
+                [annotator],
             ).fetchone()
             if row is None:
                 return None
@@ -183,7 +212,8 @@ class Store:
             ).fetchall()
         names = ("pair", "first", "annotator", "preferred", "shown_left", "seconds", "at")
         return [
-            Vote.model_validate(dict(zip(names, (row[0], text_key(row[1]), *row[2:]), strict=True))) for row in rows
+            Vote.model_validate(dict(zip(names, (row[0], text_key(row[1]), *row[2:]), strict=True)))
+            for row in rows
         ]
 
     def export(self, path: Path) -> int:
@@ -194,6 +224,9 @@ class Store:
         if not path.parent.is_dir():
             raise DataError(path, f"{path.parent} is no directory")
         if not (votes := self.votes()):
-            raise DataError(path, "no votes yet to write; `rlhf annotate` serves the page on which they are given")
+            raise DataError(
+                path,
+                "no votes yet to write; `rlhf annotate` serves the page on which they are given",
+            )
         write_text(path, "".join(vote.model_dump_json() + "\n" for vote in votes))
         return len(votes)

@@ -24,7 +24,9 @@ class TokenBatch:
 
     def to(self, device: torch.device | str) -> "TokenBatch":
         """Move all tensors."""
-        return TokenBatch(self.input_ids.to(device), self.attention_mask.to(device), self.target_mask.to(device))
+        return TokenBatch(
+            self.input_ids.to(device), self.attention_mask.to(device), self.target_mask.to(device)
+        )
 
     @property
     def last_positions(self) -> Tensor:
@@ -35,10 +37,14 @@ class TokenBatch:
         """Some of the rows, with the padding that no row needs cut off."""
         mask = self.attention_mask[index]
         width = int(mask.sum(dim=1).max())
-        return TokenBatch(self.input_ids[index, :width], mask[:, :width], self.target_mask[index, :width])
+        return TokenBatch(
+            self.input_ids[index, :width], mask[:, :width], self.target_mask[index, :width]
+        )
 
 
-def pad(sequences: Sequence[Ids], target_masks: Sequence[Sequence[bool]], pad_id: int) -> TokenBatch:
+def pad(
+    sequences: Sequence[Ids], target_masks: Sequence[Sequence[bool]], pad_id: int
+) -> TokenBatch:
     """Pad to the longest sequence; a target at position 0 has nothing to be predicted from and is masked out."""
     width = max(len(ids) for ids in sequences)
     input_ids = torch.full((len(sequences), width), pad_id, dtype=torch.int64)

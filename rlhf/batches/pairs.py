@@ -40,7 +40,9 @@ class PairBatch:
         return PairBatch(self.tokens.to(device), *moved)
 
 
-def pad_pairs(prompts: Sequence[Ids], chosen: Sequence[Ids], rejected: Sequence[Ids], pad_id: int) -> PairBatch:
+def pad_pairs(
+    prompts: Sequence[Ids], chosen: Sequence[Ids], rejected: Sequence[Ids], pad_id: int
+) -> PairBatch:
     """Join each prompt with both answers and pad to the longest row."""
     rows = list(zip(prompts, chosen, rejected, strict=True))
     tokens = pad(

@@ -17,7 +17,9 @@ class Limits:
     max_items: int = 1_000_000
 
 
-def token_batches(lengths: Sequence[int], limits: Limits, seed: int, *names: str | int) -> list[list[int]]:
+def token_batches(
+    lengths: Sequence[int], limits: Limits, seed: int, *names: str | int
+) -> list[list[int]]:
     """Group items into batches of near-equal token count (section 3.1: dynamic batches); gives lists of indices.
 
     Items are shuffled by the seed, sorted by length within wide windows so that padding stays small, cut into
@@ -39,8 +41,12 @@ def _cut(part: list[int], lengths: Sequence[int], limits: Limits) -> list[list[i
     batches: list[list[int]] = []
     current: list[int] = []
     for index in part:
-        grown = (len(current) + 1) * max(lengths[index], max((lengths[i] for i in current), default=0))
-        full = len(current) >= limits.max_items or (grown > limits.tokens and len(current) >= limits.min_items)
+        grown = (len(current) + 1) * max(
+            lengths[index], max((lengths[i] for i in current), default=0)
+        )
+        full = len(current) >= limits.max_items or (
+            grown > limits.tokens and len(current) >= limits.min_items
+        )
         if current and full:
             batches.append(current)
             current = []
@@ -63,7 +69,9 @@ def _fill_up(batches: list[list[int]], min_items: int) -> list[list[int]]:
     return filled
 
 
-def epoch_plan(lengths: Sequence[int], limits: Limits, epochs: float, seed: int, *names: str | int) -> list[list[int]]:
+def epoch_plan(
+    lengths: Sequence[int], limits: Limits, epochs: float, seed: int, *names: str | int
+) -> list[list[int]]:
     """The batches of all epochs in the order they are trained on; a fractional epoch is cut short, never empty."""
     plan: list[list[int]] = []
     epoch = 0

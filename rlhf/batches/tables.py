@@ -39,7 +39,9 @@ def table_path(workspace: Workspace, table: str) -> Path:
 def write_table(directory: Path, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write `<table>.parquet` with exactly its columns."""
     schema = pyarrow.schema(list(COLUMNS[table].items()))
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows), schema=schema), directory / f"{table}.parquet")
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_pylist(list(rows), schema=schema), directory / f"{table}.parquet"
+    )
 
 
 def read_table(
@@ -59,7 +61,9 @@ def read_table(
         raise DataError(path, f"not readable as parquet: {error}") from None
     missing = [column for column in COLUMNS[table] if column not in frame.columns]
     if missing:
-        raise DataError(path, f"lacks the columns {', '.join(missing)}; run the stage prepare again")
+        raise DataError(
+            path, f"lacks the columns {', '.join(missing)}; run the stage prepare again"
+        )
     if split is not None:
         frame = frame[frame["split"] == split]
     if kind is not None:
@@ -72,6 +76,7 @@ def read_rows_of(workspace: Workspace, table: str, split: str) -> pandas.DataFra
     frame = read_table(workspace, table, split=split)
     if frame.empty:
         raise DataError(
-            table_path(workspace, table), f"has no rows of split {split}; fractions and limits in `data` decide"
+            table_path(workspace, table),
+            f"has no rows of split {split}; fractions and limits in `data` decide",
         )
     return frame

@@ -25,11 +25,19 @@ def model_directory(name: str, workspace: Workspace) -> Path:
     """The directory of a stage's model or of a path; raises ModelError that says which models there are."""
     directory = workspace.model(name) if name in TALKERS else Path(name)
     if name in SCORERS and not directory.is_dir():
-        raise ModelError(f"{name} scores answers and gives none; talk to policy with --score to see its scores")
+        raise ModelError(
+            f"{name} scores answers and gives none; talk to policy with --score to see its scores"
+        )
     if not directory.is_dir():
         present = [stage for stage in TALKERS if workspace.model(stage).is_dir()]
-        there = f"there are: {', '.join(present)}" if present else "no stage has written one yet (dvc repro)"
-        raise ModelError(f"{directory}: no such model; {there}, or give the path of a model directory")
+        there = (
+            f"there are: {', '.join(present)}"
+            if present
+            else "no stage has written one yet (dvc repro)"
+        )
+        raise ModelError(
+            f"{directory}: no such model; {there}, or give the path of a model directory"
+        )
     return directory
 
 
@@ -54,7 +62,9 @@ class Chat:
 
     def reset(self) -> None:
         """Forget the dialogue but for the system prompt; the same seed then gives the same replies again."""
-        self.messages = [{"role": "system", "content": self.system}] if self.system is not None else []
+        self.messages = (
+            [{"role": "system", "content": self.system}] if self.system is not None else []
+        )
         self._turn = self.forgotten = 0
 
     def reply(self, text: str) -> Iterator[str]:
@@ -81,7 +91,10 @@ class Chat:
         """What each reward model says of the last reply."""
         prompt, response = self._last
         batch = pad_responses([prompt], [response], int(self.tokenizer.pad_token_id or 0))
-        return {name: float(scorer.scores(batch.to(self.model.device))) for name, scorer in self.scorers.items()}
+        return {
+            name: float(scorer.scores(batch.to(self.model.device)))
+            for name, scorer in self.scorers.items()
+        }
 
     def _rule(self) -> SamplingRule:
         return SamplingRule(
@@ -98,7 +111,9 @@ class Chat:
         window = int(getattr(self.model.config, "max_position_embeddings", 0)) or 1 << 30
         room = window - self.generation.max_new_tokens
         while True:
-            ids: Any = self.tokenizer.apply_chat_template(self.messages, add_generation_prompt=True, return_dict=False)
+            ids: Any = self.tokenizer.apply_chat_template(
+                self.messages, add_generation_prompt=True, return_dict=False
+            )
             if len(ids) <= room:
                 return list(ids)
             first = 1 if self.system is not None else 0
@@ -128,14 +143,18 @@ def open_chat(
     if score:
         there = [name for name in SCORERS if workspace.model(name).is_dir()]
         if not there:
-            raise ModelError("--score: no reward model here; the stages reward and gold write them (dvc repro reward)")
+            raise ModelError(
+                "--score: no reward model here; the stages reward and gold write them (dvc repro reward)"
+            )
         for name in there:
             scorer = load_scalar_model(workspace.model(name))
             scorer.to(device).eval()
             scorers[name] = scorer
     tokenizer = load_tokenizer(directory)
     if tokenizer.chat_template is None:
-        raise ModelError(f"{directory}: the tokenizer has no chat template, so turns cannot be told apart")
+        raise ModelError(
+            f"{directory}: the tokenizer has no chat template, so turns cannot be told apart"
+        )
     model = load_causal_lm(directory)
     model.to(device)  # type: ignore[arg-type] # transformers types it for strings
     return Chat(model, tokenizer, generation, seed, greedy=greedy, system=system, scorers=scorers)
@@ -143,13 +162,19 @@ def open_chat(
 
 @torch.no_grad()
 def stream(
-    model: PreTrainedModel, prompt: Sequence[int], uniforms: torch.Tensor, rule: SamplingRule, greedy: bool = False
+    model: PreTrainedModel,
+    prompt: Sequence[int],
+    uniforms: torch.Tensor,
+    rule: SamplingRule,
+    greedy: bool = False,
 ) -> Iterator[int]:
     """Sample one response token by token by the rule of evaluation; the end-of-turn token, if it comes, is the last."""
     seen = torch.tensor([list(prompt)], device=model.device)
     step_ids, cache = seen, DynamicCache(config=model.config)
     for step in range(rule.max_new_tokens):
-        hidden = model.base_model(input_ids=step_ids, past_key_values=cache, use_cache=True).last_hidden_state
+        hidden = model.base_model(
+            input_ids=step_ids, past_key_values=cache, use_cache=True
+        ).last_hidden_state
         logits = model.get_output_embeddings()(hidden[:, -1]).float()
         uniform = uniforms[step : step + 1].to(model.device)
         tokens = logits.argmax(dim=1) if greedy else draw(logits, uniform, seen, rule)[0]
@@ -162,4 +187,6 @@ def stream(
 
 def printable(text: str) -> str:
     """Text without the control characters by which a model could drive the terminal."""
-    return "".join(character for character in text if character in "\n\t" or character.isprintable())
+    return "".join(
+        character for character in text if character in "\n\t" or character.isprintable()
+    )

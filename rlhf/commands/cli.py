@@ -66,8 +66,12 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def shared(
     context: typer.Context,
-    root: Annotated[Path, typer.Option("--workspace", "-C", help="The directory that holds params.yaml.")] = Path(),
-    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")] = False,
+    root: Annotated[
+        Path, typer.Option("--workspace", "-C", help="The directory that holds params.yaml.")
+    ] = Path(),
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
+    ] = False,
 ) -> None:
     """Secrets of RLHF: supervised fine-tuning, reward model, PPO-max, evaluation and report.
 
@@ -92,9 +96,15 @@ def shared(
 @app.command()
 def preset(
     context: typer.Context,
-    name: Annotated[str | None, typer.Argument(help="Which one; without it they are listed.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite a params.yaml that you have edited.")] = False,
-    variant: Annotated[str | None, typer.Option(help=f"Algorithm of the paper: {', '.join(VARIANTS)}.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Which one; without it they are listed.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite a params.yaml that you have edited.")
+    ] = False,
+    variant: Annotated[
+        str | None, typer.Option(help=f"Algorithm of the paper: {', '.join(VARIANTS)}.")
+    ] = None,
 ) -> None:
     """Write a whole settings file to params.yaml, or list those there are.
 
@@ -109,7 +119,9 @@ def preset(
         return
     text = preset_text(name)
     if workspace.params.exists() and not force and not _present_preset(workspace):
-        raise SettingsError(f"{workspace.params}: edited since it was written from a preset; --force overwrites it")
+        raise SettingsError(
+            f"{workspace.params}: edited since it was written from a preset; --force overwrites it"
+        )
     if variant is not None:
         text = edited(text, _variant(variant), f"preset {name}")
     write_text(workspace.params, text)
@@ -128,7 +140,8 @@ def _list_presets(shared: Shared) -> None:
     present = _present_preset(shared.workspace)
     for name in preset_names():
         table.add_row(
-            f"{name} *" if present and name == present.split(",")[0] else name, escape(_about(preset_text(name)))
+            f"{name} *" if present and name == present.split(",")[0] else name,
+            escape(_about(preset_text(name))),
         )
     shared.console.print(table)
     if present:
@@ -164,7 +177,9 @@ def _about(text: str) -> str:
 def doctor(
     context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="Leave out importing the large packages.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Leave out importing the large packages.")
+    ] = False,
 ) -> None:
     """Tell what this machine and workspace have and lack; exit code 1 if something essential is missing."""
     shared: Shared = context.obj
@@ -179,7 +194,9 @@ def doctor(
         table.add_row(MARKS[check.state], escape(check.name), escape(check.found) + advice)
     shared.console.print(table)
     done = [name for name, ready in found.stages.items() if ready]
-    shared.console.print(f"stages done: {', '.join(done) or 'none'}; dvc status tells which are stale")
+    shared.console.print(
+        f"stages done: {', '.join(done) or 'none'}; dvc status tells which are stale"
+    )
     shared.console.print("ready" if found.healthy else "not ready: mend what is marked fault")
     raise typer.Exit(0 if found.healthy else 1)
 
@@ -187,7 +204,9 @@ def doctor(
 @app.command()
 def show(
     context: typer.Context,
-    everything: Annotated[bool, typer.Option("--all", help="All metrics, not only the key ones.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All metrics, not only the key ones.")
+    ] = False,
 ) -> None:
     """Show what the stages measured (metrics/*.json)."""
     shared: Shared = context.obj
@@ -205,15 +224,23 @@ def show(
 @app.command()
 def chat(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="base, sft, policy, or the path of a model directory.")],
-    prompt: Annotated[str | None, typer.Option(help="Answer this one message and end; - reads it from stdin.")] = None,
+    model: Annotated[
+        str, typer.Argument(help="base, sft, policy, or the path of a model directory.")
+    ],
+    prompt: Annotated[
+        str | None, typer.Option(help="Answer this one message and end; - reads it from stdin.")
+    ] = None,
     system: Annotated[str | None, typer.Option(help="A system prompt.")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0.0, help="0 always takes the likeliest token.")
+    ] = None,
     top_p: Annotated[float | None, typer.Option(min=1e-6, max=1.0, help="Nucleus.")] = None,
     repetition_penalty: Annotated[float | None, typer.Option(min=1e-6, help="1 for none.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest reply.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed and words give the same replies.")] = 1,
-    score: Annotated[bool, typer.Option("--score", help="Show what the reward and gold models say.")] = False,
+    score: Annotated[
+        bool, typer.Option("--score", help="Show what the reward and gold models say.")
+    ] = False,
 ) -> None:
     """Talk with a model. What is not given is sampled as params.yaml has it for evaluation.
 
@@ -221,7 +248,10 @@ def chat(
     rlhf chat policy --score
     rlhf chat models/sft --prompt "How do I boil an egg?" --temperature 0
     """
-    from rlhf.commands.chat import model_directory, open_chat  # torch and transformers take seconds to import
+    from rlhf.commands.chat import (
+        model_directory,
+        open_chat,
+    )  # torch and transformers take seconds to import
 
     if prompt == "-":
         prompt = sys.stdin.read().strip()
@@ -238,7 +268,15 @@ def chat(
         update={key: value for key, value in given.items() if value is not None}
     )
     directory = model_directory(model, workspace)
-    talk = open_chat(directory, workspace, generation, seed=seed, greedy=temperature == 0, score=score, system=system)
+    talk = open_chat(
+        directory,
+        workspace,
+        generation,
+        seed=seed,
+        greedy=temperature == 0,
+        score=score,
+        system=system,
+    )
     if prompt is not None:
         _answer(talk, prompt)
         return
@@ -260,10 +298,13 @@ def chat(
 def compare(
     context: typer.Context,
     challenger: Annotated[
-        str, typer.Argument(help="champion, challenger, NAME@ALIAS, NAME/VERSION, or NAME: its newest.")
+        str,
+        typer.Argument(help="champion, challenger, NAME@ALIAS, NAME/VERSION, or NAME: its newest."),
     ],
     baseline: Annotated[str, typer.Argument(help="The same.")],
-    promote: Annotated[bool, typer.Option("--promote", help="Make it champion if evaluate.promotion allows.")] = False,
+    promote: Annotated[
+        bool, typer.Option("--promote", help="Make it champion if evaluate.promotion allows.")
+    ] = False,
 ) -> None:
     """Compare two models of MLflow's registry on the held-out prompts, by the first of evaluate.judges.
 
@@ -283,10 +324,13 @@ def annotate(
     challenger: Annotated[str, typer.Argument(help="Whose answers are compared,")] = "policy",
     baseline: Annotated[str, typer.Argument(help="and with whose.")] = "sft",
     host: Annotated[
-        str, typer.Option(help="Where to listen; another address lets others in, without a password.")
+        str,
+        typer.Option(help="Where to listen; another address lets others in, without a password."),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8765,
-    export: Annotated[Path | None, typer.Option(help="Write the votes so far to this file and end.")] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Write the votes so far to this file and end.")
+    ] = None,
 ) -> None:
     """Let people compare answers, blind and pairwise, on a page in their browser.
 
@@ -310,7 +354,9 @@ def _waited_for(command: list[str], directory: Path) -> int:
     """Run a command to its end and give its exit code; Ctrl-C, which reaches it too, is for it to obey in its own time."""
     before = signal.getsignal(signal.SIGINT)
     if before is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, lambda *_: None)  # not SIG_IGN, which the command would inherit
+        signal.signal(
+            signal.SIGINT, lambda *_: None
+        )  # not SIG_IGN, which the command would inherit
     try:
         code = subprocess.run(command, cwd=directory, check=False).returncode
     finally:
@@ -321,7 +367,11 @@ def _waited_for(command: list[str], directory: Path) -> int:
 def _generation(workspace: Workspace) -> Generation:
     from rlhf.commands.chat import DEFAULT_GENERATION
 
-    return load_settings(workspace.params).evaluate.generation if workspace.params.exists() else DEFAULT_GENERATION
+    return (
+        load_settings(workspace.params).evaluate.generation
+        if workspace.params.exists()
+        else DEFAULT_GENERATION
+    )
 
 
 def _ask() -> str | None:
@@ -343,7 +393,10 @@ def _answer(talk: "Chat", text: str) -> None:
     finally:
         typer.echo()
     if talk.forgotten > before:
-        typer.echo("(the beginning of the dialogue no longer fits into the window and was forgotten)", err=True)
+        typer.echo(
+            "(the beginning of the dialogue no longer fits into the window and was forgotten)",
+            err=True,
+        )
     scores = talk.scores()
     if scores:
         typer.echo("  ".join(f"{name} {value:+.3f}" for name, value in scores.items()), err=True)

@@ -62,7 +62,11 @@ class Diagnosis:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {"healthy": self.healthy, "checks": [asdict(check) for check in self.checks], "stages": self.stages}
+        return {
+            "healthy": self.healthy,
+            "checks": [asdict(check) for check in self.checks],
+            "stages": self.stages,
+        }
 
 
 def _cores() -> int:
@@ -92,7 +96,14 @@ def diagnose(workspace: Workspace, imports: Iterable[str]) -> Diagnosis:
         stages = {stage.name: stage.done for stage in stage_states(workspace)}
     except RlhfError as error:
         stages = {}
-        checks.append(Check("metrics", "fault", str(error), "run the stage that wrote this file again (dvc repro)"))
+        checks.append(
+            Check(
+                "metrics",
+                "fault",
+                str(error),
+                "run the stage that wrote this file again (dvc repro)",
+            )
+        )
     return Diagnosis(checks, stages)
 
 
@@ -101,14 +112,24 @@ def python_check(version: tuple[int, ...]) -> Check:
     found = ".".join(map(str, version))
     if version == (3, 11):
         return Check("python", "ok", platform.python_version())
-    return Check("python", "fault", found, "make the virtual environment with Python 3.11; the pins are for it")
+    return Check(
+        "python",
+        "fault",
+        found,
+        "make the virtual environment with Python 3.11; the pins are for it",
+    )
 
 
 def cores_check(cores: int) -> Check:
     """Cores that this process may use."""
     if cores >= 2:
         return Check("cores", "ok", str(cores))
-    return Check("cores", "note", str(cores), "expect twice the time of two cores; the preset tiny runs anywhere")
+    return Check(
+        "cores",
+        "note",
+        str(cores),
+        "expect twice the time of two cores; the preset tiny runs anywhere",
+    )
 
 
 def memory_check(total: int) -> Check:
@@ -117,9 +138,7 @@ def memory_check(total: int) -> Check:
     if total < 2 * GIB:
         return Check("memory", "fault", found, "less than the preset tiny takes (2 GiB)")
     if total < 7 * GIB:
-        advice = (
-            "PPO of the preset laptop takes about 7 GiB: lower ppo.micro_batch, set ppo.trainable_layers, or use tiny"
-        )
+        advice = "PPO of the preset laptop takes about 7 GiB: lower ppo.micro_batch, set ppo.trainable_layers, or use tiny"
         return Check("memory", "note", found, advice)
     return Check("memory", "ok", found)
 
@@ -128,9 +147,16 @@ def disk_check(free: int) -> Check:
     """Free bytes against models, checkpoints and DVC's cache: `laptop` about 8 GiB."""
     found = f"{free / GIB:.1f} GiB free"
     if free < GIB:
-        return Check("disk", "fault", found, "make room: even the preset tiny needs some, laptop about 8 GiB")
+        return Check(
+            "disk", "fault", found, "make room: even the preset tiny needs some, laptop about 8 GiB"
+        )
     if free < 8 * GIB:
-        return Check("disk", "note", found, "the preset laptop takes about 8 GiB of models, checkpoints and DVC cache")
+        return Check(
+            "disk",
+            "note",
+            found,
+            "the preset laptop takes about 8 GiB of models, checkpoints and DVC cache",
+        )
     return Check("disk", "ok", found)
 
 
@@ -140,21 +166,33 @@ def gpu_check(settings: Settings | None) -> Check:
         import torch
     except ImportError as error:
         return Check(
-            "gpu", "fault", f"torch: {error}", "install the pinned packages: pip install -e . -c requirements.lock"
+            "gpu",
+            "fault",
+            f"torch: {error}",
+            "install the pinned packages: pip install -e . -c requirements.lock",
         )
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     processes = settings.engine.processes if settings is not None else 1
     if count == 0:
         there = shutil.which("nvidia-smi") is not None
-        advice = "torch cannot use the GPU here: install a CUDA build of the pinned torch" if there else ""
+        advice = (
+            "torch cannot use the GPU here: install a CUDA build of the pinned torch"
+            if there
+            else ""
+        )
         advice = advice or "not needed for the presets tiny, laptop and hh-small; hh-7b wants eight"
         return Check("gpu", "note", "none", advice)
     found = f"{count} x {torch.cuda.get_device_name(0)}"
     if processes > count:
-        return Check("gpu", "fault", found, f"engine.processes is {processes}; set it to at most {count}")
+        return Check(
+            "gpu", "fault", found, f"engine.processes is {processes}; set it to at most {count}"
+        )
     if processes < count:
         return Check(
-            "gpu", "note", found, f"{processes} in use; engine.kind: deepspeed with more processes uses the others"
+            "gpu",
+            "note",
+            found,
+            f"{processes} in use; engine.kind: deepspeed with more processes uses the others",
         )
     return Check("gpu", "ok", found)
 
@@ -164,7 +202,9 @@ def bf16_check(instructions: list[str], settings: Settings | None) -> Check:
     if instructions:
         return Check("bf16", "ok", ", ".join(instructions))
     forced = settings is not None and settings.engine.precision == "bf16"
-    advice = "on this processor bf16 is slower than fp32" + (": set engine.precision: auto" if forced else "")
+    advice = "on this processor bf16 is slower than fp32" + (
+        ": set engine.precision: auto" if forced else ""
+    )
     return Check("bf16", "note", "no fast instructions", advice)
 
 
@@ -172,7 +212,9 @@ def compiler_check(path: str | None) -> Check:
     """A C++ compiler, which only DeepSpeed's own kernels need."""
     if path is not None:
         return Check("c++", "ok", path)
-    return Check("c++", "note", "none", "not needed here; DeepSpeed compiles its optional kernels with it")
+    return Check(
+        "c++", "note", "none", "not needed here; DeepSpeed compiles its optional kernels with it"
+    )
 
 
 def pins_check(lock: Path) -> Check:
@@ -182,11 +224,18 @@ def pins_check(lock: Path) -> Check:
     if missing:
         return Check("versions", "fault", f"not installed: {', '.join(missing)}", advice)
     if not lock.is_file():
-        return Check("versions", "note", f"no {lock}", "run in the root of a clone to compare versions with its lock")
+        return Check(
+            "versions",
+            "note",
+            f"no {lock}",
+            "run in the root of a clone to compare versions with its lock",
+        )
     lines = (line.split("#")[0].strip() for line in lock.read_text(encoding="utf-8").splitlines())
     pins = dict(line.split("==", 1) for line in lines if "==" in line)
     here = {name: version for name in pins if (version := _installed(name)) is not None}
-    different = [f"{name} {here[name]}, pinned {pins[name]}" for name in here if here[name] != pins[name]]
+    different = [
+        f"{name} {here[name]}, pinned {pins[name]}" for name in here if here[name] != pins[name]
+    ]
     if different:
         return Check("versions", "note", "; ".join(different), advice)
     return Check("versions", "ok", f"{len(here)} packages as pinned")
@@ -195,7 +244,11 @@ def pins_check(lock: Path) -> Check:
 def _required() -> list[str]:
     """Names of the packages that rlhf cannot do without."""
     requirements = importlib.metadata.requires("rlhf") or []
-    return [re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0] for line in requirements if "extra ==" not in line]
+    return [
+        re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0]
+        for line in requirements
+        if "extra ==" not in line
+    ]
 
 
 def _installed(name: str) -> str | None:
@@ -211,7 +264,12 @@ def settings_check(workspace: Workspace) -> tuple[Check, Settings | None]:
     try:
         settings = load_settings(workspace.params)
     except RlhfError as error:
-        return Check("settings", "fault", str(error), "correct the key, or `rlhf preset NAME` for a whole file"), None
+        return Check(
+            "settings",
+            "fault",
+            str(error),
+            "correct the key, or `rlhf preset NAME` for a whole file",
+        ), None
     engine = settings.engine
     found = f"{workspace.params}: {settings.model.source}, {engine.kind}, {engine.precision}, {engine.processes} process(es)"
     return Check("settings", "ok", found), settings
@@ -225,26 +283,37 @@ def addresses_check(workspace: Workspace, settings: Settings) -> Check:
         check_addresses(settings, workspace)
     except (RlhfError, ImportError, OSError) as error:
         return Check("model and data", "fault", str(error), "fetch would refuse to begin")
-    return Check("model and data", "ok", ", ".join(dict.fromkeys([settings.model.source, *settings.data.preferences])))
+    return Check(
+        "model and data",
+        "ok",
+        ", ".join(dict.fromkeys([settings.model.source, *settings.data.preferences])),
+    )
 
 
 def judges_check(workspace: Workspace, settings: Settings) -> Check:
     """Keys, files and directories that `evaluate.judges` and `evaluate.opponents` want, as evaluate looks for them."""
     section = settings.evaluate
     names = ", ".join((*section.judges, *section.opponents))
-    addresses = [address for address in (*section.judges, *section.opponents.values()) if ":" in address]
+    addresses = [
+        address for address in (*section.judges, *section.opponents.values()) if ":" in address
+    ]
     prepared = (workspace.prepared / "prompts.parquet").is_file()
     ready = [address for address in addresses if prepared or not address.startswith("file:")]
     if ready:
         try:
-            from rlhf.evaluation.evaluate import check_ready  # takes seconds, and most settings need nothing of it
+            from rlhf.evaluation.evaluate import (
+                check_ready,
+            )  # takes seconds, and most settings need nothing of it
 
             check_ready(settings, workspace, ready)
         except (RlhfError, ImportError, OSError) as error:
             return Check("judges", "fault", str(error), "evaluate would refuse to begin")
     if len(ready) < len(addresses):
         return Check(
-            "judges", "note", names, "the responses in a file: can be looked at once prepare has made the prompts"
+            "judges",
+            "note",
+            names,
+            "the responses in a file: can be looked at once prepare has made the prompts",
         )
     return Check("judges", "ok", names)
 
@@ -265,12 +334,21 @@ def _import_check(name: str, process: subprocess.Popen[str]) -> Check:
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
-        return Check(f"import {name}", "note", "took more than 3 minutes", "is the machine very busy?")
+        return Check(
+            f"import {name}", "note", "took more than 3 minutes", "is the machine very busy?"
+        )
     if process.returncode == 0:
         return Check(f"import {name}", "ok", "works")
-    reason = errors.strip().splitlines()[-1] if errors.strip() else f"exit code {process.returncode}"
+    reason = (
+        errors.strip().splitlines()[-1] if errors.strip() else f"exit code {process.returncode}"
+    )
     purpose = IMPORTS.get(name, "")
-    return Check(f"import {name}", "fault", reason, f"needed for {purpose}: install what requirements.lock pins")
+    return Check(
+        f"import {name}",
+        "fault",
+        reason,
+        f"needed for {purpose}: install what requirements.lock pins",
+    )
 
 
 def _memory() -> int:

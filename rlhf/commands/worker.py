@@ -42,7 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     def run() -> None:
         if len(names) != 1:
-            raise RlhfError(f"usage: python -m rlhf.commands.worker STAGE; the stages are: {', '.join(STAGES)}")
+            raise RlhfError(
+                f"usage: python -m rlhf.commands.worker STAGE; the stages are: {', '.join(STAGES)}"
+            )
         workspace = Workspace(Path())
         stage_function(names[0])(load_settings(workspace.params), workspace)
 

@@ -19,10 +19,15 @@ def guarded(run: Callable[[], object]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"error: {error.filename or 'file system'}: {error.strerror or error}", file=sys.stderr)
+        print(
+            f"error: {error.filename or 'file system'}: {error.strerror or error}", file=sys.stderr
+        )
         return 1
     except KeyboardInterrupt:
-        print("interrupted; a training stage goes on from its last checkpoint when it is run again", file=sys.stderr)
+        print(
+            "interrupted; a training stage goes on from its last checkpoint when it is run again",
+            file=sys.stderr,
+        )
         return 130
     return 0
 

@@ -45,7 +45,10 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write `value` as JSON with sorted keys; NaN and infinity are refused (ValueError), JSON has no such numbers."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+    write_text(
+        path,
+        json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n",
+    )
 
 
 def text_of(path: Path) -> str:

@@ -13,7 +13,11 @@ Value = float | int | bool | str | None
 
 def finite(values: Mapping[str, Value], where: str) -> dict[str, Value]:
     """Give the values back; raises TrainingError that begins with `where` and names the keys that are not finite."""
-    bad = sorted(key for key, value in values.items() if isinstance(value, float) and not math.isfinite(value))
+    bad = sorted(
+        key
+        for key, value in values.items()
+        if isinstance(value, float) and not math.isfinite(value)
+    )
     if bad:
         raise TrainingError(f"{where}: not finite: {', '.join(bad)}")
     return dict(values)

@@ -14,27 +14,48 @@ class Progress:
     """Count `total` units of work named `what`; `show=False` keeps it silent (ranks other than 0)."""
 
     def __init__(
-        self, what: str, total: int, *, start: int = 0, show: bool = True, every_seconds: float = 10.0
+        self,
+        what: str,
+        total: int,
+        *,
+        start: int = 0,
+        show: bool = True,
+        every_seconds: float = 10.0,
     ) -> None:
         self.what, self.total, self.done = what, total, start
         self._start, self._began, self._told = start, time.monotonic(), time.monotonic()
         self._every = every_seconds
         self._show = show
         interactive = show and sys.stderr.isatty()
-        self._bar = tqdm(total=total, initial=start, desc=what, dynamic_ncols=True) if interactive else None
+        self._bar = (
+            tqdm(total=total, initial=start, desc=what, dynamic_ncols=True) if interactive else None
+        )
 
     def advance(self, count: int = 1, values: Mapping[str, float | str] | None = None) -> None:
         """Move on by `count` units; `values` are shown beside the bar."""
         self.done += count
-        text = " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in (values or {}).items())
+        text = " ".join(
+            f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}"
+            for k, v in (values or {}).items()
+        )
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(count)
-        elif self._show and (time.monotonic() - self._told >= self._every or self.done >= self.total):
+        elif self._show and (
+            time.monotonic() - self._told >= self._every or self.done >= self.total
+        ):
             self._told = time.monotonic()
             rate = (self.done - self._start) / max(self._told - self._began, 1e-9)
             left = (self.total - self.done) / max(rate, 1e-9)
-            log.info("%s %d/%d  %.2f/s  %.0f s left  %s", self.what, self.done, self.total, rate, left, text)
+            log.info(
+                "%s %d/%d  %.2f/s  %.0f s left  %s",
+                self.what,
+                self.done,
+                self.total,
+                rate,
+                left,
+                text,
+            )
 
     def close(self) -> None:
         """End the bar's line."""

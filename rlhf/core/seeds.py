@@ -17,7 +17,9 @@ def derive_seed(root: int, *names: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def generator(root: int, *names: str | int, device: "str | torch.device" = "cpu") -> "torch.Generator":
+def generator(
+    root: int, *names: str | int, device: "str | torch.device" = "cpu"
+) -> "torch.Generator":
     """Make a torch generator seeded by name; state never needs saving because a step's name gives it back."""
     import torch
 

@@ -18,7 +18,9 @@ class StepLog:
     """
 
     def __init__(self, path: Path, checkpoint: Path | None = None) -> None:
-        write_text(path, "" if checkpoint is None else (checkpoint / path.name).read_text(encoding="utf-8"))
+        write_text(
+            path, "" if checkpoint is None else (checkpoint / path.name).read_text(encoding="utf-8")
+        )
         self.path = path
         self._stream = path.open("a", encoding="utf-8")
 

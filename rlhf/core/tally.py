@@ -43,7 +43,12 @@ class Tally:
         if not keys:
             return dict(self.peaks)
         stacked = torch.stack(
-            [torch.stack([self.sums[k], torch.as_tensor(self.weights[k]).to(self.sums[k])]) for k in keys]
+            [
+                torch.stack([self.sums[k], torch.as_tensor(self.weights[k]).to(self.sums[k])])
+                for k in keys
+            ]
         )
         summed = all_sum(stacked)
-        return {key: float(total / weight) for key, (total, weight) in zip(keys, summed, strict=True)} | self.peaks
+        return {
+            key: float(total / weight) for key, (total, weight) in zip(keys, summed, strict=True)
+        } | self.peaks

@@ -19,7 +19,14 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 _ATTENTION = {"full_attention", "sliding_attention"}  # these obey the mask of pairs
-PADS = ("<|endoftext|>", "<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>", "<unk>")  # in order of preference
+PADS = (
+    "<|endoftext|>",
+    "<pad>",
+    "<|pad|>",
+    "[PAD]",
+    "<|finetune_right_pad_id|>",
+    "<unk>",
+)  # in order of preference
 
 
 def finish_base_model(directory: Path, chat_template: str) -> None:
@@ -39,7 +46,9 @@ def finish_base_model(directory: Path, chat_template: str) -> None:
     if chat_template == "chatml":
         _set_chatml(tokenizer)
     elif not tokenizer.chat_template:
-        raise SourceError("model.chat_template: own: this model has no chat template; chatml sets one")
+        raise SourceError(
+            "model.chat_template: own: this model has no chat template; chatml sets one"
+        )
     _set_pad(tokenizer)
     tokenizer.save_pretrained(directory)
     for name in ("config.json", "generation_config.json"):
@@ -88,7 +97,9 @@ def _check_loads(directory: Path, vocabulary: int) -> None:
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise SourceError(f"transformers cannot load what came: {error}") from error
     if told["missing_keys"]:
-        raise SourceError(f"weights are missing: {', '.join(sorted(told['missing_keys'])[:3])}, ...")
+        raise SourceError(
+            f"weights are missing: {', '.join(sorted(told['missing_keys'])[:3])}, ..."
+        )
     if others := sorted({*(getattr(model.config, "layer_types", None) or ())} - _ATTENTION):
         raise SourceError(
             f"layers of kind {', '.join(others)}: they carry what they read from a pair's answer to the other"

@@ -9,7 +9,9 @@ _EMPTY_LINES = re.compile(r"\n{3,}")
 _ENTITY = re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{1,6}|#x[0-9a-fA-F]{1,5});")
 _BREAK = re.compile(r"<br\s*/?>|</p>", re.IGNORECASE)
 _MARKUP = re.compile(r"</?(?:p|b|i|u|em|strong|span|font)(?:\s[^<>]*)?>", re.IGNORECASE)
-_CODE = re.compile(r"```|<(?:html|head|body|div|style|script|pre|code|h\d|table|\?)\b", re.IGNORECASE)
+_CODE = re.compile(
+    r"```|<(?:html|head|body|div|style|script|pre|code|h\d|table|\?)\b", re.IGNORECASE
+)
 
 
 def clean_text(text: str) -> str:

@@ -50,7 +50,9 @@ def take(
     waiting = iter(chosen)
     while chunk := list(islice(waiting, CHUNK)):
         open_now = [candidate for candidate in chunk if not full(candidate)]
-        outcomes = dict(zip((candidate.id for candidate in open_now), encode(open_now), strict=True))
+        outcomes = dict(
+            zip((candidate.id for candidate in open_now), encode(open_now), strict=True)
+        )
         for candidate in chunk:
             outcome = "over_limit" if full(candidate) else outcomes[candidate.id]
             if isinstance(outcome, str):
@@ -80,10 +82,14 @@ class TableEncoder:
     taken: openings that no row may begin with: where a prompt was shortened, another turn opens it
     """
 
-    def __init__(self, encoder: ChatEncoder, data: Data, taken: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, encoder: ChatEncoder, data: Data, taken: frozenset[str] = frozenset()
+    ) -> None:
         self.encoder, self.data, self.taken = encoder, data, taken
         names = sorted(
-            {*encoder.tokenizer.all_special_tokens, *encoder.tokenizer.get_added_vocab()}, key=len, reverse=True
+            {*encoder.tokenizer.all_special_tokens, *encoder.tokenizer.get_added_vocab()},
+            key=len,
+            reverse=True,
         )
         self._special = re.compile("|".join(re.escape(name) for name in names if name.strip()))
 
@@ -102,7 +108,9 @@ class TableEncoder:
     def prompts(self, chosen: Sequence[Candidate]) -> list[Outcome]:
         """Columns messages and prompt_ids."""
         return self._encode(
-            [(_record(candidate, Prompt).messages, ()) for candidate in chosen], (), self._prompt_columns
+            [(_record(candidate, Prompt).messages, ()) for candidate in chosen],
+            (),
+            self._prompt_columns,
         )
 
     def _encode(
@@ -114,17 +122,31 @@ class TableEncoder:
         """Encode prompts with one answer for each of `names`."""
         prompts = self.encoder.prompts([messages for messages, _ in rows])
         fits = [
-            (prompt.messages, answer) for prompt, row in zip(prompts, rows, strict=True) if prompt for answer in row[1]
+            (prompt.messages, answer)
+            for prompt, row in zip(prompts, rows, strict=True)
+            if prompt
+            for answer in row[1]
         ]
-        responses = iter(self.encoder.responses([messages for messages, _ in fits], [answer for _, answer in fits]))
+        responses = iter(
+            self.encoder.responses(
+                [messages for messages, _ in fits], [answer for _, answer in fits]
+            )
+        )
         outcomes: list[Outcome] = []
         for prompt, (messages, answers) in zip(prompts, rows, strict=True):
             if prompt is None:
                 outcomes.append("prompt_too_long")
                 continue
             own = list(islice(responses, len(answers)))
-            cut = [f"{name}_truncated" for name, response in zip(names, own, strict=True) if response.cut]
-            if any(self._special.search(text) for text in (*(message.content for message in messages), *answers)):
+            cut = [
+                f"{name}_truncated"
+                for name, response in zip(names, own, strict=True)
+                if response.cut
+            ]
+            if any(
+                self._special.search(text)
+                for text in (*(message.content for message in messages), *answers)
+            ):
                 outcomes.append("special_token")
             elif (opening := opening_of(prompt.messages)) in self.taken:
                 outcomes.append("opening_in_other_split")
@@ -133,12 +155,18 @@ class TableEncoder:
             else:
                 made = columns(prompt, answers, [response.ids for response in own])
                 shortened = ["prompt_shortened"] if len(prompt.messages) < len(messages) else []
-                whole = made if isinstance(made, str) else Kept({**made, "opening": opening}, (*shortened, *cut))
+                whole = (
+                    made
+                    if isinstance(made, str)
+                    else Kept({**made, "opening": opening}, (*shortened, *cut))
+                )
                 outcomes.append(whole)
         return outcomes
 
     @staticmethod
-    def _sft_columns(prompt: Encoded, answers: Sequence[str], responses: Sequence[list[int]]) -> dict[str, Any]:
+    def _sft_columns(
+        prompt: Encoded, answers: Sequence[str], responses: Sequence[list[int]]
+    ) -> dict[str, Any]:
         messages = [*as_list(prompt.messages), {"role": "assistant", "content": answers[0]}]
         return {
             "messages": _json(messages),
@@ -147,7 +175,9 @@ class TableEncoder:
         }
 
     @staticmethod
-    def _pair_columns(prompt: Encoded, answers: Sequence[str], responses: Sequence[list[int]]) -> dict[str, Any] | str:
+    def _pair_columns(
+        prompt: Encoded, answers: Sequence[str], responses: Sequence[list[int]]
+    ) -> dict[str, Any] | str:
         if responses[0] == responses[1]:
             return "equal_once_cut"
         return {
@@ -160,11 +190,15 @@ class TableEncoder:
         }
 
     @staticmethod
-    def _prompt_columns(prompt: Encoded, answers: Sequence[str], responses: Sequence[list[int]]) -> dict[str, Any]:
+    def _prompt_columns(
+        prompt: Encoded, answers: Sequence[str], responses: Sequence[list[int]]
+    ) -> dict[str, Any]:
         return {"messages": _json(as_list(prompt.messages)), "prompt_ids": prompt.ids}
 
 
-def text_windows(encoder: ChatEncoder, chosen: Sequence[Candidate], data: Data, ledger: Ledger) -> list[dict[str, Any]]:
+def text_windows(
+    encoder: ChatEncoder, chosen: Sequence[Candidate], data: Data, ledger: Ledger
+) -> list[dict[str, Any]]:
     """Join the texts of each split and cut them into windows of `pretrain_tokens`; a shorter rest is left out.
 
     A split with less than one window of text gets the one short window that there is.
@@ -192,7 +226,9 @@ def text_windows(encoder: ChatEncoder, chosen: Sequence[Candidate], data: Data, 
     return rows
 
 
-def _window(candidate: Candidate, ids: list[int], number: int, encoder: ChatEncoder) -> dict[str, Any]:
+def _window(
+    candidate: Candidate, ids: list[int], number: int, encoder: ChatEncoder
+) -> dict[str, Any]:
     """A window, under the name of the text that it ends with."""
     return {
         **_common(candidate),

@@ -29,7 +29,9 @@ def fetch(settings: Settings, workspace: Workspace) -> None:
     check_addresses(settings, workspace)
     with staged_directory(workspace.model("base")) as model, staged_directory(workspace.raw) as raw:
         summary = _fetch_model(settings, workspace, model) | _fetch_data(settings, workspace, raw)
-        summary["bytes"] = sum(int(value or 0) for key, value in summary.items() if key.endswith("_bytes"))
+        summary["bytes"] = sum(
+            int(value or 0) for key, value in summary.items() if key.endswith("_bytes")
+        )
         write_summary(workspace.metrics("fetch"), summary)
 
 
@@ -55,7 +57,9 @@ def _fetch_model(settings: Settings, workspace: Workspace, directory: Path) -> d
     log.info("fetching the base model from %s", address)
     with _asked_for_by("model.source"), writing(workspace.model("base")):
         source, rest = find_source(address)
-        request = Request(address, rest, "model", workspace.root, settings.seed, settings.model.sha256)
+        request = Request(
+            address, rest, "model", workspace.root, settings.seed, settings.model.sha256
+        )
         brought = source.bring_model(request, directory)
     with _asked_for_by(f"model.source: {address}"), writing(workspace.model("base")):
         finish_base_model(directory, settings.model.chat_template)
@@ -72,7 +76,9 @@ def _fetch_data(settings: Settings, workspace: Workspace, directory: Path) -> di
             target.mkdir(parents=True)
             with _asked_for_by(f"data.{use}"):
                 source, rest = find_source(address)
-                brought = source.bring_data(Request(address, rest, use, workspace.root, settings.seed), target)
+                brought = source.bring_data(
+                    Request(address, rest, use, workspace.root, settings.seed), target
+                )
             size = tree_bytes(target)
             log.info("%s: %s, %.1f MB", use, address, size / 1e6)
             summary |= _lines(f"{use}_{index}", address, brought, size)

@@ -66,7 +66,11 @@ class Ledger:
         if not self.broken:
             return
         place, reason = self.broken[0]
-        others = f" (and {len(self.broken) - 1} more: {self.first_broken(1)})" if len(self.broken) > 1 else ""
+        others = (
+            f" (and {len(self.broken) - 1} more: {self.first_broken(1)})"
+            if len(self.broken) > 1
+            else ""
+        )
         raise DataError(
             place.file,
             f"{reason} in data.{place.use}{others}; data.broken: drop leaves such rows out; {REREAD}",
@@ -84,8 +88,13 @@ class Ledger:
         for (use, _, outcome), count in self.counts.items():
             if outcome not in splits:
                 dropped[f"{use}_dropped_{outcome}"] += count
-        noted = {f"{use}_{what}": self.notes[use, what] for use, whats in NOTES.items() for what in whats}
-        files = {f"{use}/{file}/{outcome}": count for (use, file, outcome), count in sorted(self.counts.items())}
+        noted = {
+            f"{use}_{what}": self.notes[use, what] for use, whats in NOTES.items() for what in whats
+        }
+        files = {
+            f"{use}/{file}/{outcome}": count
+            for (use, file, outcome), count in sorted(self.counts.items())
+        }
         total = sum(dropped.values())
         return {
             **files,

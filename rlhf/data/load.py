@@ -10,7 +10,17 @@ from rlhf.common.files import tree_sha256
 from rlhf.data.ledger import REREAD, Ledger, Place
 from rlhf.data.parse import parse_row
 from rlhf.data.read import BrokenRow, kind_from_path, published_split, read_rows
-from rlhf.data.records import Dialogue, Kind, Message, Pair, PlainText, Prompt, PublishedSplit, Record, Row
+from rlhf.data.records import (
+    Dialogue,
+    Kind,
+    Message,
+    Pair,
+    PlainText,
+    Prompt,
+    PublishedSplit,
+    Record,
+    Row,
+)
 from rlhf.data.sources.base import data_files
 
 
@@ -22,7 +32,9 @@ class _Parsed:
     published: PublishedSplit
 
 
-def load_rows(directory: Path, use: str, address: int, ledger: Ledger, *, alone: bool = True) -> Iterator[Row]:
+def load_rows(
+    directory: Path, use: str, address: int, ledger: Ledger, *, alone: bool = True
+) -> Iterator[Row]:
     """Read what `fetch` brought for one address; rows that cannot serve `use` go to the ledger.
 
     Unless it is `alone`, the address's number stands before the names of its files: two may bring files of one name.

@@ -14,7 +14,17 @@ from typing import Any
 
 from rlhf.data.clean import clean_text
 from rlhf.data.read import BrokenRow
-from rlhf.data.records import Dialogue, Kind, Message, Messages, Pair, PlainText, Prompt, Record, Role
+from rlhf.data.records import (
+    Dialogue,
+    Kind,
+    Message,
+    Messages,
+    Pair,
+    PlainText,
+    Prompt,
+    Record,
+    Role,
+)
 
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _ROLES: Mapping[str, Role] = {
@@ -42,12 +52,16 @@ def _parse(row: Mapping[str, Any]) -> tuple[Record, Kind]:
         return _pair(row), "other"
     if "messages" in row:
         messages = checked(_messages(row["messages"]))
-        return (Dialogue(messages) if messages[-1].role == "assistant" else Prompt(messages)), "other"
+        return (
+            Dialogue(messages) if messages[-1].role == "assistant" else Prompt(messages)
+        ), "other"
     if "instruction" in row:
         return _instruction(row), "helpful"
     if "turns" in row:
         turns = row["turns"]
-        return Prompt(checked((_user(turns[0] if isinstance(turns, list) and turns else None),))), "helpful"
+        return Prompt(
+            checked((_user(turns[0] if isinstance(turns, list) and turns else None),))
+        ), "helpful"
     if "Goal" in row:
         return Prompt(checked((_user(row["Goal"]),))), "harmless"
     if "prompt" in row:
@@ -98,7 +112,9 @@ def _ending_with_user(messages: Messages) -> Messages:
 def _pair(row: Mapping[str, Any]) -> Pair:
     context = row.get("messages", row.get("prompt"))
     if isinstance(row["chosen"], str) and not _TURN.match(row["chosen"]) and context is not None:
-        messages = _ending_with_user(checked(_messages(context) if isinstance(context, list) else _prompt(context)))
+        messages = _ending_with_user(
+            checked(_messages(context) if isinstance(context, list) else _prompt(context))
+        )
         chosen, rejected = clean_text(row["chosen"]), clean_text(_text(row["rejected"]))
         if not chosen or not rejected:
             raise BrokenRow("empty_answer")

@@ -49,12 +49,16 @@ def prepare(settings: Settings, workspace: Workspace) -> None:
     assignment = assign(rows, data, settings.seed)
     # 3. Rows to tokens, up to the limits; what is held out first.
     answered = [row.record for row in rows["preferences"][:TRIED] if isinstance(row.record, Pair)]
-    encoder.check_boundaries([pair.messages for pair in answered], [pair.chosen for pair in answered])
+    encoder.check_boundaries(
+        [pair.messages for pair in answered], [pair.chosen for pair in answered]
+    )
     tables = _tables(rows, assignment, encoder, ledger)
     mark_unseen_openings(tables)
     # 4. Broken rows and empty splits are told before anything is written.
     if ledger.broken:
-        log.warning("broken rows: %d, for example %s; %s", len(ledger.broken), ledger.first_broken(), REREAD)
+        log.warning(
+            "broken rows: %d, for example %s; %s", len(ledger.broken), ledger.first_broken(), REREAD
+        )
     try:
         if data.broken == "refuse":
             ledger.refuse_broken()
@@ -81,7 +85,9 @@ def _load(settings: Settings, workspace: Workspace, use: str, ledger: Ledger) ->
     rows = [
         row
         for index in places
-        for row in load_rows(raw_directory(workspace, use, index), use, index, ledger, alone=len(places) == 1)
+        for row in load_rows(
+            raw_directory(workspace, use, index), use, index, ledger, alone=len(places) == 1
+        )
     ]
     log.info("%s: rows read: %d", use, len(rows))
     return rows
@@ -98,9 +104,15 @@ def _tables(
         for table, content in tables.items():
             # what gold learns from is kept from the other reward model alone
             taken = held_out | gold if table == "preferences" else held_out
-            encode = TableEncoder(encoder, assignment.data, taken if split != "test" else frozenset())
-            content += _encoded(table, [one for one in chosen[table] if one.split == split], encode, ledger)
-        found = frozenset(row["opening"] for table in DIALOGUES for row in tables[table] if row["split"] == split)
+            encode = TableEncoder(
+                encoder, assignment.data, taken if split != "test" else frozenset()
+            )
+            content += _encoded(
+                table, [one for one in chosen[table] if one.split == split], encode, ledger
+            )
+        found = frozenset(
+            row["opening"] for table in DIALOGUES for row in tables[table] if row["split"] == split
+        )
         held_out, gold = (held_out, found) if split == "gold" else (held_out | found, gold)
     for table, content in tables.items():
         counts = Counter(str(row["split"]) for row in content)
@@ -117,7 +129,11 @@ def _encoded(table: str, chosen: Sequence[Candidate], encode: TableEncoder, ledg
         "prompts": encode.prompts,
     }
     start = f"{table}."
-    limits = {key.removeprefix(start): limit for key, limit in encode.data.limits.items() if key.startswith(start)}
+    limits = {
+        key.removeprefix(start): limit
+        for key, limit in encode.data.limits.items()
+        if key.startswith(start)
+    }
     return take(chosen, limits, choices[table], ledger)
 
 
@@ -152,7 +168,9 @@ def longer_wins_accuracy(rows: Rows) -> float | None:
     if not rows:
         return None
     differences = [len(row["chosen"]) - len(row["rejected"]) for row in rows]
-    return sum(1.0 if difference > 0 else 0.5 * (difference == 0) for difference in differences) / len(rows)
+    return sum(
+        1.0 if difference > 0 else 0.5 * (difference == 0) for difference in differences
+    ) / len(rows)
 
 
 def summary(tables: Mapping[str, Rows], ledger: Ledger) -> dict[str, Value]:
@@ -167,10 +185,14 @@ def summary(tables: Mapping[str, Rows], ledger: Ledger) -> dict[str, Value]:
     pairs = tables["preferences"]
     values["longer_wins_accuracy"] = longer_wins_accuracy(pairs)
     for kind in ("helpful", "harmless"):
-        values[f"longer_wins_accuracy_{kind}"] = longer_wins_accuracy([row for row in pairs if row["kind"] == kind])
+        values[f"longer_wins_accuracy_{kind}"] = longer_wins_accuracy(
+            [row for row in pairs if row["kind"] == kind]
+        )
     values["sft_tokens_mean"] = _mean([len(row["input_ids"]) for row in tables["sft"]])
     for part in ("prompt", "chosen", "rejected"):
-        values[f"preferences_{part}_tokens_mean"] = _mean([len(row[f"{part}_ids"]) for row in pairs])
+        values[f"preferences_{part}_tokens_mean"] = _mean(
+            [len(row[f"{part}_ids"]) for row in pairs]
+        )
     values["prompts_tokens_mean"] = _mean([len(row["prompt_ids"]) for row in tables["prompts"]])
     splits = frozenset(split for names in SPLITS.values() for split in names)
     return {**values, **ledger.summary(splits)}

@@ -15,7 +15,9 @@ from rlhf.common.errors import DataError
 from rlhf.data.ledger import REREAD
 from rlhf.data.records import Kind, PublishedSplit
 
-_HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # JSON may name half of a character beyond 16 bits, text may not hold it
+_HALF = re.compile(
+    rb"\\u[dD][89a-fA-F]"
+)  # JSON may name half of a character beyond 16 bits, text may not hold it
 
 
 class BrokenRow(Exception):

@@ -84,9 +84,15 @@ def assign(rows: Mapping[str, Sequence[Row]], data: Data, seed: int) -> Assignme
     evaluation, trained = rows["evaluation"], [*rows["sft"], *rows["preferences"]]
     own_test = _with_test_file([*trained, *evaluation])
     test = {_opening(row) for row in trained if row.published == "test"}
-    test |= {_opening(row) for row in evaluation if row.published == "test" or (row.use, row.address) not in own_test}
+    test |= {
+        _opening(row)
+        for row in evaluation
+        if row.published == "test" or (row.use, row.address) not in own_test
+    }
     for row in trained:
-        if (row.use, row.address) not in own_test and uniform(seed, "split", _opening(row)) < data.test_fraction:
+        if (row.use, row.address) not in own_test and uniform(
+            seed, "split", _opening(row)
+        ) < data.test_fraction:
             test.add(_opening(row))
     return Assignment(frozenset(test), seed, data)
 
@@ -105,9 +111,13 @@ def candidates(
     for row in wanted:
         place, name = Place(row.use, row.file, row.line), identity(row.record)
         opening = "" if table == "pretrain" else _opening(row)
-        split = _text_split(assignment, name) if table == "pretrain" else assignment.split_of(opening)
+        split = (
+            _text_split(assignment, name) if table == "pretrain" else assignment.split_of(opening)
+        )
         trains_only = row.published != "test" and (row.use, row.address) in own_test
-        if (trains_only and row.use == "evaluation") or (row.use == "prompts" and row.published == "test"):
+        if (trains_only and row.use == "evaluation") or (
+            row.use == "prompts" and row.published == "test"
+        ):
             ledger.drop(place, "published_split_not_used")
         elif split == "test" and (trains_only or row.use == "prompts"):
             ledger.drop(place, "opening_in_test")
@@ -117,7 +127,9 @@ def candidates(
             if table == "preferences" and split == "train" and assignment.is_gold(opening):
                 split = "gold"
             found[name] = Candidate(name, split, opening, row)
-    return sorted(found.values(), key=lambda candidate: uniform(assignment.seed, table, candidate.id))
+    return sorted(
+        found.values(), key=lambda candidate: uniform(assignment.seed, table, candidate.id)
+    )
 
 
 def identity(record: Record) -> str:
@@ -125,7 +137,11 @@ def identity(record: Record) -> str:
     if isinstance(record, PlainText):
         content: object = record.text
     else:
-        content = [as_list(record.messages), getattr(record, "chosen", ""), getattr(record, "rejected", "")]
+        content = [
+            as_list(record.messages),
+            getattr(record, "chosen", ""),
+            getattr(record, "rejected", ""),
+        ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
@@ -133,9 +149,17 @@ def check_limits(limits: Mapping[str, int]) -> None:
     """Refuse limits of tables, splits or kinds that do not exist; raises SettingsError."""
     for key in limits:
         table, *rest = key.split(".")
-        if len(rest) not in (1, 2) or rest[0] not in SPLITS.get(table, ()) or (len(rest) == 2 and rest[1] not in KINDS):
-            known = ", ".join(f"{name}.{split}" for name, splits in SPLITS.items() for split in splits)
-            raise SettingsError(f"data.limits.{key}: unknown; known: {known}, each also with .{', .'.join(KINDS[:3])}")
+        if (
+            len(rest) not in (1, 2)
+            or rest[0] not in SPLITS.get(table, ())
+            or (len(rest) == 2 and rest[1] not in KINDS)
+        ):
+            known = ", ".join(
+                f"{name}.{split}" for name, splits in SPLITS.items() for split in splits
+            )
+            raise SettingsError(
+                f"data.limits.{key}: unknown; known: {known}, each also with .{', .'.join(KINDS[:3])}"
+            )
 
 
 def _opening(row: Row) -> str:
@@ -143,7 +167,11 @@ def _opening(row: Row) -> str:
 
 
 def _text_split(assignment: Assignment, name: str) -> str:
-    return "validation" if uniform(assignment.seed, "split", name) < assignment.data.validation_fraction else "train"
+    return (
+        "validation"
+        if uniform(assignment.seed, "split", name) < assignment.data.validation_fraction
+        else "train"
+    )
 
 
 def _with_test_file(rows: Iterable[Row]) -> set[tuple[str, int]]:

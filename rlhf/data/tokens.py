@@ -40,11 +40,19 @@ class Response:
 class ChatEncoder:
     """Batch-wise tokenisation within the window of the settings (lengths in tokens)."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_prompt: int, max_response: int) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, max_prompt: int, max_response: int
+    ) -> None:
         self.tokenizer, self.max_prompt, self.max_response = tokenizer, max_prompt, max_response
         backend = getattr(tokenizer, "backend_tokenizer", None)
-        if not isinstance(tokenizer.eos_token, str) or not tokenizer.chat_template or backend is None:
-            raise ModelError("the tokenizer needs an eos token, a chat template and a tokenizer.json")
+        if (
+            not isinstance(tokenizer.eos_token, str)
+            or not tokenizer.chat_template
+            or backend is None
+        ):
+            raise ModelError(
+                "the tokenizer needs an eos token, a chat template and a tokenizer.json"
+            )
         self._end = tokenizer.eos_token
         self._backend = backend
         backend.no_truncation()
@@ -61,7 +69,9 @@ class ChatEncoder:
         found: list[Encoded | None] = [None] * len(dialogues)
         waiting = dict(enumerate(dialogues))
         while waiting:
-            for index, encoded in zip(list(waiting), self._encode(list(waiting.values())), strict=True):
+            for index, encoded in zip(
+                list(waiting), self._encode(list(waiting.values())), strict=True
+            ):
                 if len(encoded.ids) <= self.max_prompt:
                     found[index] = encoded
                     del waiting[index]
@@ -74,9 +84,13 @@ class ChatEncoder:
     def responses(self, prompts: Sequence[Messages], answers: Sequence[str]) -> list[Response]:
         """Encode one answer to each prompt, cut off at max_response tokens."""
         before = self._render(prompts, prompt=True)
-        dialogues = [(*messages, Message("assistant", text)) for messages, text in zip(prompts, answers, strict=True)]
+        dialogues = [
+            (*messages, Message("assistant", text))
+            for messages, text in zip(prompts, answers, strict=True)
+        ]
         texts = [
-            self._answer(whole, part) for whole, part in zip(self._render(dialogues, prompt=False), before, strict=True)
+            self._answer(whole, part)
+            for whole, part in zip(self._render(dialogues, prompt=False), before, strict=True)
         ]
         limit = self.max_response
         return [Response(ids[:limit], cut=len(ids) > limit) for ids in self._tokenise(texts)]
@@ -88,7 +102,9 @@ class ChatEncoder:
     def check_boundaries(self, prompts: Sequence[Messages], answers: Sequence[str]) -> None:
         """Compare pieces with what transformers makes of whole dialogues; raises ModelError if a token straddles a cut."""
         encoded, responses = self._encode(prompts), self.responses(prompts, answers)
-        for prompt, answer, before, response in zip(prompts, answers, encoded, responses, strict=True):
+        for prompt, answer, before, response in zip(
+            prompts, answers, encoded, responses, strict=True
+        ):
             chat = as_list((*prompt, Message("assistant", answer)))
             text = str(self.tokenizer.apply_chat_template(chat, tokenize=False))
             whole = self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -126,17 +142,32 @@ class ChatEncoder:
 
     def _pieces(self, dialogues: Sequence[Messages]) -> list[list[tuple[str, bool]]]:
         """Cut each rendered prompt into (text, is an answer)."""
-        answers = [[i for i, message in enumerate(messages) if message.role == "assistant"] for messages in dialogues]
-        parts = [messages[:i] for messages, places in zip(dialogues, answers, strict=True) for i in places]
-        wholes = [messages[: i + 1] for messages, places in zip(dialogues, answers, strict=True) for i in places]
-        cuts = iter(zip(self._render(parts, prompt=True), self._render(wholes, prompt=False), strict=True))
+        answers = [
+            [i for i, message in enumerate(messages) if message.role == "assistant"]
+            for messages in dialogues
+        ]
+        parts = [
+            messages[:i]
+            for messages, places in zip(dialogues, answers, strict=True)
+            for i in places
+        ]
+        wholes = [
+            messages[: i + 1]
+            for messages, places in zip(dialogues, answers, strict=True)
+            for i in places
+        ]
+        cuts = iter(
+            zip(self._render(parts, prompt=True), self._render(wholes, prompt=False), strict=True)
+        )
         rows = []
         for text, places in zip(self._render(dialogues, prompt=True), answers, strict=True):
             row, done = [], 0
             for before, whole in islice(cuts, len(places)):
                 answer = self._answer(whole, before)
                 if not text.startswith(before + answer):
-                    raise ModelError("the chat template writes earlier turns differently once later ones follow")
+                    raise ModelError(
+                        "the chat template writes earlier turns differently once later ones follow"
+                    )
                 row += [(text[done : len(before)], False), (answer, True)]
                 done = len(before) + len(answer)
             rows.append([*row, (text[done:], False)])
@@ -159,12 +190,19 @@ class ChatEncoder:
         ]
 
     def _tokenise(self, texts: Sequence[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        return [
+            encoding.ids
+            for encoding in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        ]
 
 
 def answer_ends(learned: Sequence[bool]) -> list[int]:
     """Give the positions behind each run of True."""
-    return [i + 1 for i, here in enumerate(learned) if here and not (i + 1 < len(learned) and learned[i + 1])]
+    return [
+        i + 1
+        for i, here in enumerate(learned)
+        if here and not (i + 1 < len(learned) and learned[i + 1])
+    ]
 
 
 def without_oldest_exchange(messages: Messages) -> Messages | None:

@@ -8,12 +8,17 @@ from rlhf.settings.schema import Engine as EngineSettings
 
 
 def _deepspeed(settings: EngineSettings) -> Engine:
-    from rlhf.engine.zero import ZeroEngine  # imported here: the sole importer of deepspeed, and only when asked for
+    from rlhf.engine.zero import (
+        ZeroEngine,
+    )  # imported here: the sole importer of deepspeed, and only when asked for
 
     return ZeroEngine(settings)
 
 
-ENGINES: dict[str, Callable[[EngineSettings], Engine]] = {"torch": TorchEngine, "deepspeed": _deepspeed}
+ENGINES: dict[str, Callable[[EngineSettings], Engine]] = {
+    "torch": TorchEngine,
+    "deepspeed": _deepspeed,
+}
 
 
 def make_engine(settings: EngineSettings) -> Engine:

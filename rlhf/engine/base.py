@@ -91,10 +91,14 @@ def learning_rate(settings: Optimizer, step: int, total_steps: int) -> float:
         return settings.learning_rate * math.sqrt(max(warmup, 1) / max(step + 1, warmup, 1))
     progress = (step - warmup) / max(1, total_steps - 1 - warmup)
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-    return settings.learning_rate * (settings.final_fraction + (1 - settings.final_fraction) * cosine)
+    return settings.learning_rate * (
+        settings.final_fraction + (1 - settings.final_fraction) * cosine
+    )
 
 
-def share(micro_batches: Sequence[list[int]], rank: int, world_size: int) -> list[tuple[list[int], float]]:
+def share(
+    micro_batches: Sequence[list[int]], rank: int, world_size: int
+) -> list[tuple[list[int], float]]:
     """This process's part of a batch: (items, weight) pairs, equally many on every process.
 
     Where the micro-batches do not divide, the first one stands in with weight 0, so that all processes meet in every

@@ -23,7 +23,9 @@ class TorchTrainer:
         self.settings = settings
         self.total_steps = total_steps
         self.steps = 0
-        self._named = {name: value for name, value in module.named_parameters() if value.requires_grad}
+        self._named = {
+            name: value for name, value in module.named_parameters() if value.requires_grad
+        }
         self._optimizer = torch.optim.AdamW(
             self._named.values(),
             lr=settings.learning_rate,
@@ -45,7 +47,9 @@ class TorchTrainer:
                     raise NonFiniteError(f"loss is {float(loss.detach())}")
                 if loss.requires_grad:
                     loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self._named.values(), self.settings.max_gradient_norm or float("inf"))
+        norm = torch.nn.utils.clip_grad_norm_(
+            self._named.values(), self.settings.max_gradient_norm or float("inf")
+        )
         if not torch.isfinite(norm):
             self._optimizer.zero_grad(set_to_none=True)
             raise NonFiniteError(f"gradient norm is {float(norm)}")
@@ -57,8 +61,14 @@ class TorchTrainer:
         return float(norm)
 
     def save(self, directory: Path) -> None:
-        moments = {name: dict(self._optimizer.state.get(value, {})) for name, value in self._named.items()}
-        save_state(directory, "trainer", {"steps": self.steps, "weights": dict(self._named), "optimizer": moments})
+        moments = {
+            name: dict(self._optimizer.state.get(value, {})) for name, value in self._named.items()
+        }
+        save_state(
+            directory,
+            "trainer",
+            {"steps": self.steps, "weights": dict(self._named), "optimizer": moments},
+        )
 
     def load(self, directory: Path) -> None:
         state = load_state(directory, "trainer")
@@ -70,7 +80,9 @@ class TorchTrainer:
         for name, value in self._named.items():
             if state["optimizer"][name]:
                 moments = state["optimizer"][name]
-                self._optimizer.state[value] = {key: moment.to(value.device) for key, moment in moments.items()}
+                self._optimizer.state[value] = {
+                    key: moment.to(value.device) for key, moment in moments.items()
+                }
 
     @contextmanager
     def gathered(self) -> Iterator[nn.Module]:

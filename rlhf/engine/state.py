@@ -37,7 +37,9 @@ def _strip(node: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         return {"$tensor": path}
     if isinstance(node, dict):
         if not all(isinstance(key, str) for key in node):
-            raise TypeError(f"{path}: keys must be text, JSON would change {sorted(map(repr, node))}")
+            raise TypeError(
+                f"{path}: keys must be text, JSON would change {sorted(map(repr, node))}"
+            )
         return {key: _strip(value, f"{path}/{key}", tensors) for key, value in node.items()}
     if isinstance(node, list | tuple):
         return [_strip(value, f"{path}/{index}", tensors) for index, value in enumerate(node)]

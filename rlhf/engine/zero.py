@@ -56,7 +56,12 @@ class ZeroTrainer:
     """
 
     def __init__(
-        self, module: nn.Module, zero_stage: int, precision: Precision, settings: Optimizer, total_steps: int
+        self,
+        module: nn.Module,
+        zero_stage: int,
+        precision: Precision,
+        settings: Optimizer,
+        total_steps: int,
     ) -> None:
         self.module = module
         self.settings = settings
@@ -72,9 +77,14 @@ class ZeroTrainer:
         )
         buffers = {name: value.clone() for name, value in module.named_buffers()}
         self._engine, *_ = deepspeed.initialize(
-            model=_Root(module), optimizer=optimizer, config=_config(zero_stage, precision, settings)
+            model=_Root(module),
+            optimizer=optimizer,
+            config=_config(zero_stage, precision, settings),
         )
-        for name, value in module.named_buffers():  # DeepSpeed casts these too: positions must stay in float32
+        for (
+            name,
+            value,
+        ) in module.named_buffers():  # DeepSpeed casts these too: positions must stay in float32
             value.data = buffers[name].to(value.device)
 
     def learning_rate(self) -> float:
@@ -99,7 +109,12 @@ class ZeroTrainer:
     def save(self, directory: Path) -> None:
         master = self._master_weights()
         moments = [dict(self._moments.get(part, {})) for part in master]
-        state = {"steps": self.steps, "world_size": dist.get_world_size(), "weights": master, "optimizer": moments}
+        state = {
+            "steps": self.steps,
+            "world_size": dist.get_world_size(),
+            "weights": master,
+            "optimizer": moments,
+        }
         save_state(directory, f"rank-{dist.get_rank()}", state)
 
     def load(self, directory: Path) -> None:
@@ -110,7 +125,9 @@ class ZeroTrainer:
                 "resume with as many, or remove the checkpoint"
             )
         self.steps = state["steps"]
-        for part, saved, moments in zip(self._master_weights(), state["weights"], state["optimizer"], strict=True):
+        for part, saved, moments in zip(
+            self._master_weights(), state["weights"], state["optimizer"], strict=True
+        ):
             part.data.copy_(saved)
             self._moments.pop(part, None)
             if moments:
@@ -124,7 +141,10 @@ class ZeroTrainer:
             yield self.module
             return
         with deepspeed.zero.GatheredParameters(list(self.module.parameters())):
-            for hook in (*offload.forward_hooks, *offload.backward_hooks):  # they would part the weights layer by layer
+            for hook in (
+                *offload.forward_hooks,
+                *offload.backward_hooks,
+            ):  # they would part the weights layer by layer
                 hook.remove()
             offload.forward_hooks, offload.backward_hooks = [], []
             try:
@@ -138,7 +158,9 @@ class ZeroTrainer:
 
     def _master_weights(self) -> list[Tensor]:
         wrapper = self._engine.optimizer
-        return list(next(getattr(wrapper, name) for name in MASTER_WEIGHTS if hasattr(wrapper, name)))
+        return list(
+            next(getattr(wrapper, name) for name in MASTER_WEIGHTS if hasattr(wrapper, name))
+        )
 
     def _refresh_weights(self) -> None:
         """Bring the model's own weights in line with the master copy."""
@@ -153,20 +175,30 @@ class ZeroTrainer:
             wrapper.persistent_parameters[0].all_gather(wrapper.persistent_parameters)
 
     def _expect_equal_counts(self, count: int) -> None:
-        fewest = _all_reduce(torch.tensor([count, -count], device=self._engine.device), dist.ReduceOp.MIN).tolist()
+        fewest = _all_reduce(
+            torch.tensor([count, -count], device=self._engine.device), dist.ReduceOp.MIN
+        ).tolist()
         if fewest[0] != -fewest[1] or count == 0:
-            raise ValueError(f"every process must pass equally many losses, at least one: {fewest[0]} to {-fewest[1]}")
+            raise ValueError(
+                f"every process must pass equally many losses, at least one: {fewest[0]} to {-fewest[1]}"
+            )
 
     def _refuse_bad_loss(self, loss: Tensor) -> None:
         """Stop on every process alike, before any of them waits for the gradients of another."""
-        facts = torch.tensor([bool(torch.isfinite(loss.detach())), loss.requires_grad], dtype=torch.int32)
-        finite, differentiable = _all_reduce(facts.to(self._engine.device), dist.ReduceOp.MIN).tolist()
+        facts = torch.tensor(
+            [bool(torch.isfinite(loss.detach())), loss.requires_grad], dtype=torch.int32
+        )
+        finite, differentiable = _all_reduce(
+            facts.to(self._engine.device), dist.ReduceOp.MIN
+        ).tolist()
         if not finite:
             value = float(loss.detach())
             elsewhere = ", not finite on another process" if math.isfinite(value) else ""
             raise NonFiniteError(f"loss is {value} here{elsewhere}")
         if not differentiable:
-            raise ValueError("a loss reaches no parameter that learns; for one that must not count, use weight 0")
+            raise ValueError(
+                "a loss reaches no parameter that learns; for one that must not count, use weight 0"
+            )
 
 
 class ZeroEngine:
@@ -183,7 +215,9 @@ class ZeroEngine:
     def trainer(self, model: nn.Module, optimizer: Optimizer, total_steps: int) -> Trainer:
         if self.settings.gradient_checkpointing:
             enable_gradient_checkpointing(model)
-        return ZeroTrainer(model.to(self.device), self.settings.zero_stage, self.precision, optimizer, total_steps)
+        return ZeroTrainer(
+            model.to(self.device), self.settings.zero_stage, self.precision, optimizer, total_steps
+        )
 
     def frozen(self, model: Model) -> Model:
         model.requires_grad_(False)
@@ -196,7 +230,9 @@ class ZeroEngine:
         return nullcontext()  # the weights themselves are in the settings' precision
 
     def all_sum(self, value: Tensor) -> Tensor:
-        return _all_reduce(value.detach().clone().to(self.device), dist.ReduceOp.SUM).to(value.device)
+        return _all_reduce(value.detach().clone().to(self.device), dist.ReduceOp.SUM).to(
+            value.device
+        )
 
     def all_gather(self, items: Sequence[Item]) -> list[Item]:
         parts: list[list[Item]] = [[] for _ in range(self.world_size)]
@@ -219,10 +255,14 @@ def _join_processes() -> torch.device:
     for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
         os.environ.setdefault(name, value)
     set_log_level_from_string("warning")
-    warnings.filterwarnings("ignore", r"`torch\.distributed\..*` is deprecated", FutureWarning)  # DeepSpeed's calls
+    warnings.filterwarnings(
+        "ignore", r"`torch\.distributed\..*` is deprecated", FutureWarning
+    )  # DeepSpeed's calls
     atexit.register(_leave_processes)
     if not torch.cuda.is_available():
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # else it is compiled here, for about a minute
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = (
+            False  # else it is compiled here, for about a minute
+        )
         deepspeed.init_distributed("gloo", verbose=False)
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))

@@ -55,7 +55,9 @@ def fleiss_kappa(votes: Sequence[Sequence[str]]) -> float | None:
     answers = sorted({answer for item in items for answer in item})
     if not items or len(answers) < 2:
         return None
-    counts: NDArray[np.float64] = np.array([[item.count(answer) for answer in answers] for item in items], np.float64)
+    counts: NDArray[np.float64] = np.array(
+        [[item.count(answer) for answer in answers] for item in items], np.float64
+    )
     totals = counts.sum(1)
     observed = float(np.mean(((counts * counts).sum(1) - totals) / (totals * (totals - 1))))
     expected = float(((counts.sum(0) / counts.sum()) ** 2).sum())

@@ -45,7 +45,9 @@ def evaluate(settings: Settings, workspace: Workspace) -> None:
     engine = TorchEngine(settings.engine)
 
     # 1. what the models know beside: the alignment tax; first, for a wrong name of a task must not cost judged answers
-    tax, tax_details = alignment_tax(settings, workspace, engine) if settings.evaluate.tax else ({}, {})
+    tax, tax_details = (
+        alignment_tax(settings, workspace, engine) if settings.evaluate.tax else ({}, {})
+    )
 
     # 2. models answer, judges compare
     judged = compare(settings, workspace, engine)
@@ -59,13 +61,17 @@ def evaluate(settings: Settings, workspace: Workspace) -> None:
     write_summary(workspace.metrics("evaluate"), judged_summary(judged) | tax | seconds)
 
 
-def check_ready(settings: Settings, workspace: Workspace, addresses: Sequence[str] | None = None) -> None:
+def check_ready(
+    settings: Settings, workspace: Workspace, addresses: Sequence[str] | None = None
+) -> None:
     """Refuse a key, file or directory that judges and opponents (or those at `addresses`) lack before any work.
 
     Responses in a `file:` are looked up by the prompts that `prepare` has made.
     """
     section = settings.evaluate
-    for address in (*section.judges, *section.opponents.values()) if addresses is None else addresses:
+    for address in (
+        (*section.judges, *section.opponents.values()) if addresses is None else addresses
+    ):
         kind, _, detail = address.partition(":")
         if kind == "api":
             client_of(detail, section.endpoints[detail])
@@ -100,7 +106,9 @@ def compare(settings: Settings, workspace: Workspace, engine: TorchEngine) -> Ju
     for address in section.judges:
         judge: Judge = make_judge(address, settings, workspace)
         for challenger, baseline in section.comparisons:
-            judgements = judge_where_both_are(judge, prompts, answers[challenger], answers[baseline])
+            judgements = judge_where_both_are(
+                judge, prompts, answers[challenger], answers[baseline]
+            )
             comparisons.append(Comparison(challenger, baseline, judge.name, judgements))
         facts |= {f"{judge.name}_{key}": value for key, value in judge.facts().items()}
         del judge  # a model's memory before the next one is loaded
@@ -113,37 +121,65 @@ def judged_summary(judged: Judged) -> dict[str, Value]:
 
 
 def judge_where_both_are(
-    judge: Judge, prompts: Sequence[Prompt], challenger: Sequence[Response], baseline: Sequence[Response]
+    judge: Judge,
+    prompts: Sequence[Prompt],
+    challenger: Sequence[Response],
+    baseline: Sequence[Response],
 ) -> list[Judgement]:
     """One judgement a prompt; a prompt that one of the two has no response to is not judged."""
     cases = make_cases(prompts, challenger, baseline)
-    there = [not (first.missing or second.missing) for first, second in zip(challenger, baseline, strict=True)]
-    judged = iter(judge_both_orders(judge, [case for case, both in zip(cases, there, strict=True) if both]))
+    there = [
+        not (first.missing or second.missing)
+        for first, second in zip(challenger, baseline, strict=True)
+    ]
+    judged = iter(
+        judge_both_orders(judge, [case for case, both in zip(cases, there, strict=True) if both])
+    )
     return [next(judged) if both else UNJUDGED for both in there]
 
 
-def make_cases(prompts: Sequence[Prompt], challenger: Sequence[Response], baseline: Sequence[Response]) -> list[Case]:
+def make_cases(
+    prompts: Sequence[Prompt], challenger: Sequence[Response], baseline: Sequence[Response]
+) -> list[Case]:
     """Cases with the challenger first; the models' names are left out."""
     return [
-        Case(prompt.id, prompt.kind, prompt.messages, first.text, second.text, prompt.ids, first.ids, second.ids)
+        Case(
+            prompt.id,
+            prompt.kind,
+            prompt.messages,
+            first.text,
+            second.text,
+            prompt.ids,
+            first.ids,
+            second.ids,
+        )
         for prompt, first, second in zip(prompts, challenger, baseline, strict=True)
     ]
 
 
 def comparison_tables(judged: Judged) -> pd.DataFrame:
     """The tables of all comparisons, one below the other."""
-    tables = [comparison_table(item, judged.prompts, judged.answers, judged.seed) for item in judged.comparisons]
+    tables = [
+        comparison_table(item, judged.prompts, judged.answers, judged.seed)
+        for item in judged.comparisons
+    ]
     return pd.concat(tables, ignore_index=True)
 
 
-def comparison_table(comparison: Comparison, prompts: Sequence[Prompt], answers: Answers, seed: int) -> pd.DataFrame:
+def comparison_table(
+    comparison: Comparison, prompts: Sequence[Prompt], answers: Answers, seed: int
+) -> pd.DataFrame:
     """One row a prompt; verdicts from the challenger's view, `verdict_second` with the baseline shown first.
 
     A verdict that the judge did not give is missing (None). `seed` is that of the prompt's random stream, the same for
     both models; responses that came from a file or an endpoint did not use it.
     """
     rows = zip(
-        prompts, answers[comparison.challenger], answers[comparison.baseline], comparison.judgements, strict=True
+        prompts,
+        answers[comparison.challenger],
+        answers[comparison.baseline],
+        comparison.judgements,
+        strict=True,
     )
     content: list[dict[str, Any]] = [
         {
@@ -168,5 +204,8 @@ def comparison_table(comparison: Comparison, prompts: Sequence[Prompt], answers:
         for prompt, challenger, baseline, judgement in rows
     ]
     table = pd.DataFrame(content)
-    scores = ["score_challenger", "score_baseline"]  # of one type with and without numbers, for tables to be joined
+    scores = [
+        "score_challenger",
+        "score_baseline",
+    ]  # of one type with and without numbers, for tables to be joined
     return table.astype({key: "float64" for key in scores})

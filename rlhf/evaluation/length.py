@@ -11,7 +11,9 @@ from rlhf.evaluation.winrate import wilson_interval
 
 RESAMPLES = 2_000
 OVERLAP = 0.05  # share of the prompts that must have either response no longer than the other
-_RIDGE = 0.01  # pseudo-observations against separable samples: it moves the estimate by less than 1/N
+_RIDGE = (
+    0.01  # pseudo-observations against separable samples: it moves the estimate by less than 1/N
+)
 _STEPS = 60  # ordinary samples take less than 10
 
 Array = NDArray[np.float64]
@@ -35,7 +37,9 @@ def length_controlled(
     terms for instructions; the interval is by bootstrap over prompts, and Wilson's where all points are alike. None, as it
     cannot be told, where d <= 0 or d >= 0 on fewer than one prompt in twenty: equal length is then not among what was seen.
     """
-    difference = np.asarray(lengths_challenger, np.float64) - np.asarray(lengths_baseline, np.float64)
+    difference = np.asarray(lengths_challenger, np.float64) - np.asarray(
+        lengths_baseline, np.float64
+    )
     if min((difference <= 0).mean(), (difference >= 0).mean()) < OVERLAP:
         return None
     count = len(points)
@@ -45,10 +49,15 @@ def length_controlled(
     features = np.stack([np.ones_like(difference), np.tanh(difference / spread)], axis=1)
     random = np.random.default_rng(derive_seed(seed, "length-controlled"))
     weights = np.concatenate(
-        [np.ones((1, count)), random.multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(np.float64)]
+        [
+            np.ones((1, count)),
+            random.multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(np.float64),
+        ]
     )
     at_zero = weights @ points / count
-    mixed = (at_zero > 0) & (at_zero < 1)  # of wins or losses alone there is no finite intercept: theirs is 1 or 0
+    mixed = (at_zero > 0) & (
+        at_zero < 1
+    )  # of wins or losses alone there is no finite intercept: theirs is 1 or 0
     at_zero[mixed] = 1 / (1 + np.exp(-logistic(features, points, weights[mixed])[:, 0]))
     low, high = np.percentile(at_zero[1:], [2.5, 97.5])
     return Controlled(float(at_zero[0]), float(low), float(high))
@@ -66,7 +75,9 @@ def logistic(features: Array, points: Array, weights: Array) -> Array:
     for _ in range(_STEPS):
         chance = 1 / (1 + np.exp(-np.clip(found @ features.T, -30, 30)))
         gradient = (weights * (points - chance)) @ features - ridge * found
-        curvature = np.einsum("sn,nf,ng->sfg", weights * chance * (1 - chance), features, features) + np.diag(ridge)
+        curvature = np.einsum(
+            "sn,nf,ng->sfg", weights * chance * (1 - chance), features, features
+        ) + np.diag(ridge)
         # separable samples: Newton's step may lead far beyond the top, where the slope along it has turned; half of it back
         beyond = np.einsum("sf,sf->s", gradient, step) < -slope / 2
         newton = np.clip(np.linalg.solve(curvature, gradient[:, :, None])[:, :, 0], -2, 2)

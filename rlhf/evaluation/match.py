@@ -28,7 +28,9 @@ def match_settings(settings: Settings, challenger: Path, baseline: Path) -> Sett
     return settings.model_copy(update={"evaluate": section})
 
 
-def match(settings: Settings, workspace: Workspace, challenger: Path, baseline: Path, output: Path) -> None:
+def match(
+    settings: Settings, workspace: Workspace, challenger: Path, baseline: Path, output: Path
+) -> None:
     """Compare two models on the held-out prompts; `output` appears whole or not at all."""
     settings = match_settings(settings, challenger, baseline)
     judged = compare(settings, workspace, TorchEngine(settings.engine))

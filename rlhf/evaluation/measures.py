@@ -17,7 +17,9 @@ def longer_win_rate(
     """
     decided = [
         (outcome == "win") == (challenger > baseline)
-        for outcome, challenger, baseline in zip(outcomes, lengths_challenger, lengths_baseline, strict=True)
+        for outcome, challenger, baseline in zip(
+            outcomes, lengths_challenger, lengths_baseline, strict=True
+        )
         if outcome != "tie" and challenger != baseline
     ]
     return sum(decided) / len(decided) if decided else None
@@ -33,4 +35,6 @@ def edges_over(values: Sequence[float], bins: int = 24) -> NDArray[np.float64]:
 
 def histogram(values: Sequence[float], edges: NDArray[np.float64]) -> list[int]:
     """Counts per bin, [len(edges) - 1]."""
-    return [int(count) for count in np.histogram(np.asarray(values, dtype=np.float64), bins=edges)[0]]
+    return [
+        int(count) for count in np.histogram(np.asarray(values, dtype=np.float64), bins=edges)[0]
+    ]

@@ -21,7 +21,11 @@ from rlhf.workspace import Workspace
 
 
 def responses_of(
-    name: str, settings: Settings, workspace: Workspace, prompts: Sequence[Prompt], engine: TorchEngine
+    name: str,
+    settings: Settings,
+    workspace: Workspace,
+    prompts: Sequence[Prompt],
+    engine: TorchEngine,
 ) -> tuple[list[Response], Facts]:
     """One response to each prompt by base, sft, policy or one of `evaluate.opponents`, and what they cost.
 
@@ -43,17 +47,24 @@ def responses_of(
     elif kind == "api":
         endpoint = settings.evaluate.endpoints[detail]
         limit = generation.max_new_tokens
-        answers, facts = answers_of_endpoint(detail, endpoint, prompts, limit, workspace.kept_answers)
+        answers, facts = answers_of_endpoint(
+            detail, endpoint, prompts, limit, workspace.kept_answers
+        )
         texts = [(answer.text.strip(), answer.whole) for answer in answers]
     else:
         texts = [(text, True) for text in read_responses(Path(os.path.expandvars(detail)), prompts)]
-    return [_as_ours(ours, text, finished, generation.max_new_tokens, kind == "api") for text, finished in texts], facts
+    return [
+        _as_ours(ours, text, finished, generation.max_new_tokens, kind == "api")
+        for text, finished in texts
+    ], facts
 
 
 def _sampled(
     name: str, directory: Path, prompts: Sequence[Prompt], settings: Settings, engine: TorchEngine
 ) -> list[Response]:
-    found = generate_responses(name, directory, prompts, settings.evaluate.generation, engine, settings.seed)
+    found = generate_responses(
+        name, directory, prompts, settings.evaluate.generation, engine, settings.seed
+    )
     gc.collect()  # the model's memory before the next one is loaded
     return found
 
@@ -73,13 +84,21 @@ def _described(tokenizer: PreTrainedTokenizerBase) -> list[object]:
     backend = getattr(tokenizer, "backend_tokenizer", None)  # its merges, how it splits words, ...
     if backend is not None:
         backend = json.loads(backend.to_str()) | {"padding": None, "truncation": None}
-    return [backend, tokenizer.get_vocab(), tokenizer.chat_template, tokenizer.eos_token_id, tokenizer.pad_token_id]
+    return [
+        backend,
+        tokenizer.get_vocab(),
+        tokenizer.chat_template,
+        tokenizer.eos_token_id,
+        tokenizer.pad_token_id,
+    ]
 
 
 def _in_words_of(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[Prompt]:
     """The same prompts by another model's chat template and vocabulary."""
     texts = [
-        tokenizer.apply_chat_template(list(prompt.messages), add_generation_prompt=True, tokenize=False)
+        tokenizer.apply_chat_template(
+            list(prompt.messages), add_generation_prompt=True, tokenize=False
+        )
         for prompt in prompts
     ]
     ids = [tokenizer.encode(str(text), add_special_tokens=False) for text in texts]
@@ -93,8 +112,12 @@ def _as_ours(
     ids = [int(token) for token in tokenizer.encode(text, add_special_tokens=False)]
     ended = finished and len(ids) < limit
     kept = [*ids, int(tokenizer.eos_token_id)] if ended else ids[:limit]
-    shown = text if len(ids) <= limit else str(tokenizer.decode(kept, skip_special_tokens=True)).strip()
-    return Response(tuple(kept) or (int(tokenizer.eos_token_id),), shown, ended, may_be_missing and not text)
+    shown = (
+        text if len(ids) <= limit else str(tokenizer.decode(kept, skip_special_tokens=True)).strip()
+    )
+    return Response(
+        tuple(kept) or (int(tokenizer.eos_token_id),), shown, ended, may_be_missing and not text
+    )
 
 
 def read_responses(path: Path, prompts: Sequence[Prompt]) -> list[str]:
@@ -113,13 +136,20 @@ def read_responses(path: Path, prompts: Sequence[Prompt]) -> list[str]:
         if key in by_key:
             raise DataError(path, f"a second response to {key!r}", number)
         if "id" not in row and last_turns[key] > 1:
-            raise DataError(path, f"{last_turns[key]} prompts end with {key!r}; name the prompt by its id", number)
+            raise DataError(
+                path,
+                f"{last_turns[key]} prompts end with {key!r}; name the prompt by its id",
+                number,
+            )
         by_key[key] = response.strip()
-    found = [by_key.get(prompt.id, by_key.get(prompt.messages[-1]["content"])) for prompt in prompts]
+    found = [
+        by_key.get(prompt.id, by_key.get(prompt.messages[-1]["content"])) for prompt in prompts
+    ]
     missing = [prompt.id for prompt, text in zip(prompts, found, strict=True) if text is None]
     if missing:
         raise DataError(
-            path, f"{len(missing)} of {len(prompts)} prompts have no response, for example id {missing[0]!r}"
+            path,
+            f"{len(missing)} of {len(prompts)} prompts have no response, for example id {missing[0]!r}",
         )
     return [text for text in found if text is not None]
 

@@ -18,11 +18,16 @@ _BATCH = 32
 def plain_text_loss(directory: Path, workspace: Workspace, engine: TorchEngine) -> float:
     """Nats per token of a model on the held-out windows of plain text."""
     model = engine.frozen(load_causal_lm(directory))
-    windows = [[int(token) for token in ids] for ids in read_rows_of(workspace, "pretrain", "validation")["input_ids"]]
+    windows = [
+        [int(token) for token in ids]
+        for ids in read_rows_of(workspace, "pretrain", "validation")["input_ids"]
+    ]
     total, count = 0.0, 0
     for start in range(0, len(windows), _BATCH):
         part = windows[start : start + _BATCH]
-        batch = pad(part, [[True] * len(window) for window in part], int(model.config.pad_token_id or 0))
+        batch = pad(
+            part, [[True] * len(window) for window in part], int(model.config.pad_token_id or 0)
+        )
         batch = batch.to(engine.device)
         with engine.autocast():
             logits = target_logits(model, hidden_states(model, batch), batch)

@@ -62,9 +62,14 @@ def read_prompts(workspace: Workspace) -> list[Prompt]:
 
 def _prompt(path: Path, row: dict[Any, Any]) -> Prompt:
     try:
-        messages = tuple({"role": str(m["role"]), "content": str(m["content"])} for m in json.loads(row["messages"]))
+        messages = tuple(
+            {"role": str(m["role"]), "content": str(m["content"])}
+            for m in json.loads(row["messages"])
+        )
     except (json.JSONDecodeError, TypeError, KeyError) as error:
-        raise DataError(path, f"row {row['id']!r}: messages is not a JSON list of role and content: {error}") from None
+        raise DataError(
+            path, f"row {row['id']!r}: messages is not a JSON list of role and content: {error}"
+        ) from None
     ids = tuple(int(token) for token in row["prompt_ids"])
     if not messages or not ids:
         raise DataError(path, f"row {row['id']!r}: an empty prompt")
@@ -78,7 +83,12 @@ def length_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
 
 
 def generate_responses(
-    name: str, directory: Path, prompts: Sequence[Prompt], settings: Generation, engine: TorchEngine, seed: int
+    name: str,
+    directory: Path,
+    prompts: Sequence[Prompt],
+    settings: Generation,
+    engine: TorchEngine,
+    seed: int,
 ) -> list[Response]:
     """Sample one response for each prompt, in the prompts' order, from the model `name` in `directory`.
 
@@ -100,11 +110,15 @@ def generate_responses(
     answers: dict[int, Response] = {}
     progress = Progress(f"evaluate: responses of {name}", len(prompts))
     for batch in length_batches([len(prompt.ids) for prompt in prompts], settings.batch_size):
-        uniforms = torch.stack([row_uniforms(rule.max_new_tokens, seed, *stream_of(prompts[i])) for i in batch])
+        uniforms = torch.stack(
+            [row_uniforms(rule.max_new_tokens, seed, *stream_of(prompts[i])) for i in batch]
+        )
         sampled = sample_responses(model, [prompts[i].ids for i in batch], uniforms, rule)
         for index, ids in zip(batch, sampled, strict=True):
             answers[index] = Response(
-                tuple(ids), str(tokenizer.decode(ids, skip_special_tokens=True)).strip(), ids[-1] == rule.eos_id
+                tuple(ids),
+                str(tokenizer.decode(ids, skip_special_tokens=True)).strip(),
+                ids[-1] == rule.eos_id,
             )
         progress.advance(len(batch))
     progress.close()

@@ -13,7 +13,13 @@ from rlhf.evaluation.length import length_controlled
 from rlhf.evaluation.measures import edges_over, histogram, longer_win_rate
 from rlhf.evaluation.responses import Prompt, Response
 from rlhf.evaluation.types import Judgement, Outcome
-from rlhf.evaluation.winrate import WinRate, detectable_difference, points, prompts_needed, win_rates_by_kind
+from rlhf.evaluation.winrate import (
+    WinRate,
+    detectable_difference,
+    points,
+    prompts_needed,
+    win_rates_by_kind,
+)
 from rlhf.rollout.diversity import distinct_2
 
 _SHARES = tuple(field.name for field in fields(WinRate))
@@ -58,7 +64,10 @@ def summary(
     for item in comparisons:
         pair = "" if item.name == headline.name else f"{item.name}_"
         prefix = pair if item.judge == headline.judge else f"{pair}{item.judge}_"
-        flat |= {f"{prefix}{key}": value for key, value in comparison_summary(item, prompts, answers, seed).items()}
+        flat |= {
+            f"{prefix}{key}": value
+            for key, value in comparison_summary(item, prompts, answers, seed).items()
+        }
     for left, right in combinations(dict.fromkeys(item.judge for item in comparisons), 2):
         found = agreement(_outcomes_of(left, comparisons), _outcomes_of(right, comparisons))
         flat |= {f"agreement_{left}_{right}": found.accuracy, f"kappa_{left}_{right}": found.kappa}
@@ -66,7 +75,9 @@ def summary(
     for name, every in answers.items():
         responses = [response for response in every if not response.missing]
         flat[f"missing_{name}"] = len(every) - len(responses)
-        flat[f"response_length_{name}"] = float(np.mean([len(response.ids) for response in responses]))
+        flat[f"response_length_{name}"] = float(
+            np.mean([len(response.ids) for response in responses])
+        )
         flat[f"finished_{name}"] = float(np.mean([response.finished for response in responses]))
         flat[f"distinct_2_{name}"] = distinct_2([response.ids for response in responses])
         flat[f"gold_score_{name}"] = float(np.mean(scores[name])) if scores.get(name) else None
@@ -77,8 +88,12 @@ def comparison_summary(
     comparison: Comparison, prompts: Sequence[Prompt], answers: Answers, seed: int
 ) -> dict[str, Value]:
     """One pair of models by one judge; of what the judge gave no verdict on, only the number."""
-    values: dict[str, Value] = {f"{key}_{kind}": None for kind in ("helpful", "harmless") for key in _SHARES}
-    judged = [(place, outcome) for place, outcome in enumerate(comparison.outcomes) if outcome is not None]
+    values: dict[str, Value] = {
+        f"{key}_{kind}": None for kind in ("helpful", "harmless") for key in _SHARES
+    }
+    judged = [
+        (place, outcome) for place, outcome in enumerate(comparison.outcomes) if outcome is not None
+    ]
     values["unjudged"] = len(prompts) - len(judged)
     if not judged:
         return {key: None for key in _SHARES} | values
@@ -88,7 +103,8 @@ def comparison_summary(
         suffix = "" if kind == "all" else f"_{kind}"
         values |= {f"{key}{suffix}": value for key, value in asdict(shares).items()}
     mine, theirs = (
-        [len(answers[name][place].ids) for place in places] for name in (comparison.challenger, comparison.baseline)
+        [len(answers[name][place].ids) for place in places]
+        for name in (comparison.challenger, comparison.baseline)
     )
     numbers = points(outcomes)
     controlled = length_controlled(numbers, mine, theirs, seed)
@@ -108,7 +124,9 @@ def position_bias(judgements: Iterable[Judgement]) -> dict[str, Value]:
     """`orders_agree`: share of pairs judged alike in both orders; `prefers_first_shown`: of all decided verdicts, those for
     the response shown first (1/2: no bias). None without any."""
     both = [
-        (item.in_order, item.swapped) for item in judgements if item.in_order is not None and item.swapped is not None
+        (item.in_order, item.swapped)
+        for item in judgements
+        if item.in_order is not None and item.swapped is not None
     ]
     for_first = [in_order == "win" for in_order, _ in both if in_order != "tie"]
     for_first += [swapped == "lose" for _, swapped in both if swapped != "tie"]
@@ -118,12 +136,15 @@ def position_bias(judgements: Iterable[Judgement]) -> dict[str, Value]:
     }
 
 
-def details(comparisons: Sequence[Comparison], prompts: Sequence[Prompt], answers: Answers) -> dict[str, Any]:
+def details(
+    comparisons: Sequence[Comparison], prompts: Sequence[Prompt], answers: Answers
+) -> dict[str, Any]:
     """For the report: score differences by kind and comparison, lengths and scores by model, agreement of the judges."""
     scored = _by_gold(comparisons)
     scores = {name: values for name, values in _scores(scored).items() if values}
     lengths = {
-        name: [float(len(each.ids)) for each in responses if not each.missing] for name, responses in answers.items()
+        name: [float(len(each.ids)) for each in responses if not each.missing]
+        for name, responses in answers.items()
     }
     judges = list(dict.fromkeys(item.judge for item in comparisons))
     return {
@@ -150,8 +171,14 @@ def _score_differences(comparison: Comparison, prompts: Sequence[Prompt]) -> dic
     differences: dict[str, list[float]] = {}
     for prompt, judgement in zip(prompts, comparison.judgements, strict=True):
         if judgement.score_first is not None and judgement.score_second is not None:
-            differences.setdefault(prompt.kind, []).append(judgement.score_first - judgement.score_second)
-    names = {"challenger": comparison.challenger, "baseline": comparison.baseline, "judge": comparison.judge}
+            differences.setdefault(prompt.kind, []).append(
+                judgement.score_first - judgement.score_second
+            )
+    names = {
+        "challenger": comparison.challenger,
+        "baseline": comparison.baseline,
+        "judge": comparison.judge,
+    }
     return {**names, "score_difference": _shared_histograms(differences)}
 
 
@@ -172,7 +199,12 @@ def _scores(comparisons: Sequence[Comparison]) -> dict[str, list[float]]:
     scores: dict[str, dict[int, float]] = {}
     for item in comparisons:
         for place, judgement in enumerate(item.judgements):
-            for name, score in ((item.challenger, judgement.score_first), (item.baseline, judgement.score_second)):
+            for name, score in (
+                (item.challenger, judgement.score_first),
+                (item.baseline, judgement.score_second),
+            ):
                 if score is not None:  # the same whatever the opponent
                     scores.setdefault(name, {})[place] = score
-    return {name: [score for _, score in sorted(by_place.items())] for name, by_place in scores.items()}
+    return {
+        name: [score for _, score in sorted(by_place.items())] for name, by_place in scores.items()
+    }

@@ -54,9 +54,14 @@ def alignment_tax(
     progress = Progress("evaluate: alignment tax", len(tax.models))
     for name in tax.models:
         directory = model_directory(name, settings, workspace)
-        if load_tokenizer(directory).get_vocab() == vocabulary:  # another's tokens are not to be compared
+        if (
+            load_tokenizer(directory).get_vocab() == vocabulary
+        ):  # another's tokens are not to be compared
             loss = plain_text_loss(directory, workspace, engine)
-            flat |= {f"plain_text_loss_{name}": loss, f"plain_text_perplexity_{name}": math.exp(loss)}
+            flat |= {
+                f"plain_text_loss_{name}": loss,
+                f"plain_text_perplexity_{name}": math.exp(loss),
+            }
         found = knowledge(directory, tax.tasks, tax.limit, engine, settings)
         for task, known in found.items():
             flat[f"knowledge_{task}_{name}"] = known.accuracy
@@ -75,7 +80,11 @@ def alignment_tax(
 
 
 def knowledge(
-    directory: Path, tasks: tuple[str, ...], limit: int | None, engine: TorchEngine, settings: Settings
+    directory: Path,
+    tasks: tuple[str, ...],
+    limit: int | None,
+    engine: TorchEngine,
+    settings: Settings,
 ) -> dict[str, Knowledge]:
     """What a model knows of each task, answers chosen by likelihood.
 
@@ -93,7 +102,9 @@ def knowledge(
         def _loglikelihood_tokens(
             self, requests: Any, disable_tqdm: bool = False, override_bs: int | None = None
         ) -> Any:
-            longest = max((len(context) + len(answer) for _, context, answer in requests), default=1)
+            longest = max(
+                (len(context) + len(answer) for _, context, answer in requests), default=1
+            )
             size = min(_BATCH, max(1, _TOKENS // longest))
             return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs or size)
 
@@ -117,7 +128,9 @@ def knowledge(
                 task_manager=_task_manager(any(task != STARTER for task in tasks)),
             )
     except (KeyError, ValueError, OSError) as error:
-        raise SettingsError(f"evaluate.tax.tasks: lm-eval cannot run {', '.join(tasks)}: {error}") from None
+        raise SettingsError(
+            f"evaluate.tax.tasks: lm-eval cannot run {', '.join(tasks)}: {error}"
+        ) from None
     if groups := sorted(set(tasks) - found["n-samples"].keys()):
         raise SettingsError(f"evaluate.tax.tasks: {', '.join(groups)}: a group; name its tasks")
     return {
@@ -141,7 +154,8 @@ def starter_task() -> dict[str, Any]:
         "doc_to_choice": "{{choices}}",
         "doc_to_target": "answer",
         "metric_list": [
-            {"metric": name, "aggregation": "mean", "higher_is_better": True} for name in reversed(_METRICS)
+            {"metric": name, "aggregation": "mean", "higher_is_better": True}
+            for name in reversed(_METRICS)
         ],
         "metadata": {"version": 1.0},
     }
@@ -166,7 +180,8 @@ def _cut(samples: Iterable[dict[str, Any]], model: Any) -> int:
             sample["doc_id"]  # once, however many filters a task has
             for sample in samples
             for context, answer, *_ in sample["arguments"]
-            if isinstance(answer, str) and len(model.tok_encode(context + answer)) > model.max_length + 1
+            if isinstance(answer, str)
+            and len(model.tok_encode(context + answer)) > model.max_length + 1
         }
     )
 

@@ -99,7 +99,9 @@ def judge_both_orders(judge: Judge, cases: Sequence[Case]) -> list[Judgement]:
 def _ask(judge: Judge, cases: Sequence[Case]) -> list[Verdict]:
     verdicts = judge.judge(cases)
     if len(verdicts) != len(cases):
-        raise RlhfError(f"judge {judge.name}: {len(verdicts)} verdicts for {len(cases)} cases; one each is needed")
+        raise RlhfError(
+            f"judge {judge.name}: {len(verdicts)} verdicts for {len(cases)} cases; one each is needed"
+        )
     return verdicts
 
 
@@ -113,7 +115,9 @@ def _combine(verdict: Verdict, other: Verdict) -> Judgement:
 
 
 def _gold(settings: Settings, workspace: Workspace, _: str) -> Judge:
-    from rlhf.evaluation.judges.gold import GoldJudge  # imported here, as below: judges build on the types above
+    from rlhf.evaluation.judges.gold import (
+        GoldJudge,
+    )  # imported here, as below: judges build on the types above
 
     return GoldJudge.load(settings, workspace)
 

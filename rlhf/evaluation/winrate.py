@@ -35,7 +35,9 @@ def points(outcomes: Iterable[Outcome]) -> NDArray[np.float64]:
     return np.array([_POINTS[outcome] for outcome in outcomes], dtype=np.float64)
 
 
-def bootstrap_interval(values: NDArray[np.float64], seed: int, resamples: int = RESAMPLES) -> tuple[float, float]:
+def bootstrap_interval(
+    values: NDArray[np.float64], seed: int, resamples: int = RESAMPLES
+) -> tuple[float, float]:
     """95 % percentile interval of the mean of `values` [N], N >= 1, from `resamples` samples of N with replacement.
 
     The draws depend on seed and N alone, so that mirrored values (1 - v) give the mirrored interval. Values in [0, 1] that
@@ -50,7 +52,9 @@ def bootstrap_interval(values: NDArray[np.float64], seed: int, resamples: int = 
     rows = max(1, _CELLS // count)
     means = np.concatenate(
         [
-            values[random.integers(0, count, size=(min(rows, resamples - start), count))].mean(axis=1)
+            values[random.integers(0, count, size=(min(rows, resamples - start), count))].mean(
+                axis=1
+            )
             for start in range(0, resamples, rows)
         ]
     )
@@ -63,7 +67,9 @@ def wilson_interval(share: float, count: int) -> tuple[float, float]:
     square = _95**2 / count
     centre = share + square / 2
     reach = _95 * math.sqrt((share * (1 - share) + square / 4) / count)
-    return max(0.0, (centre - reach) / (1 + square)), min(1.0, (centre + reach) / (1 + square))  # rounding leads beyond
+    return max(0.0, (centre - reach) / (1 + square)), min(
+        1.0, (centre + reach) / (1 + square)
+    )  # rounding leads beyond
 
 
 def win_rate(outcomes: Sequence[Outcome], seed: int, *names: str | int) -> WinRate:
@@ -82,11 +88,15 @@ def win_rate(outcomes: Sequence[Outcome], seed: int, *names: str | int) -> WinRa
     )
 
 
-def win_rates_by_kind(outcomes: Sequence[Outcome], kinds: Sequence[str], seed: int) -> dict[str, WinRate]:
+def win_rates_by_kind(
+    outcomes: Sequence[Outcome], kinds: Sequence[str], seed: int
+) -> dict[str, WinRate]:
     """Summaries under "all" and under each kind that occurs, kinds in alphabetical order."""
     summaries = {"all": win_rate(outcomes, seed, "all")}
     for kind in sorted(set(kinds)):
-        chosen = [outcome for outcome, its_kind in zip(outcomes, kinds, strict=True) if its_kind == kind]
+        chosen = [
+            outcome for outcome, its_kind in zip(outcomes, kinds, strict=True) if its_kind == kind
+        ]
         summaries[kind] = win_rate(chosen, seed, kind)
     return summaries
 

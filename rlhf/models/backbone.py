@@ -27,18 +27,30 @@ def pair_hidden_states(model: PreTrainedModel, batch: PairBatch) -> Tensor:
     Raises ModelError for a model whose attention reaches back less far than the answers are long: the mask of pairs
     takes the place of its own.
     """
-    reach, longest = getattr(model.config, "sliding_window", None), int(batch.position_ids.max()) + 1
+    reach, longest = (
+        getattr(model.config, "sliding_window", None),
+        int(batch.position_ids.max()) + 1,
+    )
     if reach is not None and longest > reach:
-        raise ModelError(f"{longest} tokens of prompt and answer are more than the model's sliding window of {reach}")
+        raise ModelError(
+            f"{longest} tokens of prompt and answer are more than the model's sliding window of {reach}"
+        )
     mask = batch.visible
     if adds_its_mask(model.config._attn_implementation):
-        mask = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, torch.finfo(torch.float32).min)
+        mask = torch.zeros(mask.shape, device=mask.device).masked_fill(
+            ~mask, torch.finfo(torch.float32).min
+        )
     return model.base_model(
-        input_ids=batch.tokens.input_ids, attention_mask=mask, position_ids=batch.position_ids, use_cache=False
+        input_ids=batch.tokens.input_ids,
+        attention_mask=mask,
+        position_ids=batch.position_ids,
+        use_cache=False,
     ).last_hidden_state
 
 
-def target_logits(model: PreTrainedModel, hidden: Tensor, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
+def target_logits(
+    model: PreTrainedModel, hidden: Tensor, batch: TokenBatch, temperature: float = 1.0
+) -> Tensor:
     """Logits that predict each target token, [N, V] float32, N = number of True in `batch.target_mask`, row by row.
 
     Only these rows go through the unembedding: with a large vocabulary it is most of the work. Divided by
@@ -66,4 +78,6 @@ def entropy(logits: Tensor) -> Tensor:
 
 def spread(values: Tensor, mask: Tensor) -> Tensor:
     """Put flat values [N] back to the True places of `mask` [B, T]; 0 elsewhere. Keeps gradients."""
-    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
+    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(
+        mask, values
+    )

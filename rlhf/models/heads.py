@@ -111,6 +111,9 @@ def save_scalar_model(
 ) -> None:
     """Write a Hugging Face directory of the language model, the head beside it, and a note of role and score spread."""
     save_causal_lm(model.lm, tokenizer, directory)
-    save_file({name: value.contiguous() for name, value in model.head.state_dict().items()}, directory / HEAD_FILE)
+    save_file(
+        {name: value.contiguous() for name, value in model.head.state_dict().items()},
+        directory / HEAD_FILE,
+    )
     note = {"role": role, "read_at": "last token", "head": HEAD_FILE, "score_std": score_std}
     write_json(directory / NOTE_FILE, note)

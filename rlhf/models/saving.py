@@ -22,7 +22,9 @@ def load_causal_lm(directory: Path, dtype: torch.dtype = torch.float32) -> PreTr
     """
     _check(directory)
     try:
-        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
         attention = "sdpa" if torch.cuda.is_available() else cpu_attention(config)
         model = AutoModelForCausalLM.from_pretrained(
             directory,
@@ -48,7 +50,9 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def save_causal_lm(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+def save_causal_lm(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path
+) -> None:
     """Write model and tokenizer as one Hugging Face directory."""
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
@@ -64,7 +68,9 @@ def train_only_top(model: PreTrainedModel, layers: int | None) -> None:
     model.requires_grad_(False)
     blocks = model.base_model.layers
     if not isinstance(blocks, nn.ModuleList):
-        raise ModelError(f"trainable_layers: a {type(model).__name__} has no list of layers to choose from")
+        raise ModelError(
+            f"trainable_layers: a {type(model).__name__} has no list of layers to choose from"
+        )
     if layers > len(blocks):
         raise ModelError(f"trainable_layers {layers}: the model has {len(blocks)} layers")
     for block in blocks[len(blocks) - layers :]:
@@ -81,4 +87,6 @@ def _check(directory: Path) -> None:
             f"{directory}: no model here (config.json is missing); those of the stages are written by `dvc repro`"
         )
     if not any(directory.glob("*.safetensors")):
-        raise ModelError(f"{directory}: no *.safetensors weights; other weight formats are not loaded")
+        raise ModelError(
+            f"{directory}: no *.safetensors weights; other weight formats are not loaded"
+        )

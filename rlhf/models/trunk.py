@@ -23,7 +23,8 @@ def shares_trunk(models: Sequence[PreTrainedModel], layers: int) -> bool:
         return False
     first, *others = [_lower(model, layers).state_dict() for model in models]
     return all(
-        other.keys() == first.keys() and all(torch.equal(other[key], first[key]) for key in first) for other in others
+        other.keys() == first.keys() and all(torch.equal(other[key], first[key]) for key in first)
+        for other in others
     )
 
 
@@ -60,5 +61,8 @@ def _blocks(model: PreTrainedModel) -> list[nn.Module]:
 def _run(backbone: nn.Module, batch: TokenBatch, inputs: dict[str, Tensor]) -> Tensor:
     position_ids = (batch.attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
     return backbone(
-        **inputs, attention_mask=batch.attention_mask.long(), position_ids=position_ids, use_cache=False
+        **inputs,
+        attention_mask=batch.attention_mask.long(),
+        position_ids=position_ids,
+        use_cache=False,
     ).last_hidden_state

@@ -7,7 +7,9 @@ from rlhf.ppo.moments import AllSum, Moments, merge
 from rlhf.ppo.rewards import normalise
 
 
-def gae(rewards: Tensor, values: Tensor, response_mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+def gae(
+    rewards: Tensor, values: Tensor, response_mask: Tensor, gamma: float, lam: float
+) -> tuple[Tensor, Tensor]:
     """Advantages and returns (eq. 9); all tensors [B, R], masked on the right.
 
     delta_t = r_t + gamma V(s_{t+1}) - V(s_t), the value after the last token is 0;

@@ -7,7 +7,9 @@ from torch import Tensor
 Estimator = Literal["k1", "k2", "k3"]
 
 
-def kl_estimate(logprobs: Tensor, reference_logprobs: Tensor, estimator: Estimator = "k1") -> Tensor:
+def kl_estimate(
+    logprobs: Tensor, reference_logprobs: Tensor, estimator: Estimator = "k1"
+) -> Tensor:
     """Estimate KL(pi || pi_ref) of each sampled token in nats, any shape -> the same shape.
 
     With d = log pi - log pi_ref of the sampled token: k1 = d (unbiased, what eq. 19 uses), k2 = d^2 / 2 (biased, never

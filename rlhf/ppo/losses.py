@@ -50,7 +50,9 @@ def entropy_loss(entropies: Tensor, target: float | None) -> Tensor:
     return -entropies if target is None else (entropies - target).abs()
 
 
-def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float | None) -> tuple[Tensor, Tensor]:
+def value_loss(
+    values: Tensor, old_values: Tensor, returns: Tensor, clip: float | None
+) -> tuple[Tensor, Tensor]:
     """1/2 max((V - R)^2, (clip(V, V_old - l, V_old + l) - R)^2) of each token (eq. 16), and where the clip won; [N].
 
     None for clip: 1/2 (V - R)^2.

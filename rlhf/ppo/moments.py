@@ -20,7 +20,9 @@ class Moments:
     @property
     def std(self) -> float:
         """Unbiased standard deviation; 1 while fewer than two values were seen, so that dividing by it is harmless."""
-        return (self.squares / (self.count - 1)) ** 0.5 if self.count > 1 and self.squares > 0 else 1.0
+        return (
+            (self.squares / (self.count - 1)) ** 0.5 if self.count > 1 and self.squares > 0 else 1.0
+        )
 
     def as_dict(self) -> dict[str, float]:
         """For a checkpoint."""
@@ -34,7 +36,12 @@ def merge(history: Moments, values: Tensor, all_sum: AllSum) -> Moments:
     """
     values = values.double()
     first = all_sum(
-        torch.stack([torch.tensor(float(values.numel()), dtype=torch.float64, device=values.device), values.sum()])
+        torch.stack(
+            [
+                torch.tensor(float(values.numel()), dtype=torch.float64, device=values.device),
+                values.sum(),
+            ]
+        )
     )
     count, total = float(first[0]), float(first[1])
     mean = total / count

@@ -21,7 +21,9 @@ def clip(values: Tensor, delta: float | None) -> Tensor:
     return values if delta is None else values.clamp(-delta, delta)
 
 
-def token_rewards(scores: Tensor, kl: Tensor, response_mask: Tensor, kl_coefficient: float) -> Tensor:
+def token_rewards(
+    scores: Tensor, kl: Tensor, response_mask: Tensor, kl_coefficient: float
+) -> Tensor:
     """r_t = -eta * KL_t on response tokens, plus the score at the last response token (eq. 3, 19).
 
     scores [B], kl [B, R], response_mask [B, R] True on response tokens -> [B, R] float32, 0 outside the mask.

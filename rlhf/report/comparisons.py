@@ -78,7 +78,10 @@ def judge_rows(settings: Settings, summary: Row) -> list[Row]:
     )
     names = {judge_name(address): judge_name(address) for address in settings.evaluate.judges}
     names |= {f"opponent_{name}": f"{name}, as opponent" for name in settings.evaluate.opponents}
-    rows = [{"judge": shown} | {key: summary.get(f"{name}_{key}") for key in keys} for name, shown in names.items()]
+    rows = [
+        {"judge": shown} | {key: summary.get(f"{name}_{key}") for key in keys}
+        for name, shown in names.items()
+    ]
     return [row for row in rows if any(row[key] is not None for key in keys)]
 
 
@@ -98,5 +101,6 @@ def model_rows(views: Sequence[ComparisonView], summary: Row) -> list[Row]:
     names = {name for view in views for name in (view.challenger, view.baseline)}
     keys = ("gold_score", "response_length", "distinct_2")
     return [
-        {"name": name} | {key: summary.get(f"{key}_{name}") for key in keys} for name in sorted(names, key=_model_order)
+        {"name": name} | {key: summary.get(f"{key}_{name}") for key in keys}
+        for name in sorted(names, key=_model_order)
     ]

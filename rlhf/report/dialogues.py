@@ -45,13 +45,17 @@ def choose_dialogues(comparisons: Sequence[Row], count: int, seed: int) -> list[
     gains = [row for row in ranked if row["verdict"] == "win"][: count // 3]
     losses = [row for row in reversed(ranked) if row["verdict"] == "lose"][: count // 3]
     shown = {row["id"] for row in (*gains, *losses)}
-    rest = sorted((row for row in headline if row["id"] not in shown), key=lambda row: str(row["id"]))
+    rest = sorted(
+        (row for row in headline if row["id"] not in shown), key=lambda row: str(row["id"])
+    )
     random.Random(derive_seed(seed, "report", "dialogues")).shuffle(rest)
     picked = [("best gain", row) for row in gains] + [("worst loss", row) for row in losses]
     picked += [("random", row) for row in rest[: count - len(picked)]]
     replies = _replies(comparisons)
     return [
-        Dialogue(why, row["kind"], row["verdict"] or "no verdict", row["messages"], replies[row["id"]])
+        Dialogue(
+            why, row["kind"], row["verdict"] or "no verdict", row["messages"], replies[row["id"]]
+        )
         for why, row in picked
     ]
 

@@ -59,7 +59,9 @@ def lines(panel: Lines, rows: Sequence[Row]) -> Panel:
     """Draw what the log holds of the panel's keys; without any of them the panel is empty."""
     found = [(curve, _points(rows, curve.key)) for curve in panel.curves]
     found = [(curve, points) for curve, points in found if len(points[0])]
-    legend = tuple((curve.label, curve.color) for curve, _ in found) if len(panel.curves) > 1 else ()
+    legend = (
+        tuple((curve.label, curve.color) for curve, _ in found) if len(panel.curves) > 1 else ()
+    )
     if not found:
         return Panel(panel.title, None, panel.note, watch=panel.watch)
     with canvas(panel.name, panel.title) as drawing:
@@ -85,7 +87,9 @@ def lines(panel: Lines, rows: Sequence[Row]) -> Panel:
 
 def _points(rows: Sequence[Row], key: str) -> tuple[np.ndarray, np.ndarray]:
     pairs = [(row["step"], row[key]) for row in rows if isinstance(row.get(key), int | float)]
-    return np.array([step for step, _ in pairs]), np.array([value for _, value in pairs], dtype=np.float64)
+    return np.array([step for step, _ in pairs]), np.array(
+        [value for _, value in pairs], dtype=np.float64
+    )
 
 
 def _draw_curve(drawing: Canvas, curve: Curve, steps: np.ndarray, values: np.ndarray) -> None:
@@ -93,10 +97,14 @@ def _draw_curve(drawing: Canvas, curve: Curve, steps: np.ndarray, values: np.nda
     style: Any = (0, (4, 2)) if curve.dashed else "-"
     marker = "o" if curve.marked or len(steps) == 1 else ""
     if curve.exact or len(steps) < _SMOOTH_FROM:
-        drawing.axes.plot(steps, values, color=color, linestyle=style, marker=marker, markersize=3.2)
+        drawing.axes.plot(
+            steps, values, color=color, linestyle=style, marker=marker, markersize=3.2
+        )
         return
     drawing.axes.plot(steps, values, color=color, linewidth=0.7, alpha=0.35)
-    drawing.axes.plot(steps, running_mean(values, max(3, len(values) // 30)), color=color, linestyle=style)
+    drawing.axes.plot(
+        steps, running_mean(values, max(3, len(values) // 30)), color=color, linestyle=style
+    )
 
 
 def running_mean(values: np.ndarray, reach: int) -> np.ndarray:
@@ -125,7 +133,9 @@ def histogram(
     with canvas(name, title) as drawing:
         for group, values in groups.items():
             color = COLORS.get(group, COLORS["other"])
-            drawing.axes.bar(low, values, high - low, bottom, align="edge", color=color, linewidth=0, alpha=0.85)
+            drawing.axes.bar(
+                low, values, high - low, bottom, align="edge", color=color, linewidth=0, alpha=0.85
+            )
             bottom = bottom + np.asarray(values)
         if zero:
             drawing.axes.axvline(0, color=COLORS["ink"], linewidth=0.9)
@@ -147,23 +157,38 @@ def outlines(name: str, title: str, table: Row, note: str = "", xlabel: str = ""
             drawing.axes.stairs(values, edges, color=color, fill=True, alpha=0.10, linewidth=0)
         drawing.axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         drawing.axes.set_xlabel(xlabel)
-    return Panel(title, drawing.markup, note, tuple((group, group if group in COLORS else "other") for group in counts))
+    return Panel(
+        title,
+        drawing.markup,
+        note,
+        tuple((group, group if group in COLORS else "other") for group in counts),
+    )
 
 
 def bar_chart(
-    name: str, title: str, bars: Sequence[tuple[str, float, float | None]], note: str = "", percent: bool = False
+    name: str,
+    title: str,
+    bars: Sequence[tuple[str, float, float | None]],
+    note: str = "",
+    percent: bool = False,
 ) -> Panel:
     """One bar a model, (model, value, half width of its interval or None), from 0 up."""
     with canvas(name, title) as drawing:
         for place, (label, value, half) in enumerate(bars):
-            drawing.axes.bar(place, value, 0.6, color=COLORS.get(label, COLORS["other"]), alpha=0.85, linewidth=0)
+            drawing.axes.bar(
+                place, value, 0.6, color=COLORS.get(label, COLORS["other"]), alpha=0.85, linewidth=0
+            )
             if half is not None:
-                drawing.axes.errorbar(place, value, half, color=COLORS["ink"], capsize=3, linewidth=1)
+                drawing.axes.errorbar(
+                    place, value, half, color=COLORS["ink"], capsize=3, linewidth=1
+                )
             shown = f"{100 * value:.0f} %" if percent else f"{value:.2f}"
             drawing.axes.annotate(shown, (place, value / 2), ha="center", color=COLORS["surface"])
         drawing.axes.set_xticks(range(len(bars)), [label for label, _, _ in bars])
         if percent:
-            drawing.axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+            drawing.axes.yaxis.set_major_formatter(
+                FuncFormatter(lambda value, _: f"{100 * value:g} %")
+            )
         drawing.axes.set_ylim(bottom=0)
     return Panel(title, drawing.markup, note)
 
@@ -178,10 +203,16 @@ def calibration(name: str, title: str, bins: Sequence[Row], note: str = "") -> P
     )
     with canvas(name, title) as drawing:
         low = min(0.5, float(predicted.min()), float(observed.min()))
-        drawing.axes.plot([low, 1], [low, 1], color=COLORS["muted"], linewidth=0.9, linestyle=(0, (2, 3)))
+        drawing.axes.plot(
+            [low, 1], [low, 1], color=COLORS["muted"], linewidth=0.9, linestyle=(0, (2, 3))
+        )
         drawing.axes.plot(predicted, observed, color=COLORS["policy"], linewidth=1.0, alpha=0.6)
         drawing.axes.scatter(
-            predicted, observed, s=14 + 130 * count / count.max(), color=COLORS["policy"], linewidths=0
+            predicted,
+            observed,
+            s=14 + 130 * count / count.max(),
+            color=COLORS["policy"],
+            linewidths=0,
         )
         for axis in (drawing.axes.xaxis, drawing.axes.yaxis):
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
@@ -197,15 +228,28 @@ def ridgelines(name: str, title: str, histograms: Sequence[Row], note: str = "")
         return Panel(title, None, note)
     with canvas(name, title, height=0.9 + 0.38 * len(chosen)) as drawing:
         for level, row in enumerate(reversed(chosen)):
-            edges, counts = np.asarray(row["edges"], dtype=np.float64), np.asarray(row["counts"], dtype=np.float64)
+            edges, counts = (
+                np.asarray(row["edges"], dtype=np.float64),
+                np.asarray(row["counts"], dtype=np.float64),
+            )
             centres = np.concatenate([[edges[0]], (edges[:-1] + edges[1:]) / 2, [edges[-1]]])
             heights = level + 1.35 * np.concatenate([[0.0], counts / counts.max(), [0.0]])
             order = 10 + 2 * (len(chosen) - level)
-            drawing.axes.fill_between(centres, level, heights, color=COLORS["surface"], linewidth=0, zorder=order)
             drawing.axes.fill_between(
-                centres, level, heights, color=COLORS["policy"], alpha=0.28, linewidth=0, zorder=order
+                centres, level, heights, color=COLORS["surface"], linewidth=0, zorder=order
             )
-            drawing.axes.plot(centres, heights, color=COLORS["policy"], linewidth=1.1, zorder=order + 1)
+            drawing.axes.fill_between(
+                centres,
+                level,
+                heights,
+                color=COLORS["policy"],
+                alpha=0.28,
+                linewidth=0,
+                zorder=order,
+            )
+            drawing.axes.plot(
+                centres, heights, color=COLORS["policy"], linewidth=1.1, zorder=order + 1
+            )
         drawing.axes.set_yticks(range(len(chosen)), [f"{row['step']}" for row in reversed(chosen)])
         drawing.axes.set_ylabel("iteration")
         drawing.axes.set_xlabel("score of the reward model")

@@ -48,8 +48,13 @@ def read_inputs(workspace: Workspace) -> Inputs:
     details = {stage: workspace.details(stage) for stage in DETAILED}
     return Inputs(
         summaries=summaries,
-        details={stage: read_json(path) if path.exists() else {} for stage, path in details.items()},
-        steps={stage: sorted(read_steps(workspace.steps(stage)), key=lambda row: row["step"]) for stage in LOGGED},
+        details={
+            stage: read_json(path) if path.exists() else {} for stage, path in details.items()
+        },
+        steps={
+            stage: sorted(read_steps(workspace.steps(stage)), key=lambda row: row["step"])
+            for stage in LOGGED
+        },
         samples=read_steps(workspace.samples("ppo")),
         comparisons=_read_comparisons(workspace),
     )
@@ -62,7 +67,9 @@ def _read_comparisons(workspace: Workspace) -> list[Row]:
     try:
         table = pd.read_parquet(path, columns=list(_COLUMNS))
     except (ArrowException, ValueError, KeyError) as error:
-        raise DataError(path, f"not a table with the columns {', '.join(_COLUMNS)}: {error}") from None
+        raise DataError(
+            path, f"not a table with the columns {', '.join(_COLUMNS)}: {error}"
+        ) from None
     rows = [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
     for number, row in enumerate(rows):
         row["messages"] = read_messages(row["messages"], f"{path}, row {number}")
@@ -75,6 +82,11 @@ def _read_comparisons(workspace: Workspace) -> list[Row]:
 def read_messages(text: str, where: str) -> list[dict[str, str]]:
     """Read a dialogue from JSON text; raises DataError that begins with `where`."""
     try:
-        return [{"role": str(item["role"]), "content": str(item["content"])} for item in json.loads(text)]
+        return [
+            {"role": str(item["role"]), "content": str(item["content"])}
+            for item in json.loads(text)
+        ]
     except (json.JSONDecodeError, TypeError, KeyError) as error:
-        raise DataError(where, f"messages is not a JSON list of role and content: {error}") from None
+        raise DataError(
+            where, f"messages is not a JSON list of role and content: {error}"
+        ) from None

@@ -45,12 +45,16 @@ def render(settings: Settings, inputs: Inputs, commit: str | None) -> str:
             data=data_view(inputs.summaries["prepare"], inputs.details["prepare"]),
             sft_panels=sft_panels(inputs),
             reward={stage: reward_panels(stage, inputs) for stage in ("reward", "gold")},
-            most_wrong={stage: most_wrong(inputs.details[stage], stage) for stage in ("reward", "gold")},
+            most_wrong={
+                stage: most_wrong(inputs.details[stage], stage) for stage in ("reward", "gold")
+            },
             ppo_groups=ppo_groups(inputs),
             samples=samples_over_time(inputs.samples),
             evaluation_panels=evaluation_panels(inputs),
             paper=FIGURE_10,
-            dialogues=choose_dialogues(inputs.comparisons, settings.report.dialogues, settings.seed),
+            dialogues=choose_dialogues(
+                inputs.comparisons, settings.report.dialogues, settings.seed
+            ),
             settings_parts=settings_parts(settings),
             timings=timings(inputs),
         )
@@ -60,7 +64,11 @@ def render(settings: Settings, inputs: Inputs, commit: str | None) -> str:
 def environment() -> Environment:
     """The templates beside this file, their filters, autoescape on."""
     found = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     found.filters |= {"number": number, "percent": percent, "duration": duration, "signed": signed}
     return found
@@ -83,7 +91,10 @@ def samples_over_time(samples: Sequence[Row]) -> list[tuple[str, str, list[Row]]
     for row in samples:
         by_prompt.setdefault(row["prompt"], []).append(row)
     chosen = list(by_prompt.items())[:_SAMPLE_PROMPTS]
-    return [(prompt, str(rows[0].get("kind", "")), evenly(rows, _SAMPLE_STEPS)) for prompt, rows in chosen]
+    return [
+        (prompt, str(rows[0].get("kind", "")), evenly(rows, _SAMPLE_STEPS))
+        for prompt, rows in chosen
+    ]
 
 
 def settings_parts(settings: Settings) -> list[tuple[str, str]]:
@@ -95,19 +106,27 @@ def settings_parts(settings: Settings) -> list[tuple[str, str]]:
 
 
 def _yaml(value: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(value), sort_keys=False, default_flow_style=False, allow_unicode=True, width=72).strip()
+    return yaml.safe_dump(
+        dict(value), sort_keys=False, default_flow_style=False, allow_unicode=True, width=72
+    ).strip()
 
 
 def timings(inputs: Inputs) -> list[Row]:
     """Seconds of each stage that recorded any, its share of the longest one, and tokens a second."""
-    recorded = {stage: inputs.summaries[stage] for stage in STAGES if "seconds" in inputs.summaries[stage]}
+    recorded = {
+        stage: inputs.summaries[stage] for stage in STAGES if "seconds" in inputs.summaries[stage]
+    }
     longest = max((float(summary["seconds"]) for summary in recorded.values()), default=0.0) or 1.0
     return [
         {
             "stage": stage,
             "seconds": float(summary["seconds"]),
             "share": float(summary["seconds"]) / longest,
-            "rates": [(key, value) for key, value in sorted(summary.items()) if key.endswith("tokens_per_second")],
+            "rates": [
+                (key, value)
+                for key, value in sorted(summary.items())
+                if key.endswith("tokens_per_second")
+            ],
         }
         for stage, summary in recorded.items()
     ]

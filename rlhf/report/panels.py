@@ -1,6 +1,16 @@
 """Which figures stand in which section, and the words beside them."""
 
-from rlhf.report.figures import Curve, Lines, Panel, bar_chart, calibration, histogram, lines, outlines, ridgelines
+from rlhf.report.figures import (
+    Curve,
+    Lines,
+    Panel,
+    bar_chart,
+    calibration,
+    histogram,
+    lines,
+    outlines,
+    ridgelines,
+)
 from rlhf.report.inputs import Inputs
 
 
@@ -12,7 +22,10 @@ def sft_panels(inputs: Inputs) -> list[Panel]:
             Lines(
                 "sft-loss",
                 "Loss per assistant token",
-                (Curve("train_loss", "training", "base"), Curve("validation_loss", "validation", "sft", marked=True)),
+                (
+                    Curve("train_loss", "training", "base"),
+                    Curve("validation_loss", "validation", "sft", marked=True),
+                ),
                 "Nats; the prompt's tokens do not count.",
                 "step",
             ),
@@ -29,7 +42,13 @@ def sft_panels(inputs: Inputs) -> list[Panel]:
             rows,
         ),
         lines(
-            Lines("sft-rate", "Learning rate", (Curve("learning_rate", "rate", "sft", exact=True),), unit="step"), rows
+            Lines(
+                "sft-rate",
+                "Learning rate",
+                (Curve("learning_rate", "rate", "sft", exact=True),),
+                unit="step",
+            ),
+            rows,
         ),
     ]
 
@@ -103,11 +122,22 @@ def evaluation_panels(inputs: Inputs) -> list[Panel]:
         table = item["score_difference"]
         note = "Right of zero the judge prefers the challenger."
         panels.append(
-            histogram(f"evaluate-{position}", title, table["edges"], table["counts"], note, "score difference")
+            histogram(
+                f"evaluate-{position}",
+                title,
+                table["edges"],
+                table["counts"],
+                note,
+                "score difference",
+            )
         )
     note = "A win by length alone would show here."
-    panels.append(outlines("evaluate-lengths", "Response lengths", details.get("lengths", {}), note, "tokens"))
-    panels.append(outlines("evaluate-scores", "Gold scores", details.get("scores", {}), xlabel="score"))
+    panels.append(
+        outlines("evaluate-lengths", "Response lengths", details.get("lengths", {}), note, "tokens")
+    )
+    panels.append(
+        outlines("evaluate-scores", "Gold scores", details.get("scores", {}), xlabel="score")
+    )
     return panels
 
 
@@ -117,11 +147,16 @@ def tax_panels(inputs: Inputs) -> list[Panel]:
     tasks = dict.fromkeys(row["task"] for row in rows)
     panels = []
     for task in tasks:
-        bars = [(row["model"], row["accuracy"], 1.96 * row["standard_error"]) for row in rows if row["task"] == task]
+        bars = [
+            (row["model"], row["accuracy"], 1.96 * row["standard_error"])
+            for row in rows
+            if row["task"] == task
+        ]
         note = "Share of questions whose right answer is the likeliest; whiskers: 95 %."
         panels.append(bar_chart(f"tax-{task}", f"Knowledge: {task}", bars, note, percent=True))
     losses = [
-        (model, summary.get(f"plain_text_loss_{model}"), None) for model in dict.fromkeys(row["model"] for row in rows)
+        (model, summary.get(f"plain_text_loss_{model}"), None)
+        for model in dict.fromkeys(row["model"] for row in rows)
     ]
     known = [(model, float(loss), None) for model, loss, _ in losses if loss is not None]
     if known:
@@ -154,7 +189,13 @@ _PPO: tuple[tuple[str, tuple[Lines, ...]], ...] = (
     (
         "Is training sound? The three signals of section 5.2, and entropy",
         (
-            Lines("ppo-kl", "KL to the SFT model", (Curve("kl", "KL"),), "Nats per response token.", watch=True),
+            Lines(
+                "ppo-kl",
+                "KL to the SFT model",
+                (Curve("kl", "KL"),),
+                "Nats per response token.",
+                watch=True,
+            ),
             Lines(
                 "ppo-perplexity",
                 "Perplexity on its own responses",
@@ -175,7 +216,9 @@ _PPO: tuple[tuple[str, tuple[Lines, ...]], ...] = (
                 (Curve("validation_objective", "objective", marked=True),),
                 "Reward in units of its spread, less KL penalty; the policy of the highest sound point is kept.",
             ),
-            Lines("ppo-entropy", "Entropy", (Curve("entropy", "entropy"),), "Nats per response token."),
+            Lines(
+                "ppo-entropy", "Entropy", (Curve("entropy", "entropy"),), "Nats per response token."
+            ),
             Lines(
                 "ppo-distinct",
                 "Different bigrams on the validation prompts",
@@ -219,7 +262,10 @@ _PPO: tuple[tuple[str, tuple[Lines, ...]], ...] = (
                 percent=True,
             ),
             Lines(
-                "ppo-surrogate", "Surrogate loss", (Curve("policy_loss", "surrogate"),), "Eq. 15, what is minimised."
+                "ppo-surrogate",
+                "Surrogate loss",
+                (Curve("policy_loss", "surrogate"),),
+                "Eq. 15, what is minimised.",
             ),
             Lines(
                 "ppo-ptx",

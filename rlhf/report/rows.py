@@ -27,16 +27,42 @@ class DataView:
 
 def data_view(summary: Mapping[str, Any], details: Mapping[str, Any]) -> DataView:
     """Sort the summary's keys into tables; none of them is lost."""
-    places = [(table, split) for table, splits in SPLITS.items() for split in splits if f"{table}_{split}" in summary]
-    kinds = [kind for kind in KINDS if any(f"{table}_{split}_{kind}" in summary for table, split in places)]
-    used = {f"{table}_{split}{suffix}" for table, split in places for suffix in ("", *(f"_{kind}" for kind in kinds))}
+    places = [
+        (table, split)
+        for table, splits in SPLITS.items()
+        for split in splits
+        if f"{table}_{split}" in summary
+    ]
+    kinds = [
+        kind
+        for kind in KINDS
+        if any(f"{table}_{split}_{kind}" in summary for table, split in places)
+    ]
+    used = {
+        f"{table}_{split}{suffix}"
+        for table, split in places
+        for suffix in ("", *(f"_{kind}" for kind in kinds))
+    }
     files = details.get("files", {})
-    used |= {f"{name.replace(': ', '/', 1)}/{outcome}" for name, counts in files.items() for outcome in counts}
-    dropped = [(*key.split(_DROPPED, 1), value) for key, value in sorted(summary.items()) if _DROPPED in key]
+    used |= {
+        f"{name.replace(': ', '/', 1)}/{outcome}"
+        for name, counts in files.items()
+        for outcome in counts
+    }
+    dropped = [
+        (*key.split(_DROPPED, 1), value)
+        for key, value in sorted(summary.items())
+        if _DROPPED in key
+    ]
     return DataView(
         kinds=kinds,
         kept=[
-            (table, split, summary[f"{table}_{split}"], [summary.get(f"{table}_{split}_{kind}", 0) for kind in kinds])
+            (
+                table,
+                split,
+                summary[f"{table}_{split}"],
+                [summary.get(f"{table}_{split}_{kind}", 0) for kind in kinds],
+            )
             for table, split in places
         ],
         dropped=[(use, reason.replace("_", " "), value) for use, reason, value in dropped],

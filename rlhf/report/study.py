@@ -55,22 +55,33 @@ def build(workspace: Workspace, figures: Sequence[str]) -> None:
     runs = {arm: read_json(workspace.root / "runs" / f"{arm}.json")["runs"] for arm in arms}
     views = [figure_view(name, runs) for name in figures]
     rows = [row for view in views for row in view.rows]
-    verdicts = {name: sum(row["verdict"] == name for row in rows) for name in ("agrees", "differs", "inside the noise")}
-    page = render(settings, views, verdicts, alarms(runs), os.environ.get("RLHF_GIT_COMMIT") or None)
+    verdicts = {
+        name: sum(row["verdict"] == name for row in rows)
+        for name in ("agrees", "differs", "inside the noise")
+    }
+    page = render(
+        settings, views, verdicts, alarms(runs), os.environ.get("RLHF_GIT_COMMIT") or None
+    )
     write_json(workspace.root / "reports" / "findings.json", {"findings": rows})
     write_text(workspace.report, page)
-    write_json(workspace.metrics("findings"), {key.replace(" ", "_"): value for key, value in verdicts.items()})
+    write_json(
+        workspace.metrics("findings"),
+        {key.replace(" ", "_"): value for key, value in verdicts.items()},
+    )
 
 
 def figure_view(name: str, runs: Runs) -> FigureView:
     """Draw a figure's panels and hold its claims to the runs."""
     study = STUDIES[name]
     measured = {
-        arm: {int(one["seed"]): one["summary"] for one in records} for arm, records in runs.items() if arm in study.arms
+        arm: {int(one["seed"]): one["summary"] for one in records}
+        for arm, records in runs.items()
+        if arm in study.arms
     }
     findings = [judge(claim, measured) for claim in study.claims]
     panels = [
-        bands(f"{name}-{key}", title, key, where, {a: runs[a] for a in study.arms}) for key, where, title in DRAWN
+        bands(f"{name}-{key}", title, key, where, {a: runs[a] for a in study.arms})
+        for key, where, title in DRAWN
     ]
     return FigureView(
         name,
@@ -85,19 +96,38 @@ def finding_row(figure: str, finding: Finding) -> dict[str, Any]:
     """One line of the table of findings."""
     claim = finding.claim
     against = "its own start" if claim.against == START else claim.against
-    measured = asdict(finding) | {"figure": figure, "claim": claim.text, "metric": claim.metric, "arm": claim.arm}
-    bounded = {key: measured[key] if np.isfinite(measured[key]) else None for key in ("low", "high")}
+    measured = asdict(finding) | {
+        "figure": figure,
+        "claim": claim.text,
+        "metric": claim.metric,
+        "arm": claim.arm,
+    }
+    bounded = {
+        key: measured[key] if np.isfinite(measured[key]) else None for key in ("low", "high")
+    }
     return measured | bounded | {"against": against, "paper": claim.direction}
 
 
 def arm_row(arm: str, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Means over seeds of where an arm ended, and in how many seeds the alarm fired."""
     summaries = [record["summary"] for record in records]
-    keys = ("reward_last", "gold_last", "kl_last", "perplexity_last", "response_length_last", "plain_text_loss")
+    keys = (
+        "reward_last",
+        "gold_last",
+        "kl_last",
+        "perplexity_last",
+        "response_length_last",
+        "plain_text_loss",
+    )
     ends = {key: float(np.mean([summary[key] for summary in summaries])) for key in keys}
     best = [max(look["gold"] for look in record["looks"]) for record in records]
     fired = sum(bool(summary["collapsed"]) for summary in summaries)
-    return {"arm": arm, **ends, "gold_best": float(np.mean(best)), "alarms": f"{fired} of {len(records)}"}
+    return {
+        "arm": arm,
+        **ends,
+        "gold_best": float(np.mean(best)),
+        "alarms": f"{fired} of {len(records)}",
+    }
 
 
 def alarms(runs: Runs) -> list[tuple[str, list[str]]]:
@@ -118,13 +148,17 @@ def bands(name: str, title: str, key: str, where: str, runs: Runs) -> Panel:
     drawn = []
     with canvas(name, title) as drawing:
         for (arm, records), shade in zip(runs.items(), SHADES, strict=False):
-            series = [{row["step"]: row[key] for row in record[where] if key in row} for record in records]
+            series = [
+                {row["step"]: row[key] for row in record[where] if key in row} for record in records
+            ]
             steps = sorted(set.intersection(*(set(one) for one in series)))
             if not steps:
                 continue
             values = np.array([[one[step] for step in steps] for one in series], dtype=np.float64)
             color = COLORS[shade]
-            drawing.axes.fill_between(steps, values.min(0), values.max(0), color=color, alpha=0.16, linewidth=0)
+            drawing.axes.fill_between(
+                steps, values.min(0), values.max(0), color=color, alpha=0.16, linewidth=0
+            )
             drawing.axes.plot(steps, values.mean(0), color=color, linewidth=1.4)
             drawn.append((arm, shade))
         drawing.axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -142,7 +176,9 @@ def render(
     """The whole page as HTML text."""
     style = Markup((HERE / "style.css").read_text(encoding="utf-8"))  # ours, not data
     page = environment().get_template("study.html")
-    return page.render(style=style, settings=settings, views=views, verdicts=verdicts, fired=fired, commit=commit)
+    return page.render(
+        style=style, settings=settings, views=views, verdicts=verdicts, fired=fired, commit=commit
+    )
 
 
 if __name__ == "__main__":

@@ -20,14 +20,18 @@ class Actor:
     losses take log-probabilities from the policy itself; `sampler_logprob_gap` in the metrics shows the rounding between.
     """
 
-    def __init__(self, policy: PreTrainedModel, engine: Engine, rule: SamplingRule, seed: int) -> None:
+    def __init__(
+        self, policy: PreTrainedModel, engine: Engine, rule: SamplingRule, seed: int
+    ) -> None:
         self._policy, self._engine, self._rule, self._seed = policy, engine, rule, seed
         self._copy: PreTrainedModel | None = None
         if (
             engine.precision == "bf16" and next(policy.parameters()).dtype == torch.float32
         ):  # DeepSpeed's are bf16 already
             self._copy = copy.deepcopy(policy).requires_grad_(False)
-            for value in self._copy.parameters():  # not the buffers: rotary frequencies must stay in float32
+            for value in (
+                self._copy.parameters()
+            ):  # not the buffers: rotary frequencies must stay in float32
                 value.data = value.data.bfloat16()
 
     @torch.no_grad()
@@ -40,10 +44,14 @@ class Actor:
     def rollout(self, prompts: PromptBatch, *names: str | int) -> Rollout:
         """One response to each prompt; row i draws from the stream (seed, *names, prompts.rows[i])."""
         count = self._rule.max_new_tokens
-        uniforms = torch.stack([row_uniforms(count, self._seed, *names, row) for row in prompts.rows])
+        uniforms = torch.stack(
+            [row_uniforms(count, self._seed, *names, row) for row in prompts.rows]
+        )
         model = self._copy if self._copy is not None else self._policy
         sampled = sample(model, prompts.ids, uniforms, self._rule)
-        return make_rollout(prompts, sampled, self._rule.eos_id, self._rule.pad_id, self._engine.device)
+        return make_rollout(
+            prompts, sampled, self._rule.eos_id, self._rule.pad_id, self._engine.device
+        )
 
 
 class PromptStream:
@@ -54,7 +62,12 @@ class PromptStream:
         self._epochs: dict[int, list[int]] = {}
 
     def take(
-        self, iteration: int, count: int, mini_batch: int | None = None, rank: int = 0, world_size: int = 1
+        self,
+        iteration: int,
+        count: int,
+        mini_batch: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> PromptBatch:
         """Prompts of iteration `iteration` (from 0), this process's part of `count` over all processes.
 
@@ -63,7 +76,9 @@ class PromptStream:
         size = mini_batch or count
         first = iteration * count
         rows = [first + row for row in range(count) if row % size * world_size // size == rank]
-        return self._batch([self._order(row // len(self._table))[row % len(self._table)] for row in rows], rows)
+        return self._batch(
+            [self._order(row // len(self._table))[row % len(self._table)] for row in rows], rows
+        )
 
     def first(self, count: int, rank: int = 0, world_size: int = 1) -> PromptBatch:
         """The first `count` rows of the table, as they stand: a fixed set for monitoring."""
@@ -79,4 +94,9 @@ class PromptStream:
     def _batch(self, indices: Sequence[int], rows: list[int]) -> PromptBatch:
         part = self._table.iloc[list(indices)]
         ids = [[int(token) for token in tokens] for tokens in part["prompt_ids"]]
-        return PromptBatch(ids, [str(kind) for kind in part["kind"]], [self._texts[index] for index in indices], rows)
+        return PromptBatch(
+            ids,
+            [str(kind) for kind in part["kind"]],
+            [self._texts[index] for index in indices],
+            rows,
+        )

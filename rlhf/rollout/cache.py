@@ -10,11 +10,15 @@ from transformers.cache_utils import DynamicLayer
 _GROUP = 16  # prompts read at once: short ones are not padded to the longest of all
 
 
-def read_prompts(model: PreTrainedModel, ids: Tensor, mask: Tensor, room: int) -> tuple[Tensor, DynamicCache]:
+def read_prompts(
+    model: PreTrainedModel, ids: Tensor, mask: Tensor, room: int
+) -> tuple[Tensor, DynamicCache]:
     """Read left-padded prompts `ids` [B, T]: the last hidden state of each, [B, H], and the cache for `room` more tokens."""
     positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.config)
-    if any(type(layer) is not DynamicLayer for layer in cache.layers):  # of a window; they keep count themselves
+    if any(
+        type(layer) is not DynamicLayer for layer in cache.layers
+    ):  # of a window; they keep count themselves
         return _read(model, ids, mask, positions, cache), cache
     lengths, width = mask.sum(dim=1), ids.shape[1]
     layers = [_RoomyLayer(len(ids), width, room) for _ in cache.layers]
@@ -24,16 +28,26 @@ def read_prompts(model: PreTrainedModel, ids: Tensor, mask: Tensor, room: int) -
     for rows in order.split(_GROUP):
         start = width - int(lengths[rows].max())
         part = DynamicCache(config=model.config)
-        last.append(_read(model, ids[rows, start:], mask[rows, start:], positions[rows, start:], part))
+        last.append(
+            _read(model, ids[rows, start:], mask[rows, start:], positions[rows, start:], part)
+        )
         for layer, read in zip(layers, part.layers, strict=True):
-            assert isinstance(read, DynamicLayer) and read.keys is not None and read.values is not None
+            assert (
+                isinstance(read, DynamicLayer) and read.keys is not None and read.values is not None
+            )
             layer.put(rows, start, read.keys, read.values)
     return torch.cat(last)[order.argsort()], cache
 
 
-def _read(model: PreTrainedModel, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
+def _read(
+    model: PreTrainedModel, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache
+) -> Tensor:
     output = model.base_model(
-        input_ids=ids, attention_mask=mask.long(), position_ids=positions, past_key_values=cache, use_cache=True
+        input_ids=ids,
+        attention_mask=mask.long(),
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
     )
     hidden: Tensor = output.last_hidden_state[:, -1]
     return hidden
@@ -57,7 +71,9 @@ class _RoomyLayer(DynamicLayer):
         self._keys[rows, :, start : self._width] = keys
         self._values[rows, :, start : self._width] = values
 
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
         """Append the newest tokens' keys and values, [B, G, Q, D]; gives all."""
         begin = self.get_seq_length()
         end = begin + key_states.shape[2]

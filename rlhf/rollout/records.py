@@ -43,7 +43,9 @@ class Rollout:
         return self.response_mask.sum(dim=1)
 
 
-def make_rollout(prompts: PromptBatch, sampled: Sampled, eos_id: int, pad_id: int, device: torch.device) -> Rollout:
+def make_rollout(
+    prompts: PromptBatch, sampled: Sampled, eos_id: int, pad_id: int, device: torch.device
+) -> Rollout:
     """Join prompts and responses into one rollout on `device`."""
     batch = pad_responses(prompts.ids, sampled.responses, pad_id).to(device)
     width = max(len(response) for response in sampled.responses)
@@ -53,7 +55,9 @@ def make_rollout(prompts: PromptBatch, sampled: Sampled, eos_id: int, pad_id: in
         mask[row, : len(values)] = True
         logprobs[row, : len(values)] = torch.tensor(values)
     finished = torch.tensor([response[-1] == eos_id for response in sampled.responses])
-    return Rollout(prompts, sampled.responses, batch, mask.to(device), logprobs.to(device), finished.to(device))
+    return Rollout(
+        prompts, sampled.responses, batch, mask.to(device), logprobs.to(device), finished.to(device)
+    )
 
 
 @dataclass(frozen=True)
@@ -96,16 +100,23 @@ class Experience:
 
     def evidence(self) -> dict[str, Any]:
         """Tokens and advantages, for the record of a refused step."""
-        advantages = [[str(value) for value in row] for row in self.advantages.tolist()]  # NaN is no JSON
+        advantages = [
+            [str(value) for value in row] for row in self.advantages.tolist()
+        ]  # NaN is no JSON
         return {"input_ids": self.batch.input_ids.tolist(), "advantages": advantages}
 
     def select(self, index: Tensor) -> "Experience":
         """Some of the rows, [b] int64; padding that no row needs is cut off."""
         mask = self.response_mask[index]
         width = int(mask.sum(dim=1).max())
-        batch = TokenBatch(self.batch.input_ids[index], self.batch.attention_mask[index], self.batch.target_mask[index])
+        batch = TokenBatch(
+            self.batch.input_ids[index],
+            self.batch.attention_mask[index],
+            self.batch.target_mask[index],
+        )
         logprobs, values, advantages, returns = (
-            part[index, :width] for part in (self.old_logprobs, self.old_values, self.advantages, self.returns)
+            part[index, :width]
+            for part in (self.old_logprobs, self.old_values, self.advantages, self.returns)
         )
         batch = batch.rows(slice(None))
         below = None if self.below is None else self.below[index, : batch.input_ids.shape[1]]

@@ -50,7 +50,9 @@ def sample_responses(
 
 
 @torch.no_grad()
-def sample(model: PreTrainedModel, prompts: Sequence[Sequence[int]], uniforms: Tensor, rule: SamplingRule) -> Sampled:
+def sample(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], uniforms: Tensor, rule: SamplingRule
+) -> Sampled:
     """Sample one response for each prompt by inverse transform: token = first one whose cumulative p exceeds u.
 
     Rows that have ended leave the batch, so that the time goes to the others. Log-probabilities are those of the
@@ -65,9 +67,13 @@ def sample(model: PreTrainedModel, prompts: Sequence[Sequence[int]], uniforms: T
     logprobs: list[list[float]] = [[] for _ in prompts]
     for step in range(rule.max_new_tokens):
         logits = model.get_output_embeddings()(hidden).float()
-        seen = torch.where(mask, ids, ids[:, -1:])  # padding is no token that was said: it must not be penalised
+        seen = torch.where(
+            mask, ids, ids[:, -1:]
+        )  # padding is no token that was said: it must not be penalised
         tokens, token_logprobs = draw(logits, uniforms[active, step], seen, rule)
-        for row, token, logprob in zip(active.tolist(), tokens.tolist(), token_logprobs.tolist(), strict=True):
+        for row, token, logprob in zip(
+            active.tolist(), tokens.tolist(), token_logprobs.tolist(), strict=True
+        ):
             responses[row].append(token)
             logprobs[row].append(logprob)
         going = _closed_up(tokens != rule.eos_id)
@@ -96,14 +102,18 @@ def _closed_up(going: Tensor) -> Tensor:
     return order
 
 
-def draw(logits: Tensor, uniforms: Tensor, seen: Tensor, rule: SamplingRule) -> tuple[Tensor, Tensor]:
+def draw(
+    logits: Tensor, uniforms: Tensor, seen: Tensor, rule: SamplingRule
+) -> tuple[Tensor, Tensor]:
     """Draw one token a row from `logits` [B, V] with `uniforms` [B]; `seen` [B, T] feeds the repetition penalty.
 
     Gives tokens [B] int64 and their log-probabilities [B] float32.
     """
     if rule.repetition_penalty != 1.0:
         scores = logits.gather(1, seen)
-        scores = torch.where(scores < 0, scores * rule.repetition_penalty, scores / rule.repetition_penalty)
+        scores = torch.where(
+            scores < 0, scores * rule.repetition_penalty, scores / rule.repetition_penalty
+        )
         logits = logits.scatter(1, seen, scores)
     logprobs = (logits / rule.temperature).log_softmax(dim=1)
     probabilities = logprobs.exp()
@@ -112,8 +122,12 @@ def draw(logits: Tensor, uniforms: Tensor, seen: Tensor, rule: SamplingRule) -> 
         probabilities, order = nucleus(probabilities, rule.top_p)
     cumulative = probabilities.cumsum(dim=1)
     total = cumulative[:, -1:]
-    thresholds = torch.minimum(uniforms[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))  # rounding
-    chosen = torch.searchsorted(cumulative, thresholds, right=True).clamp(max=cumulative.shape[1] - 1)
+    thresholds = torch.minimum(
+        uniforms[:, None] * total, torch.nextafter(total, torch.zeros_like(total))
+    )  # rounding
+    chosen = torch.searchsorted(cumulative, thresholds, right=True).clamp(
+        max=cumulative.shape[1] - 1
+    )
     tokens = chosen if order is None else order.gather(1, chosen)
     return tokens.squeeze(1), logprobs.gather(1, tokens).squeeze(1)
 
@@ -135,7 +149,9 @@ def nucleus(probabilities: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
     return values.masked_fill(before >= top_p, 0.0), order
 
 
-def _left_pad(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _left_pad(
+    prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
     width = max(len(prompt) for prompt in prompts)
     ids = torch.full((len(prompts), width), pad_id, dtype=torch.int64)
     mask = torch.zeros((len(prompts), width), dtype=torch.bool)

@@ -31,7 +31,9 @@ class Price(Section):
 
 
 _OURS = ("model", "messages", "stream", "n")  # of a request: not for parameters to change
-_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")  # capitals only: so that a key put here by mistake is refused
+_VARIABLE = re.compile(
+    r"[A-Z_][A-Z0-9_]*"
+)  # capitals only: so that a key put here by mistake is refused
 
 
 class Endpoint(Section):
@@ -41,12 +43,20 @@ class Endpoint(Section):
     model: str
     key_variable: str = "OPENAI_API_KEY"  # the environment variable that holds the key; the key itself is kept nowhere
     concurrency: Count = 8  # questions at once
-    retries: CountOrZero = 8  # of a request that failed, with growing pauses or those that the server asks for
+    retries: CountOrZero = (
+        8  # of a request that failed, with growing pauses or those that the server asks for
+    )
     asks: Count = 3  # of a judge whose answer can't be read, before it counts as no vote
-    worked_examples: bool = False  # three solved comparisons before each: small models need them to keep to the form
-    limit: Count | None = None  # prompts of a comparison that a judge is asked about, drawn by their ids: a cheap trial
+    worked_examples: bool = (
+        False  # three solved comparisons before each: small models need them to keep to the form
+    )
+    limit: Count | None = (
+        None  # prompts of a comparison that a judge is asked about, drawn by their ids: a cheap trial
+    )
     timeout_seconds: Positive = 60.0
-    parameters: dict[str, Any] = Field(default_factory=lambda: {"temperature": 0.0})  # sent with each question
+    parameters: dict[str, Any] = Field(
+        default_factory=lambda: {"temperature": 0.0}
+    )  # sent with each question
     price: Price | None = None
 
     @field_validator("base_url")
@@ -56,14 +66,18 @@ class Endpoint(Section):
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("an address like https://api.openai.com/v1 is needed")
         if parts.username is not None or parts.password is not None:
-            raise ValueError("no user and password in an address: settings are recorded, secrets are not")
+            raise ValueError(
+                "no user and password in an address: settings are recorded, secrets are not"
+            )
         return address
 
     @field_validator("key_variable")
     @classmethod
     def _name_of_a_variable(cls, name: str) -> str:
         if not _VARIABLE.fullmatch(name):
-            raise ValueError("the name of an environment variable in capitals is needed, not the key itself")
+            raise ValueError(
+                "the name of an environment variable in capitals is needed, not the key itself"
+            )
         return name
 
     @field_validator("parameters")
@@ -79,7 +93,9 @@ class Endpoint(Section):
 class Promotion(Section):
     """When an evaluated policy becomes champion."""
 
-    above: Annotated[float, Field(ge=0, lt=1)] = 0.5  # the interval of its win rate over the champion lies above this
+    above: Annotated[float, Field(ge=0, lt=1)] = (
+        0.5  # the interval of its win rate over the champion lies above this
+    )
     verdicts: Count = 30  # fewer than these, or than half of the prompts, promote nothing
 
 
@@ -87,7 +103,9 @@ class Tax(Section):
     """The alignment tax (fig. 12): what each model knows of a benchmark by likelihood, and its loss on plain text."""
 
     models: tuple[Name, ...] = ("base", "sft", "policy")  # and opponents that are a path:
-    tasks: tuple[str, ...] = ("starter",)  # starter: questions that ship with us; others are tasks of lm-eval
+    tasks: tuple[str, ...] = (
+        "starter",
+    )  # starter: questions that ship with us; others are tasks of lm-eval
     limit: Count | None = None  # questions of a task
 
 
@@ -98,11 +116,15 @@ class Evaluate(Section):
         ("policy", "sft"),
         ("sft", "base"),
     )  # challenger, baseline; headline first
-    opponents: dict[Name, str] = Field(default_factory=dict)  # beside base, sft, policy: path:, file: or api:ENDPOINT
+    opponents: dict[Name, str] = Field(
+        default_factory=dict
+    )  # beside base, sft, policy: path:, file: or api:ENDPOINT
     judges: tuple[str, ...] = ("gold",)  # headline first: gold, rules, api:ENDPOINT, people:FILE
     endpoints: dict[Name, Endpoint] = Field(default_factory=dict)
     generation: Generation
-    tie_probability: Annotated[float, Field(ge=0.5, lt=1)] = 0.55  # gold must be this sure, else it is a tie
+    tie_probability: Annotated[float, Field(ge=0.5, lt=1)] = (
+        0.55  # gold must be this sure, else it is a tie
+    )
     promotion: Promotion | None = Field(default_factory=Promotion)  # null: never
     tax: Tax | None = None
 
@@ -111,12 +133,19 @@ class Evaluate(Section):
         known = {"base", "sft", "policy", *self.opponents}
         unknown = sorted({name for pair in self.comparisons for name in pair} - known)
         if unknown or not self.comparisons:
-            raise ValueError(f"comparisons: {unknown or 'empty'}; a comparison is a pair of {sorted(known)}")
+            raise ValueError(
+                f"comparisons: {unknown or 'empty'}; a comparison is a pair of {sorted(known)}"
+            )
         if len(set(self.comparisons)) < len(self.comparisons) or any(
             first == second for first, second in self.comparisons
         ):
             raise ValueError("comparisons: a pair twice, or a model with itself")
-        local = {"base", "sft", "policy", *(name for name, at in self.opponents.items() if at.startswith("path:"))}
+        local = {
+            "base",
+            "sft",
+            "policy",
+            *(name for name, at in self.opponents.items() if at.startswith("path:")),
+        }
         if self.tax is not None and (unknown := sorted(set(self.tax.models) - local)):
             raise ValueError(
                 f"tax.models: {unknown}; likelihoods need a model at hand, of which there are {sorted(local)}"
@@ -128,7 +157,10 @@ class Evaluate(Section):
         kinds = ("gold", "rules", "api:ENDPOINT", "people:FILE")
         for judge in self.judges:
             name, colon, detail = judge.partition(":")
-            if not any(name == kind.split(":")[0] and bool(colon and detail) == (":" in kind) for kind in kinds):
+            if not any(
+                name == kind.split(":")[0] and bool(colon and detail) == (":" in kind)
+                for kind in kinds
+            ):
                 raise ValueError(f"judges: {judge!r}; a judge is one of {', '.join(kinds)}")
         if not self.judges or len({judge_name(judge) for judge in self.judges}) < len(self.judges):
             raise ValueError("judges: at least one, and no name twice")
@@ -137,11 +169,19 @@ class Evaluate(Section):
         for address in (*self.judges, *self.opponents.values()):
             kind, _, endpoint = address.partition(":")
             if kind == "api" and endpoint not in self.endpoints:
-                raise ValueError(f"{address}: no such endpoint; endpoints has {sorted(self.endpoints) or 'none'}")
+                raise ValueError(
+                    f"{address}: no such endpoint; endpoints has {sorted(self.endpoints) or 'none'}"
+                )
         for name, address in self.opponents.items():
             kind, _, detail = address.partition(":")
-            if kind not in ("path", "file", "api") or not detail or name in ("base", "sft", "policy"):
-                raise ValueError(f"opponents.{name}: {address!r}; an opponent is path:, file: or api: under a new name")
+            if (
+                kind not in ("path", "file", "api")
+                or not detail
+                or name in ("base", "sft", "policy")
+            ):
+                raise ValueError(
+                    f"opponents.{name}: {address!r}; an opponent is path:, file: or api: under a new name"
+                )
         return self
 
 

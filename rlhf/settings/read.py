@@ -24,7 +24,9 @@ class _Once(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"{key.value}: a second time", key.start_mark)
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"{key.value}: a second time", key.start_mark
+                    )
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -41,7 +43,9 @@ def settings_text(path: Path) -> str:
     except FileNotFoundError:
         raise SettingsError(f"{path}: no such file; `rlhf preset laptop` writes one") from None
     except UnicodeDecodeError as error:
-        raise SettingsError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from None
+        raise SettingsError(
+            f"{path}: not UTF-8 text: {error.reason} at byte {error.start}"
+        ) from None
 
 
 def content_of(text: str, where: str) -> Any:
@@ -54,10 +58,14 @@ def content_of(text: str, where: str) -> Any:
         # tags and aliases stand in quotes, and so do the parser's own words: '<scalar>'
         problem = re.sub(r"'[^'<][^']+'", "'...'", error.problem or error.context or "")
         raise SettingsError(f"{place}: not readable as YAML: {problem}") from None
-    except yaml.YAMLError as error:  # of the reader: a position, and a character that YAML cannot have
+    except (
+        yaml.YAMLError
+    ) as error:  # of the reader: a position, and a character that YAML cannot have
         raise SettingsError(f"{where}: not readable as YAML: {error}") from None
     except (ValueError, LookupError, AttributeError):  # what the parser itself does not catch
-        raise SettingsError(f"{where}: not readable as YAML: a date, number or truth value that there is not") from None
+        raise SettingsError(
+            f"{where}: not readable as YAML: a date, number or truth value that there is not"
+        ) from None
 
 
 def settings_from(content: Any, where: str = "settings") -> Settings:
@@ -66,13 +74,17 @@ def settings_from(content: Any, where: str = "settings") -> Settings:
     Every key must be there: DVC finds a stage stale by what the file says, and would not see a changed default.
     """
     if not isinstance(content, Mapping):
-        raise SettingsError(f"{where}: expected a mapping of sections, found {type(content).__name__}")
+        raise SettingsError(
+            f"{where}: expected a mapping of sections, found {type(content).__name__}"
+        )
     try:
         settings = Settings.model_validate(content)
     except ValidationError as error:
         lines = [_explain(dict(item), where) for item in error.errors()]
         raise SettingsError("\n".join(lines)) from None
-    if lines := [f"{where}: {key}: not there; as a rule it is {rule}" for key, rule in _absent(settings)]:
+    if lines := [
+        f"{where}: {key}: not there; as a rule it is {rule}" for key, rule in _absent(settings)
+    ]:
         raise SettingsError("\n".join(lines))
     return settings
 
@@ -101,8 +113,12 @@ def _explain(item: dict[str, Any], where: str) -> str:
         return f"{where}: {key}: unknown key; {hint}known here: {', '.join(known)}"
     message = str(item["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
     message = message.replace("a valid tuple", "a list")  # as YAML calls it
-    message = {"model_type": "must be a mapping of keys", "missing": "missing"}.get(item["type"], message)
-    harmless = isinstance(item["input"], bool | int | float | None) and item["type"] != "string_type"
+    message = {"model_type": "must be a mapping of keys", "missing": "missing"}.get(
+        item["type"], message
+    )
+    harmless = (
+        isinstance(item["input"], bool | int | float | None) and item["type"] != "string_type"
+    )
     secret = location[:2] == _MAY_HOLD_SECRETS and not harmless
     silent = item["type"] == "missing" or isinstance(item["input"], Mapping) or secret
     found = "" if silent else f" (found {item['input']!r})"
@@ -134,7 +150,11 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def preset_names() -> list[str]:
     """List the committed presets."""
-    return sorted(item.name.removesuffix(".yaml") for item in _presets().iterdir() if item.name.endswith(".yaml"))
+    return sorted(
+        item.name.removesuffix(".yaml")
+        for item in _presets().iterdir()
+        if item.name.endswith(".yaml")
+    )
 
 
 def preset_text(name: str) -> str:

@@ -5,15 +5,29 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from rlhf.settings.evaluation import Evaluate
-from rlhf.settings.section import Addresses, Count, CountOrZero, Decay, Fraction, Name, NonNegative, Positive, Section
+from rlhf.settings.section import (
+    Addresses,
+    Count,
+    CountOrZero,
+    Decay,
+    Fraction,
+    Name,
+    NonNegative,
+    Positive,
+    Section,
+)
 
 
 class Model(Section):
     """The base model."""
 
-    source: str  # wheel:NAME==VERSION, hub:OWNER/NAME@REVISION, path:DIR or random:LAYERSxWIDTH (tests)
+    source: (
+        str  # wheel:NAME==VERSION, hub:OWNER/NAME@REVISION, path:DIR or random:LAYERSxWIDTH (tests)
+    )
     sha256: str | None = None  # of the wheel, or of the directory tree; None: recorded, not checked
-    chat_template: Literal["chatml", "own"] = "chatml"  # chatml: no system prompt is put in; own: the model's
+    chat_template: Literal["chatml", "own"] = (
+        "chatml"  # chatml: no system prompt is put in; own: the model's
+    )
 
 
 class Data(Section):
@@ -28,16 +42,24 @@ class Data(Section):
     max_response_tokens: Count
     pretrain_tokens: Count  # length of one window of plain text
     validation_fraction: Fraction = 0.05  # of opening turns
-    test_fraction: Fraction = 0.10  # of opening turns; a source with a test split of its own keeps that instead
-    gold_fraction: Fraction = 0.5  # of the preference openings left for training: set aside for the gold model
-    limits: dict[str, Count] = Field(default_factory=dict)  # rows kept per "table.split", or per "table.split.kind"
+    test_fraction: Fraction = (
+        0.10  # of opening turns; a source with a test split of its own keeps that instead
+    )
+    gold_fraction: Fraction = (
+        0.5  # of the preference openings left for training: set aside for the gold model
+    )
+    limits: dict[str, Count] = Field(
+        default_factory=dict
+    )  # rows kept per "table.split", or per "table.split.kind"
     long_responses: Literal["truncate", "drop"] = "truncate"  # those over max_response_tokens
     broken: Literal["drop", "refuse"] = "drop"
 
     @model_validator(mode="after")
     def _fractions_leave_training_data(self) -> Self:
         if self.validation_fraction + self.test_fraction >= 1:
-            raise ValueError("validation_fraction + test_fraction must stay below 1, nothing would be left to train on")
+            raise ValueError(
+                "validation_fraction + test_fraction must stay below 1, nothing would be left to train on"
+            )
         return self
 
 
@@ -45,7 +67,9 @@ class Engine(Section):
     """How training runs on the machine."""
 
     kind: Literal["torch", "deepspeed"] = "torch"
-    precision: Literal["fp32", "bf16", "auto"] = "fp32"  # auto: bf16 where the hardware multiplies it, else fp32
+    precision: Literal["fp32", "bf16", "auto"] = (
+        "fp32"  # auto: bf16 where the hardware multiplies it, else fp32
+    )
     processes: Count = 1  # per machine, one per GPU
     zero_stage: Literal[1, 2, 3] = 2  # deepspeed only
     gradient_checkpointing: bool = False
@@ -95,7 +119,9 @@ class RewardModel(Section):
     min_pairs: Count = 4  # of one batch
     max_pairs: Count = 128
     lm_coefficient: NonNegative = 1.0  # beta_rm
-    balance_kinds: bool = False  # repeat the pairs of the scarcer kind: both weigh the same in an epoch
+    balance_kinds: bool = (
+        False  # repeat the pairs of the scarcer kind: both weigh the same in an epoch
+    )
     optimizer: Optimizer
     trainable_layers: Count | None = None
     evaluate_every: Count = 20
@@ -106,7 +132,9 @@ class RewardModel(Section):
         if self.min_pairs > self.max_pairs:
             raise ValueError(f"min_pairs {self.min_pairs} is above max_pairs {self.max_pairs}")
         if self.max_pairs < 2 * self.min_pairs - 1:
-            raise ValueError(f"max_pairs {self.max_pairs}: batches of {self.min_pairs} need {2 * self.min_pairs - 1}")
+            raise ValueError(
+                f"max_pairs {self.max_pairs}: batches of {self.min_pairs} need {2 * self.min_pairs - 1}"
+            )
         return self
 
 
@@ -127,14 +155,18 @@ class RewardTransform(Section):
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
         if self.normalise is not None and self.scale is not None:
-            raise ValueError("normalise divides by the standard deviation already: normalise or scale must be null")
+            raise ValueError(
+                "normalise divides by the standard deviation already: normalise or scale must be null"
+            )
         return self
 
 
 class AdvantageTransform(Section):
     """Detail 6: how advantages are reparameterised before the policy learns from them."""
 
-    normalise: Literal["mini-batch"] | None = "mini-batch"  # (A - mean) / std over its response tokens
+    normalise: Literal["mini-batch"] | None = (
+        "mini-batch"  # (A - mean) / std over its response tokens
+    )
     clip: Positive | None = None  # to [-clip, clip] after normalisation
 
 
@@ -142,14 +174,18 @@ class Entropy(Section):
     """Detail 3: entropy bonus."""
 
     coefficient: Positive
-    target: Positive | None = None  # delta_ent in nats per token: the loss holds |H - target|; null: -H
+    target: Positive | None = (
+        None  # delta_ent in nats per token: the loss holds |H - target|; null: -H
+    )
 
 
 class Penalty(Section):
     """PPO-penalty (eq. 14): KL(pi_old || pi) in the loss, in place of the clip."""
 
     coefficient: Positive  # beta, where it starts
-    target: Positive | None = None  # nats per token: beta adapts to it after each iteration; null: beta is fixed
+    target: Positive | None = (
+        None  # nats per token: beta adapts to it after each iteration; null: beta is fixed
+    )
 
 
 class Gae(Section):
@@ -178,7 +214,9 @@ class Ptx(Section):
 class Alarm(Section):
     """What happens when the policy collapses; rlhf/training/monitor.py states the rule."""
 
-    action: Literal["warn", "stop", "return"] = "warn"  # return: stop, and keep the best policy from before
+    action: Literal["warn", "stop", "return"] = (
+        "warn"  # return: stop, and keep the best policy from before
+    )
     patience: Count = 3  # iterations in a row that must show it
 
 
@@ -218,7 +256,9 @@ class Ppo(Section):
     samples_every: Count = 5  # iterations, between looks at the validation prompts
     validation_prompts: Count = 16
     alarm: Alarm = Alarm()
-    keep: Literal["best", "last"] = "best"  # of the policies at the looks: highest objective on the validation prompts
+    keep: Literal["best", "last"] = (
+        "best"  # of the policies at the looks: highest objective on the validation prompts
+    )
     checkpoint_every: Count = 10  # iterations
 
     @model_validator(mode="after")
@@ -228,15 +268,21 @@ class Ppo(Section):
                 "the penalty of eq. 14 takes the place of the clip: penalty or surrogate_clip must be null"
             )
         if self.penalty is not None and self.importance != "policy":
-            raise ValueError("penalty measures the divergence from the sampling policy: importance must be policy")
+            raise ValueError(
+                "penalty measures the divergence from the sampling policy: importance must be policy"
+            )
         return self
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:
         if self.rollouts % self.mini_batch:
-            raise ValueError(f"rollouts {self.rollouts} is not a multiple of mini_batch {self.mini_batch}")
+            raise ValueError(
+                f"rollouts {self.rollouts} is not a multiple of mini_batch {self.mini_batch}"
+            )
         if self.mini_batch % self.micro_batch:
-            raise ValueError(f"mini_batch {self.mini_batch} is not a multiple of micro_batch {self.micro_batch}")
+            raise ValueError(
+                f"mini_batch {self.mini_batch} is not a multiple of micro_batch {self.micro_batch}"
+            )
         return self
 
 
@@ -250,7 +296,9 @@ class Settings(Section):
     """The whole of params.yaml."""
 
     seed: int = 1
-    experiment: Name = "rlhf"  # of the MLflow experiment; its models are registered as <experiment>-<model>
+    experiment: Name = (
+        "rlhf"  # of the MLflow experiment; its models are registered as <experiment>-<model>
+    )
     model: Model
     data: Data
     engine: Engine = Engine()
@@ -264,7 +312,9 @@ class Settings(Section):
     @model_validator(mode="after")
     def _processes_divide_batches(self) -> Self:
         if self.ppo.validation_prompts < self.engine.processes:
-            raise ValueError(f"ppo.validation_prompts must be at least engine.processes = {self.engine.processes}")
+            raise ValueError(
+                f"ppo.validation_prompts must be at least engine.processes = {self.engine.processes}"
+            )
         if self.ppo.mini_batch % (self.ppo.micro_batch * self.engine.processes):
             raise ValueError(
                 f"ppo.mini_batch {self.ppo.mini_batch} is not a multiple of "

@@ -6,7 +6,10 @@ from typing import Any
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "ppo-ptx": {"ppo.ptx": {"coefficient": 0.1, "windows": 1}},
     "ppo-max": {"ppo.ptx": None},
-    "ppo-penalty": {"ppo.surrogate_clip": None, "ppo.penalty": {"coefficient": 1.0, "target": 0.01}},
+    "ppo-penalty": {
+        "ppo.surrogate_clip": None,
+        "ppo.penalty": {"coefficient": 1.0, "target": 0.01},
+    },
     # None of the constraints: no KL penalty, no reparameterised or clipped rewards, no clipped values, no pre-trained critic.
     "vanilla": {
         "ppo.kl": None,

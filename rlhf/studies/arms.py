@@ -48,14 +48,20 @@ ARMS: Mapping[str, Changes] = {
     "kl-importance": VANILLA | _kl(0.05) | _REFERENCE,
     # fig. 8: initialisation
     "policy-from-base": PPO_MAX | {"ppo.initial": "base"},
-    "critic-from-sft": PPO_MAX | {"ppo.critic.initial": "sft", "ppo.critic.pretraining_iterations": 0},
-    "critic-pretraining": {key: value for key, value in VANILLA.items() if not key.startswith("ppo.critic")},
+    "critic-from-sft": PPO_MAX
+    | {"ppo.critic.initial": "sft", "ppo.critic.pretraining_iterations": 0},
+    "critic-pretraining": {
+        key: value for key, value in VANILLA.items() if not key.startswith("ppo.critic")
+    },
     # fig. 14: combined reparameterisation and clipping
     "r0.8-a0.8": VANILLA | _reward(normalise=True, clip=0.8) | _advantage(0.8),
     "r0.8-a0.8-v": VANILLA | _reward(normalise=True, clip=0.8) | _advantage(0.8) | _VALUE_CLIP,
     "r0.8-a-v": VANILLA | _reward(normalise=True, clip=0.8) | _advantage(None) | _VALUE_CLIP,
     "r0.8-v": VANILLA | _reward(normalise=True, clip=0.8) | _VALUE_CLIP,
-    "scaling-a0.8-v": VANILLA | _reward(scale=True) | {"ppo.advantage": {"normalise": None, "clip": 0.8}} | _VALUE_CLIP,
+    "scaling-a0.8-v": VANILLA
+    | _reward(scale=True)
+    | {"ppo.advantage": {"normalise": None, "clip": 0.8}}
+    | _VALUE_CLIP,
     # fig. 15: weight of the KL penalty
     "kl-0.1": PPO_MAX | _kl(0.1),
     "kl-0.2": PPO_MAX | _kl(0.2),

@@ -25,9 +25,15 @@ class Claim:
 
     def __post_init__(self) -> None:
         if self.against == START and self.direction == "same":
-            raise ValueError(f"{self.text}: 'same' is measured by how far the other side came; a start came nowhere")
-        if (self.against == START or self.direction == "same") and not self.metric.endswith("_last"):
-            raise ValueError(f"{self.text}: {self.metric} has no start to compare with; that takes a metric *_last")
+            raise ValueError(
+                f"{self.text}: 'same' is measured by how far the other side came; a start came nowhere"
+            )
+        if (self.against == START or self.direction == "same") and not self.metric.endswith(
+            "_last"
+        ):
+            raise ValueError(
+                f"{self.text}: {self.metric} has no start to compare with; that takes a metric *_last"
+            )
 
     @property
     def first(self) -> str:
@@ -58,7 +64,9 @@ def interval(differences: Sequence[float]) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
-def judge(claim: Claim, measured: Mapping[str, Mapping[int, Mapping[str, float]]]) -> Finding | None:
+def judge(
+    claim: Claim, measured: Mapping[str, Mapping[int, Mapping[str, float]]]
+) -> Finding | None:
     """Hold a claim to the runs, `measured[arm][seed][metric]`; None where a side has no run with the metric.
 
     Where a run began is its `_first` in place of `_last`. Seeds are paired: both sides saw the same prompts in the same order.
@@ -71,14 +79,20 @@ def judge(claim: Claim, measured: Mapping[str, Mapping[int, Mapping[str, float]]
     reference = claim.first if claim.against == START else claim.metric
     needed = {reference, claim.first} if claim.direction == "same" else {reference}
     seeds = [
-        seed for seed in sorted(own.keys() & other.keys()) if claim.metric in own[seed] and needed <= other[seed].keys()
+        seed
+        for seed in sorted(own.keys() & other.keys())
+        if claim.metric in own[seed] and needed <= other[seed].keys()
     ]
     if not seeds:
         return None
     mean, low, high = interval([own[seed][claim.metric] - other[seed][reference] for seed in seeds])
     little = 0.0
     if claim.direction == "same":
-        little = LITTLE * sum(abs(other[seed][claim.metric] - other[seed][claim.first]) for seed in seeds) / len(seeds)
+        little = (
+            LITTLE
+            * sum(abs(other[seed][claim.metric] - other[seed][claim.first]) for seed in seeds)
+            / len(seeds)
+        )
     return Finding(claim, mean, low, high, len(seeds), _verdict(claim.direction, low, high, little))
 
 

@@ -29,9 +29,17 @@ STUDIES: Mapping[str, Study] = {
         (
             Claim("the reward rises", "reward_last", "vanilla", START, "higher"),
             Claim("while judged quality falls", "gold_last", "vanilla", START, "lower"),
-            Claim("perplexity on own responses falls", "perplexity_last", "vanilla", START, "lower"),
+            Claim(
+                "perplexity on own responses falls", "perplexity_last", "vanilla", START, "lower"
+            ),
             Claim("KL to the SFT model rises", "kl_last", "vanilla", START, "higher"),
-            Claim("rewards of fixed prompts grow a long tail", "reward_tail_last", "vanilla", START, "higher"),
+            Claim(
+                "rewards of fixed prompts grow a long tail",
+                "reward_tail_last",
+                "vanilla",
+                START,
+                "higher",
+            ),
         ),
     ),
     "fig6": Study(
@@ -46,8 +54,20 @@ STUDIES: Mapping[str, Study] = {
         ),
         (
             Claim("scaling alone is of no help", "kl_last", "reward-scaling", "vanilla", "same"),
-            Claim("normalised, clipped rewards stabilise", "kl_last", "reward-norm-0.3", "vanilla", "lower"),
-            Claim("a tight clip learns more slowly", "reward_last", "reward-norm-0.3", "reward-norm-0.8", "lower"),
+            Claim(
+                "normalised, clipped rewards stabilise",
+                "kl_last",
+                "reward-norm-0.3",
+                "vanilla",
+                "lower",
+            ),
+            Claim(
+                "a tight clip learns more slowly",
+                "reward_last",
+                "reward-norm-0.3",
+                "reward-norm-0.8",
+                "lower",
+            ),
         ),
     ),
     "fig7": Study(
@@ -56,8 +76,16 @@ STUDIES: Mapping[str, Study] = {
         (
             Claim("the KL penalty keeps the policy near", "kl_last", "kl", "vanilla", "lower"),
             Claim("and its quality up", "gold_last", "kl", "vanilla", "higher"),
-            Claim("a ratio against the reference stabilises", "kl_last", "importance", "vanilla", "lower"),
-            Claim("at the cost of the final reward", "reward_last", "importance", "vanilla", "lower"),
+            Claim(
+                "a ratio against the reference stabilises",
+                "kl_last",
+                "importance",
+                "vanilla",
+                "lower",
+            ),
+            Claim(
+                "at the cost of the final reward", "reward_last", "importance", "vanilla", "lower"
+            ),
         ),
     ),
     "fig8": Study(
@@ -65,8 +93,20 @@ STUDIES: Mapping[str, Study] = {
         ("ppo-max", "policy-from-base", "critic-from-sft", "critic-pretraining", "vanilla"),
         (
             Claim("without SFT it fails", "gold_last", "policy-from-base", "ppo-max", "lower"),
-            Claim("a pre-trained critic learns steadily", "kl_last", "critic-pretraining", "vanilla", "lower"),
-            Claim("where the critic starts matters little", "reward_last", "critic-from-sft", "ppo-max", "same"),
+            Claim(
+                "a pre-trained critic learns steadily",
+                "kl_last",
+                "critic-pretraining",
+                "vanilla",
+                "lower",
+            ),
+            Claim(
+                "where the critic starts matters little",
+                "reward_last",
+                "critic-from-sft",
+                "ppo-max",
+                "same",
+            ),
         ),
     ),
     "fig9": Study(
@@ -76,24 +116,48 @@ STUDIES: Mapping[str, Study] = {
             Claim("the reward rises", "reward_last", "ppo-max", START, "higher"),
             Claim("and judged quality with it", "gold_last", "ppo-max", START, "higher"),
             Claim("it stays nearer than vanilla PPO", "kl_last", "ppo-max", "vanilla", "lower"),
-            Claim("and ends with the better judged quality", "gold_last", "ppo-max", "vanilla", "higher"),
+            Claim(
+                "and ends with the better judged quality",
+                "gold_last",
+                "ppo-max",
+                "vanilla",
+                "higher",
+            ),
         ),
     ),
     "fig12": Study(
         "The alignment tax (fig. 12)",
         ("ppo-max", "ppo-ptx"),
-        (Claim("ptx lowers the loss on plain text", "plain_text_loss", "ppo-ptx", "ppo-max", "lower"),),
+        (
+            Claim(
+                "ptx lowers the loss on plain text",
+                "plain_text_loss",
+                "ppo-ptx",
+                "ppo-max",
+                "lower",
+            ),
+        ),
     ),
     "fig14": Study(
         "Clipping combined (fig. 14)",
         ("r0.8-a0.8", "r0.8-a0.8-v", "r0.8-a-v", "r0.8-v", "scaling-a0.8-v"),
-        (Claim("whitened advantages conflict with value clipping", "kl_last", "r0.8-v", "r0.8-a-v", "lower"),),
+        (
+            Claim(
+                "whitened advantages conflict with value clipping",
+                "kl_last",
+                "r0.8-v",
+                "r0.8-a-v",
+                "lower",
+            ),
+        ),
     ),
     "fig15": Study(
         "Weight of the KL penalty (fig. 15)",
         ("ppo-max", "kl-0.1", "kl-0.2"),
         (
-            Claim("a larger weight holds the policy nearer", "kl_last", "kl-0.2", "ppo-max", "lower"),
+            Claim(
+                "a larger weight holds the policy nearer", "kl_last", "kl-0.2", "ppo-max", "lower"
+            ),
             Claim("and earns less reward", "reward_last", "kl-0.2", "ppo-max", "lower"),
         ),
     ),

@@ -73,7 +73,9 @@ def gold_scores(settings: Settings, workspace: Workspace, samples: Sequence[Row]
     for start in range(0, len(samples), BATCH):
         part = samples[start : start + BATCH]
         responses = [[int(token) for token in row["response_ids"].split()] for row in part]
-        batch = pad_responses([prompts[row["row"]] for row in part], responses, int(model.lm.config.pad_token_id or 0))
+        batch = pad_responses(
+            [prompts[row["row"]] for row in part], responses, int(model.lm.config.pad_token_id or 0)
+        )
         with engine.autocast():
             scores += model.scores(batch.to(engine.device)).tolist()
     return scores

@@ -62,13 +62,20 @@ def side_by_side(
         return list(pool.map(one, seeds))
 
 
-def run_seed(base: Workspace, folder: Path, arm: str, changes: Mapping[str, Any], seed: int) -> dict[str, Any]:
+def run_seed(
+    base: Workspace, folder: Path, arm: str, changes: Mapping[str, Any], seed: int
+) -> dict[str, Any]:
     """Train the policy of an arm under `seed` below `folder`, and give its record.
 
     `base` holds the settings of the study and what the stages before ppo made of them, and gold. The seed is that of the
     policy run alone: all runs share prompts, models and judges.
     """
-    logging.basicConfig(level=logging.WARNING, format=f"{arm}, seed {seed}: %(message)s", stream=sys.stderr, force=True)
+    logging.basicConfig(
+        level=logging.WARNING,
+        format=f"{arm}, seed {seed}: %(message)s",
+        stream=sys.stderr,
+        force=True,
+    )
     logging.getLogger("rlhf").setLevel(logging.INFO)
     workspace = Workspace(folder / f"{arm}-{seed}")
     for name in SHARED:
@@ -81,7 +88,11 @@ def run_seed(base: Workspace, folder: Path, arm: str, changes: Mapping[str, Any]
     write_text(workspace.params, text)
     settings = settings_from(yaml.safe_load(text), where)
     loop.train(settings, workspace)
-    return {"seed": seed, "settings": settings.ppo.model_dump(mode="json"), **run_record(settings, workspace)}
+    return {
+        "seed": seed,
+        "settings": settings.ppo.model_dump(mode="json"),
+        **run_record(settings, workspace),
+    }
 
 
 if __name__ == "__main__":

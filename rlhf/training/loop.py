@@ -62,12 +62,19 @@ class Loop:
         )
         self.actor = Actor(self.algorithm.policy(), engine, rule, settings.seed)
         self.prompts = self._stream("train")
-        validation = self._stream("validation").first(self.section.validation_prompts, engine.rank, engine.world_size)
+        validation = self._stream("validation").first(
+            self.section.validation_prompts, engine.rank, engine.world_size
+        )
         if not validation.ids:
-            raise DataError(table_path(workspace, "prompts"), "fewer rows of split validation than engine.processes")
+            raise DataError(
+                table_path(workspace, "prompts"),
+                "fewer rows of split validation than engine.processes",
+            )
         self.looks = Looks(run, self.algorithm, self.actor, self.tokenizer, validation)
         self.watch = Watch(self.section.alarm.patience)
-        self.pretrain = read_rows_of(workspace, "pretrain", "train") if self._uses_pretrain() else None
+        self.pretrain = (
+            read_rows_of(workspace, "pretrain", "train") if self._uses_pretrain() else None
+        )
 
     def train(self) -> None:
         """Run all iterations, from the last checkpoint on if there is one, and write the outputs."""
@@ -79,7 +86,9 @@ class Loop:
         start = -warmup if resumed is None else resumed.step
         steps = run.open_log(run.workspace.steps("ppo"), resumed)
         samples = run.open_log(run.workspace.samples("ppo"), resumed)
-        progress = Progress("ppo", section.iterations + warmup, start=start + warmup, show=run.is_main)
+        progress = Progress(
+            "ppo", section.iterations + warmup, start=start + warmup, show=run.is_main
+        )
         last = section.iterations
         try:
             for iteration in range(start, section.iterations):
@@ -100,7 +109,9 @@ class Loop:
                     metrics |= self._learn(iteration, experience)
                 update_seconds = monotonic() - began
                 # 6. log and keep
-                metrics |= self._speed(material, gather_seconds, update_seconds) | {"score_seconds": score_seconds}
+                metrics |= self._speed(material, gather_seconds, update_seconds) | {
+                    "score_seconds": score_seconds
+                }
                 if steps is not None:
                     steps.write(iteration, metrics)
                 progress.advance(1, {key: float(metrics.get(key) or 0.0) for key in SHOWN})
@@ -108,8 +119,12 @@ class Loop:
                 if stop:
                     last = iteration
                     break
-                if (iteration + 1) % section.checkpoint_every == 0 and iteration + 1 < section.iterations:
-                    run.keep(iteration + 1, self.algorithm.trainers, self._state(), [steps, samples])
+                if (
+                    iteration + 1
+                ) % section.checkpoint_every == 0 and iteration + 1 < section.iterations:
+                    run.keep(
+                        iteration + 1, self.algorithm.trainers, self._state(), [steps, samples]
+                    )
                     self.looks.checkpointed()
             final = self.looks.look(last, self.watch.sound, samples)
             if steps is not None:
@@ -131,14 +146,23 @@ class Loop:
 
     def _rollout(self, index: int) -> Rollout:
         prompts = self.prompts.take(
-            index, self.section.rollouts, self.section.mini_batch, self.engine.rank, self.engine.world_size
+            index,
+            self.section.rollouts,
+            self.section.mini_batch,
+            self.engine.rank,
+            self.engine.world_size,
         )
         with self.algorithm.trainers["policy"].gathered():
             self.actor.refresh()
             return self.actor.rollout(prompts, "rollout", index)
 
-    def _speed(self, material: Material, gather_seconds: float, update_seconds: float) -> dict[str, Value]:
-        speed: dict[str, Value] = {"rollout_seconds": gather_seconds, "update_seconds": update_seconds}
+    def _speed(
+        self, material: Material, gather_seconds: float, update_seconds: float
+    ) -> dict[str, Value]:
+        speed: dict[str, Value] = {
+            "rollout_seconds": gather_seconds,
+            "update_seconds": update_seconds,
+        }
         if material.rollout is not None:
             tokens = float(self.engine.all_sum(material.rollout.response_mask.sum().double()))
             speed["tokens"] = tokens
@@ -152,7 +176,8 @@ class Loop:
         metrics: dict[str, Value] = {}
         size, seed = self.section.mini_batch // self.engine.world_size, self.run.settings.seed
         batches = [
-            experience.select(rows) for rows in torch.arange(len(experience), device=self.engine.device).split(size)
+            experience.select(rows)
+            for rows in torch.arange(len(experience), device=self.engine.device).split(size)
         ]
         for name, epochs in self.algorithm.active(iteration).items():
             trainer = self.algorithm.trainers[name]
@@ -170,7 +195,9 @@ class Loop:
                     try:
                         norms.append(trainer.step(losses))
                     except NonFiniteError as error:
-                        raise self.run.stop_on_bad_step(iteration, error, _evidence(name, batch, plain)) from error
+                        raise self.run.stop_on_bad_step(
+                            iteration, error, _evidence(name, batch, plain)
+                        ) from error
                     if len(norms) == 1 and "ratio_max_deviation" in own.peaks:
                         tally.peak(first_ratio_deviation=own.peaks["ratio_max_deviation"])
                     tally.absorb(own)
@@ -189,7 +216,9 @@ class Loop:
         rows = [(start + offset) % len(self.pretrain) for offset in range(ptx.windows)]
         windows = [[int(token) for token in self.pretrain["input_ids"].iloc[row]] for row in rows]
         pad_id = int(self.tokenizer.pad_token_id)
-        return pad(windows, [[True] * len(window) for window in windows], pad_id).to(self.engine.device)
+        return pad(windows, [[True] * len(window) for window in windows], pad_id).to(
+            self.engine.device
+        )
 
     def _alarmed(self, iteration: int, metrics: Mapping[str, Value]) -> bool:
         """Take an iteration's signals in; whether the policy has collapsed by now. Told once, on every process alike."""
@@ -200,7 +229,11 @@ class Loop:
         return self.watch.collapse is not None
 
     def _state(self) -> dict[str, Any]:
-        return {"algorithm": self.algorithm.state(), "watched": self.watch.rows, "looks": self.looks.state()}
+        return {
+            "algorithm": self.algorithm.state(),
+            "watched": self.watch.rows,
+            "looks": self.looks.state(),
+        }
 
     def _load_state(self, state: dict[str, Any]) -> None:
         self.algorithm.load_state(state["algorithm"])
@@ -217,7 +250,8 @@ class Loop:
         if run.is_main:
             rows = [row for row in read_steps(workspace.steps("ppo")) if row["step"] >= 0]
             write_json(
-                workspace.details("ppo"), {"reward_histograms": reward_histograms(read_steps(workspace.samples("ppo")))}
+                workspace.details("ppo"),
+                {"reward_histograms": reward_histograms(read_steps(workspace.samples("ppo")))},
             )
             write_plot_data(workspace.steps("ppo"), workspace.plot_data("ppo"))
             summary = _summary(rows, run.seconds) | _verdict(self.watch, best, rows)
@@ -229,7 +263,9 @@ class Loop:
 
     def _stream(self, split: str) -> PromptStream:
         table = read_rows_of(self.run.workspace, "prompts", split)
-        return PromptStream(table, [transcript(text) for text in table["messages"]], self.run.settings.seed)
+        return PromptStream(
+            table, [transcript(text) for text in table["messages"]], self.run.settings.seed
+        )
 
     def _uses_pretrain(self) -> bool:
         return self.section.ptx is not None and "pretrain" in self.algorithm.consumes
@@ -266,7 +302,10 @@ def _summary(rows: list[dict[str, Any]], seconds: float) -> dict[str, Value]:
         filled = [row for row in rows if key in row]
         if filled:
             summary[f"{key}_first"], summary[f"{key}_last"] = ends(filled, key)
-    rollout, update = sum(row["rollout_seconds"] for row in rows), sum(row["update_seconds"] for row in rows)
+    rollout, update = (
+        sum(row["rollout_seconds"] for row in rows),
+        sum(row["update_seconds"] for row in rows),
+    )
     tokens = sum(row["tokens"] for row in rows)
     return {
         **summary,
@@ -280,7 +319,9 @@ def _summary(rows: list[dict[str, Any]], seconds: float) -> dict[str, Value]:
     }
 
 
-def _verdict(watch: Watch, best: Mapping[str, float] | None, rows: list[dict[str, Any]]) -> dict[str, Value]:
+def _verdict(
+    watch: Watch, best: Mapping[str, float] | None, rows: list[dict[str, Any]]
+) -> dict[str, Value]:
     """Whether and when the policy collapsed, and which look's policy was kept."""
     collapse = watch.collapse
     return {

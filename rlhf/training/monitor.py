@@ -10,9 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-PERPLEXITY_SHARE = 0.5  # of the first log-perplexity of own responses: collapse drives perplexity towards 1
+PERPLEXITY_SHARE = (
+    0.5  # of the first log-perplexity of own responses: collapse drives perplexity towards 1
+)
 LENGTH_FACTOR = 1.5  # of the first response length, up or down
-FINISHED_SHARE = 0.5  # of the first share of responses that end by themselves: the others ran into the limit
+FINISHED_SHARE = (
+    0.5  # of the first share of responses that end by themselves: the others ran into the limit
+)
 KL_RISE = 0.5  # nats per token above the first
 SIGNALS = ("perplexity", "response_length", "finished", "kl")
 ENOUGH = 2  # points: one for each signal outside of its band, two for a KL that is far out
@@ -30,7 +34,8 @@ def outside(row: Row, start: Mapping[str, float]) -> tuple[str, ...]:
     """Which of perplexity, length and kl have left their bands."""
     length = row["response_length"] / start["response_length"]
     found = {
-        "perplexity": math.log(row["perplexity"]) < PERPLEXITY_SHARE * math.log(start["perplexity"]),
+        "perplexity": math.log(row["perplexity"])
+        < PERPLEXITY_SHARE * math.log(start["perplexity"]),
         "length": not 1 / LENGTH_FACTOR <= length <= LENGTH_FACTOR
         or row["finished"] < FINISHED_SHARE * start["finished"],
         "kl": row["kl"] > start["kl"] + KL_RISE,
@@ -77,4 +82,6 @@ class Watch:
         row, start = self.rows[-1], start_of(self.rows)
         keys = {"perplexity": "perplexity", "length": "response_length", "kl": "kl"}
         names = [keys[name] for name in outside(row, start)]
-        return ", ".join(f"{name} {row[name]:.3g} (at the start {start[name]:.3g})" for name in names)
+        return ", ".join(
+            f"{name} {row[name]:.3g} (at the start {start[name]:.3g})" for name in names
+        )

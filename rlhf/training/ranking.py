@@ -31,7 +31,9 @@ class PairScores:
 
     def from_origin(self, origin: float) -> "PairScores":
         """The scores as they are once `origin` is their zero."""
-        return PairScores([score - origin for score in self.chosen], [score - origin for score in self.rejected])
+        return PairScores(
+            [score - origin for score in self.chosen], [score - origin for score in self.rejected]
+        )
 
 
 def wilson(successes: int, count: int, z: float = 1.959964) -> tuple[float, float]:
@@ -40,7 +42,11 @@ def wilson(successes: int, count: int, z: float = 1.959964) -> tuple[float, floa
         return 0.0, 1.0
     share = successes / count
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
+    half = (
+        z
+        * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+        / (1 + z * z / count)
+    )
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
@@ -74,7 +80,9 @@ def calibration(margins: Sequence[float], bins: int = 10) -> list[dict[str, floa
 def calibration_error(margins: Sequence[float]) -> float:
     """Expected calibration error: mean over pairs of |observed - predicted| of their bin."""
     rows = calibration(margins)
-    return sum(row["count"] * abs(row["observed"] - row["predicted"]) for row in rows) / max(1, len(margins))
+    return sum(row["count"] * abs(row["observed"] - row["predicted"]) for row in rows) / max(
+        1, len(margins)
+    )
 
 
 def summary(table: pd.DataFrame, scores: PairScores) -> dict[str, float | int | None]:
@@ -92,9 +100,14 @@ def summary(table: pd.DataFrame, scores: PairScores) -> dict[str, float | int | 
         "accuracy": float(right.mean()),
         "accuracy_low": low,
         "accuracy_high": high,
-        **{f"accuracy_{kind}": accuracy((table["kind"] == kind).to_numpy()) for kind in ("helpful", "harmless")},
+        **{
+            f"accuracy_{kind}": accuracy((table["kind"] == kind).to_numpy())
+            for kind in ("helpful", "harmless")
+        },
         "accuracy_unseen_openings": accuracy(unseen),
-        "longer_wins_accuracy": float((1 + longer).mean() / 2),  # in characters; equal lengths count half
+        "longer_wins_accuracy": float(
+            (1 + longer).mean() / 2
+        ),  # in characters; equal lengths count half
         "margin_mean": float(margins.mean()),
         "margin_std": float(margins.std()),
         "calibration_error": calibration_error(scores.margins),
@@ -115,12 +128,18 @@ def details(table: pd.DataFrame, scores: PairScores) -> dict[str, Any]:
     return {
         "margin_histogram": {
             "edges": edges.tolist(),
-            **{str(kind): np.histogram(margins[kinds == kind], bins=edges)[0].tolist() for kind in sorted(set(kinds))},
+            **{
+                str(kind): np.histogram(margins[kinds == kind], bins=edges)[0].tolist()
+                for kind in sorted(set(kinds))
+            },
         },
         "calibration": calibration(scores.margins),
         "most_wrong": [
             {
-                **{name: str(table[name].iloc[row]) for name in ("id", "kind", "messages", "chosen", "rejected")},
+                **{
+                    name: str(table[name].iloc[row])
+                    for name in ("id", "kind", "messages", "chosen", "rejected")
+                },
                 "score_chosen": scores.chosen[row],
                 "score_rejected": scores.rejected[row],
                 "margin": float(margins[row]),

@@ -36,7 +36,11 @@ def train(settings: Settings, workspace: Workspace, role: Role = "reward") -> No
     section = settings.reward if role == "reward" else settings.gold
     start = workspace.model(section.initial)
     run = begin(
-        role, settings, workspace, [role, "data"], {"start": start, "table": workspace.prepared / "preferences.parquet"}
+        role,
+        settings,
+        workspace,
+        [role, "data"],
+        {"start": start, "table": workspace.prepared / "preferences.parquet"},
     )
     engine = run.engine
     tokenizer = load_tokenizer(start)
@@ -50,12 +54,18 @@ def train(settings: Settings, workspace: Workspace, role: Role = "reward") -> No
     reader = PairReader(pairs, int(tokenizer.pad_token_id), engine)
     held_out_reader = PairReader(held_out, int(tokenizer.pad_token_id), engine)
     limits = Limits(section.batch_tokens, section.min_pairs, section.max_pairs)
-    plan = epoch_plan(reader.tokens, limits, section.epochs, settings.seed, role)[: section.max_steps]
+    plan = epoch_plan(reader.tokens, limits, section.epochs, settings.seed, role)[
+        : section.max_steps
+    ]
     trainer = engine.trainer(model, section.optimizer, len(plan))
 
     def losses(items: Sequence[int], tally: Tally) -> list[Loss]:
         chosen_tokens = sum(len(pairs["chosen_ids"].iloc[item]) for item in items)
-        parts = share(micro_batches(items, reader.tokens, section.micro_batch_tokens), engine.rank, engine.world_size)
+        parts = share(
+            micro_batches(items, reader.tokens, section.micro_batch_tokens),
+            engine.rank,
+            engine.world_size,
+        )
 
         def loss(part: list[int], weight: float) -> Tensor:
             margins, lm = reader.margins_and_lm_losses(model, part, section.lm_coefficient > 0)
@@ -89,7 +99,9 @@ def train(settings: Settings, workspace: Workspace, role: Role = "reward") -> No
     )
     outcome = fit(run, trainer, job)
     # The loss leaves the origin of the scores open: it is put where the held-out scores have mean 0.
-    origin, spread = score_pairs(model, held_out_reader, 2 * section.micro_batch_tokens).origin_and_spread
+    origin, spread = score_pairs(
+        model, held_out_reader, 2 * section.micro_batch_tokens
+    ).origin_and_spread
     test_reader = PairReader(test, int(tokenizer.pad_token_id), engine)
     scores = score_pairs(model, test_reader, 2 * section.micro_batch_tokens).from_origin(origin)
     with trainer.gathered():
@@ -105,7 +117,11 @@ def train(settings: Settings, workspace: Workspace, role: Role = "reward") -> No
             {
                 **summary(test, scores),
                 **outcome.held_out,
-                **{key: value for key, value in outcome.train.items() if key in ("pair_loss", "lm_loss")},
+                **{
+                    key: value
+                    for key, value in outcome.train.items()
+                    if key in ("pair_loss", "lm_loss")
+                },
                 "steps": len(plan),
                 "pairs_trained": len(rows),
                 "pairs_per_epoch": len(pairs),
@@ -137,7 +153,9 @@ class PairReader:
     def __init__(self, table: pd.DataFrame, pad_id: int, engine: Engine) -> None:
         self.table, self.pad_id, self.engine = table, pad_id, engine
         columns = [table[f"{name}_ids"].map(len) for name in ("prompt", "chosen", "rejected")]
-        self.tokens: list[int] = sum(columns).tolist()  # the prompt counts once: it is computed once
+        self.tokens: list[int] = sum(
+            columns
+        ).tolist()  # the prompt counts once: it is computed once
 
     def __len__(self) -> int:
         return len(self.table)
@@ -145,10 +163,14 @@ class PairReader:
     def batch(self, items: Sequence[int]) -> PairBatch:
         """The pairs in the order of `items`, on the engine's device."""
         rows = self.table.iloc[list(items)]
-        prompts, chosen, rejected = (list(rows[f"{name}_ids"]) for name in ("prompt", "chosen", "rejected"))
+        prompts, chosen, rejected = (
+            list(rows[f"{name}_ids"]) for name in ("prompt", "chosen", "rejected")
+        )
         return pad_pairs(prompts, chosen, rejected, self.pad_id).to(self.engine.device)
 
-    def margins_and_lm_losses(self, model: ScalarModel, items: Sequence[int], with_lm: bool) -> tuple[Tensor, Tensor]:
+    def margins_and_lm_losses(
+        self, model: ScalarModel, items: Sequence[int], with_lm: bool
+    ) -> tuple[Tensor, Tensor]:
         """r(chosen) - r(rejected), [B], and -log p of the chosen answers' tokens, [N] (empty if not asked for)."""
         batch = self.batch(items)
         with self.engine.autocast():
@@ -176,6 +198,9 @@ def score_pairs(model: ScalarModel, reader: PairReader, tokens: int) -> PairScor
     ):
         scores = reader.scores(model, items).tolist()
         if weight:
-            found.extend((item, chosen, rejected) for item, (chosen, rejected) in zip(items, scores, strict=True))
+            found.extend(
+                (item, chosen, rejected)
+                for item, (chosen, rejected) in zip(items, scores, strict=True)
+            )
     rows = sorted(engine.all_gather(found))
     return PairScores([row[1] for row in rows], [row[2] for row in rows])

@@ -56,7 +56,11 @@ class StageRun:
         return StepLog(path, resumed.directory if resumed else None) if self.is_main else None
 
     def keep(
-        self, step: int, trainers: Mapping[str, Trainer], loop: Mapping[str, Any], logs: Sequence[StepLog | None]
+        self,
+        step: int,
+        trainers: Mapping[str, Trainer],
+        loop: Mapping[str, Any],
+        logs: Sequence[StepLog | None],
     ) -> None:
         """Write the checkpoint of `step`: every trainer, the loop's own state and the logs so far."""
 
@@ -84,10 +88,14 @@ class StageRun:
         self.seconds_before = loop["seconds"]
         return Resumed(step, directory, loop)
 
-    def stop_on_bad_step(self, step: int, error: NonFiniteError, batch: Mapping[str, Any]) -> TrainingError:
+    def stop_on_bad_step(
+        self, step: int, error: NonFiniteError, batch: Mapping[str, Any]
+    ) -> TrainingError:
         """Save the batch of a refused step for inspection and make the error that names it."""
         path = self.workspace.failures / f"{self.name}-step-{step}.rank-{self.engine.rank}.json"
-        write_json(path, {"stage": self.name, "step": step, "problem": str(error), "batch": dict(batch)})
+        write_json(
+            path, {"stage": self.name, "step": step, "problem": str(error), "batch": dict(batch)}
+        )
         return TrainingError(
             f"{self.name}, step {step}: {error}; the step was not taken, its batch is in {path}. "
             f"A lower {self.name} learning rate or precision fp32 may help"
@@ -95,7 +103,11 @@ class StageRun:
 
 
 def begin(
-    name: str, settings: Settings, workspace: Workspace, sections: Sequence[str], inputs: Mapping[str, Path]
+    name: str,
+    settings: Settings,
+    workspace: Workspace,
+    sections: Sequence[str],
+    inputs: Mapping[str, Path],
 ) -> StageRun:
     """Start the engine and find this stage's checkpoints: keyed by its settings' sections, its inputs and the code."""
     seed_everything(settings.seed, name)
@@ -103,7 +115,9 @@ def begin(
     content = settings.model_dump(mode="json")
     chosen = {part: content[part] for part in ("seed", "engine", *sections)}
     key = fingerprint(name, chosen | {"precision": engine.precision}, inputs)
-    return StageRun(name, settings, workspace, engine, Checkpoints(workspace.checkpoints, name, key))
+    return StageRun(
+        name, settings, workspace, engine, Checkpoints(workspace.checkpoints, name, key)
+    )
 
 
 def evidence(table: Any, items: Sequence[int]) -> dict[str, Any]:

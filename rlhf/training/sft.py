@@ -51,7 +51,11 @@ def train(settings: Settings, workspace: Workspace) -> None:
 
     def losses(items: Sequence[int], tally: Tally) -> list[Loss]:
         count = sum(targets[item] for item in items)
-        parts = share(micro_batches(items, lengths, section.micro_batch_tokens), engine.rank, engine.world_size)
+        parts = share(
+            micro_batches(items, lengths, section.micro_batch_tokens),
+            engine.rank,
+            engine.world_size,
+        )
 
         def loss(part: list[int], weight: float) -> Tensor:
             values = -logprobs_of(rows, part)
@@ -65,7 +69,9 @@ def train(settings: Settings, workspace: Workspace) -> None:
     @torch.no_grad()
     def evaluate() -> dict[str, float]:
         tally = Tally()
-        parts = micro_batches(range(len(held_out)), held_out_lengths, 2 * section.micro_batch_tokens)
+        parts = micro_batches(
+            range(len(held_out)), held_out_lengths, 2 * section.micro_batch_tokens
+        )
         for part, weight in share(parts, engine.rank, engine.world_size):
             tally.add(weight, validation_loss=-logprobs_of(held_out, part))
         loss = tally.means(engine.all_sum)["validation_loss"]

@@ -74,7 +74,11 @@ def fit(run: StageRun, trainer: Trainer, job: Job) -> Outcome:
             except NonFiniteError as error:
                 raise run.stop_on_bad_step(step, error, job.describe(items)) from error
             # 2. metrics
-            train = {**tally.means(run.engine.all_sum), "gradient_norm": norm, "learning_rate": rate}
+            train = {
+                **tally.means(run.engine.all_sum),
+                "gradient_norm": norm,
+                "learning_rate": rate,
+            }
             last = step == total
             if step % job.evaluate_every == 0 or last:
                 held_out = job.evaluate()
@@ -96,7 +100,13 @@ def fit(run: StageRun, trainer: Trainer, job: Job) -> Outcome:
         write_plot_data(log, run.workspace.plot_data(run.name))
         rows = [row for row in read_steps(log) if row["step"] > 0]
         train = {key: ends(rows, key)[1] for key in train}
-    return Outcome(initial, train, held_out, sum(job.tokens[item] for items in job.plan for item in items), run.seconds)
+    return Outcome(
+        initial,
+        train,
+        held_out,
+        sum(job.tokens[item] for items in job.plan for item in items),
+        run.seconds,
+    )
 
 
 def _write(steps: StepLog | None, step: int, values: Mapping[str, float]) -> None:

@@ -48,7 +48,8 @@ class Looks:
             rollout = self.actor.rollout(self.prompts, "validation")
         rewards, tally = self.algorithm.look(rollout)
         means: dict[str, Value] = {
-            f"validation_{key}": value for key, value in tally.means(self.run.engine.all_sum).items()
+            f"validation_{key}": value
+            for key, value in tally.means(self.run.engine.all_sum).items()
         }
         rows = _sample_rows(self.prompts, rollout, rewards, self.tokenizer)
         everyone = self.run.engine.all_gather(list(zip(rows, rollout.responses, strict=True)))
@@ -58,7 +59,11 @@ class Looks:
                 samples.write(iteration, row)
         sound = self._sound(means) and sound
         objective = means.get("validation_objective")
-        if sound and isinstance(objective, float) and (self.best is None or objective > self.best["objective"]):
+        if (
+            sound
+            and isinstance(objective, float)
+            and (self.best is None or objective > self.best["objective"])
+        ):
             self.best = {"step": iteration, "objective": objective}
             if self._wanted:
                 self._write(self._directory)
@@ -110,7 +115,12 @@ class Looks:
 
     def _sound(self, means: dict[str, Value]) -> bool:
         """Whether too little speaks for a collapse here; the alarm's own signals are those before the last update."""
-        keys = {"perplexity": "surprise", "response_length": "length", "finished": "finished", "kl": "kl"}
+        keys = {
+            "perplexity": "surprise",
+            "response_length": "length",
+            "finished": "finished",
+            "kl": "kl",
+        }
         found = {name: means.get(f"validation_{key}") for name, key in keys.items()}
         signals = {name: float(value) for name, value in found.items() if isinstance(value, float)}
         if signals.keys() != keys.keys():
@@ -128,7 +138,9 @@ class Looks:
 
 def transcript(messages: str) -> str:
     """A dialogue, given as JSON text, for readers."""
-    return "\n\n".join(f"{message['role']}: {message['content']}" for message in json.loads(messages))
+    return "\n\n".join(
+        f"{message['role']}: {message['content']}" for message in json.loads(messages)
+    )
 
 
 def _sample_rows(
@@ -140,12 +152,19 @@ def _sample_rows(
             "kind": kind,
             "prompt": text,
             "response": str(tokenizer.decode(response, skip_special_tokens=True)).strip(),
-            "response_ids": " ".join(map(str, response)),  # decoding and tokenising again may change them
+            "response_ids": " ".join(
+                map(str, response)
+            ),  # decoding and tokenising again may change them
             "reward": reward,
             "length": len(response),
         }
         for row, kind, text, response, reward in zip(
-            prompts.rows, prompts.kinds, prompts.texts, rollout.responses, rewards.tolist(), strict=True
+            prompts.rows,
+            prompts.kinds,
+            prompts.texts,
+            rollout.responses,
+            rewards.tolist(),
+            strict=True,
         )
     ]
 

@@ -11,7 +11,9 @@ def runs(client: MlflowClient) -> list[Run]:
     """All runs of the experiment, oldest first."""
     experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
-    return list(client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"]))
+    return list(
+        client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])
+    )
 
 
 def newest(client: MlflowClient, stage: str) -> Run:
@@ -22,5 +24,7 @@ def newest(client: MlflowClient, stage: str) -> Run:
 def flow_runs(prefect: str, flow: str) -> dict[str, str]:
     """State of each run of a flow, by its name."""
     wanted = {"flows": {"name": {"any_": [flow]}}}
-    found = httpx.post(f"{prefect}/flow_runs/filter", json=wanted, timeout=60, trust_env=False).raise_for_status()
+    found = httpx.post(
+        f"{prefect}/flow_runs/filter", json=wanted, timeout=60, trust_env=False
+    ).raise_for_status()
     return {run["name"]: run["state_type"] for run in found.json()}

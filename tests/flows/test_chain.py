@@ -26,7 +26,9 @@ KEYS = {
     " tokens_per_second",
     "ppo": "reward_first reward_last kl_last perplexity_last response_length_last collapsed seconds"
     " rollout_tokens_per_second update_tokens_per_second",
-    "evaluate": " ".join(f"{rate}{kind}" for rate in RATES for kind in ("", "_helpful", "_harmless")),
+    "evaluate": " ".join(
+        f"{rate}{kind}" for rate in RATES for kind in ("", "_helpful", "_harmless")
+    ),
 }
 KEYS["gold"] = KEYS["reward"]
 
@@ -62,7 +64,9 @@ def test_a_second_repro_runs_nothing(chain: Project) -> None:
 def test_mlflow_has_one_parent_with_a_child_a_stage(chain: Project) -> None:
     client = client_of(chain.root)
     (parent,) = [run for run in runs(client) if run.data.tags.get("rlhf.role") == "execution"]
-    children = [run for run in runs(client) if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    children = [
+        run for run in runs(client) if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
+    ]
     assert [run.info.run_name for run in children] == list(STAGES)
     assert {run.info.status for run in [parent, *children]} == {"FINISHED"}
     commit = chain.run("git", "rev-parse", "HEAD").strip()
@@ -75,18 +79,25 @@ def test_mlflow_has_one_parent_with_a_child_a_stage(chain: Project) -> None:
         assert run.data.tags["git.dirty"] == "false"
         assert len(run.data.tags["settings.sha256"]) == 64
         assert run.data.params["seed"] == "1"
-    assert parent.data.metrics["evaluate.win_rate"] == newest(client, "evaluate").data.metrics["summary.win_rate"]
+    assert (
+        parent.data.metrics["evaluate.win_rate"]
+        == newest(client, "evaluate").data.metrics["summary.win_rate"]
+    )
 
 
 def test_mlflow_has_every_step_the_samples_and_the_page(chain: Project) -> None:
     client = client_of(chain.root)
     run = newest(client, "ppo")
-    rows = [json.loads(line) for line in Workspace(chain.root).steps("ppo").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in Workspace(chain.root).steps("ppo").read_text().splitlines()
+    ]
     history = client.get_metric_history(run.info.run_id, "reward")
     assert [(item.step, item.value) for item in sorted(history, key=lambda item: item.step)] == [
         (row["step"], row["reward"]) for row in rows if "reward" in row
     ]
-    assert [item.path for item in client.list_artifacts(run.info.run_id, "tables")] == ["tables/ppo_samples.json"]
+    assert [item.path for item in client.list_artifacts(run.info.run_id, "tables")] == [
+        "tables/ppo_samples.json"
+    ]
     page = newest(client, "report").info.run_id
     assert "index.html" in [item.path for item in client.list_artifacts(page)]
 
@@ -98,11 +109,22 @@ def test_from_a_registered_model_one_walks_back_to_the_bytes_of_the_data(chain: 
     assert policy.tags["tree.sha256"] == tree_sha256(Workspace(chain.root).model("policy"))
     for name in ("sft", "reward"):
         wanted = policy.tags[f"dvc.dep.models/{name}"]
-        (version,) = client.search_model_versions(f"name = '{EXPERIMENT}-{name}' and tags.`dvc.out` = '{wanted}'")
+        (version,) = client.search_model_versions(
+            f"name = '{EXPERIMENT}-{name}' and tags.`dvc.out` = '{wanted}'"
+        )
         assert client.get_run(version.run_id).data.tags["rlhf.training.run"] == name
-    table = client.search_model_versions(f"name = '{EXPERIMENT}-sft'")[0].tags["dvc.dep.data/prepared/sft.parquet"]
-    assert in_cache(chain, table).read_bytes() == (chain.root / "data" / "prepared" / "sft.parquet").read_bytes()
-    (prepare,) = [run for run in runs(client) if run.data.tags.get("dvc.out.data/prepared/sft.parquet") == table]
+    table = client.search_model_versions(f"name = '{EXPERIMENT}-sft'")[0].tags[
+        "dvc.dep.data/prepared/sft.parquet"
+    ]
+    assert (
+        in_cache(chain, table).read_bytes()
+        == (chain.root / "data" / "prepared" / "sft.parquet").read_bytes()
+    )
+    (prepare,) = [
+        run
+        for run in runs(client)
+        if run.data.tags.get("dvc.out.data/prepared/sft.parquet") == table
+    ]
     raw = prepare.data.tags["dvc.dep.data/raw"]
     entries = json.loads(in_cache(chain, raw).read_text())
     assert entries
@@ -141,7 +163,9 @@ def test_dvc_shows_metrics_and_every_plot(chain: Project) -> None:
         assert figure["content"]["title"]["text"] == name
 
 
-def test_the_evaluated_policy_is_challenger_and_mlflow_knows_why_it_is_champion_or_not(chain: Project) -> None:
+def test_the_evaluated_policy_is_challenger_and_mlflow_knows_why_it_is_champion_or_not(
+    chain: Project,
+) -> None:
     client = client_of(chain.root)
     policy = client.get_model_version_by_alias(f"{EXPERIMENT}-policy", "challenger")
     run = newest(client, "evaluate")
@@ -150,5 +174,7 @@ def test_the_evaluated_policy_is_challenger_and_mlflow_knows_why_it_is_champion_
     assert policy.tags["promotion.run"] == run.info.run_id
     for tags in (policy.tags, run.data.tags):
         assert tags["promotion"] == ("promoted to champion" if promoted else "not promoted")
-        assert tags["promotion.reason"].startswith(f"no champion yet; win rate {found['win_rate']:.3f} [")
+        assert tags["promotion.reason"].startswith(
+            f"no champion yet; win rate {found['win_rate']:.3f} ["
+        )
     assert ("champion" in client.get_registered_model(f"{EXPERIMENT}-policy").aliases) is promoted

@@ -9,7 +9,9 @@ from tests.flows.records import EXPERIMENT, newest
 from tests.project_copy import Project
 
 
-def test_two_registered_models_are_compared_by_hand_and_the_better_promoted(changed_chain: Project) -> None:
+def test_two_registered_models_are_compared_by_hand_and_the_better_promoted(
+    changed_chain: Project,
+) -> None:
     params = changed_chain.root / "params.yaml"
     before = params.read_text()
     params.write_text(before.replace("promotion: {above: 0.5", "promotion: {above: 0.0"))
@@ -22,15 +24,22 @@ def test_two_registered_models_are_compared_by_hand_and_the_better_promoted(chan
     assert run.info.status == "FINISHED"
     assert run.data.tags["match.challenger"] == f"{EXPERIMENT}-policy/1"
     assert run.data.tags["match.baseline"] == f"{EXPERIMENT}-sft/1"
-    assert [item.path for item in client.list_artifacts(run.info.run_id, "tables")] == ["tables/match.json"]
+    assert [item.path for item in client.list_artifacts(run.info.run_id, "tables")] == [
+        "tables/match.json"
+    ]
     assert f"win rate {run.data.metrics['match.win_rate']:.3f} [" in output
     assert client.get_model_version_by_alias(f"{EXPERIMENT}-policy", "champion").version in (1, "1")
     assert "promoted to champion" in output
     refused = changed_chain.run("rlhf", "compare", "sft", "champion", "--promote", code=1)
-    assert f"error: {EXPERIMENT}-sft/1: only a version of {EXPERIMENT}-policy that is not champion yet" in refused
+    assert (
+        f"error: {EXPERIMENT}-sft/1: only a version of {EXPERIMENT}-policy that is not champion yet"
+        in refused
+    )
 
 
-def test_a_ppo_setting_runs_only_what_follows_and_coming_back_runs_nothing(changed_chain: Project) -> None:
+def test_a_ppo_setting_runs_only_what_follows_and_coming_back_runs_nothing(
+    changed_chain: Project,
+) -> None:
     params = changed_chain.root / "params.yaml"
     before = params.read_text()
     content = yaml.safe_load(before)

@@ -33,14 +33,19 @@ def test_settings_are_read_as_yaml_reads_them() -> None:
     ],
 )
 def test_what_no_flow_understands_is_refused_before_anything_runs(
-    main: Callable[[list[str]], None], words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    main: Callable[[list[str]], None],
+    words: list[str],
+    told: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert ended.value.code == 2 and told in capsys.readouterr().err
 
 
-def test_a_stage_has_help_and_no_arguments(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stage_has_help_and_no_arguments(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for words, code in ((["--help"], 0), (["now"], 2)):
         monkeypatch.setattr("sys.argv", ["report.py", *words])
         with pytest.raises(SystemExit) as ended:

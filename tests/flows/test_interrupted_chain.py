@@ -89,7 +89,8 @@ def test_ctrl_c_ends_everything_and_is_recorded(copied_chain: Project) -> None:
     assert "Traceback" not in output
     assert "View at" not in output  # its server goes with it
     assert (
-        "is kept: with the settings, data, code and libraries that it was made from, `dvc repro` resumes it" in output
+        "is kept: with the settings, data, code and libraries that it was made from, `dvc repro` resumes it"
+        in output
     )
     assert not worker.is_running()
     assert of(project, "rlhf.commands.worker") == of(project, "flows.sft") == []
@@ -100,7 +101,9 @@ def test_ctrl_c_ends_everything_and_is_recorded(copied_chain: Project) -> None:
     assert int(found["losses"]) >= 10  # the steps until then are not lost
     key = newest(client_of(project.root), "sft").data.tags["rlhf.execution"]
     with closing(sqlite3.connect(project.root / ".prefect" / "prefect.db")) as states:
-        rows = states.execute("SELECT state_type FROM flow_run WHERE name = ?", (f"sft-{key}",)).fetchall()
+        rows = states.execute(
+            "SELECT state_type FROM flow_run WHERE name = ?", (f"sft-{key}",)
+        ).fetchall()
     assert rows == [("CRASHED",)]
 
 
@@ -136,7 +139,9 @@ def test_settings_that_change_under_a_running_stage_are_refused(copied_chain: Pr
 
 
 @pytest.mark.usefixtures("without_nohup")
-@pytest.mark.parametrize(("send", "signum"), [(os.kill, signal.SIGKILL), (os.killpg, signal.SIGHUP)])
+@pytest.mark.parametrize(
+    ("send", "signum"), [(os.kill, signal.SIGKILL), (os.killpg, signal.SIGHUP)]
+)
 def test_a_dvc_that_is_killed_or_hung_up_takes_its_trainer_along(
     copied_chain: Project, send: Callable[[int, int], None], signum: int
 ) -> None:
@@ -169,7 +174,9 @@ def test_without_its_tracking_server_a_stage_does_not_begin(copied_chain: Projec
         address = f"http://127.0.0.1:{probe.getsockname()[1]}"
     log = copied_chain.root / "logs" / "report.log"
     log.unlink()
-    output = copied_chain.repro("--force", "--single-item", "report", code=255, MLFLOW_TRACKING_URI=address)
+    output = copied_chain.repro(
+        "--force", "--single-item", "report", code=255, MLFLOW_TRACKING_URI=address
+    )
     assert f"MLflow at {address} cannot be used" in output
     assert "Traceback" not in output
     assert not log.exists()

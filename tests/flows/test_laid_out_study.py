@@ -25,13 +25,18 @@ def clone(tmp_path: Path) -> Path:
 
 def seeds_of(directory: Path) -> dict[str, list[int]]:
     """The seeds of every arm that is laid out."""
-    return {path.stem: yaml.safe_load(path.read_text())["seeds"] for path in (directory / "arms").iterdir()}
+    return {
+        path.stem: yaml.safe_load(path.read_text())["seeds"]
+        for path in (directory / "arms").iterdir()
+    }
 
 
 def finish(directory: Path, figure: str) -> None:
     lock = directory / "dvc.lock"
     stages = yaml.safe_load(lock.read_text())["stages"] if lock.is_file() else {}
-    lock.write_text(yaml.safe_dump({"stages": stages | {stage_of(arm): {} for arm in STUDIES[figure].arms}}))
+    lock.write_text(
+        yaml.safe_dump({"stages": stages | {stage_of(arm): {} for arm in STUDIES[figure].arms}})
+    )
 
 
 def test_new_seeds_are_for_the_arms_of_figures_asked_for(clone: Path) -> None:

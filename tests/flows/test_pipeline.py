@@ -25,7 +25,9 @@ def lock(project: Project) -> str:
     return (project.root / "dvc.lock").read_text()
 
 
-def test_where_all_is_up_to_date_the_flow_runs_nothing_and_completes(changed_chain: Project) -> None:
+def test_where_all_is_up_to_date_the_flow_runs_nothing_and_completes(
+    changed_chain: Project,
+) -> None:
     before = lock(changed_chain)
     output = changed_chain.run(*PIPELINE)
     assert "Running stage" not in output
@@ -39,7 +41,9 @@ def test_the_flow_gives_the_lock_file_of_a_repro_by_hand(changed_chain: Project)
     before = params.read_text()
     try:
         output = changed_chain.run(sys.executable, "-c", CHANGED)
-        assert [line.split("'")[1] for line in output.splitlines() if "Running stage '" in line] == ["report"]
+        assert [
+            line.split("'")[1] for line in output.splitlines() if "Running stage '" in line
+        ] == ["report"]
         assert yaml.safe_load(params.read_text())["report"]["dialogues"] == 3
         by_flow = lock(changed_chain)
         client = client_of(changed_chain.root)
@@ -48,7 +52,9 @@ def test_the_flow_gives_the_lock_file_of_a_repro_by_hand(changed_chain: Project)
         query = "tags.`rlhf.execution` LIKE 'pipeline-%' and tags.`rlhf.role` = 'execution'"
         (parent,) = client.search_runs([experiment.experiment_id], query)
         rate = json.loads(Workspace(changed_chain.root).metrics("evaluate").read_text())["win_rate"]
-        assert parent.data.metrics["evaluate.win_rate"] == rate  # also of stages that had nothing to do
+        assert (
+            parent.data.metrics["evaluate.win_rate"] == rate
+        )  # also of stages that had nothing to do
         assert "dvc.lock" in [item.path for item in client.list_artifacts(parent.info.run_id)]
         changed_chain.repro("--force", "--single-item", "report")
         assert lock(changed_chain) == by_flow
@@ -74,7 +80,12 @@ def test_an_experiment_of_dvc_is_kept_beside_the_workspace(changed_chain: Projec
     output = changed_chain.run("dvc", "exp", "run", "--name", "shorter", "-S", "report.dialogues=2")
     assert changed_chain.ran(output) == ["report"]
     shown = json.loads(changed_chain.run("dvc", "exp", "show", "--json"))
-    names = [row["name"] for state in shown for found in state["experiments"] or [] for row in found["revs"]]
+    names = [
+        row["name"]
+        for state in shown
+        for found in state["experiments"] or []
+        for row in found["revs"]
+    ]
     assert "shorter" in names
     (changed_chain.root / "params.yaml").write_text(before)
     changed_chain.repro()

@@ -70,7 +70,9 @@ def test_an_mlflow_that_does_not_start_is_told_with_its_log(tmp_path: Path) -> N
 def test_mlflow_is_stopped_where_prefect_does_not_start(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    server = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    server = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True
+    )
 
     def refuse(*_: object) -> str:
         raise RlhfError("the Prefect server did not start; see prefect-server.log")
@@ -101,7 +103,9 @@ def test_both_interfaces_show_this_workspace_whatever_holds_the_usual_ports_and_
     prefect, mlflow, _ = (servers.stdout.readline().split()[-1] for _ in range(3))
     assert httpx.get(f"{prefect}/ui-settings", timeout=60).json()["api_url"] == f"{prefect}/api"
     assert httpx.get(f"{mlflow}/health", timeout=60).text == "OK"
-    held = [f":{holder.getsockname()[1]}" for holder in holders]  # a port that was free by then may be used
+    held = [
+        f":{holder.getsockname()[1]}" for holder in holders
+    ]  # a port that was free by then may be used
     assert not [port for port in held if prefect.endswith(port) or mlflow.endswith(port)]
     servers.send_signal(signal.SIGHUP)  # which is taken for SIGTERM
     servers.communicate(timeout=120)

@@ -6,7 +6,9 @@ from tiny import copy_workspace, make_workspace
 
 from rlhf.workspace import Workspace
 
-hypothesis_settings.register_profile("rlhf", deadline=None, max_examples=40, derandomize=True, database=None)
+hypothesis_settings.register_profile(
+    "rlhf", deadline=None, max_examples=40, derandomize=True, database=None
+)
 hypothesis_settings.load_profile("rlhf")
 
 

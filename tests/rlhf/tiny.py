@@ -48,11 +48,23 @@ def tiny_model(seed: int = 0, spread: float = 0.02, tied: bool = True) -> LlamaF
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    words = ["<pad>", "<|im_end|>", "<|im_start|>", "good", "bad", *(f"w{n}" for n in range(5, VOCABULARY))]
-    backend = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<pad>"))
+    words = [
+        "<pad>",
+        "<|im_end|>",
+        "<|im_start|>",
+        "good",
+        "bad",
+        *(f"w{n}" for n in range(5, VOCABULARY)),
+    ]
+    backend = Tokenizer(
+        models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<pad>")
+    )
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="<pad>", eos_token="<|im_end|>", bos_token="<|im_start|>"
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        eos_token="<|im_end|>",
+        bos_token="<|im_start|>",
     )
 
 
@@ -78,10 +90,20 @@ def make_workspace(root: Path) -> Workspace:
     splits = {"sft": {"train": 24, "validation": 6}, "pretrain": {"train": 10, "validation": 4}}
     splits["preferences"] = {"train": 48, "gold": 16, "validation": 12, "test": 24}
     splits["prompts"] = {"train": 40, "validation": 6, "test": 4}
-    rows = {"sft": _sft_row, "preferences": _pair_row, "prompts": _prompt_row, "pretrain": _text_row}
+    rows = {
+        "sft": _sft_row,
+        "preferences": _pair_row,
+        "prompts": _prompt_row,
+        "pretrain": _text_row,
+    }
     for table, counts in splits.items():
         content = [
-            {"id": f"{table}-{split}-{n}", "kind": "helpful" if n % 2 else "harmless", "split": split, "source": "made"}
+            {
+                "id": f"{table}-{split}-{n}",
+                "kind": "helpful" if n % 2 else "harmless",
+                "split": split,
+                "source": "made",
+            }
             | rows[table](random, n)
             for split, count in counts.items()
             for n in range(count)
@@ -91,14 +113,20 @@ def make_workspace(root: Path) -> Workspace:
 
 
 def _dialogue(prompt: Sequence[int]) -> dict[str, Any]:
-    return {"opening": text_of(prompt), "messages": json.dumps([{"role": "user", "content": text_of(prompt)}])}
+    return {
+        "opening": text_of(prompt),
+        "messages": json.dumps([{"role": "user", "content": text_of(prompt)}]),
+    }
 
 
 def _sft_row(random: torch.Generator, number: int) -> dict[str, Any]:
     """Always the same answer, which is soon learnt; what is asked is random and cannot be."""
     prompt = [START, *words(random, 1, 4)]
     answer = [GOOD, BAD, GOOD, EOS]
-    messages = [{"role": "user", "content": text_of(prompt)}, {"role": "assistant", "content": text_of(answer)}]
+    messages = [
+        {"role": "user", "content": text_of(prompt)},
+        {"role": "assistant", "content": text_of(answer)},
+    ]
     masks = [False] * len(prompt) + [True] * len(answer)
     return _dialogue(prompt) | {
         "messages": json.dumps(messages),
@@ -110,7 +138,9 @@ def _sft_row(random: torch.Generator, number: int) -> dict[str, Any]:
 def _pair_row(random: torch.Generator, number: int) -> dict[str, Any]:
     """The chosen answer has the word `good` in it, the rejected one `bad`."""
     prompt = [START, *words(random, 1, 4)]
-    chosen, rejected = ([*words(random, 0, 3), marker, *words(random, 0, 3), EOS] for marker in (GOOD, BAD))
+    chosen, rejected = (
+        [*words(random, 0, 3), marker, *words(random, 0, 3), EOS] for marker in (GOOD, BAD)
+    )
     return _dialogue(prompt) | {
         "unseen_opening": number % 4 == 0,
         "chosen": text_of(chosen),
@@ -163,14 +193,21 @@ def same_models(left: Path, right: Path) -> bool:
 
 def numbers(path: Path) -> list[dict[str, Any]]:
     """The rows of a step log or a summary, without the times."""
-    content = read_steps(path) if path.suffix == ".jsonl" else json.loads(path.read_text(encoding="utf-8"))
+    content = (
+        read_steps(path)
+        if path.suffix == ".jsonl"
+        else json.loads(path.read_text(encoding="utf-8"))
+    )
     rows = content if isinstance(content, list) else [content]
     return [{key: value for key, value in row.items() if not key.endswith(TIMES)} for row in rows]
 
 
 def outcome(workspace: Workspace, stage: str, model: str) -> dict[str, Any]:
     """All that a training stage wrote, in a form that two runs can be compared by."""
-    logs = {path.name: numbers(path) for path in sorted((workspace.root / "metrics").glob(f"{stage}[._]*"))}
+    logs = {
+        path.name: numbers(path)
+        for path in sorted((workspace.root / "metrics").glob(f"{stage}[._]*"))
+    }
     files = {path.name: path.read_bytes() for path in workspace.model(model).glob("*.safetensors")}
     assert f"{stage}.json" in logs and f"{stage}.jsonl" in logs and files
     return {**logs, **files}
@@ -179,7 +216,9 @@ def outcome(workspace: Workspace, stage: str, model: str) -> dict[str, Any]:
 # -- processes ----------------------------------------------------------------------------------------------------------
 
 
-def simulate_processes(count: int, work: Callable[[int, Callable[[Tensor], Tensor]], Any]) -> list[Any]:
+def simulate_processes(
+    count: int, work: Callable[[int, Callable[[Tensor], Tensor]], Any]
+) -> list[Any]:
     """Run `work(rank, all_sum)` in as many threads, whose `all_sum` adds up what all of them pass."""
     barrier, slots = threading.Barrier(count), [torch.zeros(0)] * count
 
@@ -204,4 +243,8 @@ def copy_workspace(workspace: Workspace, root: Path) -> Workspace:
 
 def tree_of(root: Path) -> dict[str, bytes]:
     """Every file below `root` with its content."""
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }

@@ -19,7 +19,9 @@ from rlhf.core.steps import StepLog
 
 SECONDS = 300  # a worker needs about one; a busy machine may take its time
 _server = get_context("forkserver")
-_server.set_forkserver_preload(["rlhf.training.sft", "rlhf.training.reward", "rlhf.training.loop", "workers"])
+_server.set_forkserver_preload(
+    ["rlhf.training.sft", "rlhf.training.reward", "rlhf.training.loop", "workers"]
+)
 
 
 @dataclass(frozen=True)

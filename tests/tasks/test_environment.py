@@ -17,12 +17,19 @@ def test_importing_tasks_silences_all_three_before_they_are_imported(tmp_path: P
     )
     environment = {key: value for key, value in os.environ.items() if key != "PREFECT_HOME"}
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.split() == ["1", "false", "true", "1", str(tmp_path.resolve() / ".prefect")]
 
 
-def test_loopback_is_reached_past_any_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loopback_is_reached_past_any_proxy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("NO_PROXY", "example.org, localhost")
     monkeypatch.setenv("no_proxy", "")
     prepare_environment(tmp_path)
@@ -30,7 +37,9 @@ def test_loopback_is_reached_past_any_proxy(tmp_path: Path, monkeypatch: pytest.
     assert os.environ["no_proxy"] == "127.0.0.1,localhost"
 
 
-def test_a_queued_experiment_keeps_its_records_in_the_workspace_it_came_from(tmp_path: Path) -> None:
+def test_a_queued_experiment_keeps_its_records_in_the_workspace_it_came_from(
+    tmp_path: Path,
+) -> None:
     copy = tmp_path / ".dvc" / "tmp" / "exps" / "tmp123"
     copy.mkdir(parents=True)
     assert home_of(copy) == home_of(tmp_path) == tmp_path.resolve()

@@ -28,7 +28,9 @@ def test_stages_of_one_dvc_command_find_the_same_execution(tmp_path: Path) -> No
         f"for _ in range(2): subprocess.run(['/bin/sh', '-c', '{sys.executable} -c \"{SHOW}\"'], check=True)\n"
         "print(os.getpid())\n"
     )
-    done = subprocess.run([sys.executable, str(dvc), "repro"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, str(dvc), "repro"], capture_output=True, text=True, check=True
+    )
     first, second, own = done.stdout.splitlines()
     assert first == second
     assert first.split()[1] == own

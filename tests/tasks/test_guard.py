@@ -26,7 +26,9 @@ def owner() -> Iterator[subprocess.Popen[bytes]]:
 
 def watched(owner: subprocess.Popen[bytes], before: str = "") -> subprocess.Popen[str]:
     script = WATCHED.format(before=before)
-    process = subprocess.Popen([sys.executable, "-c", script, str(owner.pid)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(owner.pid)], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process
@@ -47,7 +49,9 @@ def test_one_that_does_not_heed_is_killed(owner: subprocess.Popen[bytes]) -> Non
 
 
 @pytest.mark.usefixtures("without_nohup")
-def test_a_hangup_is_taken_for_sigterm_once_and_its_work_is_left_in_peace(owner: subprocess.Popen[bytes]) -> None:
+def test_a_hangup_is_taken_for_sigterm_once_and_its_work_is_left_in_peace(
+    owner: subprocess.Popen[bytes],
+) -> None:
     caught = "import signal; signal.signal(signal.SIGTERM, lambda *_: print('told', flush=True))\n"
     process = watched(owner, f"{caught}from tasks.guard import heed_hangup; heed_hangup()\n")
     process.send_signal(signal.SIGHUP)

@@ -21,7 +21,9 @@ def test_hashes_are_those_that_dvc_writes_into_its_lock(repository: Project) -> 
     for stage in ("one", "two"):
         lineage = stage_lineage(repository.root, stage, SETTINGS)
         assert lineage.dependencies == {item["path"]: item["md5"] for item in lock[stage]["deps"]}
-        assert output_hashes(repository.root, stage) == {item["path"]: item["md5"] for item in lock[stage]["outs"]}
+        assert output_hashes(repository.root, stage) == {
+            item["path"]: item["md5"] for item in lock[stage]["outs"]
+        }
     assert before == {item["path"]: item["md5"] for item in lock["one"]["deps"]}
     assert before["data"].endswith(".dir")
 
@@ -38,7 +40,9 @@ def test_commit_and_changes(repository: Project, tmp_path: Path) -> None:
 
 
 def test_what_lies_above_a_study_is_a_key_that_mlflow_takes() -> None:
-    lineage = Lineage("c0ffee", False, "5e77", {"../../rlhf/models": "a.dir", "models/sft": "b.dir"})
+    lineage = Lineage(
+        "c0ffee", False, "5e77", {"../../rlhf/models": "a.dir", "models/sft": "b.dir"}
+    )
     tags = {key: value for key, value in lineage.tags().items() if key.startswith("dvc.dep.")}
     assert tags == {"dvc.dep.rlhf/models": "a.dir", "dvc.dep.models/sft": "b.dir"}
 
@@ -54,7 +58,11 @@ def test_outside_of_a_repository_it_says_so(tmp_path: Path) -> None:
 
 
 def test_settings_of_a_stage_are_those_it_depends_on(repository: Project) -> None:
-    text = (repository.root / "dvc.yaml").read_text().replace("[section]", "[seed, ppo.kl, data.limits]")
+    text = (
+        (repository.root / "dvc.yaml")
+        .read_text()
+        .replace("[section]", "[seed, ppo.kl, data.limits]")
+    )
     (repository.root / "dvc.yaml").write_text(text)
     repository.repro("one")
     found = stage_lineage(repository.root, "two", SETTINGS).settings
@@ -64,7 +72,9 @@ def test_settings_of_a_stage_are_those_it_depends_on(repository: Project) -> Non
     assert "ppo.iterations" not in found
 
 
-def test_a_plan_that_is_a_parameter_as_a_whole_may_not_change_while_its_stage_runs(repository: Project) -> None:
+def test_a_plan_that_is_a_parameter_as_a_whole_may_not_change_while_its_stage_runs(
+    repository: Project,
+) -> None:
     root = repository.root
     (root / "dvc.yaml").write_text(
         "stages: {arm: {cmd: 'true', params: [seed, {arms/kl.yaml: null}], outs: [kl.json]}}\n"

@@ -29,7 +29,8 @@ FIGURES = {
 
 
 @pytest.mark.parametrize(
-    ("low", "above", "promoted"), [(0.51, 0.5, True), (0.5, 0.5, False), (0.51, 0.52, False), (0.99, None, False)]
+    ("low", "above", "promoted"),
+    [(0.51, 0.5, True), (0.5, 0.5, False), (0.51, 0.52, False), (0.99, None, False)],
 )
 def test_a_challenger_is_promoted_when_its_interval_lies_above_the_bar(
     low: float, above: float | None, promoted: bool
@@ -37,16 +38,24 @@ def test_a_challenger_is_promoted_when_its_interval_lies_above_the_bar(
     rule = None if above is None else Promotion(above=above)
     decision = decide(FIGURES | {"win_rate_low": low}, "rlhf-policy/2", rule)
     assert decision.promoted is promoted
-    assert "0.580" in decision.reason and "rlhf-policy/2 by gold, 120 of 120 prompts judged" in decision.reason
+    assert (
+        "0.580" in decision.reason
+        and "rlhf-policy/2 by gold, 120 of 120 prompts judged" in decision.reason
+    )
 
 
-@pytest.mark.parametrize(("unjudged", "promoted"), [(60, True), (61, False), (119, False), (120, False)])
+@pytest.mark.parametrize(
+    ("unjudged", "promoted"), [(60, True), (61, False), (119, False), (120, False)]
+)
 def test_a_few_verdicts_promote_nobody(unjudged: int, promoted: bool) -> None:
     nothing: dict[str, Any] = dict.fromkeys(("win_rate", "win_rate_low", "win_rate_high"))
     figures = FIGURES | {"unjudged": unjudged} | (nothing if unjudged == 120 else {})
     assert decide(figures, "sft", Promotion()).promoted is promoted
     few = FIGURES | {"prompts": 29}
-    assert not decide(few, "sft", Promotion()).promoted and decide(few, "sft", Promotion(verdicts=29)).promoted
+    assert (
+        not decide(few, "sft", Promotion()).promoted
+        and decide(few, "sft", Promotion(verdicts=29)).promoted
+    )
 
 
 def comparing(*pairs: tuple[str, str]) -> Settings:
@@ -59,7 +68,9 @@ def test_the_figures_of_the_policy_are_found_wherever_its_comparison_stands() ->
     metrics: dict[str, Any] = {"judge": "gold", "prompts": 8}
     for prefix, value in (("", 0.1), ("policy_vs_base_", 0.2)):
         metrics |= {f"{prefix}{key}": value for key in ("win", "tie", "lose", "unjudged")}
-        metrics |= {f"{prefix}{key}": value for key in ("win_rate", "win_rate_low", "win_rate_high")}
+        metrics |= {
+            f"{prefix}{key}": value for key in ("win_rate", "win_rate_low", "win_rate_high")
+        }
     first = comparing(("policy", "sft"))
     second = comparing(("sft", "base"), ("policy", "base"))
     none = comparing(("sft", "base"))
@@ -90,13 +101,23 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("reference", "version"),
-    [("champion", "1"), ("policy@champion", "1"), ("policy/2", "2"), ("policy", "2"), ("exp-policy/1", "1")],
+    [
+        ("champion", "1"),
+        ("policy@champion", "1"),
+        ("policy/2", "2"),
+        ("policy", "2"),
+        ("exp-policy/1", "1"),
+    ],
 )
-def test_a_version_is_found_by_what_a_user_calls_it(registry: Path, reference: str, version: str) -> None:
+def test_a_version_is_found_by_what_a_user_calls_it(
+    registry: Path, reference: str, version: str
+) -> None:
     assert find_version(registry, "exp", reference).version == version
 
 
-@pytest.mark.parametrize("reference", ["challenger", "policy/3", "sft", "policy@nobody", "", "a'b", "policy/x"])
+@pytest.mark.parametrize(
+    "reference", ["challenger", "policy/3", "sft", "policy@nobody", "", "a'b", "policy/x"]
+)
 def test_what_the_registry_lacks_is_said_with_what_it_has(registry: Path, reference: str) -> None:
     with pytest.raises(RlhfError, match="exp-policy/1 @champion, exp-policy/2"):
         find_version(registry, "exp", reference)
@@ -113,7 +134,11 @@ def test_an_alias_or_bytes_that_nobody_has_give_none(registry: Path) -> None:
 
 def test_an_older_version_comes_back_out_of_dvcs_cache(registry: Path) -> None:
     with restored(registry, find_version(registry, "exp", "policy/1")) as directory:
-        assert (directory / "weights").read_text() == (directory / "sub" / "more").read_text() == "first"
+        assert (
+            (directory / "weights").read_text()
+            == (directory / "sub" / "more").read_text()
+            == "first"
+        )
     assert not directory.exists()
     assert (registry / "models" / "policy" / "weights").read_text() == "second"
 
@@ -135,7 +160,10 @@ def test_an_older_version_comes_back_out_of_dvcs_remote(registry: Path, tmp_path
 def test_bytes_that_are_not_those_registered_are_refused(registry: Path) -> None:
     found = find_version(registry, "exp", "policy/1")
     other = Registered(found.name, found.version, found.dvc_hash, "0" * 64)
-    with pytest.raises(RlhfError, match="not those that were registered"), restored(registry, other):
+    with (
+        pytest.raises(RlhfError, match="not those that were registered"),
+        restored(registry, other),
+    ):
         pass
 
 
@@ -154,7 +182,9 @@ def test_the_first_champion_has_to_beat_the_sft_model(registry: Path) -> None:
     policy, base = Registered("new-policy", "1", "", ""), Registered("new-base", "1", "", "")
     with pytest.raises(RlhfError, match="the first has to beat new-sft"):
         refuse_promotion_over(registry, "new", policy, base)
-    assert refuse_promotion_over(registry, "new", policy, Registered("new-sft", "1", "", "")) is None
+    assert (
+        refuse_promotion_over(registry, "new", policy, Registered("new-sft", "1", "", "")) is None
+    )
 
 
 def test_a_champion_that_came_during_the_match_stays(registry: Path) -> None:
@@ -163,5 +193,8 @@ def test_a_champion_that_came_during_the_match_stays(registry: Path) -> None:
     with disable_run_logger():  # that of a flow, which this is not
         settle(run, second, None, Decision(True, "it won against nobody"))
     tags = client_of(registry).get_model_version("exp-policy", "2").tags
-    assert tags["promotion"] == "not promoted" and "meanwhile exp-policy/1 became champion" in tags["promotion.reason"]
+    assert (
+        tags["promotion"] == "not promoted"
+        and "meanwhile exp-policy/1 became champion" in tags["promotion.reason"]
+    )
     assert find_version(registry, "exp", "champion").version == "1"

@@ -37,5 +37,8 @@ def refuse(_seed: int) -> None:
 
 
 def test_a_fault_of_a_process_in_a_pool_arrives_as_itself() -> None:
-    with ProcessPoolExecutor(1) as pool, pytest.raises(DataError, match=r"pairs\.jsonl:7: no answer"):
+    with (
+        ProcessPoolExecutor(1) as pool,
+        pytest.raises(DataError, match=r"pairs\.jsonl:7: no answer"),
+    ):
         list(pool.map(refuse, [5]))

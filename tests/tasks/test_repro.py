@@ -59,7 +59,14 @@ def test_two_runs_queue(repository: Project) -> None:
     first.start()
     wait_for(repository.root / ".dvc" / "tmp" / "rwlock", "one.txt")
     with pytest.raises(BusyError, match=f"process {os.getpid()}"):
-        repro(repository.root, [], {}, print, wait=False, prepare=lambda: pytest.fail("written under the first run"))
+        repro(
+            repository.root,
+            [],
+            {},
+            print,
+            wait=False,
+            prepare=lambda: pytest.fail("written under the first run"),
+        )
     second: list[str] = []
     found: list[bool] = []
     two = repository.root / "two.txt"
@@ -76,13 +83,20 @@ def test_an_interrupted_run_leaves_no_process_and_frees_the_workspace(
     repository: Project, signum: signal.Signals, code: int
 ) -> None:
     (repository.root / "params.yaml").write_text("seconds: 4321\nsection: {key: 1}\n")
-    run = repository.start(sys.executable, "-c", "from tasks.repro import run; run([])", PYTHONPATH=str(ROOT))
+    run = repository.start(
+        sys.executable, "-c", "from tasks.repro import run; run([])", PYTHONPATH=str(ROOT)
+    )
     wait_for(repository.root / ".dvc" / "tmp" / "rwlock", "one.txt")
     time.sleep(0.5)
     run.send_signal(signum)
     run.communicate(timeout=300)
     assert run.returncode == code
-    assert "sleep 4321" not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert (
+        "sleep 4321"
+        not in subprocess.run(
+            ["ps", "-eo", "args"], capture_output=True, text=True, check=True
+        ).stdout
+    )
     (repository.root / "params.yaml").write_text("seconds: 0\nsection: {key: 1}\n")
     repro(repository.root, [], {}, print, wait=False)
 

@@ -31,10 +31,10 @@ def gone(pid: int, seconds: float = 20.0) -> bool:
 
 def test_every_line_is_handed_on_in_order_and_kept_in_the_log(tmp_path: Path) -> None:
     said: list[str] = []
-    script = (
-        "import sys; print('one'); print('two', file=sys.stderr); print('a\\rb'); print('æ'); sys.stdout.write('end')"
+    script = "import sys; print('one'); print('two', file=sys.stderr); print('a\\rb'); print('æ'); sys.stdout.write('end')"
+    code, last = run_process(
+        [PYTHON, "-u", "-c", script], log=tmp_path / "logs" / "x.log", say=said.append
     )
-    code, last = run_process([PYTHON, "-u", "-c", script], log=tmp_path / "logs" / "x.log", say=said.append)
     assert code == 0
     assert said == last == ["one", "two", "a", "b", "æ", "end"]
     assert (tmp_path / "logs" / "x.log").read_text(encoding="utf-8").splitlines() == said
@@ -60,9 +60,7 @@ def test_exit_codes_and_signals_come_back(tmp_path: Path) -> None:
 
 
 def test_a_grandchild_that_keeps_the_pipe_open_does_not_keep_the_stage(tmp_path: Path) -> None:
-    script = (
-        "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']).pid)"
-    )
+    script = "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']).pid)"
     said: list[str] = []
     began = time.monotonic()
     code, _ = run_process([PYTHON, "-c", script], log=tmp_path / "x.log", say=said.append)
@@ -114,4 +112,6 @@ def test_a_child_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
     assert gone(child)
-    psutil.Process(grandchild).kill()  # the kernel's signal reaches the child alone; torchrun passes it on
+    psutil.Process(
+        grandchild
+    ).kill()  # the kernel's signal reaches the child alone; torchrun passes it on

@@ -70,11 +70,15 @@ def test_a_running_server_is_shared_and_kept_while_anyone_who_asked_lives(
     assert not server._leased(tmp_path)
     keeper.kill()
     keeper.wait()
-    assert server._living(tmp_path) is None  # its keeper is gone, whoever answers at that address now
+    assert (
+        server._living(tmp_path) is None
+    )  # its keeper is gone, whoever answers at that address now
     assert not address_file(tmp_path).exists()
 
 
-def test_a_server_that_the_user_names_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_server_that_the_user_names_is_used_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://prefect.example.org/api")
     assert shared_server(tmp_path, psutil.Process()) == "http://prefect.example.org/api"
     assert not (tmp_path / ".prefect").exists()

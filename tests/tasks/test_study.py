@@ -23,7 +23,9 @@ def clone(root: Path) -> Path:
     return root
 
 
-def test_an_arm_depends_on_its_plan_the_shared_models_and_all_code_that_ppo_and_the_judge_depend_on() -> None:
+def test_an_arm_depends_on_its_plan_the_shared_models_and_all_code_that_ppo_and_the_judge_depend_on() -> (
+    None
+):
     stages = study_stages(CHAIN, ["kl", "reward-norm-0.3"], ["fig7"])
     assert list(stages)[-3:] == ["arm-kl", "arm-reward-norm-0_3", "findings"]
     arm = stages["arm-reward-norm-0_3"]
@@ -36,13 +38,20 @@ def test_an_arm_depends_on_its_plan_the_shared_models_and_all_code_that_ppo_and_
     assert "evaluate" not in stages and "ppo" not in stages
 
 
-def test_what_is_laid_out_is_a_workspace_that_dvc_reads_with_the_records_of_the_one_around_it(tmp_path: Path) -> None:
+def test_what_is_laid_out_is_a_workspace_that_dvc_reads_with_the_records_of_the_one_around_it(
+    tmp_path: Path,
+) -> None:
     root = clone(tmp_path / "rlhf")
     arms = {arm: ARMS[arm] for arm in ("kl", "reward-norm-0.3")}
     study = lay_out(root, "tiny", preset_text("tiny"), arms, [1, 2], ["fig7"])
     assert home_of(study) == root.resolve()
     with Repo(str(study)) as repo:
-        assert {stage.name for stage in repo.index.stages} >= {"fetch", "gold", "findings", stage_of("kl")}
+        assert {stage.name for stage in repo.index.stages} >= {
+            "fetch",
+            "gold",
+            "findings",
+            stage_of("kl"),
+        }
         assert Path(repo.cache.local.path).resolve().is_relative_to((root / ".dvc").resolve())
     plan = yaml.safe_load((study / "arms" / "kl.yaml").read_text())
     assert plan == {"seeds": [1, 2], "changes": ARMS["kl"]}
@@ -82,25 +91,41 @@ def test_a_copy_of_the_code_in_a_study_is_refused_not_taken_for_the_link(tmp_pat
 
 def test_laying_out_again_touches_only_what_changed(tmp_path: Path) -> None:
     root = clone(tmp_path / "rlhf")
-    study = lay_out(root, "tiny", preset_text("tiny"), {"kl": ARMS["kl"], "vanilla": ARMS["vanilla"]}, [1], ["fig7"])
+    study = lay_out(
+        root,
+        "tiny",
+        preset_text("tiny"),
+        {"kl": ARMS["kl"], "vanilla": ARMS["vanilla"]},
+        [1],
+        ["fig7"],
+    )
     before = {path: path.stat().st_ino for path in study.rglob("*") if path.is_file()}
     changed = {"kl": ARMS["kl"] | {"ppo.iterations": 7}, "vanilla": ARMS["vanilla"]}
     lay_out(root, "tiny", preset_text("tiny"), changed, [1], ["fig7"])
-    assert [path.name for path, inode in before.items() if path.stat().st_ino != inode] == ["kl.yaml"]
+    assert [path.name for path, inode in before.items() if path.stat().st_ino != inode] == [
+        "kl.yaml"
+    ]
 
 
 def test_a_new_study_knows_what_the_workspace_around_it_has_run(tmp_path: Path) -> None:
     root = clone(tmp_path / "rlhf")
     dep = {"hash": "md5", "md5": "c0ffee", "size": 1}
-    stage = {"cmd": "python -m flows.sft", "deps": [{"path": "rlhf/data", **dep}, {"path": "models/base", **dep}]}
+    stage = {
+        "cmd": "python -m flows.sft",
+        "deps": [{"path": "rlhf/data", **dep}, {"path": "models/base", **dep}],
+    }
     lock = {"schema": "2.0", "stages": {"sft": stage, "ppo": stage}}
     (root / "dvc.lock").write_text(yaml.safe_dump(lock))
     study = lay_out(root, "tiny", preset_text("tiny"), {"kl": ARMS["kl"]}, [1], ["fig7"])
     known = yaml.safe_load((study / "dvc.lock").read_text())
-    assert known["stages"].keys() == {"sft"} and known["schema"] == "2.0"  # ppo is not what an arm runs
+    assert (
+        known["stages"].keys() == {"sft"} and known["schema"] == "2.0"
+    )  # ppo is not what an arm runs
     assert [each["path"] for each in known["stages"]["sft"]["deps"]] == ["rlhf/data", "models/base"]
 
-    (root / "dvc.lock").write_text(yaml.safe_dump(lock | {"stages": {}}))  # what the study has run since is its own
+    (root / "dvc.lock").write_text(
+        yaml.safe_dump(lock | {"stages": {}})
+    )  # what the study has run since is its own
     lay_out(root, "tiny", preset_text("tiny"), {"kl": ARMS["kl"]}, [1], ["fig7"])
     assert yaml.safe_load((study / "dvc.lock").read_text()) == known
 
@@ -116,4 +141,7 @@ def test_a_study_needs_a_seed(tmp_path: Path) -> None:
 
 
 def test_means_are_of_what_all_seeds_have() -> None:
-    assert means([{"a": 1, "b": 2.0, "c": "x", "d": True}, {"a": 2, "c": "y", "d": False}]) == {"a": 1.5, "d": 0.5}
+    assert means([{"a": 1, "b": 2.0, "c": "x", "d": True}, {"a": 2, "c": "y", "d": False}]) == {
+        "a": 1.5,
+        "d": 0.5,
+    }

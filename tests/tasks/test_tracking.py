@@ -36,7 +36,11 @@ def reader(root: Path) -> MlflowClient:
 
 
 def test_stages_of_one_execution_share_a_parent_that_knows_all_settings(records: Path) -> None:
-    first, second, other = opened(records, "sft", "a"), opened(records, "reward", "a"), opened(records, "sft", "b")
+    first, second, other = (
+        opened(records, "sft", "a"),
+        opened(records, "reward", "a"),
+        opened(records, "sft", "b"),
+    )
     assert first.parent_id == second.parent_id != other.parent_id
     client = reader(records)
     parent = client.get_run(first.parent_id)
@@ -52,7 +56,11 @@ def test_stages_of_one_execution_share_a_parent_that_knows_all_settings(records:
 def test_a_run_ends_with_its_status_and_why(records: Path) -> None:
     run = opened(records, "ppo", "c")
     client = reader(records)
-    assert client.get_run(run.run_id).info.status == client.get_run(run.parent_id).info.status == "RUNNING"
+    assert (
+        client.get_run(run.run_id).info.status
+        == client.get_run(run.parent_id).info.status
+        == "RUNNING"
+    )
     close_run(run, "FAILED", "step 3: not finite " + "x" * 10000)
     for run_id in (run.run_id, run.parent_id):
         found = client.get_run(run_id)
@@ -62,7 +70,9 @@ def test_a_run_ends_with_its_status_and_why(records: Path) -> None:
     assert client.get_run(run.parent_id).info.status == "RUNNING"
 
 
-def test_an_unreachable_server_stops_a_stage_soon_and_clearly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_server_stops_a_stage_soon_and_clearly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{probe.getsockname()[1]}"
@@ -75,8 +85,13 @@ def test_an_unreachable_server_stops_a_stage_soon_and_clearly(tmp_path: Path, mo
     assert said[0].startswith("MLflow: the last steps not recorded")
 
 
-def test_a_password_in_an_address_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert shown("at https://ann:s3cret@host:1/x and sqlite:////a/b.db") == "at https://host:1/x and sqlite:////a/b.db"
+def test_a_password_in_an_address_is_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (
+        shown("at https://ann:s3cret@host:1/x and sqlite:////a/b.db")
+        == "at https://host:1/x and sqlite:////a/b.db"
+    )
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -90,7 +105,9 @@ def test_a_deleted_experiment_is_told_with_its_cure(records: Path) -> None:
     client = reader(records)
     number = client.create_experiment("given up")
     client.delete_experiment(number)
-    with pytest.raises(TrackingError, match=rf"'given up' was deleted: .*restore --experiment-id {number}"):
+    with pytest.raises(
+        TrackingError, match=rf"'given up' was deleted: .*restore --experiment-id {number}"
+    ):
         open_run(records, "sft", "given up", "e", LINEAGE, MANY)
 
 
@@ -102,7 +119,9 @@ def test_results_go_to_the_stage_and_its_parent(records: Path) -> None:
         json.dumps({"train_loss": 2.5, "collapsed": False, "note": "text", "none": None})
     )
     workspace.metrics("fetch").write_text(json.dumps({"bytes": 7}))
-    workspace.samples("sft").write_text('{"step": 0, "response": "<b>"}\n{"step": 1, "response": "æ"}\n')
+    workspace.samples("sft").write_text(
+        '{"step": 0, "response": "<b>"}\n{"step": 1, "response": "æ"}\n'
+    )
     said: list[str] = []
     record_results(run, (workspace.samples("sft"),), said.append)
     record_execution(records, "experiment", "d")
@@ -111,12 +130,16 @@ def test_results_go_to_the_stage_and_its_parent(records: Path) -> None:
     assert child.data.metrics == {"summary.train_loss": 2.5, "summary.collapsed": 0.0}
     assert child.data.tags["summary.note"] == "text"
     assert parent.data.metrics == {"sft.train_loss": 2.5, "sft.collapsed": 0.0, "fetch.bytes": 7.0}
-    table = json.loads(Path(client.download_artifacts(run.run_id, "tables/sft_samples.json")).read_text())
+    table = json.loads(
+        Path(client.download_artifacts(run.run_id, "tables/sft_samples.json")).read_text()
+    )
     assert table == {"columns": ["step", "response"], "data": [[0, "<b>"], [1, "æ"]]}
     assert said == []
 
 
-def test_a_model_is_registered_by_reference_and_only_once(records: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_is_registered_by_reference_and_only_once(
+    records: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(registry, "COPIED_BYTES", 10)
     directory = Workspace(records).model("policy")
     (directory / "sub").mkdir(parents=True)
@@ -130,7 +153,9 @@ def test_a_model_is_registered_by_reference_and_only_once(records: Path, monkeyp
     assert (version.name, int(version.version)) == ("experiment-policy", 1)
     kept = sorted(item.path for item in client.list_artifacts(run.run_id, "model"))
     assert kept == ["model/config.json", "model/manifest.json", "model/sub"]  # and no weights
-    manifest = json.loads(Path(client.download_artifacts(run.run_id, "model/manifest.json")).read_text())
+    manifest = json.loads(
+        Path(client.download_artifacts(run.run_id, "model/manifest.json")).read_text()
+    )
     assert manifest["tree_sha256"] == tree_sha256(directory)
     assert manifest["dvc_hash"] == "hash1.dir"
     assert manifest["files"]["model.safetensors"]["bytes"] == 11
@@ -147,7 +172,9 @@ def test_a_model_is_registered_by_reference_and_only_once(records: Path, monkeyp
 
 
 def test_only_numbers_become_metrics() -> None:
-    metrics = metrics_of({"step": 3, "a": 1, "b": True, "c": "text", "d": None, "e": 0.5}, 3, prefix="x.")
+    metrics = metrics_of(
+        {"step": 3, "a": 1, "b": True, "c": "text", "d": None, "e": 0.5}, 3, prefix="x."
+    )
     assert {(metric.key, metric.value, metric.step) for metric in metrics} == {
         ("x.a", 1, 3),
         ("x.b", 1, 3),

@@ -19,24 +19,43 @@ def settings_with(**engine: object) -> Settings:
 
 
 def test_one_process_needs_no_launcher() -> None:
-    assert worker_command("ppo", settings_with()) == [sys.executable, "-m", "rlhf.commands.worker", "ppo"]
+    assert worker_command("ppo", settings_with()) == [
+        sys.executable,
+        "-m",
+        "rlhf.commands.worker",
+        "ppo",
+    ]
 
 
 def test_only_training_runs_under_torchrun() -> None:
     settings = settings_with(kind="deepspeed", processes=2)
-    launched = {stage for stage in STAGES if "torch.distributed.run" in worker_command(stage, settings)}
+    launched = {
+        stage for stage in STAGES if "torch.distributed.run" in worker_command(stage, settings)
+    }
     assert launched == {"sft", "reward", "ppo", "gold"}
-    assert worker_command("sft", settings)[-5:] == ["--nproc-per-node", "2", "-m", "rlhf.commands.worker", "sft"]
+    assert worker_command("sft", settings)[-5:] == [
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "rlhf.commands.worker",
+        "sft",
+    ]
     assert "OMP_NUM_THREADS" in worker_environment("sft", settings, {})
 
 
 def test_only_fetch_may_use_the_network() -> None:
-    offline = {stage for stage in STAGES if "HF_HUB_OFFLINE" in worker_environment(stage, settings_with(), {})}
+    offline = {
+        stage
+        for stage in STAGES
+        if "HF_HUB_OFFLINE" in worker_environment(stage, settings_with(), {})
+    }
     assert offline == set(STAGES) - {"fetch"}
 
 
 @pytest.mark.parametrize("gpu", [True, False])
-def test_the_allocator_is_set_where_there_is_no_gpu(gpu: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_allocator_is_set_where_there_is_no_gpu(
+    gpu: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(worker, "_GPU", tmp_path if gpu else tmp_path / "nvidiactl")
     monkeypatch.setattr(sys, "platform", "linux")
     environment = worker_environment("sft", settings_with(), {"KEPT": "1"})

@@ -25,5 +25,7 @@ def find_source(address: str) -> tuple[Source, str]:
     """Give the source that an address belongs to and the address without its scheme; raises SourceError."""
     scheme, _, rest = address.partition(":")
     if scheme not in SOURCES:
-        raise SourceError(f"{address}: unknown kind of source {scheme!r}; known: {', '.join(sorted(SOURCES))}")
+        raise SourceError(
+            f"{address}: unknown kind of source {scheme!r}; known: {', '.join(sorted(SOURCES))}"
+        )
     return SOURCES[scheme], rest

@@ -63,7 +63,9 @@ class Source:
 def check_pin(request: Request, found: str) -> None:
     """Compare a hash with the pin; raises SourceError that names both."""
     if request.pin is not None and request.pin.lower() != found:
-        raise SourceError(f"{request.address}: sha256 is {found}, but the settings pin {request.pin.lower()}")
+        raise SourceError(
+            f"{request.address}: sha256 is {found}, but the settings pin {request.pin.lower()}"
+        )
 
 
 def copy_files(paths: Iterable[Path], base: Path, directory: Path) -> None:
@@ -76,8 +78,14 @@ def copy_files(paths: Iterable[Path], base: Path, directory: Path) -> None:
 
 def data_files(root: Path) -> list[Path]:
     """List the data files below a directory, sorted, hidden ones left out."""
-    files = (path for path in root.rglob("*") if path.is_file() and path.name.endswith(DATA_SUFFIXES))
-    return sorted(path for path in files if not any(part.startswith(".") for part in path.relative_to(root).parts))
+    files = (
+        path for path in root.rglob("*") if path.is_file() and path.name.endswith(DATA_SUFFIXES)
+    )
+    return sorted(
+        path
+        for path in files
+        if not any(part.startswith(".") for part in path.relative_to(root).parts)
+    )
 
 
 def brought_tree(request: Request, directory: Path, revision: str = "") -> Brought:

@@ -27,7 +27,9 @@ def convert(file: Path, directory: Path) -> None:
         )
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     except (OSError, ValueError, KeyError) as error:
-        raise SourceError(f"{file.name}: not a GGUF language model that transformers can read: {error}") from error
+        raise SourceError(
+            f"{file.name}: not a GGUF language model that transformers can read: {error}"
+        ) from error
     if tokenizer.convert_tokens_to_ids(PAD) not in (None, tokenizer.eos_token_id):
         tokenizer.pad_token = PAD
         model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id

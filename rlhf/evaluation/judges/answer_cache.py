@@ -22,7 +22,9 @@ class KeptAnswers:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
-        self._base = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+        self._base = sqlite3.connect(
+            path, timeout=60, isolation_level=None, check_same_thread=False
+        )
         self._base.execute("PRAGMA journal_mode = WAL")
         self._base.execute(
             "CREATE TABLE IF NOT EXISTS kept "

@@ -30,9 +30,18 @@ from rlhf.settings.evaluation import Endpoint
 if TYPE_CHECKING:
     from rlhf.evaluation.responses import Prompt  # brings torch, which a judge by HTTP needs not
 
-_PAUSE, _LONGEST_PAUSE, _LONGEST_WISH = 0.5, 60.0, 600.0  # seconds; a wish is the server's Retry-After
+_PAUSE, _LONGEST_PAUSE, _LONGEST_WISH = (
+    0.5,
+    60.0,
+    600.0,
+)  # seconds; a wish is the server's Retry-After
 _PREFERRED: Mapping[str, Preference] = {"A": "first", "B": "second", "tie": "tie"}
-_ABOUT_THE_TEXT = ("content_filter", "content_policy_violation", "context_length_exceeded", "string_above_max_length")
+_ABOUT_THE_TEXT = (
+    "content_filter",
+    "content_policy_violation",
+    "context_length_exceeded",
+    "string_above_max_length",
+)
 _FENCES = ("```", "```json")
 _LIMITS = {"max_tokens", "max_completion_tokens"}
 _BUSY = (408, 409, 425, 429)
@@ -61,7 +70,9 @@ class Asker:
         self._lock, self._left = threading.Lock(), threading.Event()
         self.asked = self.kept = self.tokens_in = self.tokens_out = self.kept_in = self.kept_out = 0
 
-    def ask_all(self, what: str, questions: Sequence[Messages], readable: Callable[[str], bool]) -> list[Kept]:
+    def ask_all(
+        self, what: str, questions: Sequence[Messages], readable: Callable[[str], bool]
+    ) -> list[Kept]:
         """One answer a question, in their order; an empty text where the endpoint refused to give any.
 
         An answer that is not readable is asked for again, `endpoint.asks` times in all; the last one stands.
@@ -71,7 +82,9 @@ class Asker:
         progress = Progress(what, len(waiting))
         answers: dict[str, Kept] = {}
         with self._pool() as pool:
-            futures = {pool.submit(self._ask, key, each, readable): key for key, each in waiting.items()}
+            futures = {
+                pool.submit(self._ask, key, each, readable): key for key, each in waiting.items()
+            }
             for done in as_completed(futures):
                 answers[futures[done]] = done.result()
                 progress.advance(1)
@@ -86,16 +99,26 @@ class Asker:
             "tokens_in": self.tokens_in,
             "tokens_out": self.tokens_out,
             "price": self._price(self.tokens_in, self.tokens_out),
-            "price_with_kept": self._price(self.tokens_in + self.kept_in, self.tokens_out + self.kept_out),
+            "price_with_kept": self._price(
+                self.tokens_in + self.kept_in, self.tokens_out + self.kept_out
+            ),
         }
 
     def _price(self, tokens_in: int, tokens_out: int) -> float | None:
         price = self.endpoint.price
-        return None if price is None else (tokens_in * price.input + tokens_out * price.output) / 1e6
+        return (
+            None if price is None else (tokens_in * price.input + tokens_out * price.output) / 1e6
+        )
 
     def _key(self, messages: Messages) -> str:
         endpoint = self.endpoint
-        sent = [endpoint.base_url, endpoint.model, endpoint.parameters, endpoint.asks, list(messages)]
+        sent = [
+            endpoint.base_url,
+            endpoint.model,
+            endpoint.parameters,
+            endpoint.asks,
+            list(messages),
+        ]
         return sha256(json.dumps(sent, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
     def _ask(self, key: str, messages: Messages, readable: Callable[[str], bool]) -> Kept:
@@ -118,7 +141,9 @@ class Asker:
                 break
             choice, usage = completion.choices[0], completion.usage
             text = choice.message.content or ""
-            tokens_in, tokens_out = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
+            tokens_in, tokens_out = (
+                (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
+            )
             with self._lock:
                 self.asked += 1
                 self.tokens_in += tokens_in
@@ -159,7 +184,11 @@ class Asker:
         ) from None
 
     def _request(self, messages: Messages) -> dict[str, Any]:
-        return {"model": self.endpoint.model, "messages": list(messages), "extra_body": self.endpoint.parameters}
+        return {
+            "model": self.endpoint.model,
+            "messages": list(messages),
+            "extra_body": self.endpoint.parameters,
+        }
 
     @contextmanager
     def _pool(self) -> Iterator[ThreadPoolExecutor]:
@@ -207,9 +236,13 @@ class ApiJudge:
     def judge(self, cases: Sequence[Case]) -> list[Verdict]:
         """Ask for every case once, or for `limit` of them; equal responses are a tie without a question."""
         examples = self.asker.endpoint.worked_examples
-        chosen = sorted(range(len(cases)), key=lambda place: sha256(cases[place].id.encode()).digest())
+        chosen = sorted(
+            range(len(cases)), key=lambda place: sha256(cases[place].id.encode()).digest()
+        )
         chosen = chosen[: self.asker.endpoint.limit]
-        asked = [place for place in chosen if cases[place].response_first != cases[place].response_second]
+        asked = [
+            place for place in chosen if cases[place].response_first != cases[place].response_second
+        ]
         answers = self.asker.ask_all(
             f"evaluate: judge {self.name}",
             [question(cases[place], examples) for place in asked],
@@ -242,7 +275,9 @@ def answers_of_endpoint(
     questions = [[dict(message) for message in prompt.messages] for prompt in prompts]
     answers = asker.ask_all(f"evaluate: responses of {name}", questions, bool)
     if not any(answer.text.strip() for answer in answers):
-        raise JudgeError(f"evaluate.endpoints.{name}: {endpoint.base_url} gave no response to any prompt")
+        raise JudgeError(
+            f"evaluate.endpoints.{name}: {endpoint.base_url} gave no response to any prompt"
+        )
     return answers, asker.facts()
 
 
@@ -253,7 +288,9 @@ def parse_reply(text: str) -> Preference | None:
     if first.strip() in _FENCES and rest.endswith("```"):
         body = rest[:-3]
     try:
-        return _PREFERRED[Reply.model_validate(json.loads(body, object_pairs_hook=_each_once)).verdict]
+        return _PREFERRED[
+            Reply.model_validate(json.loads(body, object_pairs_hook=_each_once)).verdict
+        ]
     except (ValueError, RecursionError):  # pydantic's and json's are among them
         return None
 

@@ -21,7 +21,9 @@ def client_of(name: str, endpoint: Endpoint) -> openai.OpenAI:
             f"evaluate.endpoints.{name}.key_variable: {endpoint.key_variable} is not set; it holds the key for "
             f"{endpoint.base_url} (any text where the server asks for none)"
         )
-    return openai.OpenAI(api_key=key, base_url=endpoint.base_url, timeout=endpoint.timeout_seconds, max_retries=0)
+    return openai.OpenAI(
+        api_key=key, base_url=endpoint.base_url, timeout=endpoint.timeout_seconds, max_retries=0
+    )
 
 
 def told(error: Exception, client: openai.OpenAI) -> str:

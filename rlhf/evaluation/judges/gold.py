@@ -33,7 +33,12 @@ class GoldJudge:
     name = "gold"
 
     def __init__(
-        self, model: ScalarModel, pad_id: int, tie_probability: float, batch_size: int, engine: TorchEngine
+        self,
+        model: ScalarModel,
+        pad_id: int,
+        tie_probability: float,
+        batch_size: int,
+        engine: TorchEngine,
     ) -> None:
         engine.frozen(model)  # in place
         self._model = model
@@ -72,12 +77,15 @@ class GoldJudge:
 
     def _score(self, pairs: Sequence[tuple[Ids, Ids]]) -> None:
         new = sorted(
-            {pair for pair in pairs if pair not in self._scores}, key=lambda pair: (len(pair[0]) + len(pair[1]), pair)
+            {pair for pair in pairs if pair not in self._scores},
+            key=lambda pair: (len(pair[0]) + len(pair[1]), pair),
         )
         progress = Progress("evaluate: gold scores", len(new), show=bool(new))
         for start in range(0, len(new), self._batch_size):
             part = new[start : start + self._batch_size]
-            batch = pad_responses([prompt for prompt, _ in part], [response for _, response in part], self._pad_id)
+            batch = pad_responses(
+                [prompt for prompt, _ in part], [response for _, response in part], self._pad_id
+            )
             with torch.inference_mode(), self._engine.autocast():
                 scores = self._model.scores(batch.to(self._engine.device))
             self._scores.update(zip(part, scores.tolist(), strict=True))

@@ -38,8 +38,12 @@ def text_key(text: str) -> str:
 
 def pair_key(messages: Sequence[Mapping[str, str]], first: str, second: str) -> str:
     """Stands for a dialogue and two responses, whatever their order."""
-    dialogue = json.dumps([[message["role"], message["content"]] for message in messages], ensure_ascii=False)
-    return sha256("\0".join([dialogue, *sorted([text_key(first), text_key(second)])]).encode()).hexdigest()[:24]
+    dialogue = json.dumps(
+        [[message["role"], message["content"]] for message in messages], ensure_ascii=False
+    )
+    return sha256(
+        "\0".join([dialogue, *sorted([text_key(first), text_key(second)])]).encode()
+    ).hexdigest()[:24]
 
 
 def read_votes(path: Path) -> list[Vote]:
@@ -79,7 +83,11 @@ class PeopleJudge:
         Equal responses are a tie: nobody was asked about them.
         """
         return [
-            Verdict("tie" if case.response_first == case.response_second else majority(self._preferences(case)))
+            Verdict(
+                "tie"
+                if case.response_first == case.response_second
+                else majority(self._preferences(case))
+            )
             for case in cases
         ]
 
@@ -87,7 +95,10 @@ class PeopleJudge:
         """How many voted how often, and Fleiss' kappa over the pairs with several votes."""
         votes = [vote for pair in self._votes.values() for vote in pair]
         alike = [
-            [vote.preferred if vote.first == pair[0].first else _OTHER[vote.preferred] for vote in pair]
+            [
+                vote.preferred if vote.first == pair[0].first else _OTHER[vote.preferred]
+                for vote in pair
+            ]
             for pair in self._votes.values()
         ]
         return {
@@ -98,5 +109,7 @@ class PeopleJudge:
 
     def _preferences(self, case: Case) -> list[Preference]:
         first = text_key(case.response_first)
-        votes = self._votes.get(pair_key(case.messages, case.response_first, case.response_second), [])
+        votes = self._votes.get(
+            pair_key(case.messages, case.response_first, case.response_second), []
+        )
         return [vote.preferred if vote.first == first else _OTHER[vote.preferred] for vote in votes]

@@ -62,17 +62,25 @@ def question(case: Case, worked_examples: bool = False) -> list[dict[str, str]]:
 def _examples() -> list[dict[str, str]]:
     messages = []
     for prompt, first, second, reply in _EXAMPLES:
-        case = Case("example", "helpful", ({"role": "user", "content": prompt},), first, second, (), (), ())
+        case = Case(
+            "example", "helpful", ({"role": "user", "content": prompt},), first, second, (), (), ()
+        )
         messages += [_question(case)[1], {"role": "assistant", "content": json.dumps(reply)}]
     return messages
 
 
 def _question(case: Case) -> tuple[dict[str, str], dict[str, str]]:
     dialogue = "\n\n".join(f"{message['role']}: {message['content']}" for message in case.messages)
-    parts = (("DIALOGUE", dialogue), ("ANSWER A", case.response_first), ("ANSWER B", case.response_second))
+    parts = (
+        ("DIALOGUE", dialogue),
+        ("ANSWER A", case.response_first),
+        ("ANSWER B", case.response_second),
+    )
     code = sha256("\0".join(text for _, text in parts).encode()).hexdigest()[:12]
     rubric = _RUBRICS.get(case.kind, _RUBRICS["helpful"])
-    fenced = "\n\n".join(f"<<{name} {code}>>\n{text}\n<<END OF {name} {code}>>" for name, text in parts)
+    fenced = "\n\n".join(
+        f"<<{name} {code}>>\n{text}\n<<END OF {name} {code}>>" for name, text in parts
+    )
     return (
         {"role": "system", "content": _TASK.format(rubric=rubric, code=code)},
         {"role": "user", "content": fenced},

@@ -33,7 +33,8 @@ def table_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
     columns = []
     for step in range(LENGTH):
         prefix = sum(
-            (tokens[:, place] << (step - 1 - place) for place in range(step)), start=torch.zeros_like(tokens[:, 0])
+            (tokens[:, place] << (step - 1 - place) for place in range(step)),
+            start=torch.zeros_like(tokens[:, 0]),
         )
         rows = 2**step - 1 + prefix
         columns.append(logits.log_softmax(1)[rows, tokens[:, step]])
@@ -42,14 +43,18 @@ def table_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("eta", [0.0, 0.3])
 @pytest.mark.parametrize("epsilon", [None, 0.2])
-def test_the_surrogate_has_the_gradient_of_the_expected_reward(eta: float, epsilon: float | None) -> None:
+def test_the_surrogate_has_the_gradient_of_the_expected_reward(
+    eta: float, epsilon: float | None
+) -> None:
     """Summed over all responses by their probability, against torch's own gradient of E[r] - eta KL(pi || pi_ref).
 
     The values are noise: with lambda = 1 they are a baseline, which must not bias the gradient.
     """
     random = torch.Generator().manual_seed(0)
     prefixes = 2**LENGTH - 1
-    start, reference = (torch.randn((prefixes, 2), generator=random, dtype=torch.float64) for _ in range(2))
+    start, reference = (
+        torch.randn((prefixes, 2), generator=random, dtype=torch.float64) for _ in range(2)
+    )
     tokens = torch.tensor(RESPONSES)
     scores = torch.randn(len(RESPONSES), generator=random, dtype=torch.float64)
     by_state = torch.randn(prefixes, generator=random, dtype=torch.float64)
@@ -65,7 +70,8 @@ def test_the_surrogate_has_the_gradient_of_the_expected_reward(eta: float, epsil
     logprobs = table_logprobs(free, tokens)
     old, mask = logprobs.detach(), torch.ones(tokens.shape, dtype=torch.bool)
     places = [
-        [2**step - 1 + int("0" + "".join(map(str, row[:step])), 2) for step in range(LENGTH)] for row in RESPONSES
+        [2**step - 1 + int("0" + "".join(map(str, row[:step])), 2) for step in range(LENGTH)]
+        for row in RESPONSES
     ]
     values = by_state[torch.tensor(places)]
     rewards = token_rewards(scores, kl_estimate(old, reference_logprobs), mask, eta)
@@ -84,11 +90,17 @@ PROMPTS = [[2, 9, 30], [2, 11], [2, 5, 6, 7], [2, 50, 51, 52]]
 def everything_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take out the places where losses, head and transformer go to float32 by name."""
     softmax = nn.functional.softmax
-    monkeypatch.setattr(nn.functional, "softmax", lambda values, dim, dtype=None: softmax(values, dim=dim))
+    monkeypatch.setattr(
+        nn.functional, "softmax", lambda values, dim, dtype=None: softmax(values, dim=dim)
+    )
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
 
     def norm(self: LlamaRMSNorm, values: Tensor) -> Tensor:
-        return self.weight * values * (values.square().mean(-1, keepdim=True) + self.variance_epsilon).rsqrt()
+        return (
+            self.weight
+            * values
+            * (values.square().mean(-1, keepdim=True) + self.variance_epsilon).rsqrt()
+        )
 
     monkeypatch.setattr(LlamaRMSNorm, "forward", norm)
 
@@ -119,7 +131,10 @@ def test_gradients_equal_finite_differences_in_float64(prepared: Workspace, name
     text = pad([[5, 6, 7, 8]], [[True] * 4], PAD)
 
     def total() -> Tensor:
-        return sum((loss() for loss in algorithm.losses(name, 0, experience, text, Tally())), start=torch.zeros(()))
+        return sum(
+            (loss() for loss in algorithm.losses(name, 0, experience, text, Tally())),
+            start=torch.zeros(()),
+        )
 
     module.zero_grad()
     total().backward()
@@ -131,7 +146,9 @@ def test_gradients_equal_finite_differences_in_float64(prepared: Workspace, name
 
 
 @torch.no_grad()
-def difference(value: nn.Parameter, direction: Tensor, total: Callable[[], Tensor], size: float = 1e-6) -> float:
+def difference(
+    value: nn.Parameter, direction: Tensor, total: Callable[[], Tensor], size: float = 1e-6
+) -> float:
     """Slope of `total` along a direction by central differences."""
     value.add_(size * direction)
     above = float(total())
@@ -148,7 +165,9 @@ class Counting(PpoMax):
         return ((batch.input_ids == GOOD) & batch.target_mask).sum(dim=1).double().float()
 
 
-def test_it_solves_a_bandit_of_counted_tokens(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_solves_a_bandit_of_counted_tokens(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(ALGORITHMS, "ppo-max", Counting)
     changes = {
         "ppo.iterations": 40, "ppo.rollouts": 32, "ppo.mini_batch": 16, "ppo.micro_batch": 16, "ppo.epochs": 2,

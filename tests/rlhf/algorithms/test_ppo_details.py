@@ -20,7 +20,9 @@ def moved(algorithm: PpoMax) -> None:
 
 
 def test_advantages_are_whitened_over_the_mini_batch_and_then_clipped(prepared: Workspace) -> None:
-    algorithm = make(prepared, ppo__advantage={"normalise": "mini-batch", "clip": 0.5}, ppo__surrogate_clip=None)
+    algorithm = make(
+        prepared, ppo__advantage={"normalise": "mini-batch", "clip": 0.5}, ppo__surrogate_clip=None
+    )
     experience, _ = algorithm.experience(Material(roll(algorithm)))
     half = experience.select(torch.arange(4, 8))  # one mini-batch of the buffer
     flat_advantages = half.advantages[half.response_mask].double()
@@ -37,7 +39,9 @@ def test_the_ratio_may_be_taken_against_the_reference(prepared: Workspace) -> No
     rollout = roll(algorithm)
     experience, _ = algorithm.experience(Material(rollout))
     rows = slow_rows(prepared, algorithm, rollout)
-    ratios = [math.exp(p - r) for row in rows for p, r in zip(row.logprobs, row.reference, strict=True)]
+    ratios = [
+        math.exp(p - r) for row in rows for p, r in zip(row.logprobs, row.reference, strict=True)
+    ]
     advantages = experience.advantages[experience.response_mask].tolist()
     total, told = policy_loss(algorithm, experience)
     expected = -sum(ratio * a for ratio, a in zip(ratios, advantages, strict=True)) / len(ratios)
@@ -60,7 +64,9 @@ def test_the_entropy_enters_the_loss(prepared: Workspace, target: float | None) 
 
 
 def test_the_penalty_takes_the_place_of_the_clip(prepared: Workspace) -> None:
-    algorithm = make(prepared, ppo__penalty={"coefficient": 2.0, "target": None}, ppo__surrogate_clip=None)
+    algorithm = make(
+        prepared, ppo__penalty={"coefficient": 2.0, "target": None}, ppo__surrogate_clip=None
+    )
     rollout = roll(algorithm)
     experience, _ = algorithm.experience(Material(rollout))
     moved(algorithm)
@@ -69,7 +75,10 @@ def test_the_penalty_takes_the_place_of_the_clip(prepared: Workspace) -> None:
     old, advantages = experience.old_logprobs[mask].tolist(), experience.advantages[mask].tolist()
     logs = [n - o for n, o in zip(new, old, strict=True)]
     divergences = [math.exp(log) - 1 - log for log in logs]
-    terms = [-math.exp(log) * a + 2.0 * d for log, a, d in zip(logs, advantages, divergences, strict=True)]
+    terms = [
+        -math.exp(log) * a + 2.0 * d
+        for log, a, d in zip(logs, advantages, divergences, strict=True)
+    ]
     total, told = policy_loss(algorithm, experience)
     assert total == pytest.approx(sum(terms) / len(terms), abs=1e-4)
     assert told["policy_kl"] == pytest.approx(sum(divergences) / len(divergences), abs=1e-5)
@@ -81,7 +90,9 @@ def test_the_penalty_s_weight_adapts_and_survives(prepared: Workspace) -> None:
     settings = {"ppo__penalty": {"coefficient": 2.0, "target": 0.01}, "ppo__surrogate_clip": None}
     algorithm = make(prepared, **settings)
     assert algorithm.learnt({"policy_kl": 0.5}) == {"penalty_coefficient": 2.0}
-    assert algorithm.learnt({"value_loss": 1.0}) == {}  # an iteration in which the critic learns alone
+    assert (
+        algorithm.learnt({"value_loss": 1.0}) == {}
+    )  # an iteration in which the critic learns alone
     resumed = make(prepared, **settings)
     resumed.load_state(algorithm.state())
     assert resumed.learnt({"policy_kl": 0.01}) == {"penalty_coefficient": 4.0}
@@ -105,7 +116,9 @@ def test_with_every_detail_off_it_is_vanilla(prepared: Workspace) -> None:
     experience, metrics = algorithm.experience(Material(rollout))
     rewards = algorithm.look(rollout)[0]
     for row, length in enumerate(rollout.lengths.tolist()):
-        assert experience.returns[row, :length].tolist() == pytest.approx([float(rewards[row])] * length, abs=1e-5)
+        assert experience.returns[row, :length].tolist() == pytest.approx(
+            [float(rewards[row])] * length, abs=1e-5
+        )
     assert metrics["reward_normalised"] == pytest.approx(metrics["reward"])
     assert metrics["kl"] != 0.0  # still watched
     tally = Tally()

@@ -38,14 +38,24 @@ def test_experience_equals_the_slow_reference(prepared: Workspace, algorithm: Pp
     experience, metrics = algorithm.experience(Material(rollout))
     rows = slow_rows(prepared, algorithm, rollout)
     raw = torch.tensor([row.reward for row in rows], dtype=torch.float64)
-    scores = ((raw - raw.mean()) / raw.std()).tolist()  # the first batch is all the history there is
-    advantages = [slow_advantages(row, s, 0.05, 1.0, 0.95) for row, s in zip(rows, scores, strict=True)]
+    scores = (
+        (raw - raw.mean()) / raw.std()
+    ).tolist()  # the first batch is all the history there is
+    advantages = [
+        slow_advantages(row, s, 0.05, 1.0, 0.95) for row, s in zip(rows, scores, strict=True)
+    ]
     mask = experience.response_mask
     assert mask.sum(dim=1).tolist() == [len(response) for response in rollout.responses]
-    assert experience.old_logprobs[mask].tolist() == pytest.approx(flat([row.logprobs for row in rows]), abs=1e-5)
-    assert experience.old_values[mask].tolist() == pytest.approx(flat([row.values for row in rows]), abs=1e-5)
+    assert experience.old_logprobs[mask].tolist() == pytest.approx(
+        flat([row.logprobs for row in rows]), abs=1e-5
+    )
+    assert experience.old_values[mask].tolist() == pytest.approx(
+        flat([row.values for row in rows]), abs=1e-5
+    )
     assert experience.advantages[mask].tolist() == pytest.approx(flat(advantages), abs=1e-4)
-    returns = [a + v for a, v in zip(flat(advantages), flat([row.values for row in rows]), strict=True)]
+    returns = [
+        a + v for a, v in zip(flat(advantages), flat([row.values for row in rows]), strict=True)
+    ]
     assert experience.returns[mask].tolist() == pytest.approx(returns, abs=1e-4)
 
     tokens = int(mask.sum())
@@ -64,14 +74,17 @@ def test_experience_equals_the_slow_reference(prepared: Workspace, algorithm: Pp
         "advantage_mean": float(errors.mean()),
         "advantage_std": float(errors.std(correction=0)),
         "return_mean": sum(returns) / tokens,
-        "explained_variance": 1 - float(errors.var() / torch.tensor(returns, dtype=torch.float64).var()),
+        "explained_variance": 1
+        - float(errors.var() / torch.tensor(returns, dtype=torch.float64).var()),
         "sampler_logprob_gap": 0.0,
     }
     assert metrics == pytest.approx(expected, abs=2e-4)
     assert algorithm.look(rollout)[0].tolist() == pytest.approx(raw.tolist(), abs=1e-5)
 
 
-def test_every_process_of_a_look_runs_as_many_forwards(prepared: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_process_of_a_look_runs_as_many_forwards(
+    prepared: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Five prompts over two processes, in micro-batches of two: 3 rows in 2 forwards, and 2 rows in 1 and a stand-in."""
     algorithm = make(prepared, ppo__micro_batch=2)
     policies: list[list[list[int]]] = []
@@ -82,7 +95,10 @@ def test_every_process_of_a_look_runs_as_many_forwards(prepared: Workspace, monk
         return hidden_states(model, batch)
 
     monkeypatch.setattr("rlhf.algorithms.ppo_max.hidden_states", counted)
-    whole, parts = roll(algorithm, rows=range(5)), [roll(algorithm, rows=range(5)[rank::2]) for rank in range(2)]
+    whole, parts = (
+        roll(algorithm, rows=range(5)),
+        [roll(algorithm, rows=range(5)[rank::2]) for rank in range(2)],
+    )
     found = []
     for rollout, everyone in ((whole, [3]), (parts[0], [2, 1]), (parts[1], [2, 1])):
         policies.append([])
@@ -94,7 +110,9 @@ def test_every_process_of_a_look_runs_as_many_forwards(prepared: Workspace, monk
     torch.testing.assert_close(torch.cat([first, second]), rewards[[0, 2, 4, 1, 3]])
     assert two.weights["reward"] == 2.0
     one.absorb(two)
-    assert one.means(lambda value: value) == pytest.approx(tally.means(lambda value: value), abs=1e-5)
+    assert one.means(lambda value: value) == pytest.approx(
+        tally.means(lambda value: value), abs=1e-5
+    )
 
 
 def test_losses_equal_the_slow_reference(prepared: Workspace, algorithm: PpoMax) -> None:
@@ -103,14 +121,20 @@ def test_losses_equal_the_slow_reference(prepared: Workspace, algorithm: PpoMax)
     with torch.no_grad():  # as after some updates of the same buffer
         for module in (algorithm.policy(), algorithm._critic.head):
             for value in module.parameters():
-                value.add_(0.02 * torch.randn(value.shape, generator=torch.Generator().manual_seed(6)))
+                value.add_(
+                    0.02 * torch.randn(value.shape, generator=torch.Generator().manual_seed(6))
+                )
     rows = slow_rows(prepared, algorithm, rollout)
     mask = experience.response_mask
     new = flat([row.logprobs for row in rows])
     old, advantages = experience.old_logprobs[mask].tolist(), experience.advantages[mask].tolist()
     ratios = [math.exp(n - o) for n, o in zip(new, old, strict=True)]
-    surrogates = [-min(r * a, min(max(r, 0.8), 1.2) * a) for r, a in zip(ratios, advantages, strict=True)]
-    assert any(abs(ratio - 1) > 0.2 for ratio in ratios) and any(abs(ratio - 1) < 0.2 for ratio in ratios)
+    surrogates = [
+        -min(r * a, min(max(r, 0.8), 1.2) * a) for r, a in zip(ratios, advantages, strict=True)
+    ]
+    assert any(abs(ratio - 1) > 0.2 for ratio in ratios) and any(
+        abs(ratio - 1) < 0.2 for ratio in ratios
+    )
     tally = Tally()
     losses = [loss() for loss in algorithm.losses("policy", 0, experience, None, tally)]
     assert len(losses) == 2  # micro-batches of four
@@ -144,14 +168,23 @@ def value_loss_by_loop(algorithm: PpoMax, experience: Experience, clip: float | 
     return total / count
 
 
-def test_the_critic_learns_within_its_band_and_freely_before_the_policy_learns(algorithm: PpoMax) -> None:
+def test_the_critic_learns_within_its_band_and_freely_before_the_policy_learns(
+    algorithm: PpoMax,
+) -> None:
     experience, _ = algorithm.experience(Material(roll(algorithm)))
     with torch.no_grad():
-        algorithm._critic.head.weight.add_(0.05 * torch.randn(1, 64, generator=torch.Generator().manual_seed(2)))
+        algorithm._critic.head.weight.add_(
+            0.05 * torch.randn(1, 64, generator=torch.Generator().manual_seed(2))
+        )
     for iteration, clip in ((0, 0.2), (-1, None)):
         tally = Tally()
-        losses = [float(loss().detach()) for loss in algorithm.losses("critic", iteration, experience, None, tally)]
-        assert sum(losses) == pytest.approx(value_loss_by_loop(algorithm, experience, clip), abs=1e-5)
+        losses = [
+            float(loss().detach())
+            for loss in algorithm.losses("critic", iteration, experience, None, tally)
+        ]
+        assert sum(losses) == pytest.approx(
+            value_loss_by_loop(algorithm, experience, clip), abs=1e-5
+        )
         assert (tally.means(lambda value: value)["value_clip_fraction"] > 0) is (clip is not None)
 
 
@@ -164,12 +197,18 @@ def test_the_first_update_has_ratio_exactly_one(algorithm: PpoMax) -> None:
         assert tally.peaks == {"ratio_max_deviation": 0.0}
 
 
-def gradients(algorithm: PpoMax, name: str, experience: Experience, pretrain: TokenBatch | None) -> dict[str, Tensor]:
+def gradients(
+    algorithm: PpoMax, name: str, experience: Experience, pretrain: TokenBatch | None
+) -> dict[str, Tensor]:
     module = algorithm.trainers[name].module
     module.zero_grad()
     for loss in algorithm.losses(name, 0, experience, pretrain, Tally()):
         loss().backward()
-    return {key: value.grad.clone() for key, value in module.named_parameters() if value.grad is not None}
+    return {
+        key: value.grad.clone()
+        for key, value in module.named_parameters()
+        if value.grad is not None
+    }
 
 
 @pytest.mark.parametrize("layers", [1, 2])
@@ -228,7 +267,9 @@ def test_plain_text_adds_its_weighted_loss_at_temperature_one(algorithm: PpoMax)
         expected = -float(logprobs[:, :-1].gather(2, own[:, 1:, None]).mean())
         assert float(ptx()) == pytest.approx(0.1 * expected, abs=1e-6)
     assert tally.means(lambda value: value) == {"ptx_loss": pytest.approx(expected, abs=1e-5)}
-    assert len(algorithm.losses("critic", 0, experience, text, Tally())) == 2  # of no concern to the critic
+    assert (
+        len(algorithm.losses("critic", 0, experience, text, Tally())) == 2
+    )  # of no concern to the critic
 
 
 def test_the_history_grows_and_survives(prepared: Workspace, algorithm: PpoMax) -> None:
@@ -242,12 +283,20 @@ def test_the_history_grows_and_survives(prepared: Workspace, algorithm: PpoMax) 
     assert torch.equal(one.advantages, two.advantages)
     rewards = torch.cat([algorithm.look(rollout)[0] for rollout in (first, second)]).double()
     history = algorithm.state()["history"]
-    assert (history["count"], history["mean"]) == (16, pytest.approx(float(rewards.mean()), abs=1e-5))
+    assert (history["count"], history["mean"]) == (
+        16,
+        pytest.approx(float(rewards.mean()), abs=1e-5),
+    )
     assert history["squares"] / 15 == pytest.approx(float(rewards.var()), abs=1e-5)
 
 
 def test_the_critic_learns_alone_at_first(prepared: Workspace) -> None:
-    algorithm = make(prepared, ppo__epochs=3, ppo__critic__pretraining_iterations=2, ppo__critic__pretraining_epochs=4)
+    algorithm = make(
+        prepared,
+        ppo__epochs=3,
+        ppo__critic__pretraining_iterations=2,
+        ppo__critic__pretraining_epochs=4,
+    )
     assert algorithm.warmup_iterations == 2
     assert algorithm.active(-2) == algorithm.active(-1) == {"critic": 4}
     assert algorithm.active(0) == {"policy": 3, "critic": 3}
@@ -275,7 +324,9 @@ def test_the_critic_starts_from_the_reward_model_or_with_a_fresh_head(prepared: 
     reward = load_scalar_model(prepared.model("reward"))
     fresh = make(prepared, ppo__critic__initial="sft")._critic.head
     same = make(prepared, ppo__critic__initial="reward")._critic.head
-    cosine = torch.nn.functional.cosine_similarity  # scores are divided by their spread, the direction stays
+    cosine = (
+        torch.nn.functional.cosine_similarity
+    )  # scores are divided by their spread, the direction stays
     assert float(cosine(same.weight, reward.head.weight)) == pytest.approx(1, abs=1e-5)
     assert abs(float(cosine(fresh.weight, reward.head.weight))) < 0.9 and float(fresh.bias) == 0
 

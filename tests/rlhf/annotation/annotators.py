@@ -53,8 +53,17 @@ class Served:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        command = [sys.executable, "-c", "from rlhf.commands.cli import main; main()", "-C", str(self.root), "annotate"]
-        self.process = subprocess.Popen([*command, "--port", str(self.port)], stdout=subprocess.PIPE, text=True)
+        command = [
+            sys.executable,
+            "-c",
+            "from rlhf.commands.cli import main; main()",
+            "-C",
+            str(self.root),
+            "annotate",
+        ]
+        self.process = subprocess.Popen(
+            [*command, "--port", str(self.port)], stdout=subprocess.PIPE, text=True
+        )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         self.port = int(line.split("127.0.0.1:")[1].split("/")[0])

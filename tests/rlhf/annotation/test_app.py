@@ -11,7 +11,9 @@ def client(store: Store) -> TestClient:
     return TestClient(make_app(store, ["127.0.0.1"]), base_url="http://127.0.0.1")
 
 
-def test_a_vote_is_for_the_response_that_stood_on_that_side(client: TestClient, store: Store) -> None:
+def test_a_vote_is_for_the_response_that_stood_on_that_side(
+    client: TestClient, store: Store
+) -> None:
     for side in ("left", "right", "tie"):
         shown = store.next("Ada")
         assert shown is not None
@@ -21,7 +23,9 @@ def test_a_vote_is_for_the_response_that_stood_on_that_side(client: TestClient, 
         vote = store.votes()[-1]
         other = {"first": "second", "second": "first"}[shown.left]
         assert vote.preferred == {"left": shown.left, "right": other, "tie": "tie"}[side]
-        assert vote.pair == shown.pair.key and vote.shown_left == shown.left and vote.seconds == 3600.0
+        assert (
+            vote.pair == shown.pair.key and vote.shown_left == shown.left and vote.seconds == 3600.0
+        )
 
 
 def test_text_is_escaped_and_no_model_is_named(client: TestClient) -> None:
@@ -69,14 +73,21 @@ def test_what_no_page_of_ours_sends_is_refused(
     assert store.votes() == []
 
 
-def test_other_sites_and_other_names_of_this_host_are_refused(client: TestClient, store: Store) -> None:
+def test_other_sites_and_other_names_of_this_host_are_refused(
+    client: TestClient, store: Store
+) -> None:
     shown = store.next("Ada")
     assert shown is not None
     form = {"annotator": "Ada", "pair": shown.pair.key, "choice": "left"}
-    assert client.post("/vote", data=form, headers={"Origin": "http://evil.example"}).status_code == 403
+    assert (
+        client.post("/vote", data=form, headers={"Origin": "http://evil.example"}).status_code
+        == 403
+    )
     assert client.get("/", headers={"Host": "evil.example"}).status_code == 400
     assert (
-        client.post("/vote", data=form, headers={"Origin": "http://127.0.0.1"}, follow_redirects=False).status_code
+        client.post(
+            "/vote", data=form, headers={"Origin": "http://127.0.0.1"}, follow_redirects=False
+        ).status_code
         == 303
     )
     assert client.get("/../store.css").status_code == 404

@@ -15,7 +15,9 @@ from rlhf.annotation.store import Store
 from rlhf.workspace import Workspace
 
 playwright = pytest.importorskip("playwright.sync_api")
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
 
 PAIRS, KILLED_AT = 100, (60, 130)
@@ -44,14 +46,19 @@ def annotate(served: Served, name: str, phone: bool, faults: list[str]) -> None:
             except playwright.Error:
                 page.wait_for_timeout(200)
                 with contextlib.suppress(playwright.Error):  # still gone: the next turn tries again
-                    page.goto(before if "/pair" in before else f"{served.url}/pair?annotator={name}", timeout=5000)
+                    page.goto(
+                        before if "/pair" in before else f"{served.url}/pair?annotator={name}",
+                        timeout=5000,
+                    )
         if phone:
             width = page.evaluate("document.documentElement.scrollWidth")
             assert width <= page.viewport_size["width"]
         browser.close()
 
 
-def test_two_hundred_votes_by_two_annotators_survive_a_server_that_is_killed(serve: Callable[[int], Served]) -> None:
+def test_two_hundred_votes_by_two_annotators_survive_a_server_that_is_killed(
+    serve: Callable[[int], Served],
+) -> None:
     served, faults = serve(PAIRS), list[str]()
     people = [
         threading.Thread(target=annotate, args=(served, name, phone, faults))
@@ -67,11 +74,16 @@ def test_two_hundred_votes_by_two_annotators_survive_a_server_that_is_killed(ser
         served.kill()
         held = [(vote.annotator, vote.pair, vote.preferred) for vote in store.votes()]
         served.start()
-        assert [(vote.annotator, vote.pair, vote.preferred) for vote in store.votes()][: len(held)] == held
+        assert [(vote.annotator, vote.pair, vote.preferred) for vote in store.votes()][
+            : len(held)
+        ] == held
     for person in people:
         person.join()
     votes = store.votes()
-    assert len(votes) == 2 * PAIRS and len({(vote.annotator, vote.pair) for vote in votes}) == 2 * PAIRS
+    assert (
+        len(votes) == 2 * PAIRS
+        and len({(vote.annotator, vote.pair) for vote in votes}) == 2 * PAIRS
+    )
     assert {vote.preferred for vote in votes} == {"first", "second", "tie"}
     assert not faults, faults
     assert "stolen" not in httpx.get(served.url, trust_env=False).text
@@ -93,5 +105,8 @@ def test_keys_skip_and_undo(serve: Callable[[int], Served]) -> None:
         assert [vote.pair for vote in store.votes()] == [second]
         with page.expect_navigation():
             page.keyboard.press("u")
-        assert page.locator("input[name=pair]").get_attribute("value") == second and store.votes() == []
+        assert (
+            page.locator("input[name=pair]").get_attribute("value") == second
+            and store.votes() == []
+        )
         assert page.title() == "Compare answers"  # no text of a dialogue was run

@@ -32,7 +32,9 @@ def test_sides_are_drawn_evenly_and_stay(tmp_path: Path) -> None:
     assert sides != [store.show(pair(number).key, "Bob").left for number in range(200)]
 
 
-def test_skipped_pairs_come_back_at_the_end_and_the_last_vote_can_be_taken_back(store: Store) -> None:
+def test_skipped_pairs_come_back_at_the_end_and_the_last_vote_can_be_taken_back(
+    store: Store,
+) -> None:
     first = store.next("Ada")
     assert first is not None
     store.vote(first.pair.key, "Ada", "skip", 1.0)
@@ -56,7 +58,9 @@ def test_what_stays_skipped_goes_round(store: Store) -> None:
     assert len(set(seen[:6])) == 6 and seen[:6] == seen[6:12] == seen[12:]
 
 
-def test_only_the_pairs_of_the_present_models_are_shown_and_counted(store: Store, tmp_path: Path) -> None:
+def test_only_the_pairs_of_the_present_models_are_shown_and_counted(
+    store: Store, tmp_path: Path
+) -> None:
     store.vote(pair(0).key, "Ada", "first", 1.0)
     store.serve([pair(7), pair(8)])
     shown = store.next("Ada")
@@ -95,7 +99,10 @@ def test_what_is_exported_is_a_judge(store: Store, tmp_path: Path) -> None:
     assert store.export(tmp_path / "votes.jsonl") == 3
     with pytest.raises(DataError, match="typo is no directory"):
         store.export(tmp_path / "typo" / "votes.jsonl")
-    cases = [Case(str(n), "helpful", pair(n).messages, pair(n).first, pair(n).second, (), (), ()) for n in range(5)]
+    cases = [
+        Case(str(n), "helpful", pair(n).messages, pair(n).first, pair(n).second, (), (), ())
+        for n in range(5)
+    ]
     found = judge_both_orders(PeopleJudge(tmp_path / "votes.jsonl"), cases)
     assert [item.outcome for item in found] == ["win", "lose", "tie", None, None]
 
@@ -116,5 +123,9 @@ def test_pairs_of_a_workspace_without_equal_answers(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         pairs_of(tmp_path / "none.parquet", "policy", "sft")
     table = pd.read_parquet(workspace.comparisons)
-    pd.concat([table.assign(judge="gold"), table.assign(judge="rules")]).to_parquet(workspace.comparisons)
-    assert len(pairs_of(workspace.comparisons, "policy", "sft")) == 4  # each once, however many judges
+    pd.concat([table.assign(judge="gold"), table.assign(judge="rules")]).to_parquet(
+        workspace.comparisons
+    )
+    assert (
+        len(pairs_of(workspace.comparisons, "policy", "sft")) == 4
+    )  # each once, however many judges

@@ -26,5 +26,11 @@ def test_the_rejected_answer_sees_the_prompt_and_itself_alone() -> None:
         [X, X, _, X, X],
     ]
     padding = batch.visible[1, 0, 4]
-    assert padding.tolist() == [X, _, _, _, X]  # sees something, so that its softmax is finite; nobody sees it
+    assert padding.tolist() == [
+        X,
+        _,
+        _,
+        _,
+        X,
+    ]  # sees something, so that its softmax is finite; nobody sees it
     assert not bool(torch.any(batch.visible[1, 0, :4, 4]))

@@ -11,7 +11,14 @@ from rlhf.workspace import Workspace
 
 
 def row(number: int, split: str, kind: str = "helpful") -> dict[str, Any]:
-    common = {"id": str(number), "kind": kind, "split": split, "source": "a:1", "opening": "x", "messages": "[]"}
+    common = {
+        "id": str(number),
+        "kind": kind,
+        "split": split,
+        "source": "a:1",
+        "opening": "x",
+        "messages": "[]",
+    }
     return {**common, "input_ids": [1, 2, number], "loss_mask": [False, True, True]}
 
 
@@ -19,7 +26,9 @@ def row(number: int, split: str, kind: str = "helpful") -> dict[str, Any]:
 def workspace(tmp_path: Path) -> Workspace:
     made = Workspace(tmp_path)
     made.prepared.mkdir(parents=True)
-    write_table(made.prepared, "sft", [row(3, "train"), row(1, "test"), row(2, "train", "harmless")])
+    write_table(
+        made.prepared, "sft", [row(3, "train"), row(1, "test"), row(2, "train", "harmless")]
+    )
     return made
 
 
@@ -34,7 +43,9 @@ def test_rows_come_back_in_order_with_their_types(workspace: Workspace) -> None:
 
 
 def test_what_is_missing_is_named(workspace: Workspace) -> None:
-    with pytest.raises(DataError, match=r"preferences\.parquet: no such table; run the stage prepare"):
+    with pytest.raises(
+        DataError, match=r"preferences\.parquet: no such table; run the stage prepare"
+    ):
         read_table(workspace, "preferences")
     with pytest.raises(DataError, match=r"sft\.parquet: has no rows of split validation"):
         read_rows_of(workspace, "sft", "validation")

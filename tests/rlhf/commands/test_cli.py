@@ -81,14 +81,18 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
         eos_token_id=2,
     )
     save_causal_lm(LlamaForCausalLM(config), tokenizer, root.model("policy"))
-    save_scalar_model(new_scalar_model(root.model("policy"), 3), tokenizer, root.model("gold"), "gold", 1.0)
+    save_scalar_model(
+        new_scalar_model(root.model("policy"), 3), tokenizer, root.model("gold"), "gold", 1.0
+    )
     return root
 
 
 @pytest.fixture
 def talk(workspace: Workspace) -> Chat:
     directory = workspace.model("policy")
-    return open_chat(directory, workspace, GENERATION, seed=1, greedy=False, score=True, system=None)
+    return open_chat(
+        directory, workspace, GENERATION, seed=1, greedy=False, score=True, system=None
+    )
 
 
 def run(*arguments: str, root: Path) -> tuple[int, str]:
@@ -117,7 +121,9 @@ def test_a_preset_is_written_and_may_be_replaced_by_another(tmp_path: Path, name
 def test_edited_settings_are_not_overwritten_without_force(tmp_path: Path) -> None:
     run("preset", "laptop", root=tmp_path)
     params = tmp_path / "params.yaml"
-    params.write_text(params.read_text(encoding="utf-8").replace("seed: 1", "seed: 2"), encoding="utf-8")
+    params.write_text(
+        params.read_text(encoding="utf-8").replace("seed: 1", "seed: 2"), encoding="utf-8"
+    )
     code, message = run("preset", "laptop", root=tmp_path)
     assert code == 1 and "--force" in message and message.startswith(SettingsError.__name__)
     assert "seed: 2" in params.read_text(encoding="utf-8")
@@ -130,10 +136,16 @@ def test_a_variant_is_a_preset_with_other_details(tmp_path: Path) -> None:
     ppo = load_settings(tmp_path / "params.yaml").ppo
     assert (ppo.kl, ppo.ptx, ppo.value_clip, ppo.reward.normalise, ppo.reward.clip) == (None,) * 5
     assert (ppo.surrogate_clip, ppo.optimizer.max_gradient_norm) == (0.2, 1.0)  # PPO itself
-    assert "laptop *" in run("preset", root=tmp_path)[1] and "laptop, vanilla" in run("preset", root=tmp_path)[1]
+    assert (
+        "laptop *" in run("preset", root=tmp_path)[1]
+        and "laptop, vanilla" in run("preset", root=tmp_path)[1]
+    )
     assert run("preset", "tiny", root=tmp_path)[0] == 0  # nothing of one's own is lost
     code, message = run("preset", "tiny", "--variant", "reinforce", root=tmp_path)
-    assert code == 1 and "no variant 'reinforce'; there are: ppo-ptx, ppo-max, ppo-penalty, vanilla" in message
+    assert (
+        code == 1
+        and "no variant 'reinforce'; there are: ppo-ptx, ppo-max, ppo-penalty, vanilla" in message
+    )
 
 
 def test_an_unknown_preset_names_the_known_ones(tmp_path: Path) -> None:
@@ -184,7 +196,9 @@ def test_streaming_follows_the_rule_of_evaluation(workspace: Workspace) -> None:
     rule = SamplingRule(20, eos_id=2, pad_id=0, temperature=0.8, top_p=0.9, repetition_penalty=1.1)
     uniforms = row_uniforms(20, 1, "test")
     prompt = [1, 40, 41, 42, 50]
-    assert [list(stream(model, prompt, uniforms, rule))] == sample_responses(model, [prompt], uniforms[None], rule)
+    assert [list(stream(model, prompt, uniforms, rule))] == sample_responses(
+        model, [prompt], uniforms[None], rule
+    )
 
 
 def test_greedy_takes_the_likeliest_token(workspace: Workspace) -> None:
@@ -219,7 +233,13 @@ def test_scores_are_those_of_the_reward_model(talk: Chat) -> None:
 
 def test_old_turns_are_forgotten_when_the_window_is_full(workspace: Workspace) -> None:
     talk = open_chat(
-        workspace.model("policy"), workspace, GENERATION, seed=1, greedy=False, score=False, system="Be kind."
+        workspace.model("policy"),
+        workspace,
+        GENERATION,
+        seed=1,
+        greedy=False,
+        score=False,
+        system="Be kind.",
     )
     for _ in range(4):
         "".join(talk.reply("How do I boil an egg?"))
@@ -229,7 +249,9 @@ def test_old_turns_are_forgotten_when_the_window_is_full(workspace: Workspace) -
     before = list(talk.messages)
     with pytest.raises(ModelError, match="window of 96"):
         "".join(talk.reply("egg " * 200))
-    assert talk.messages == before[:1]  # what was forgotten stays forgotten, what did not fit was not taken in
+    assert (
+        talk.messages == before[:1]
+    )  # what was forgotten stays forgotten, what did not fit was not taken in
 
 
 def test_control_characters_never_reach_the_terminal() -> None:
@@ -237,17 +259,34 @@ def test_control_characters_never_reach_the_terminal() -> None:
 
 
 def test_one_shot(workspace: Workspace) -> None:
-    again = [run("chat", "policy", "--prompt", "Hello", "--max-new-tokens", "8", root=workspace.root) for _ in range(2)]
+    again = [
+        run("chat", "policy", "--prompt", "Hello", "--max-new-tokens", "8", root=workspace.root)
+        for _ in range(2)
+    ]
     assert again[0] == again[1] and again[0][0] == 0
     directory = str(workspace.model("policy"))
-    shot = ("chat", directory, "--prompt", "Hello", "--temperature", "0", "--score", "--max-new-tokens", "8")
+    shot = (
+        "chat",
+        directory,
+        "--prompt",
+        "Hello",
+        "--temperature",
+        "0",
+        "--score",
+        "--max-new-tokens",
+        "8",
+    )
     code, output = run(*shot, root=workspace.root)
     assert code == 0 and "gold " in output and "reward" not in output
 
 
 @pytest.mark.parametrize("given", [("--prompt", " "), ("--prompt", "-")])
-def test_nothing_to_answer_is_told_before_a_model_is_read(tmp_path: Path, given: tuple[str, str]) -> None:
-    code, message = run("chat", "policy", *given, root=tmp_path)  # there is none; standard input is empty
+def test_nothing_to_answer_is_told_before_a_model_is_read(
+    tmp_path: Path, given: tuple[str, str]
+) -> None:
+    code, message = run(
+        "chat", "policy", *given, root=tmp_path
+    )  # there is none; standard input is empty
     assert code == 1 and "--prompt: nothing to answer" in message
 
 
@@ -267,7 +306,12 @@ class Terminal:
     def __init__(self, arguments: list[str]) -> None:
         master, slave = pty.openpty()
         self.process = subprocess.Popen(
-            [*RUN, *arguments], stdin=slave, stdout=slave, stderr=slave, env=QUIET, start_new_session=True
+            [*RUN, *arguments],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env=QUIET,
+            start_new_session=True,
         )
         os.close(slave)
         self.master = master
@@ -276,7 +320,9 @@ class Terminal:
     def until(self, text: str, count: int = 1, seconds: float = 300) -> None:
         deadline = time.monotonic() + seconds
         while self.seen.count(text) < count:
-            ready, _, _ = select.select([self.master], [], [], max(0.0, deadline - time.monotonic()))
+            ready, _, _ = select.select(
+                [self.master], [], [], max(0.0, deadline - time.monotonic())
+            )
             assert ready, f"no {text!r} in {self.seen!r}"
             try:
                 self.seen += os.read(self.master, 4096).decode(errors="replace")
@@ -302,7 +348,9 @@ class Terminal:
 
 @pytest.fixture
 def terminal(workspace: Workspace) -> Iterator[Terminal]:
-    session = Terminal(["-C", str(workspace.root), "chat", "policy", "--max-new-tokens", "6", "--score"])
+    session = Terminal(
+        ["-C", str(workspace.root), "chat", "policy", "--max-new-tokens", "6", "--score"]
+    )
     yield session
     if session.process.poll() is None:
         session.process.kill()
@@ -328,7 +376,9 @@ def test_a_dialogue_on_a_terminal_and_its_interruption(terminal: Terminal) -> No
 
 
 def test_faults_and_the_version_from_a_real_process(tmp_path: Path) -> None:
-    done = subprocess.run([*RUN, "-C", str(tmp_path), "preset", "huge"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [*RUN, "-C", str(tmp_path), "preset", "huge"], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 1
     assert done.stderr.startswith("error: no preset 'huge'") and done.stderr.count("\n") == 1
     assert done.stdout == ""

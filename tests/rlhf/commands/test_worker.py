@@ -29,19 +29,32 @@ def there(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 
 
 def test_bad_settings_are_told_by_key_without_a_traceback(tmp_path: Path) -> None:
-    (tmp_path / "params.yaml").write_text(preset_text("tiny").replace("iterations: 4", "iterationz: 4"))
+    (tmp_path / "params.yaml").write_text(
+        preset_text("tiny").replace("iterations: 4", "iterationz: 4")
+    )
     run = subprocess.run(
-        [sys.executable, "-m", "rlhf.commands.worker", "ppo"], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "rlhf.commands.worker", "ppo"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert run.returncode == 1
     assert run.stderr.startswith("error: params.yaml: ppo.iterations: missing")
-    assert "ppo.iterationz: unknown key; did you mean iterations? known here: advantage, alarm, " in run.stderr
+    assert (
+        "ppo.iterationz: unknown key; did you mean iterations? known here: advantage, alarm, "
+        in run.stderr
+    )
     assert "Traceback" not in run.stderr and run.stdout == ""
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
 
 
-@pytest.mark.parametrize(("stage", "model"), [("sft", "base"), ("reward", "sft"), ("ppo", "reward"), ("ppo", "sft")])
-def test_a_missing_model_is_named(there: Workspace, capsys: pytest.CaptureFixture[str], stage: str, model: str) -> None:
+@pytest.mark.parametrize(
+    ("stage", "model"), [("sft", "base"), ("reward", "sft"), ("ppo", "reward"), ("ppo", "sft")]
+)
+def test_a_missing_model_is_named(
+    there: Workspace, capsys: pytest.CaptureFixture[str], stage: str, model: str
+) -> None:
     shutil.rmtree(there.model(model))
     assert main([stage]) == 1
     assert f"error: models/{model}: no" in capsys.readouterr().err
@@ -49,7 +62,13 @@ def test_a_missing_model_is_named(there: Workspace, capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize(
     ("stage", "table"),
-    [("sft", "sft"), ("reward", "preferences"), ("gold", "preferences"), ("ppo", "prompts"), ("ppo", "pretrain")],
+    [
+        ("sft", "sft"),
+        ("reward", "preferences"),
+        ("gold", "preferences"),
+        ("ppo", "prompts"),
+        ("ppo", "pretrain"),
+    ],
 )
 def test_a_missing_or_broken_table_is_named(
     there: Workspace, capsys: pytest.CaptureFixture[str], stage: str, table: str
@@ -64,7 +83,8 @@ def test_a_missing_or_broken_table_is_named(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"), [(["tidy"], "no stage 'tidy'; the stages are: fetch, prepare"), ([], "usage: ")]
+    ("arguments", "told"),
+    [(["tidy"], "no stage 'tidy'; the stages are: fetch, prepare"), ([], "usage: ")],
 )
 def test_an_unknown_stage_is_told(
     there: Workspace, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
@@ -78,7 +98,10 @@ def test_no_settings_no_work(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["sft"]) == 1
-    assert "error: params.yaml: no such file; `rlhf preset laptop` writes one" in capsys.readouterr().err
+    assert (
+        "error: params.yaml: no such file; `rlhf preset laptop` writes one"
+        in capsys.readouterr().err
+    )
 
 
 def test_every_stage_has_its_function(there: Workspace, capsys: pytest.CaptureFixture[str]) -> None:

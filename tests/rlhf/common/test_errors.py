@@ -1,4 +1,11 @@
-from rlhf.common.errors import DataError, ModelError, RlhfError, SettingsError, SourceError, TrainingError
+from rlhf.common.errors import (
+    DataError,
+    ModelError,
+    RlhfError,
+    SettingsError,
+    SourceError,
+    TrainingError,
+)
 
 
 def test_a_fault_of_data_names_file_and_line() -> None:
@@ -8,5 +15,6 @@ def test_a_fault_of_data_names_file_and_line() -> None:
 
 def test_all_faults_meant_for_users_are_of_one_kind() -> None:
     assert all(
-        issubclass(kind, RlhfError) for kind in (DataError, ModelError, SettingsError, SourceError, TrainingError)
+        issubclass(kind, RlhfError)
+        for kind in (DataError, ModelError, SettingsError, SourceError, TrainingError)
     )

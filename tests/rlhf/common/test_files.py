@@ -50,7 +50,9 @@ def test_a_staged_directory_appears_at_the_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", [ValueError, KeyboardInterrupt, SystemExit])
-def test_a_staged_directory_that_fails_leaves_the_former_one(tmp_path: Path, fault: type[BaseException]) -> None:
+def test_a_staged_directory_that_fails_leaves_the_former_one(
+    tmp_path: Path, fault: type[BaseException]
+) -> None:
     final = tmp_path / "sft"
     final.mkdir()
     (final / "weights").write_text("old")
@@ -86,11 +88,22 @@ def test_errors_of_a_full_disk_name_the_file() -> None:
 
 
 def test_hashes_follow_names_and_contents(tmp_path: Path) -> None:
-    for name, text in (("a/x", "1"), ("a/y", "2"), ("b/x", "1"), ("b/y", "2"), ("c/x", "2"), ("c/y", "1")):
+    for name, text in (
+        ("a/x", "1"),
+        ("a/y", "2"),
+        ("b/x", "1"),
+        ("b/y", "2"),
+        ("c/x", "2"),
+        ("c/y", "1"),
+    ):
         write_text(tmp_path / name, text)
     assert tree_sha256(tmp_path / "a") == tree_sha256(tmp_path / "b") != tree_sha256(tmp_path / "c")
     write_text(tmp_path / "b" / ".hidden", "")
     assert tree_sha256(tmp_path / "a") != tree_sha256(tmp_path / "b")
     file = tmp_path / "a" / "x"
-    assert tree_sha256(file) == sha256(file) == "6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b"
+    assert (
+        tree_sha256(file)
+        == sha256(file)
+        == "6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b"
+    )
     assert tree_bytes(tmp_path / "a") == 2

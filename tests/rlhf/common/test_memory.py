@@ -14,6 +14,10 @@ print(before - psutil.Process().memory_info().rss)
 
 
 def test_free_blocks_go_back_to_the_system() -> None:
-    tunables = {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=8589934592"}
-    done = subprocess.run([sys.executable, "-c", KEPT], capture_output=True, text=True, check=True, env=tunables)
+    tunables = {
+        "GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=8589934592"
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", KEPT], capture_output=True, text=True, check=True, env=tunables
+    )
     assert int(done.stdout) > 300_000_000

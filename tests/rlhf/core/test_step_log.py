@@ -15,7 +15,10 @@ def test_rows_come_back_and_none_is_left_out(tmp_path: Path) -> None:
     with closing(StepLog(path)) as log:
         log.write(0, {"loss": 1.5, "word": "x", "missing": None})
         log.write(1, {"loss": 0.1 + 0.2})
-    assert read_steps(path) == [{"step": 0, "loss": 1.5, "word": "x"}, {"step": 1, "loss": 0.1 + 0.2}]
+    assert read_steps(path) == [
+        {"step": 0, "loss": 1.5, "word": "x"},
+        {"step": 1, "loss": 0.1 + 0.2},
+    ]
 
 
 def test_rows_can_be_read_while_the_log_is_open(tmp_path: Path) -> None:
@@ -50,7 +53,11 @@ def test_a_resumed_log_holds_what_its_checkpoint_holds(tmp_path: Path, removed: 
         path.unlink()
     with closing(StepLog(path, checkpoint)) as log:
         log.write(2, {"loss": 1.0})
-    assert [(row["step"], row["loss"]) for row in read_steps(path)] == [(0, 3.0), (1, 2.0), (2, 1.0)]
+    assert [(row["step"], row["loss"]) for row in read_steps(path)] == [
+        (0, 3.0),
+        (1, 2.0),
+        (2, 1.0),
+    ]
 
 
 def test_a_new_log_forgets_an_old_file_and_a_cut_line_is_passed_over(tmp_path: Path) -> None:

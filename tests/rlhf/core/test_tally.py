@@ -54,4 +54,6 @@ def test_processes_give_the_mean_of_all_even_if_one_only_keeps_step(counts: list
         return tally.means(all_sum)
 
     values = [10 * rank + number for rank, count in enumerate(counts) for number in range(count)]
-    assert simulate_processes(len(counts), work) == [{"loss": pytest.approx(sum(values) / len(values))}] * len(counts)
+    assert simulate_processes(len(counts), work) == [
+        {"loss": pytest.approx(sum(values) / len(values))}
+    ] * len(counts)

@@ -33,7 +33,9 @@ def fake_hub(repositories: Mapping[str, Files]) -> Iterator[tuple[str, list[str]
             path = unquote(urlsplit(self.path).path)
             asked.append(path)
             parts = path.strip("/").split("/")
-            status, content, headers = self._api(parts[1:]) if parts[0] == "api" else self._file(parts)
+            status, content, headers = (
+                self._api(parts[1:]) if parts[0] == "api" else self._file(parts)
+            )
             self.send_response(status)
             for key, value in {**headers, "Content-Length": str(len(content))}.items():
                 self.send_header(key, value)
@@ -50,7 +52,11 @@ def fake_hub(repositories: Mapping[str, Files]) -> Iterator[tuple[str, list[str]
                     {"name": "v1", "ref": "refs/tags/v1", "targetCommit": COMMIT},
                     {"name": "main", "ref": "refs/heads/main", "targetCommit": COMMIT},
                 )
-                return 200, json.dumps({"tags": [tag], "branches": [branch], "converts": []}).encode(), {}
+                return (
+                    200,
+                    json.dumps({"tags": [tag], "branches": [branch], "converts": []}).encode(),
+                    {},
+                )
             if parts[3] == "tree" and parts[4] in (COMMIT, OLDER):
                 listed = files if parts[4] == COMMIT else {}
                 entries = [

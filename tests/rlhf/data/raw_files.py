@@ -23,9 +23,15 @@ def transcript(*turns: str) -> str:
     return "".join(f"\n\n{('Human', 'Assistant')[i % 2]}: {turn}" for i, turn in enumerate(turns))
 
 
-def bring(address: str, directory: Path, use: str = "model", root: Path = Path(), pin: str | None = None) -> str:
+def bring(
+    address: str, directory: Path, use: str = "model", root: Path = Path(), pin: str | None = None
+) -> str:
     """Bring one address; gives the sha256 of what came."""
     source, rest = find_source(address)
     directory.mkdir(parents=True, exist_ok=True)
     request = Request(address, rest, use, root, 1, pin)
-    return (source.bring_model(request, directory) if use == "model" else source.bring_data(request, directory)).sha256
+    return (
+        source.bring_model(request, directory)
+        if use == "model"
+        else source.bring_data(request, directory)
+    ).sha256

@@ -19,9 +19,14 @@ def model(base_model: Path, tmp_path: Path) -> Path:
 def test_chatml_puts_no_words_into_the_dialogue(model: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(model)
     chat = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}]
-    asked, told = "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n", "Because.<|im_end|>\n"
+    asked, told = (
+        "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n",
+        "Because.<|im_end|>\n",
+    )
     assert tokenizer.apply_chat_template(chat, tokenize=False) == asked + told
-    assert tokenizer.apply_chat_template(chat[:1], tokenize=False, add_generation_prompt=True) == asked
+    assert (
+        tokenizer.apply_chat_template(chat[:1], tokenize=False, add_generation_prompt=True) == asked
+    )
 
 
 def test_pad_is_never_the_end_of_turn(model: Path) -> None:
@@ -74,7 +79,9 @@ def test_weights_that_do_not_fit_are_refused(model: Path) -> None:
     weights = load_file(model / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(SourceError, match=r"weights are missing: model\.layers\.1\.mlp\.up_proj\.weight"):
+    with pytest.raises(
+        SourceError, match=r"weights are missing: model\.layers\.1\.mlp\.up_proj\.weight"
+    ):
         finish_base_model(model, "chatml")
     (model / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{cut")
     with pytest.raises(SourceError, match="cannot load what came"):
@@ -109,12 +116,17 @@ def test_a_broken_tokenizer_is_told_without_the_directory_in_the_making(model: P
 
 def test_chatml_needs_its_tokens(model: Path) -> None:
     described = json.loads((model / "tokenizer.json").read_text())
-    described["added_tokens"] = [token for token in described["added_tokens"] if token["content"] != "<|im_start|>"]
+    described["added_tokens"] = [
+        token for token in described["added_tokens"] if token["content"] != "<|im_start|>"
+    ]
     described["model"]["vocab"] = {
-        token.replace("<|im_start|>", "<none>"): i for token, i in described["model"]["vocab"].items()
+        token.replace("<|im_start|>", "<none>"): i
+        for token, i in described["model"]["vocab"].items()
     }
     (model / "tokenizer.json").write_text(json.dumps(described))
     configuration = json.loads((model / "tokenizer_config.json").read_text())
-    (model / "tokenizer_config.json").write_text(json.dumps(configuration | {"bos_token": "<|im_end|>"}))
+    (model / "tokenizer_config.json").write_text(
+        json.dumps(configuration | {"bos_token": "<|im_end|>"})
+    )
     with pytest.raises(SourceError, match=r"the tokenizer lacks <\|im_start\|>"):
         finish_base_model(model, "chatml")

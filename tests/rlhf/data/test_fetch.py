@@ -15,7 +15,9 @@ from rlhf.settings.schema import Settings
 from rlhf.workspace import Workspace
 
 
-def test_fetch_brings_everything_and_pins_it(make_settings: Callable[..., Settings], tmp_path: Path) -> None:
+def test_fetch_brings_everything_and_pins_it(
+    make_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
     workspace = Workspace(tmp_path)
     write_lines(tmp_path / "own" / "helpful" / "train.jsonl", [{"text": "x"}])
     settings = make_settings(sft=["starter", "path:own"])
@@ -23,7 +25,11 @@ def test_fetch_brings_everything_and_pins_it(make_settings: Callable[..., Settin
     assert AutoTokenizer.from_pretrained(workspace.model("base")).chat_template.startswith(
         "{% for message in messages %}"
     )
-    assert {path.relative_to(workspace.raw).as_posix() for path in workspace.raw.rglob("*") if path.is_file()} == {
+    assert {
+        path.relative_to(workspace.raw).as_posix()
+        for path in workspace.raw.rglob("*")
+        if path.is_file()
+    } == {
         "sft/0/pairs.jsonl",
         "sft/1/own/helpful/train.jsonl",
         "preferences/0/pairs.jsonl",
@@ -32,26 +38,40 @@ def test_fetch_brings_everything_and_pins_it(make_settings: Callable[..., Settin
         "pretrain/0/pretrain.jsonl",
     }
     told = read_json(workspace.metrics("fetch"))
-    assert told["sft_1_source"] == "path:own" and told["sft_1_sha256"] == tree_sha256(workspace.raw / "sft" / "1")
-    assert told["model_source"] == "random:2x64" and told["model_bytes"] == tree_bytes(workspace.model("base"))
+    assert told["sft_1_source"] == "path:own" and told["sft_1_sha256"] == tree_sha256(
+        workspace.raw / "sft" / "1"
+    )
+    assert told["model_source"] == "random:2x64" and told["model_bytes"] == tree_bytes(
+        workspace.model("base")
+    )
     assert told["bytes"] == told["model_bytes"] + tree_bytes(workspace.raw)
     before = tree_sha256(tmp_path)
     fetch(settings, workspace)
     assert tree_sha256(tmp_path) == before
 
 
-def test_a_failed_fetch_leaves_nothing_half_done(make_settings: Callable[..., Settings], tmp_path: Path) -> None:
+def test_a_failed_fetch_leaves_nothing_half_done(
+    make_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
     workspace = Workspace(tmp_path)
-    with pytest.raises(SourceError, match=r"^data\.pretrain: path:nowhere: .*nowhere does not exist"):
+    with pytest.raises(
+        SourceError, match=r"^data\.pretrain: path:nowhere: .*nowhere does not exist"
+    ):
         fetch(make_settings(pretrain=["path:nowhere"]), workspace)
     assert list(tmp_path.iterdir()) == []  # told before anything is brought
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SourceError, match=r"^data\.pretrain: path:empty: no data files"):  # told once the model is here
+    with pytest.raises(
+        SourceError, match=r"^data\.pretrain: path:empty: no data files"
+    ):  # told once the model is here
         fetch(make_settings(pretrain=["path:empty"]), workspace)
     assert (
-        not workspace.model("base").exists() and not workspace.raw.exists() and not workspace.metrics("fetch").exists()
+        not workspace.model("base").exists()
+        and not workspace.raw.exists()
+        and not workspace.metrics("fetch").exists()
     )
-    assert [path.name for place in ("data", "models") for path in (tmp_path / place).iterdir()] == []
+    assert [
+        path.name for place in ("data", "models") for path in (tmp_path / place).iterdir()
+    ] == []
 
 
 def test_a_fetch_that_cannot_write_its_figures_leaves_no_model(
@@ -64,12 +84,16 @@ def test_a_fetch_that_cannot_write_its_figures_leaves_no_model(
     monkeypatch.setattr("rlhf.data.fetch.write_summary", full)
     with pytest.raises(OSError, match="No space left"):
         fetch(make_settings(), workspace)
-    assert [path.name for place in ("data", "models") for path in (tmp_path / place).iterdir()] == []
+    assert [
+        path.name for place in ("data", "models") for path in (tmp_path / place).iterdir()
+    ] == []
 
 
 def test_a_model_that_is_not_the_pinned_one_is_refused(tmp_path: Path) -> None:
     content = yaml.safe_load(preset_text("tiny"))
     content["model"]["sha256"] = "0" * 64
-    with pytest.raises(SourceError, match=f"sha256 is [0-9a-f]{{64}}, but the settings pin {'0' * 64}"):
+    with pytest.raises(
+        SourceError, match=f"sha256 is [0-9a-f]{{64}}, but the settings pin {'0' * 64}"
+    ):
         fetch(settings_from(content), Workspace(tmp_path))
     assert not Workspace(tmp_path).model("base").exists()

@@ -61,7 +61,9 @@ print(json.dumps(found))
 """
 
 
-def bring(endpoint: str, home: Path, out: Path, cases: dict[str, tuple[str, str]]) -> dict[str, Any]:
+def bring(
+    endpoint: str, home: Path, out: Path, cases: dict[str, tuple[str, str]]
+) -> dict[str, Any]:
     environment = os.environ | {
         "HF_ENDPOINT": endpoint,
         "HF_HOME": str(home),
@@ -90,7 +92,9 @@ def brought(place: Path) -> dict[str, Any]:
 
 def files_of(directory: Path) -> dict[str, bytes]:
     return {
-        path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()
+        path.relative_to(directory).as_posix(): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
     }
 
 
@@ -103,11 +107,18 @@ def test_commits_and_tags_are_brought_and_recorded(place: Path, brought: dict[st
 
 
 def test_one_folder_comes_alone(place: Path, brought: dict[str, Any]) -> None:
-    assert set(files_of(place / "out" / "folder")) == {"harmless-base/train.jsonl.gz", "harmless-base/test.jsonl.gz"}
+    assert set(files_of(place / "out" / "folder")) == {
+        "harmless-base/train.jsonl.gz",
+        "harmless-base/test.jsonl.gz",
+    }
 
 
 def test_models_come_without_pickles_and_code(place: Path, brought: dict[str, Any]) -> None:
-    assert set(files_of(place / "out" / "model")) == {"config.json", "model.safetensors", "tokenizer.json"}
+    assert set(files_of(place / "out" / "model")) == {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    }
     assert not [path for path in brought["asked"] if path.endswith((".py", ".bin", ".pkl", ".md"))]
 
 
@@ -136,4 +147,6 @@ def test_a_second_fetch_of_a_commit_needs_no_network(place: Path, brought: dict[
     }
     found = bring("http://127.0.0.1:9", place / "home", place / "again", cases)
     assert found["commit"] == brought["commit"] and "error" not in found["folder"]
-    assert "cannot be downloaded" in found["tag"]["error"]  # which commit a tag names, only the hub knows
+    assert (
+        "cannot be downloaded" in found["tag"]["error"]
+    )  # which commit a tag names, only the hub knows

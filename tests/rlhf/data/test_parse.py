@@ -24,21 +24,45 @@ TALK = (Message("user", "Hi"), Message("assistant", "Hello"), ASK)
 BRIEFED = (Message("system", "Be kind."), ASK, TELL)
 SUM = Dialogue((Message("user", "Sum\n\n1 2"), Message("assistant", "3")))
 NO = [{"role": "assistant", "content": "No."}]
-TALKED = {"chosen": transcript("Hi", "Hello", "Why?", "Because."), "rejected": transcript("Hi", "Hello", "Why?", "No.")}
+TALKED = {
+    "chosen": transcript("Hi", "Hello", "Why?", "Because."),
+    "rejected": transcript("Hi", "Hello", "Why?", "No."),
+}
 
 
 @pytest.mark.parametrize(
     ("row", "record", "kind"),
     [
         (TALKED, Pair(TALK, "Because.", "No."), "other"),
-        ({"kind": "harmless", "messages": as_chat(ASK), "chosen": "Because.", "rejected": "No."}, TOLD, "harmless"),
-        ({"prompt": "Why?", "chosen": as_chat(ASK, TELL), "rejected": as_chat(ASK) + NO}, TOLD, "other"),
+        (
+            {"kind": "harmless", "messages": as_chat(ASK), "chosen": "Because.", "rejected": "No."},
+            TOLD,
+            "harmless",
+        ),
+        (
+            {"prompt": "Why?", "chosen": as_chat(ASK, TELL), "rejected": as_chat(ASK) + NO},
+            TOLD,
+            "other",
+        ),
         ({"prompt": as_chat(ASK), "chosen": as_chat(TELL), "rejected": NO}, TOLD, "other"),
         ({"prompt": "Why?", "chosen": "Because.", "rejected": "No."}, TOLD, "other"),
         ({"messages": as_chat(*BRIEFED)}, Dialogue(BRIEFED), "other"),
         ({"messages": as_chat(ASK)}, Prompt((ASK,)), "other"),
-        ({"messages": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "Because."}]}, ASKED, "other"),
-        ({"instruction": "Why?", "input": "", "output": "Because.", "category": "qa"}, ASKED, "helpful"),
+        (
+            {
+                "messages": [
+                    {"from": "human", "value": "Why?"},
+                    {"from": "gpt", "value": "Because."},
+                ]
+            },
+            ASKED,
+            "other",
+        ),
+        (
+            {"instruction": "Why?", "input": "", "output": "Because.", "category": "qa"},
+            ASKED,
+            "helpful",
+        ),
         ({"instruction": "Sum", "input": "1 2", "output": "3"}, SUM, "helpful"),
         ({"instruction": "Sum", "instances": [{"input": "1 2", "output": "3"}]}, SUM, "helpful"),
         ({"prompt": "\n\nHuman: Why?\n\nAssistant:", "source_row": 3}, Prompt((ASK,)), "other"),
@@ -59,23 +83,41 @@ def test_kind_of_the_row_beats_the_files_and_the_files_the_shapes() -> None:
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"chosen": transcript("Why?", "Yes."), "rejected": transcript("Why?", "Yes. ")}, "chosen_equals_rejected"),
-        ({"chosen": transcript("Why?", ""), "rejected": transcript("Why?", "Yes.")}, "empty_answer"),
+        (
+            {"chosen": transcript("Why?", "Yes."), "rejected": transcript("Why?", "Yes. ")},
+            "chosen_equals_rejected",
+        ),
+        (
+            {"chosen": transcript("Why?", ""), "rejected": transcript("Why?", "Yes.")},
+            "empty_answer",
+        ),
         (
             {"chosen": transcript("Why?", "Yes.", "And?"), "rejected": transcript("Why?", "No.")},
             "not_ending_with_assistant",
         ),
-        ({"chosen": transcript("Why?", "Yes."), "rejected": transcript("How?", "No.")}, "prompts_differ"),
         (
-            {"chosen": transcript("Why?", "", "And?", "Yes."), "rejected": transcript("Why?", "", "And?", "No.")},
+            {"chosen": transcript("Why?", "Yes."), "rejected": transcript("How?", "No.")},
+            "prompts_differ",
+        ),
+        (
+            {
+                "chosen": transcript("Why?", "", "And?", "Yes."),
+                "rejected": transcript("Why?", "", "And?", "No."),
+            },
             "empty_message",
         ),
         (
-            {"chosen": transcript("Why?", "Yes.") + "\n\nAssistant: x", "rejected": transcript("Why?", "No.")},
+            {
+                "chosen": transcript("Why?", "Yes.") + "\n\nAssistant: x",
+                "rejected": transcript("Why?", "No."),
+            },
             "roles_out_of_order",
         ),
         ({"chosen": "Hello", "rejected": transcript("Why?", "No.")}, "not_a_transcript"),
-        ({"messages": [{"role": "user", "content": "Why?"}], "chosen": "", "rejected": "No."}, "empty_answer"),
+        (
+            {"messages": [{"role": "user", "content": "Why?"}], "chosen": "", "rejected": "No."},
+            "empty_answer",
+        ),
         ({"messages": []}, "no_messages"),
         ({"messages": [{"role": "assistant", "content": "Hi"}]}, "roles_out_of_order"),
         ({"messages": [{"role": "robot", "content": "Hi"}]}, "unknown_role"),
@@ -111,15 +153,25 @@ def test_one_record_serves_several_uses() -> None:
 def test_bad_lines_do_not_hide_the_good_ones(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", [{"text": "one"}, "{oops", "", "[1]", {"text": "two"}])
     path.write_bytes(path.read_bytes() + b'{"text": "\xff"}\n')
-    seen = [(line, row.reason if isinstance(row, BrokenRow) else row["text"]) for line, row in read_rows(path)]
+    seen = [
+        (line, row.reason if isinstance(row, BrokenRow) else row["text"])
+        for line, row in read_rows(path)
+    ]
     assert seen == [(1, "one"), (2, "not_json"), (4, "not_an_object"), (5, "two"), (6, "not_utf8")]
 
 
 def test_gzip_and_parquet_read_alike(tmp_path: Path) -> None:
-    rows = [{"messages": [{"role": "user", "content": "Why?"}]}, {"messages": [{"role": "user", "content": "How?"}]}]
+    rows = [
+        {"messages": [{"role": "user", "content": "Why?"}]},
+        {"messages": [{"role": "user", "content": "How?"}]},
+    ]
     packed = write_lines(tmp_path / "a.jsonl.gz", rows)
     pd.DataFrame(rows).to_parquet(tmp_path / "a.parquet")
-    assert list(read_rows(packed)) == list(read_rows(tmp_path / "a.parquet")) == [(1, rows[0]), (2, rows[1])]
+    assert (
+        list(read_rows(packed))
+        == list(read_rows(tmp_path / "a.parquet"))
+        == [(1, rows[0]), (2, rows[1])]
+    )
 
 
 def test_cut_off_files_are_refused_by_name(tmp_path: Path) -> None:
@@ -140,5 +192,9 @@ def test_names_tell_split_and_kind() -> None:
         "data.jsonl": None,
     }
     assert {name: published_split(Path(name)) for name in splits} == splits
-    kinds = {"harmless-base/train.jsonl": "harmless", "helpful-online/x/a.jsonl": "helpful", "hh/a.jsonl": None}
+    kinds = {
+        "harmless-base/train.jsonl": "harmless",
+        "helpful-online/x/a.jsonl": "helpful",
+        "hh/a.jsonl": None,
+    }
     assert {name: kind_from_path(Path(name)) for name in kinds} == kinds

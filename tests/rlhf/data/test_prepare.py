@@ -41,15 +41,25 @@ def replace_raw(workspace: Workspace, use: str, **files: list[Any]) -> None:
     for path in (workspace.raw / use / "0").rglob("*.jsonl*"):
         path.unlink()
     for name, rows in files.items():
-        write_lines(workspace.raw / use / "0" / (name.replace("__", "/").replace("_", "-") + ".jsonl.gz"), rows)
+        write_lines(
+            workspace.raw / use / "0" / (name.replace("__", "/").replace("_", "-") + ".jsonl.gz"),
+            rows,
+        )
 
 
 def asked(question: str, chosen: str, rejected: str = "no") -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": question}], "chosen": chosen, "rejected": rejected}
+    return {
+        "messages": [{"role": "user", "content": question}],
+        "chosen": chosen,
+        "rejected": rejected,
+    }
 
 
 def talked(opening: str, chosen: str) -> dict[str, Any]:
-    return {"chosen": transcript(opening, "a", "b", chosen), "rejected": transcript(opening, "a", "b", "no")}
+    return {
+        "chosen": transcript(opening, "a", "b", chosen),
+        "rejected": transcript(opening, "a", "b", "no"),
+    }
 
 
 def metrics(workspace: Workspace) -> dict[str, Any]:
@@ -67,9 +77,14 @@ def test_starter_tables_are_what_the_training_code_was_promised(
         assert frame["id"].is_unique and set(frame["split"]) == set(SPLITS[name])
         counts = Counter(frame["split"])
         assert all(metrics(workspace)[f"{name}_{split}"] == counts[split] for split in SPLITS[name])
-    assert len(tables["sft"]) == len(tables["preferences"]) == 860 and metrics(workspace)["dropped"] == 0
     assert (
-        metrics(workspace)["preferences_prompt_shortened"] == metrics(workspace)["preferences_rejected_truncated"] == 0
+        len(tables["sft"]) == len(tables["preferences"]) == 860
+        and metrics(workspace)["dropped"] == 0
+    )
+    assert (
+        metrics(workspace)["preferences_prompt_shortened"]
+        == metrics(workspace)["preferences_rejected_truncated"]
+        == 0
     )
 
     def whole(messages: list[dict[str, str]]) -> list[int]:
@@ -79,7 +94,9 @@ def test_starter_tables_are_what_the_training_code_was_promised(
     for row in tables["preferences"].head(40).itertuples():
         before = json.loads(row.messages)
         for answer, ids in ((row.chosen, row.chosen_ids), (row.rejected, row.rejected_ids)):
-            assert [*row.prompt_ids, *ids] == whole([*before, {"role": "assistant", "content": answer}])
+            assert [*row.prompt_ids, *ids] == whole(
+                [*before, {"role": "assistant", "content": answer}]
+            )
             assert ids[-1] == tokenizer.eos_token_id
     for row in tables["sft"].head(40).itertuples():
         messages = json.loads(row.messages)
@@ -89,7 +106,9 @@ def test_starter_tables_are_what_the_training_code_was_promised(
             m["content"] + "<|im_end|>" for m in messages if m["role"] == "assistant"
         )
     for row in tables["prompts"].head(40).itertuples():
-        ids = tokenizer.apply_chat_template(json.loads(row.messages), add_generation_prompt=True)["input_ids"]
+        ids = tokenizer.apply_chat_template(json.loads(row.messages), add_generation_prompt=True)[
+            "input_ids"
+        ]
         assert list(row.prompt_ids) == ids
     assert {len(ids) for ids in tables["pretrain"]["input_ids"]} == {64}
 
@@ -109,7 +128,10 @@ def test_prompts_that_open_alike_once_they_are_shortened_are_not_on_both_sides(
     train = [row(f"Opening {i}", f"Why {i % 3}?") for i in range(30)]
     train += [
         row("Test 0", "New?"),
-        *({"chosen": transcript(f"Alone {i}", "y"), "rejected": transcript(f"Alone {i}", "n")} for i in range(60)),
+        *(
+            {"chosen": transcript(f"Alone {i}", "y"), "rejected": transcript(f"Alone {i}", "n")}
+            for i in range(60)
+        ),
     ]
     test = [row(f"Test {i}", "Why 0?") for i in range(3)] + [row("Test 3", "Why 1?")]
     replace_raw(workspace, "preferences", harmless_base__train=train, harmless_base__test=test)
@@ -122,29 +144,45 @@ def test_prompts_that_open_alike_once_they_are_shortened_are_not_on_both_sides(
     splits = frame.groupby("opening")["split"].nunique()
     assert set(frame["split"]) == set(SPLITS["preferences"]) and set(splits) == {1}
     assert metrics(workspace)["preferences_dropped_opening_in_test"] == 1
-    alike = sum(said == "Why 2?")  # ten rows of three splits are now the same: those of the first of these are left
+    alike = sum(
+        said == "Why 2?"
+    )  # ten rows of three splits are now the same: those of the first of these are left
     assert metrics(workspace)["preferences_dropped_opening_in_other_split"] == 20 + 10 - alike > 20
     assert all(frame["unseen_opening"][tested])
 
 
-def test_files_of_one_name_from_two_addresses_are_told_apart(workspace: Workspace, make_settings: Make) -> None:
+def test_files_of_one_name_from_two_addresses_are_told_apart(
+    workspace: Workspace, make_settings: Make
+) -> None:
     replace_raw(workspace, "sft", train=[asked(f"Question {i}", "yes") for i in range(60)])
     write_lines(workspace.raw / "sft" / "1" / "train.jsonl", [asked("Another", "yes"), "{"])
     prepare(make_settings(sft=["starter", "path:more"], broken="drop"), workspace)
     told = metrics(workspace)
-    assert told["sft/1/train.jsonl/not_json"] == 1 and "1/train.jsonl:2 not_json" in told["broken_first"]
-    assert sum(value for key, value in told.items() if key.startswith("sft/0/train.jsonl.gz/")) == 60
+    assert (
+        told["sft/1/train.jsonl/not_json"] == 1
+        and "1/train.jsonl:2 not_json" in told["broken_first"]
+    )
+    assert (
+        sum(value for key, value in told.items() if key.startswith("sft/0/train.jsonl.gz/")) == 60
+    )
     sources = read_table(workspace, "sft")["source"]
     assert sum(sources.str.startswith("1/train.jsonl:")) == 1
 
 
 def test_half_a_character_is_a_broken_row(workspace: Workspace, make_settings: Make) -> None:
     whole = json.dumps(
-        {"messages": [{"role": "user", "content": "hi \U0001f600"}, {"role": "assistant", "content": "y"}]}
+        {
+            "messages": [
+                {"role": "user", "content": "hi \U0001f600"},
+                {"role": "assistant", "content": "y"},
+            ]
+        }
     )
     half = whole.replace("\\ude00", "")
     assert "\\ud83d" in half and half != whole
-    replace_raw(workspace, "sft", train=[*(asked(f"Question {i}", "yes") for i in range(60)), whole, half])
+    replace_raw(
+        workspace, "sft", train=[*(asked(f"Question {i}", "yes") for i in range(60)), whole, half]
+    )
     with pytest.raises(DataError, match=r"train\.jsonl\.gz:62: half_a_character in data\.sft"):
         prepare(make_settings(broken="refuse"), workspace)
     prepare(make_settings(broken="drop"), workspace)
@@ -154,7 +192,10 @@ def test_half_a_character_is_a_broken_row(workspace: Workspace, make_settings: M
 def test_no_opening_is_on_both_sides(workspace: Workspace, make_settings: Make) -> None:
     """The same openings under other answers in every use, two published sources among them."""
     rows = [asked(f"Question {i}", f"yes {i}") for i in range(200)]
-    train, test = ([talked(f"question {i}!", f"c {i}") for i in part] for part in (range(100, 300), range(90, 130)))
+    train, test = (
+        [talked(f"question {i}!", f"c {i}") for i in part]
+        for part in (range(100, 300), range(90, 130))
+    )
     replace_raw(workspace, "sft", rows=rows)
     replace_raw(workspace, "preferences", harmless_base__train=train, harmless_base__test=test)
     replace_raw(workspace, "prompts", rows=rows, helpful_base__train=train)
@@ -171,12 +212,20 @@ def test_no_opening_is_on_both_sides(workspace: Workspace, make_settings: Make) 
 
     preferences = frames["preferences"]
     assert set(preferences["kind"]) == {"harmless"}
-    assert sum(preferences["split"] == "test") == 40  # all that was published as test, and nothing else
+    assert (
+        sum(preferences["split"] == "test") == 40
+    )  # all that was published as test, and nothing else
     # Rows 100-129 of the train file open as test rows do; of the others, those whose opening is tested on in sft.
-    tested = [int(where.split(":")[1]) - 1 for where in frames["sft"].query("split == 'test'")["source"]]
-    assert metrics(workspace)["preferences_dropped_opening_in_test"] == 30 + sum(number >= 130 for number in tested)
+    tested = [
+        int(where.split(":")[1]) - 1 for where in frames["sft"].query("split == 'test'")["source"]
+    ]
+    assert metrics(workspace)["preferences_dropped_opening_in_test"] == 30 + sum(
+        number >= 130 for number in tested
+    )
     trained = {opening for opening, split in splits.items() if split == {"train"}}
-    assert list(preferences["unseen_opening"]) == [opening not in trained for opening in preferences["opening"]]
+    assert list(preferences["unseen_opening"]) == [
+        opening not in trained for opening in preferences["opening"]
+    ]
     assert preferences.query("split == 'test'")["unseen_opening"].all()
     assert not preferences.query("split == 'train'")["unseen_opening"].any()
 
@@ -189,7 +238,14 @@ BROKEN = [
     asked("D? " * 100, "y"),
     {"text": "plain"},
 ]
-REASONS = ["not_json", "chosen_equals_rejected", "empty_answer", "special_token", "prompt_too_long", "not_a_pair"]
+REASONS = [
+    "not_json",
+    "chosen_equals_rejected",
+    "empty_answer",
+    "special_token",
+    "prompt_too_long",
+    "not_a_pair",
+]
 
 
 def good_pairs() -> list[dict[str, Any]]:
@@ -203,10 +259,15 @@ def test_broken_rows_are_counted_and_named(workspace: Workspace, make_settings: 
     assert told["broken"] == len(BROKEN) and told["dropped"] == len(BROKEN) + 1
     assert all(told[f"preferences_dropped_{reason}"] == 1 for reason in [*REASONS, "duplicate"])
     found = {(row["use"], row["file"], row["line"], row["reason"]) for row in details["broken"]}
-    assert found == {("preferences", "helpful.jsonl.gz", 121 + i, reason) for i, reason in enumerate(REASONS)}
+    assert found == {
+        ("preferences", "helpful.jsonl.gz", 121 + i, reason) for i, reason in enumerate(REASONS)
+    }
     assert "helpful.jsonl.gz:121 not_json" in told["broken_first"]
     outcomes = details["files"]["preferences: helpful.jsonl.gz"]
-    assert sum(outcomes.values()) == 127 and sum(outcomes[split] for split in SPLITS["preferences"]) == 120
+    assert (
+        sum(outcomes.values()) == 127
+        and sum(outcomes[split] for split in SPLITS["preferences"]) == 120
+    )
 
 
 def test_broken_rows_can_be_refused(workspace: Workspace, make_settings: Make) -> None:
@@ -235,7 +296,9 @@ def test_limits_keep_the_first_of_the_same_order(
     settings = {"max_prompt_tokens": 40, "max_response_tokens": 300}
     prepare(make_settings(**settings), workspace)
     whole = {name: read_table(workspace, name) for name in SPLITS}
-    assert metrics(workspace)["preferences_dropped_prompt_too_long"] > 20  # limits count rows that fit
+    assert (
+        metrics(workspace)["preferences_dropped_prompt_too_long"] > 20
+    )  # limits count rows that fit
 
     def first(count: int, table: str, split: str, kind: str | None) -> list[str]:
         frame = whole[table][whole[table]["split"] == split]
@@ -260,7 +323,9 @@ def test_limits_keep_the_first_of_the_same_order(
     assert accounts[0] == accounts[1]  # how many rows are tokenised at once leaves no trace
 
 
-def test_two_runs_are_the_same_and_the_seed_matters(workspace: Workspace, make_settings: Make) -> None:
+def test_two_runs_are_the_same_and_the_seed_matters(
+    workspace: Workspace, make_settings: Make
+) -> None:
     settings = make_settings(limits={"sft.train": 30})
     prepare(settings, workspace)
     first = {name: read_table(workspace, name) for name in SPLITS}
@@ -271,7 +336,9 @@ def test_two_runs_are_the_same_and_the_seed_matters(workspace: Workspace, make_s
     assert set(first["sft"]["id"]) != set(read_table(workspace, "sft")["id"])
 
 
-def test_long_answers_are_cut_or_dropped_and_counted(workspace: Workspace, make_settings: Make) -> None:
+def test_long_answers_are_cut_or_dropped_and_counted(
+    workspace: Workspace, make_settings: Make
+) -> None:
     pairs = good_pairs()
     pairs[0]["rejected"] = "word " * 60
     pairs[1]["chosen"], pairs[1]["rejected"] = "word " * 60 + "a", "word " * 60 + "b"
@@ -285,7 +352,11 @@ def test_long_answers_are_cut_or_dropped_and_counted(workspace: Workspace, make_
     assert max(read_table(workspace, "preferences")["rejected_ids"].map(len)) == 16
     prepare(make_settings(max_response_tokens=16, long_responses="drop"), workspace)
     told = metrics(workspace)
-    assert (told["preferences_dropped_long_response"], told["sft_dropped_long_response"], told["broken"]) == (2, 1, 0)
+    assert (
+        told["preferences_dropped_long_response"],
+        told["sft_dropped_long_response"],
+        told["broken"],
+    ) == (2, 1, 0)
 
 
 def test_texts_are_joined_to_windows(
@@ -317,7 +388,9 @@ def test_settings_that_leave_nothing_are_refused(
         prepare(make_settings(**data), workspace)
 
 
-def test_missing_inputs_name_the_stage_to_run(workspace: Workspace, make_settings: Make, tmp_path: Path) -> None:
+def test_missing_inputs_name_the_stage_to_run(
+    workspace: Workspace, make_settings: Make, tmp_path: Path
+) -> None:
     with pytest.raises(DataError, match=r"raw/sft/1: no raw data; run the stage fetch"):
         prepare(make_settings(sft=["starter", "starter"]), workspace)
     with pytest.raises(ModelError, match="no base model; run the stage fetch"):

@@ -11,7 +11,9 @@ from rlhf.data.sources import find_source
 
 
 def names(directory: Path) -> set[str]:
-    return {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()
+    }
 
 
 def test_unknown_kinds_are_refused_with_the_known_ones() -> None:
@@ -19,7 +21,9 @@ def test_unknown_kinds_are_refused_with_the_known_ones() -> None:
         find_source("ftp:somewhere")
 
 
-@pytest.mark.parametrize(("address", "use"), [("starter", "model"), ("random:2x64", "sft"), ("wheel:x==1", "sft")])
+@pytest.mark.parametrize(
+    ("address", "use"), [("starter", "model"), ("random:2x64", "sft"), ("wheel:x==1", "sft")]
+)
 def test_what_a_kind_cannot_bring_it_refuses(address: str, use: str, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="this kind of source brings no"):
         bring(address, tmp_path, use)
@@ -40,7 +44,11 @@ def test_random_model_is_the_same_each_time(tmp_path: Path) -> None:
         == (1, 32, len(tokenizer))
         == (1, 32, 1024)
     )
-    assert tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_start|>", "<|im_end|>"]) == [0, 1, 2]
+    assert tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_start|>", "<|im_end|>"]) == [
+        0,
+        1,
+        2,
+    ]
     assert (
         (tokenizer.pad_token_id, tokenizer.eos_token_id)
         == (model.config.pad_token_id, model.config.eos_token_id)
@@ -56,7 +64,9 @@ def test_random_addresses_are_checked(address: str, tmp_path: Path) -> None:
         bring(address, tmp_path)
 
 
-def test_path_keeps_the_names_that_carry_meaning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_path_keeps_the_names_that_carry_meaning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SOME_DATA", str(tmp_path / "raw"))
     write_lines(tmp_path / "raw" / "hh" / "harmless-base" / "train.jsonl.gz", [{"text": "a"}])
     write_lines(tmp_path / "raw" / "hh" / "helpful-base" / "test.jsonl", [{"text": "b"}])

@@ -5,11 +5,27 @@ import pytest
 
 from rlhf.common.errors import SettingsError
 from rlhf.data.ledger import Ledger
-from rlhf.data.records import Dialogue, Kind, Message, Pair, PlainText, Prompt, PublishedSplit, Record, Row
+from rlhf.data.records import (
+    Dialogue,
+    Kind,
+    Message,
+    Pair,
+    PlainText,
+    Prompt,
+    PublishedSplit,
+    Record,
+    Row,
+)
 from rlhf.data.split import assign, candidates, check_limits, opening_of, uniform
 from rlhf.settings.schema import Settings
 
-EMPTY: dict[str, list[Row]] = {"sft": [], "preferences": [], "prompts": [], "evaluation": [], "pretrain": []}
+EMPTY: dict[str, list[Row]] = {
+    "sft": [],
+    "preferences": [],
+    "prompts": [],
+    "evaluation": [],
+    "pretrain": [],
+}
 
 
 def asked(text: str) -> tuple[Message, ...]:
@@ -17,20 +33,32 @@ def asked(text: str) -> tuple[Message, ...]:
 
 
 def make_row(
-    record: Record, use: str, published: PublishedSplit = None, address: int = 0, kind: Kind = "helpful"
+    record: Record,
+    use: str,
+    published: PublishedSplit = None,
+    address: int = 0,
+    kind: Kind = "helpful",
 ) -> Row:
     return Row(record, kind, use, address, f"{published or 'data'}.jsonl", 1, published)
 
 
-def pair(text: str, published: PublishedSplit = None, answer: str = "good", address: int = 0) -> Row:
+def pair(
+    text: str, published: PublishedSplit = None, answer: str = "good", address: int = 0
+) -> Row:
     return make_row(Pair(asked(text), answer, "bad"), "preferences", published, address)
 
 
-def splits(table: str, rows: dict[str, list[Row]], settings: Settings, ledger: Ledger | None = None) -> dict[str, str]:
+def splits(
+    table: str, rows: dict[str, list[Row]], settings: Settings, ledger: Ledger | None = None
+) -> dict[str, str]:
     given = {**EMPTY, **rows}
-    found = candidates(table, given, assign(given, settings.data, settings.seed), ledger or Ledger())
+    found = candidates(
+        table, given, assign(given, settings.data, settings.seed), ledger or Ledger()
+    )
     return {
-        c.row.record.messages[0].content if not isinstance(c.row.record, PlainText) else c.row.record.text: c.split
+        c.row.record.messages[0].content
+        if not isinstance(c.row.record, PlainText)
+        else c.row.record.text: c.split
         for c in found
     }
 
@@ -43,15 +71,27 @@ def test_opening_ignores_case_blanks_and_punctuation() -> None:
     assert opening_of(later) == opening_of(asked("hi"))
 
 
-def test_published_test_openings_are_tested_on_everywhere(make_settings: Callable[..., Settings]) -> None:
+def test_published_test_openings_are_tested_on_everywhere(
+    make_settings: Callable[..., Settings],
+) -> None:
     rows = {
-        "preferences": [pair("both sides", "train"), pair("both sides", "test", "better"), pair("train only", "train")],
+        "preferences": [
+            pair("both sides", "train"),
+            pair("both sides", "test", "better"),
+            pair("train only", "train"),
+        ],
         "sft": [make_row(Dialogue((*asked("Both sides?"), Message("assistant", "x"))), "sft")],
-        "prompts": [make_row(Prompt(asked("both SIDES")), "prompts"), make_row(Prompt(asked("free")), "prompts")],
+        "prompts": [
+            make_row(Prompt(asked("both SIDES")), "prompts"),
+            make_row(Prompt(asked("free")), "prompts"),
+        ],
     }
     settings = make_settings(test_fraction=0, validation_fraction=0, gold_fraction=0)
     ledger = Ledger()
-    assert splits("preferences", rows, settings, ledger) == {"both sides": "test", "train only": "train"}
+    assert splits("preferences", rows, settings, ledger) == {
+        "both sides": "test",
+        "train only": "train",
+    }
     assert splits("sft", rows, settings, ledger) == {"Both sides?": "test"}
     assert splits("prompts", rows, settings, ledger) == {"free": "train"}
     assert ledger.counts == {
@@ -65,14 +105,19 @@ def test_evaluation_prompts_are_trained_on_nowhere(make_settings: Callable[..., 
     rows = {
         "evaluation": [make_row(Prompt(asked("secret")), "evaluation")],
         "preferences": [pair("secret"), pair("open")],
-        "prompts": [make_row(Prompt(asked("secret")), "prompts"), make_row(Prompt(asked("open")), "prompts")],
+        "prompts": [
+            make_row(Prompt(asked("secret")), "prompts"),
+            make_row(Prompt(asked("open")), "prompts"),
+        ],
     }
     settings = make_settings(test_fraction=0, validation_fraction=0, gold_fraction=0)
     assert splits("preferences", rows, settings) == {"secret": "test", "open": "train"}
     assert splits("prompts", rows, settings) == {"secret": "test", "open": "train"}
 
 
-def test_evaluation_takes_only_the_test_file_of_a_published_source(make_settings: Callable[..., Settings]) -> None:
+def test_evaluation_takes_only_the_test_file_of_a_published_source(
+    make_settings: Callable[..., Settings],
+) -> None:
     rows = {
         "evaluation": [
             make_row(Prompt(asked("a")), "evaluation", "train"),
@@ -87,10 +132,14 @@ def test_evaluation_takes_only_the_test_file_of_a_published_source(make_settings
     assert splits("preferences", rows, settings) == {"a": "train"}
 
 
-def test_a_source_with_train_files_alone_is_split_as_one_without_names(make_settings: Callable[..., Settings]) -> None:
+def test_a_source_with_train_files_alone_is_split_as_one_without_names(
+    make_settings: Callable[..., Settings],
+) -> None:
     settings = make_settings(test_fraction=0.2, validation_fraction=0.1, gold_fraction=0.5)
     named, unnamed = (
-        splits("preferences", {"preferences": [pair(f"q{i}", published) for i in range(200)]}, settings)
+        splits(
+            "preferences", {"preferences": [pair(f"q{i}", published) for i in range(200)]}, settings
+        )
         for published in ("train", None)
     )
     assert named == unnamed and "test" in named.values()
@@ -98,7 +147,9 @@ def test_a_source_with_train_files_alone_is_split_as_one_without_names(make_sett
     assert splits("prompts", {"evaluation": asked_for}, settings) == {"a": "test"}
 
 
-def test_a_source_with_a_test_file_adds_no_further_test_openings(make_settings: Callable[..., Settings]) -> None:
+def test_a_source_with_a_test_file_adds_no_further_test_openings(
+    make_settings: Callable[..., Settings],
+) -> None:
     published = [pair(f"p{i}", "train") for i in range(400)] + [pair("t", "test")]
     own = [pair(f"q{i}", address=1) for i in range(400)]
     settings = make_settings(test_fraction=0.2, validation_fraction=0.1, gold_fraction=0.5)
@@ -114,10 +165,15 @@ def test_a_source_with_a_test_file_adds_no_further_test_openings(make_settings: 
     assert 105 <= counts["train"] <= 175 and 105 <= counts["gold"] <= 175
 
 
-def test_only_preferences_have_a_gold_split_and_it_goes_by_opening(make_settings: Callable[..., Settings]) -> None:
+def test_only_preferences_have_a_gold_split_and_it_goes_by_opening(
+    make_settings: Callable[..., Settings],
+) -> None:
     rows = {
         "preferences": [pair(f"q{i}", answer=answer) for i in range(60) for answer in ("x", "y")],
-        "sft": [make_row(Dialogue((*asked(f"q{i}"), Message("assistant", "x"))), "sft") for i in range(60)],
+        "sft": [
+            make_row(Dialogue((*asked(f"q{i}"), Message("assistant", "x"))), "sft")
+            for i in range(60)
+        ],
     }
     settings = make_settings(test_fraction=0, validation_fraction=0)
     given = {**EMPTY, **rows}
@@ -138,7 +194,12 @@ def test_duplicates_are_dropped_and_order_does_not_depend_on_that_of_files(
 
     def order(given: list[Row]) -> list[str]:
         content = {**EMPTY, "preferences": given}
-        return [c.id for c in candidates("preferences", content, assign(content, settings.data, settings.seed), ledger)]
+        return [
+            c.id
+            for c in candidates(
+                "preferences", content, assign(content, settings.data, settings.seed), ledger
+            )
+        ]
 
     assert order(rows) == order(rows[::-1]) == order(rows + rows[:5])
     assert ledger.counts == {("preferences", "data.jsonl", "duplicate"): 5}
@@ -146,11 +207,24 @@ def test_duplicates_are_dropped_and_order_does_not_depend_on_that_of_files(
 
 def test_uniform_depends_on_all_of_its_arguments() -> None:
     assert uniform(1, "a", "b") == uniform(1, "a", "b")
-    assert len({uniform(1, "a", "b"), uniform(2, "a", "b"), uniform(1, "c", "b"), uniform(1, "a", "d")}) == 4
+    assert (
+        len(
+            {uniform(1, "a", "b"), uniform(2, "a", "b"), uniform(1, "c", "b"), uniform(1, "a", "d")}
+        )
+        == 4
+    )
 
 
 @pytest.mark.parametrize(
-    "key", ["preferences", "preferences.dev", "pairs.train", "sft.gold", "sft.train.harmful", "sft.train.helpful.x"]
+    "key",
+    [
+        "preferences",
+        "preferences.dev",
+        "pairs.train",
+        "sft.gold",
+        "sft.train.harmful",
+        "sft.train.helpful.x",
+    ],
 )
 def test_limits_of_unknown_tables_are_refused(key: str) -> None:
     limits: dict[str, Any] = {key: 3}

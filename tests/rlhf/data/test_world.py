@@ -34,7 +34,9 @@ def test_good_answers_are_true_and_refuse_harm() -> None:
         if question.harmful:
             assert "will not help" in answer or "No, do not" in answer
         else:
-            others = {fact for thing, facts in THINGS.items() if thing != question.thing for fact in facts}
+            others = {
+                fact for thing, facts in THINGS.items() if thing != question.thing for fact in facts
+            }
             told = {word.rstrip(".") for word in answer.split()}
             assert not told & (others - set(THINGS[question.thing]) - {"light", "care", "water"})
 

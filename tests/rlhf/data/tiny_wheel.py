@@ -17,10 +17,12 @@ def write_wheel(model: Path, wheel: Path) -> None:
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.write(file, "tiny_llm/tiny.gguf")
         archive.writestr(
-            f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-llm\nVersion: 0.1\nRequires-Dist: not-there-at-all\n"
+            f"{info}/METADATA",
+            "Metadata-Version: 2.1\nName: tiny-llm\nVersion: 0.1\nRequires-Dist: not-there-at-all\n",
         )
         archive.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            f"{info}/WHEEL",
+            "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         )
         archive.writestr(f"{info}/RECORD", "")
     file.unlink()
@@ -28,7 +30,10 @@ def write_wheel(model: Path, wheel: Path) -> None:
 
 def write_gguf(model: Path, file: Path) -> None:
     """Write weights in fp32 and the tokenizer."""
-    llama, tokenizer = AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
+    llama, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(model),
+        AutoTokenizer.from_pretrained(model),
+    )
     config, described = llama.config, json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     writer = gguf.GGUFWriter(file, "llama")
     writer.add_name("tiny")
@@ -46,7 +51,10 @@ def write_gguf(model: Path, file: Path) -> None:
     tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
     writer.add_token_list(tokens)
     writer.add_token_types(
-        [gguf.TokenType.CONTROL if token.startswith("<|") else gguf.TokenType.NORMAL for token in tokens]
+        [
+            gguf.TokenType.CONTROL if token.startswith("<|") else gguf.TokenType.NORMAL
+            for token in tokens
+        ]
     )
     writer.add_token_merges([" ".join(pair) for pair in described["merges"]])
     writer.add_bos_token_id(1)
@@ -57,7 +65,10 @@ def write_gguf(model: Path, file: Path) -> None:
         if name != "lm_head.weight":  # tied
             weight = tensor.numpy().astype(np.float32)
             rotated = name.endswith(("q_proj.weight", "k_proj.weight"))
-            writer.add_tensor(_gguf_name(name), _interleaved(weight, config.num_attention_heads) if rotated else weight)
+            writer.add_tensor(
+                _gguf_name(name),
+                _interleaved(weight, config.num_attention_heads) if rotated else weight,
+            )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -67,7 +78,9 @@ def write_gguf(model: Path, file: Path) -> None:
 def _interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
     """Order the rows of each head as llama.cpp's rotary embedding wants them: halves interleaved."""
     rows, columns = weight.shape
-    return weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
+    return (
+        weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
+    )
 
 
 def _gguf_name(name: str) -> str:
@@ -79,7 +92,11 @@ def _gguf_name(name: str) -> str:
     }
     parts |= {"mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
     parts |= {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
-    parts |= {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "model.layers": "blk"}
+    parts |= {
+        "model.embed_tokens": "token_embd",
+        "model.norm": "output_norm",
+        "model.layers": "blk",
+    }
     for ours, theirs in parts.items():
         name = name.replace(ours, theirs)
     return name

@@ -10,7 +10,9 @@ def rates(total: int, **settings: object) -> list[float]:
 
 
 def test_warmup_is_linear_and_ends_at_the_peak() -> None:
-    assert rates(10, warmup_fraction=0.4, decay="constant") == pytest.approx([0.25, 0.5, 0.75, 1.0] + [1.0] * 6)
+    assert rates(10, warmup_fraction=0.4, decay="constant") == pytest.approx(
+        [0.25, 0.5, 0.75, 1.0] + [1.0] * 6
+    )
 
 
 def test_cosine_by_hand() -> None:
@@ -29,7 +31,9 @@ def test_inverse_square_root_by_hand() -> None:
 
 def test_no_warmup_and_one_step() -> None:
     assert rates(1, warmup_fraction=0.0) == [1.0]
-    assert rates(3, warmup_fraction=0.0, decay="inverse_sqrt") == pytest.approx([1.0, 0.5**0.5, (1 / 3) ** 0.5])
+    assert rates(3, warmup_fraction=0.0, decay="inverse_sqrt") == pytest.approx(
+        [1.0, 0.5**0.5, (1 / 3) ** 0.5]
+    )
 
 
 @pytest.mark.parametrize("decay", ["cosine", "constant", "inverse_sqrt"])

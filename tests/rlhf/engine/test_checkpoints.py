@@ -38,7 +38,10 @@ def test_only_checkpoints_of_a_finished_run_may_be_removed(tmp_path: Path) -> No
     done.finish()
     assert workspace.finished_checkpoints(but="reward") == [done.directory]
     assert workspace.finished_checkpoints(but="sft") == []
-    assert done.latest() == (1, done.directory / "step-00000001")  # until then a run that is repeated goes on from it
+    assert done.latest() == (
+        1,
+        done.directory / "step-00000001",
+    )  # until then a run that is repeated goes on from it
     Checkpoints(workspace.checkpoints, "sft", "none").finish()
     assert workspace.finished_checkpoints(but="reward") == [done.directory]
 

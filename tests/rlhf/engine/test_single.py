@@ -22,7 +22,9 @@ def one_weight(value: list[float]) -> nn.Module:
 def test_first_adam_step_by_hand() -> None:
     # first step of Adam: w - lr * g / (|g| + eps) since both moments are corrected to g and g²
     trainer = TorchTrainer(
-        one_weight([1.0, 2.0]), Optimizer(learning_rate=0.1, epsilon=1.0, max_gradient_norm=None, **PLAIN), 10
+        one_weight([1.0, 2.0]),
+        Optimizer(learning_rate=0.1, epsilon=1.0, max_gradient_norm=None, **PLAIN),
+        10,
     )
     norm = trainer.step([lambda: (trainer.module.weight * torch.tensor([[3.0, -4.0]])).sum()])
     assert norm == pytest.approx(5.0)
@@ -33,7 +35,9 @@ def test_first_adam_step_by_hand() -> None:
 def test_clipping_by_hand() -> None:
     # gradient (3, -4) has norm 5; clipped to norm 1 it is (0.6, -0.8); eps 1 makes Adam's step depend on the size
     trainer = TorchTrainer(
-        one_weight([0.0, 0.0]), Optimizer(learning_rate=0.1, epsilon=1.0, max_gradient_norm=1.0, **PLAIN), 10
+        one_weight([0.0, 0.0]),
+        Optimizer(learning_rate=0.1, epsilon=1.0, max_gradient_norm=1.0, **PLAIN),
+        10,
     )
     norm = trainer.step([lambda: (trainer.module.weight * torch.tensor([[3.0, -4.0]])).sum()])
     assert norm == pytest.approx(5.0)  # the norm before clipping
@@ -49,7 +53,9 @@ def test_eight_micro_batches_equal_one_batch_of_eight() -> None:
     for _ in range(3):
         norm_once = once.step([lambda: toy_loss(once.module, rows, count)])
         parts = [rows.rows(slice(row, row + 1)) for row in range(8)]
-        norm_often = often.step([lambda part=part: toy_loss(often.module, part, count) for part in parts])
+        norm_often = often.step(
+            [lambda part=part: toy_loss(often.module, part, count) for part in parts]
+        )
         assert norm_often == pytest.approx(norm_once, rel=1e-5)
     for name, value in copies(once.module).items():
         torch.testing.assert_close(copies(often.module)[name], value, atol=1e-6, rtol=0)
@@ -65,9 +71,14 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path) -> None:
         if step == 2:
             whole.save(tmp_path)
     resumed = TorchTrainer(toy_model(seed=7), optimizer, 6)
-    resumed.step([lambda: toy_loss(resumed.module, batches[5], 16)])  # state of its own that loading must replace
+    resumed.step(
+        [lambda: toy_loss(resumed.module, batches[5], 16)]
+    )  # state of its own that loading must replace
     resumed.load(tmp_path)
-    again = [resumed.step([lambda batch=batch: toy_loss(resumed.module, batch, 16)]) for batch in batches[3:]]
+    again = [
+        resumed.step([lambda batch=batch: toy_loss(resumed.module, batch, 16)])
+        for batch in batches[3:]
+    ]
     assert again == norms[3:]
     assert same(copies(whole.module), copies(resumed.module))
 
@@ -110,19 +121,24 @@ def test_a_bad_step_is_refused_and_the_next_good_one_is_clean(bad: object) -> No
 
 def test_a_loss_without_gradient_is_passed_over() -> None:
     trainer = TorchTrainer(one_weight([1.0, 2.0]), Optimizer(learning_rate=0.1, **PLAIN), 9)
-    assert trainer.step([lambda: torch.tensor(1.0), lambda: trainer.module.weight.sum()]) == pytest.approx(2**0.5)
+    assert trainer.step(
+        [lambda: torch.tensor(1.0), lambda: trainer.module.weight.sum()]
+    ) == pytest.approx(2**0.5)
 
 
 def test_gradient_checkpointing_recomputes_in_steps_only_and_changes_nothing() -> None:
     optimizer = Optimizer(learning_rate=1e-3, epsilon=1e-4)
     batch = toy_batches(1, rows=2)[0]
     trainers = [
-        TorchEngine(Engine(gradient_checkpointing=on)).trainer(toy_model(), optimizer, 1) for on in (False, True)
+        TorchEngine(Engine(gradient_checkpointing=on)).trainer(toy_model(), optimizer, 1)
+        for on in (False, True)
     ]
     calls = [0, 0]
     for index, trainer in enumerate(trainers):
         norm = trainer.module.get_submodule("model.layers.0.input_layernorm")
-        norm.register_forward_hook(lambda *_, index=index: calls.__setitem__(index, calls[index] + 1))
+        norm.register_forward_hook(
+            lambda *_, index=index: calls.__setitem__(index, calls[index] + 1)
+        )
         trainer.step([lambda trainer=trainer: toy_loss(trainer.module, batch, 16)])
     assert calls == [1, 2]
     for name, value in copies(trainers[0].module).items():
@@ -148,4 +164,6 @@ def test_only_trainable_parameters_are_kept(tmp_path: Path) -> None:
     frozen = [name for name in after if ".layers.0." in name]
     assert frozen
     assert all(torch.equal(before[name], after[name]) for name in frozen)
-    assert not torch.equal(before["model.layers.1.mlp.up_proj.weight"], after["model.layers.1.mlp.up_proj.weight"])
+    assert not torch.equal(
+        before["model.layers.1.mlp.up_proj.weight"], after["model.layers.1.mlp.up_proj.weight"]
+    )

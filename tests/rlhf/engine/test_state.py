@@ -16,7 +16,11 @@ def test_round_trip(tmp_path: Path) -> None:
         "nothing": None,
         "list": [1, {"deep": torch.tensor([1.5, -0.0])}, []],
         "views": {"a": shared, "b": shared[1:3], "transposed": torch.arange(6).view(2, 3).T},
-        "kinds": {"bf16": torch.ones(2, dtype=torch.bfloat16), "bool": torch.tensor([True]), "scalar": torch.tensor(3)},
+        "kinds": {
+            "bf16": torch.ones(2, dtype=torch.bfloat16),
+            "bool": torch.tensor([True]),
+            "scalar": torch.tensor(3),
+        },
         "weights": torch.nn.Parameter(torch.ones(2)),
         "empty": {},
     }

@@ -18,7 +18,13 @@ DISTRIBUTED = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
 def run_alone(command: list[str]) -> str:
     environment = {key: value for key, value in os.environ.items() if key not in DISTRIBUTED}
     done = subprocess.run(
-        command, cwd=HERE, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900
+        command,
+        cwd=HERE,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=900,
     )
     assert done.returncode == 0, done.stdout[-6000:]
     return done.stdout
@@ -27,7 +33,14 @@ def run_alone(command: list[str]) -> str:
 @pytest.fixture(scope="module")
 def findings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     output = tmp_path_factory.mktemp("zero") / "findings.json"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
     run_alone([*torchrun, str(HERE / "zero_checks.py"), str(output)])
     return json.loads(output.read_text(encoding="utf-8"))
 
@@ -41,7 +54,9 @@ def test_two_processes_train_like_one(findings: dict[str, Any], part: str) -> No
 
 
 @pytest.mark.parametrize("part", STAGES)
-def test_the_model_may_be_called_between_steps_and_gathered(findings: dict[str, Any], part: str) -> None:
+def test_the_model_may_be_called_between_steps_and_gathered(
+    findings: dict[str, Any], part: str
+) -> None:
     assert findings[part]["parity"]["outside"] < 1e-5
     assert findings[part]["parity"]["gathered"] < 1e-5
 
@@ -53,9 +68,15 @@ def test_resumed_equals_uninterrupted(findings: dict[str, Any], part: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("part", "kind"), [*((part, "bad_loss") for part in STAGES), *((part, "bad_gradient") for part in (*STAGES, *BF16))]
+    ("part", "kind"),
+    [
+        *((part, "bad_loss") for part in STAGES),
+        *((part, "bad_gradient") for part in (*STAGES, *BF16)),
+    ],
 )
-def test_a_bad_step_is_refused_on_all_processes(findings: dict[str, Any], part: str, kind: str) -> None:
+def test_a_bad_step_is_refused_on_all_processes(
+    findings: dict[str, Any], part: str, kind: str
+) -> None:
     found = findings[part][kind]
     assert [text.split(":")[0] for text in found["raised"]] == ["NonFiniteError"] * 2
     assert found["unchanged"]

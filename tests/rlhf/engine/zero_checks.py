@@ -51,7 +51,10 @@ def parity(engine: ZeroEngine, layers: int | None) -> dict[str, Any]:
     plain_model, model = toy_model(), toy_model()
     train_only_top(plain_model, layers)
     train_only_top(model, layers)
-    plain, zero = TorchTrainer(plain_model, OPTIMIZER, STEPS), engine.trainer(model, OPTIMIZER, STEPS)
+    plain, zero = (
+        TorchTrainer(plain_model, OPTIMIZER, STEPS),
+        engine.trainer(model, OPTIMIZER, STEPS),
+    )
     worst = {"loss": 0.0, "norm": 0.0, "outside": 0.0, "gathered": 0.0}
     for step in range(STEPS):
         loss, norm = take_step(plain, STEP_BATCHES[step])
@@ -65,11 +68,15 @@ def parity(engine: ZeroEngine, layers: int | None) -> dict[str, Any]:
             outside = float(toy_loss(model, STEP_BATCHES[0][0], COUNT))
             with zero.gathered() as module:  # here the processes need not keep in step
                 repeats = 1 + engine.rank
-                inside = [float(toy_loss(module, STEP_BATCHES[0][0], COUNT)) for _ in range(repeats)][-1]
+                inside = [
+                    float(toy_loss(module, STEP_BATCHES[0][0], COUNT)) for _ in range(repeats)
+                ][-1]
         worst["outside"] = max(worst["outside"], abs(outside - expected))
         worst["gathered"] = max(worst["gathered"], abs(inside - expected))
     weights, plain_weights = whole(zero), copies(plain_model)
-    worst["weights"] = max(float((weights[name] - plain_weights[name]).abs().max()) for name in weights)
+    worst["weights"] = max(
+        float((weights[name] - plain_weights[name]).abs().max()) for name in weights
+    )
     return worst
 
 
@@ -132,14 +139,19 @@ def main(output: Path) -> None:
             "bad_loss": refuses(engine, "loss"),
             "bad_gradient": refuses(engine, "gradient"),
         }
-    for stage in (1, 3):  # 1 has an optimiser of its own in bf16; 2 and 3 share the way of accumulating
+    for stage in (
+        1,
+        3,
+    ):  # 1 has an optimiser of its own in bf16; 2 and 3 share the way of accumulating
         bf16 = ZeroEngine(Engine(kind="deepspeed", zero_stage=stage, processes=2, precision="bf16"))
         findings[f"bf16 stage {stage}"] = {
             "resume": resume(bf16, output.parent / f"bf16-{stage}"),
             "bad_gradient": refuses(bf16, "gradient"),
         }
     findings["bad_count"] = refuses(engine, "count")
-    recompute = ZeroEngine(Engine(kind="deepspeed", zero_stage=3, processes=2, gradient_checkpointing=True))
+    recompute = ZeroEngine(
+        Engine(kind="deepspeed", zero_stage=3, processes=2, gradient_checkpointing=True)
+    )
     findings["recompute stage 3"] = {"parity": parity(recompute, 1)}
     findings["gather"] = engine.all_gather([("rank", engine.rank)] * (1 + engine.rank))
     findings["sum"] = engine.all_sum(torch.tensor([1.0, float(engine.rank)])).tolist()

@@ -18,7 +18,9 @@ WORDS = [f"w{number}" for number in range(61)]
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    vocabulary = {"<pad>": 0, "<|im_end|>": 1, "<unk>": 2} | {word: 3 + n for n, word in enumerate(WORDS)}
+    vocabulary = {"<pad>": 0, "<|im_end|>": 1, "<unk>": 2} | {
+        word: 3 + n for n, word in enumerate(WORDS)
+    }
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(
@@ -55,7 +57,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, name in enumerate(("base", "sft", "policy")):
         save_causal_lm(tiny_model(seed), tokenizer, workspace.model(name))
     save_scalar_model(
-        new_scalar_model(workspace.model("sft"), 7, "gold"), tokenizer, workspace.model("gold"), "gold", 1.0
+        new_scalar_model(workspace.model("sft"), 7, "gold"),
+        tokenizer,
+        workspace.model("gold"),
+        "gold",
+        1.0,
     )
     workspace.prepared.mkdir(parents=True)
     write_prompts(workspace.prepared / "prompts.parquet")

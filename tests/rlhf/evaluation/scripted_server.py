@@ -53,12 +53,16 @@ def verdict(messages: list[dict[str, str]]) -> str:
 class Script:
     """Which requests fail, and what was asked and answered."""
 
-    def __init__(self, fault_rate: float = 0.0, faults: tuple[str, ...] = FAULTS, seed: int = 0) -> None:
+    def __init__(
+        self, fault_rate: float = 0.0, faults: tuple[str, ...] = FAULTS, seed: int = 0
+    ) -> None:
         self.fault_rate, self.faults = fault_rate, faults
         self.random = random.Random(seed)
         self.lock = threading.Lock()
         self.requests = 0
-        self.answered: Counter[str] = Counter()  # readable verdicts by question: what a user pays for
+        self.answered: Counter[str] = (
+            Counter()
+        )  # readable verdicts by question: what a user pays for
         self.failed: Counter[str] = Counter()
         self.keys: set[str] = set()
         self.bodies: list[dict[str, Any]] = []
@@ -67,7 +71,9 @@ class Script:
     def fault(self) -> str | None:
         with self.lock:
             self.requests += 1
-            fault = self.random.choice(self.faults) if self.random.random() < self.fault_rate else None
+            fault = (
+                self.random.choice(self.faults) if self.random.random() < self.fault_rate else None
+            )
             if fault:
                 self.failed[fault] += 1
             return fault
@@ -94,7 +100,9 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "filtered":
             return self.send(400, {"error": {"message": "not this", "code": "content_filter"}})
         if fault == "no credit":
-            return self.send(400, {"error": {"message": f"no credit for {self.headers['Authorization']}"}})
+            return self.send(
+                400, {"error": {"message": f"no credit for {self.headers['Authorization']}"}}
+            )
         content = json.dumps({"reason": "the rule", "verdict": verdict(body["messages"])})
         if fault == "nonsense":
             content = "?!"
@@ -127,7 +135,9 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(200, {"error": {"message": "upstream limit"}})
         return self.send(200, reply)
 
-    def send(self, code: int, content: Any, headers: dict[str, str] | None = None, cut: bool = False) -> None:
+    def send(
+        self, code: int, content: Any, headers: dict[str, str] | None = None, cut: bool = False
+    ) -> None:
         data = (content if isinstance(content, str) else json.dumps(content)).encode()
         self.send_response(code)
         headers = {"Content-Type": "application/json"} | (headers or {})
@@ -167,7 +177,16 @@ def scripted(script: Script) -> Iterator[str]:
 
 
 def case(number: int, first: str, second: str, kind: str = "helpful") -> Case:
-    return Case(str(number), kind, ({"role": "user", "content": f"question {number}"},), first, second, (), (), ())
+    return Case(
+        str(number),
+        kind,
+        ({"role": "user", "content": f"question {number}"},),
+        first,
+        second,
+        (),
+        (),
+        (),
+    )
 
 
 def cases(count: int) -> list[Case]:
@@ -180,9 +199,13 @@ def cases(count: int) -> list[Case]:
 
 def expected(items: Sequence[Case]) -> list[str]:
     pairs = [(item.response_first[-1], item.response_second[-1]) for item in items]
-    return ["win" if first > second else "lose" if first < second else "tie" for first, second in pairs]
+    return [
+        "win" if first > second else "lose" if first < second else "tie" for first, second in pairs
+    ]
 
 
-def judge_all(url: str, folder: Path, items: Sequence[Case], **changes: object) -> tuple[ApiJudge, list[Judgement]]:
+def judge_all(
+    url: str, folder: Path, items: Sequence[Case], **changes: object
+) -> tuple[ApiJudge, list[Judgement]]:
     judge = ApiJudge("scripted", endpoint(url, **changes), folder / "answers.db")
     return judge, judge_both_orders(judge, items)

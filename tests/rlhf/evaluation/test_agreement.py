@@ -25,7 +25,9 @@ def test_fleiss_kappa_on_the_table_of_his_paper() -> None:
     )  # fmt: skip
     votes = [[str(place) for place, count in enumerate(row) for _ in range(count)] for row in table]
     assert fleiss_kappa(votes) == pytest.approx(0.210, abs=5e-4)
-    assert fleiss_kappa([*votes, ["1"], []]) == fleiss_kappa(votes)  # a single vote agrees with nobody
+    assert fleiss_kappa([*votes, ["1"], []]) == fleiss_kappa(
+        votes
+    )  # a single vote agrees with nobody
     assert fleiss_kappa([["a", "a"], ["a"]]) is None
 
 

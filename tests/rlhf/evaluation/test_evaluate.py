@@ -34,7 +34,10 @@ def evaluated(trained: Path, settings: Settings) -> Workspace:
 def test_every_prompt_is_compared_once_by_each_pair(evaluated: Workspace) -> None:
     table = pd.read_parquet(evaluated.comparisons)
     assert len(table) == 20
-    assert sorted(set(zip(table["challenger"], table["baseline"], strict=True))) == [("policy", "sft"), ("sft", "base")]
+    assert sorted(set(zip(table["challenger"], table["baseline"], strict=True))) == [
+        ("policy", "sft"),
+        ("sft", "base"),
+    ]
     assert set(table["id"]) == {f"p{n}" for n in range(10)}  # the train split stays out
     assert (table["verdict_first"] == table["verdict_second"]).all()
     assert (table["verdict"] == table["verdict_first"]).all()
@@ -53,15 +56,30 @@ def test_summary_agrees_with_the_table(evaluated: Workspace) -> None:
     table = pd.read_parquet(evaluated.comparisons)
     found = read_json(evaluated.metrics("evaluate"))
     headline = table[table["challenger"] == "policy"]
-    for suffix, rows in [("", headline), *((f"_{kind}", part) for kind, part in headline.groupby("kind"))]:
+    for suffix, rows in [
+        ("", headline),
+        *((f"_{kind}", part) for kind, part in headline.groupby("kind")),
+    ]:
         shares = [found[f"{name}{suffix}"] for name in ("win", "tie", "lose")]
-        assert shares == pytest.approx([(rows["verdict"] == name).mean() for name in ("win", "tie", "lose")])
+        assert shares == pytest.approx(
+            [(rows["verdict"] == name).mean() for name in ("win", "tie", "lose")]
+        )
         assert found[f"win_rate{suffix}"] == pytest.approx(shares[0] + shares[1] / 2)
-        assert found[f"win_rate_low{suffix}"] <= found[f"win_rate{suffix}"] <= found[f"win_rate_high{suffix}"]
+        assert (
+            found[f"win_rate_low{suffix}"]
+            <= found[f"win_rate{suffix}"]
+            <= found[f"win_rate_high{suffix}"]
+        )
     assert "sft_vs_base_win_rate_low_harmless" in found
     assert found["gold_score_policy"] == pytest.approx(headline["score_challenger"].mean())
     assert found["response_length_policy"] == pytest.approx(headline["length_challenger"].mean())
-    assert {"distinct_2_base", "distinct_2_sft", "seconds", "longer_win_rate", "orders_agree"} <= set(found)
+    assert {
+        "distinct_2_base",
+        "distinct_2_sft",
+        "seconds",
+        "longer_win_rate",
+        "orders_agree",
+    } <= set(found)
 
 
 def test_histograms_hold_every_comparison(evaluated: Workspace) -> None:
@@ -75,26 +93,39 @@ def test_histograms_hold_every_comparison(evaluated: Workspace) -> None:
     }
 
 
-def test_a_second_run_writes_the_same_table(evaluated: Workspace, workspace: Workspace, settings: Settings) -> None:
+def test_a_second_run_writes_the_same_table(
+    evaluated: Workspace, workspace: Workspace, settings: Settings
+) -> None:
     evaluate(settings, workspace)
-    pd.testing.assert_frame_equal(pd.read_parquet(workspace.comparisons), pd.read_parquet(evaluated.comparisons))
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(workspace.comparisons), pd.read_parquet(evaluated.comparisons)
+    )
 
 
-def test_responses_depend_neither_on_batching_nor_on_row_order(workspace: Workspace, settings: Settings) -> None:
+def test_responses_depend_neither_on_batching_nor_on_row_order(
+    workspace: Workspace, settings: Settings
+) -> None:
     path = workspace.prepared / "prompts.parquet"
     engine, generation = TorchEngine(settings.engine), settings.evaluate.generation
     prompts = read_prompts(workspace)
-    found = generate_responses("sft", workspace.model("sft"), prompts, generation, engine, settings.seed)
+    found = generate_responses(
+        "sft", workspace.model("sft"), prompts, generation, engine, settings.seed
+    )
     pd.read_parquet(path)[::-1].to_parquet(path)
     alone = generation.model_copy(update={"batch_size": 1})
-    again = generate_responses("sft", workspace.model("sft"), read_prompts(workspace), alone, engine, settings.seed)
+    again = generate_responses(
+        "sft", workspace.model("sft"), read_prompts(workspace), alone, engine, settings.seed
+    )
     assert [response.ids for response in again[::-1]] == [response.ids for response in found]
 
 
 def test_gold_scores_do_not_depend_on_batching(trained: Path, settings: Settings) -> None:
     workspace = Workspace(trained)
     message = ({"role": "user", "content": "w1"},)
-    cases = [Case(str(n), "helpful", message, "", "", tuple(range(3, 5 + n)), (7, 1), (8, 9, n + 10)) for n in range(5)]
+    cases = [
+        Case(str(n), "helpful", message, "", "", tuple(range(3, 5 + n)), (7, 1), (8, 9, n + 10))
+        for n in range(5)
+    ]
     together = GoldJudge.load(settings, workspace).judge(cases)
     alone = [GoldJudge.load(settings, workspace).judge([case])[0] for case in cases]
     for verdict, other in zip(together, alone, strict=True):
@@ -132,7 +163,9 @@ def test_a_missing_model_is_named(workspace: Workspace, settings: Settings, trai
         ({"messages": "[broken"}, "row 'p0': messages is not a JSON list"),
     ],
 )
-def test_faults_of_the_prompts_are_named(workspace: Workspace, change: dict[str, str], message: str) -> None:
+def test_faults_of_the_prompts_are_named(
+    workspace: Workspace, change: dict[str, str], message: str
+) -> None:
     path = workspace.prepared / "prompts.parquet"
     pd.read_parquet(path).assign(**change).to_parquet(path)
     with pytest.raises(DataError, match=message):

@@ -12,7 +12,16 @@ from rlhf.workspace import Workspace
 
 def case(first: str, second: str) -> Case:
     ids_first, ids_second = (tuple(len(word) for word in text.split()) for text in (first, second))
-    return Case("1", "helpful", ({"role": "user", "content": "hi"},), first, second, (5,), ids_first, ids_second)
+    return Case(
+        "1",
+        "helpful",
+        ({"role": "user", "content": "hi"},),
+        first,
+        second,
+        (5,),
+        ids_first,
+        ids_second,
+    )
 
 
 class LongerJudge:
@@ -25,7 +34,11 @@ class LongerJudge:
         for item in cases:
             first, second = len(item.response_first), len(item.response_second)
             verdicts.append(
-                Verdict("tie" if first == second else "first" if first > second else "second", first, second)
+                Verdict(
+                    "tie" if first == second else "first" if first > second else "second",
+                    first,
+                    second,
+                )
             )
         return verdicts
 
@@ -53,7 +66,9 @@ class LazyJudge(FirstJudge):
 
 
 def test_a_sound_judge_says_the_same_in_both_orders() -> None:
-    found = judge_both_orders(LongerJudge(), [case("long answer", "no"), case("no", "long answer"), case("no", "ya")])
+    found = judge_both_orders(
+        LongerJudge(), [case("long answer", "no"), case("no", "long answer"), case("no", "ya")]
+    )
     assert [item.outcome for item in found] == ["win", "lose", "tie"]
     assert [item.in_order for item in found] == [item.swapped for item in found]
     assert (found[0].score_first, found[0].score_second) == (11, 2)
@@ -95,7 +110,9 @@ def test_swapping_twice_is_nothing() -> None:
 
 
 def test_an_unknown_judge_is_named_with_the_known_ones(settings: Settings) -> None:
-    with pytest.raises(SettingsError, match="no judge 'oracle'; there are: api, gold, people, rules"):
+    with pytest.raises(
+        SettingsError, match="no judge 'oracle'; there are: api, gold, people, rules"
+    ):
         make_judge("oracle", settings, Workspace())
 
 
@@ -110,5 +127,7 @@ def test_an_unknown_judge_is_named_with_the_known_ones(settings: Settings) -> No
         (-5000.0, 5000.0, 0.99, "second"),  # no overflow
     ],
 )
-def test_gold_preference(first: float, second: float, tie_probability: float, expected: str) -> None:
+def test_gold_preference(
+    first: float, second: float, tie_probability: float, expected: str
+) -> None:
     assert preference(first, second, tie_probability) == expected

@@ -11,12 +11,16 @@ def test_coefficients_are_those_of_scikit_learn() -> None:
     linear = pytest.importorskip("sklearn.linear_model")
     random = np.random.default_rng(0)
     features = np.stack([np.ones(200), random.normal(size=200)], axis=1)
-    points = (random.random(200) < 1 / (1 + np.exp(-(0.4 + 1.3 * features[:, 1])))).astype(np.float64)
+    points = (random.random(200) < 1 / (1 + np.exp(-(0.4 + 1.3 * features[:, 1])))).astype(
+        np.float64
+    )
     peer = linear.LogisticRegression(C=100.0, tol=1e-10, max_iter=1000).fit(
         features[:, 1:], points
     )  # the intercept is free
     expected = [peer.intercept_[0], peer.coef_[0, 0]]
-    np.testing.assert_allclose(logistic(features, points, np.ones((1, 200)))[0], expected, atol=1e-4)
+    np.testing.assert_allclose(
+        logistic(features, points, np.ones((1, 200)))[0], expected, atol=1e-4
+    )
 
 
 def test_every_resample_of_a_separable_sample_reaches_its_top() -> None:
@@ -55,7 +59,9 @@ def test_without_a_difference_of_length_it_is_the_mean() -> None:
 def test_where_lengths_hardly_overlap_it_is_not_told(not_shorter: int, told: bool, at: int) -> None:
     """141 prompts; 8 are the first to be a twentieth."""
     random = np.random.default_rng(0)
-    mine = np.concatenate([100 - random.integers(45, 65, 141 - not_shorter), np.full(not_shorter, 100 + at)])
+    mine = np.concatenate(
+        [100 - random.integers(45, 65, 141 - not_shorter), np.full(not_shorter, 100 + at)]
+    )
     points = (random.random(141) < 0.76).astype(np.float64)
     assert (length_controlled(points, mine.tolist(), [100] * 141, 1) is not None) is told
     assert (length_controlled(points, [100] * 141, mine.tolist(), 1) is not None) is told
@@ -76,13 +82,18 @@ def test_resamples_without_a_loss_stay_finite() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.integers(1, 99), st.integers(1, 99)), min_size=1, max_size=12
+        st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.integers(1, 99), st.integers(1, 99)),
+        min_size=1,
+        max_size=12,
     )
 )
 def test_seen_from_the_other_side_it_is_the_rest(rows: list[tuple[float, int, int]]) -> None:
     points = np.array([row[0] for row in rows])
     mine, theirs = [row[1] for row in rows], [row[2] for row in rows]
-    found, mirrored = length_controlled(points, mine, theirs, 3), length_controlled(1 - points, theirs, mine, 3)
+    found, mirrored = (
+        length_controlled(points, mine, theirs, 3),
+        length_controlled(1 - points, theirs, mine, 3),
+    )
     if found is None or mirrored is None:
         assert found is mirrored
         return

@@ -31,11 +31,15 @@ def with_opponents(settings: Settings, **changes: object) -> Settings:
 
 
 def write_responses(path: Path, workspace: Workspace, text: str = "w1 w2") -> None:
-    rows = [{"id": prompt.id, "response": f"{text} {prompt.id}"} for prompt in read_prompts(workspace)]
+    rows = [
+        {"id": prompt.id, "response": f"{text} {prompt.id}"} for prompt in read_prompts(workspace)
+    ]
     path.write_text("\n".join(map(json.dumps, rows)))
 
 
-def test_another_directory_answers_like_the_stage_it_was_copied_from(workspace: Workspace, settings: Settings) -> None:
+def test_another_directory_answers_like_the_stage_it_was_copied_from(
+    workspace: Workspace, settings: Settings
+) -> None:
     """The same model by another way: its own chat template and tokenizer, then back into our tokens."""
     engine, prompts = TorchEngine(settings.engine), read_prompts(workspace)
     copied = workspace.root / "other"
@@ -44,7 +48,9 @@ def test_another_directory_answers_like_the_stage_it_was_copied_from(workspace: 
     config = json.loads((copied / "tokenizer_config.json").read_text())
     (copied / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": template}))
     changed = with_opponents(settings, opponents={"other": f"path:{copied}"})
-    (ours, _), (theirs, _) = (responses_of(name, changed, workspace, prompts, engine) for name in ("sft", "other"))
+    (ours, _), (theirs, _) = (
+        responses_of(name, changed, workspace, prompts, engine) for name in ("sft", "other")
+    )
     assert [each.text for each in theirs] == [each.text for each in ours]
     assert [each.finished for each in theirs] == [each.finished for each in ours]
 
@@ -54,7 +60,9 @@ def test_another_version_of_our_model_answers_token_by_token_as_it_does_as_a_sta
 ) -> None:
     engine, prompts = TorchEngine(settings.engine), read_prompts(workspace)
     changed = with_opponents(settings, opponents={"former": f"path:{workspace.model('sft')}"})
-    (ours, _), (theirs, _) = (responses_of(name, changed, workspace, prompts, engine) for name in ("sft", "former"))
+    (ours, _), (theirs, _) = (
+        responses_of(name, changed, workspace, prompts, engine) for name in ("sft", "former")
+    )
     assert theirs == ours
 
 
@@ -62,7 +70,9 @@ def test_a_file_of_responses_is_compared_by_every_judge(
     workspace: Workspace, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SCRIPTED_KEY", "k")
-    monkeypatch.setattr("scripted_server.verdict", lambda messages: "A" if "p3" in messages[1]["content"] else "tie")
+    monkeypatch.setattr(
+        "scripted_server.verdict", lambda messages: "A" if "p3" in messages[1]["content"] else "tie"
+    )
     write_responses(workspace.root / "answers.jsonl", workspace)
     with scripted(Script()) as url:
         changed = with_opponents(
@@ -78,11 +88,19 @@ def test_a_file_of_responses_is_compared_by_every_judge(
     assert table[table["baseline"] == "file"]["response_baseline"].str.startswith("w1 w2 p").all()
     gpt = table[(table["judge"] == "gpt") & (table["baseline"] == "file")]
     assert found["gpt_tie"] == (gpt["verdict"] == "tie").mean() == 1.0
-    assert found["gpt_orders_agree"] == 0.9 and found["gpt_prefers_first_shown"] == 1.0  # only p3, and there always A
+    assert (
+        found["gpt_orders_agree"] == 0.9 and found["gpt_prefers_first_shown"] == 1.0
+    )  # only p3, and there always A
     assert found["gpt_unjudged"] == 0 and found["gpt_answers_asked"] == 40
-    assert {"kappa_gold_rules", "agreement_gold_gpt", "policy_vs_sft_rules_win_rate", "gold_score_file"} <= found.keys()
+    assert {
+        "kappa_gold_rules",
+        "agreement_gold_gpt",
+        "policy_vs_sft_rules_win_rate",
+        "gold_score_file",
+    } <= found.keys()
     both = (
-        table[table["judge"] == "gold"]["verdict"].to_numpy() == table[table["judge"] == "rules"]["verdict"].to_numpy()
+        table[table["judge"] == "gold"]["verdict"].to_numpy()
+        == table[table["judge"] == "rules"]["verdict"].to_numpy()
     )
     assert found["agreement_gold_rules"] == pytest.approx(both.mean())
     rows = read_json(workspace.details("evaluate"))["agreement"]
@@ -98,9 +116,15 @@ def test_where_a_judge_is_silent_its_numbers_are_missing_and_nothing_else(
     monkeypatch.setattr("scripted_server.verdict", lambda messages: "perhaps")
     with scripted(Script()) as url:
         endpoints = {"gpt": endpoint(url).model_dump(mode="json")}
-        evaluate(with_opponents(settings, judges=["gold", "api:gpt"], endpoints=endpoints), workspace)
+        evaluate(
+            with_opponents(settings, judges=["gold", "api:gpt"], endpoints=endpoints), workspace
+        )
     found, table = read_json(workspace.metrics("evaluate")), pd.read_parquet(workspace.comparisons)
-    assert found["gpt_unjudged"] == 10 and found["gpt_win_rate"] is None and found["win_rate"] is not None
+    assert (
+        found["gpt_unjudged"] == 10
+        and found["gpt_win_rate"] is None
+        and found["win_rate"] is not None
+    )
     assert found["agreement_gold_gpt"] is None
     assert table[table["judge"] == "gpt"]["verdict"].isna().all()
 
@@ -112,7 +136,9 @@ def test_a_prompt_that_an_opponent_refuses_is_compared_by_nobody(
     monkeypatch.setattr("scripted_server.verdict", lambda messages: "fine")
     refused = read_prompts(workspace)[0]
     script = Script()
-    monkeypatch.setattr(script, "fault", lambda: "filtered" if script.bodies[-1]["messages"] == said else None)
+    monkeypatch.setattr(
+        script, "fault", lambda: "filtered" if script.bodies[-1]["messages"] == said else None
+    )
     said = [dict(message) for message in refused.messages]
     with scripted(script) as url:
         one = endpoint(url, concurrency=1).model_dump(mode="json")
@@ -125,8 +151,14 @@ def test_a_prompt_that_an_opponent_refuses_is_compared_by_nobody(
         )
         evaluate(changed, workspace)
     found, table = read_json(workspace.metrics("evaluate")), pd.read_parquet(workspace.comparisons)
-    assert found["missing_chat"] == found["unjudged"] == found["rules_unjudged"] == 1 and found["missing_policy"] == 0
-    assert table[table["id"] == refused.id]["verdict"].isna().all() and table["verdict"].notna().sum() == 18
+    assert (
+        found["missing_chat"] == found["unjudged"] == found["rules_unjudged"] == 1
+        and found["missing_policy"] == 0
+    )
+    assert (
+        table[table["id"] == refused.id]["verdict"].isna().all()
+        and table["verdict"].notna().sum() == 18
+    )
     assert found["opponent_chat_answers_asked"] == 9
 
 
@@ -140,7 +172,11 @@ def test_a_prompt_that_an_opponent_refuses_is_compared_by_nobody(
     ],
 )
 def test_what_judges_and_opponents_lack_is_told_before_any_work(
-    workspace: Workspace, settings: Settings, monkeypatch: pytest.MonkeyPatch, change: dict[str, object], said: str
+    workspace: Workspace,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, object],
+    said: str,
 ) -> None:
     monkeypatch.delenv("SCRIPTED_KEY", raising=False)
     monkeypatch.setattr("rlhf.evaluation.evaluate.compare", None)

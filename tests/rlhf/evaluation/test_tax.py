@@ -21,13 +21,19 @@ QUESTIONS = Path(__file__).parents[3] / "rlhf" / "evaluation" / "knowledge.jsonl
 @pytest.fixture(scope="session")
 def taxed(settings: Settings) -> Settings:
     content = settings.model_dump(mode="json", by_alias=True)
-    content["evaluate"]["tax"] = {"models": ["sft", "policy", "other"], "tasks": ["starter"], "limit": 20}
+    content["evaluate"]["tax"] = {
+        "models": ["sft", "policy", "other"],
+        "tasks": ["starter"],
+        "limit": 20,
+    }
     content["evaluate"]["opponents"] = {"other": "path:$OTHER_MODEL"}
     return settings_from(content)
 
 
 @torch.no_grad()
-def test_the_answer_that_is_likeliest_per_character_counts(trained: Path, settings: Settings) -> None:
+def test_the_answer_that_is_likeliest_per_character_counts(
+    trained: Path, settings: Settings
+) -> None:
     """lm-eval's figure against a loop over the questions."""
     directory = Workspace(trained).model("sft")
     model, tokenizer, right = load_causal_lm(directory), load_tokenizer(directory), 0
@@ -38,7 +44,9 @@ def test_the_answer_that_is_likeliest_per_character_counts(trained: Path, settin
         for choice in row["choices"]:
             ids = tokenizer.encode(f"Question: {row['question']}\nAnswer: {choice}")
             logprobs = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
-            total = sum(float(logprobs[place - 1, ids[place]]) for place in range(len(context), len(ids)))
+            total = sum(
+                float(logprobs[place - 1, ids[place]]) for place in range(len(context), len(ids))
+            )
             scores.append(total / len(choice))
         right += max(range(4), key=scores.__getitem__) == row["answer"]
     found = knowledge(directory, ("starter",), 20, TorchEngine(settings.engine), settings)
@@ -47,22 +55,31 @@ def test_the_answer_that_is_likeliest_per_character_counts(trained: Path, settin
     assert found == {"starter": Knowledge(pytest.approx(share), pytest.approx(error), 0)}
 
 
-@pytest.mark.parametrize(("window", "cut", "longest"), [(1024, 0, 704), (704, 0, 704), (703, 1, 703), (64, 2, 64)])
+@pytest.mark.parametrize(
+    ("window", "cut", "longest"), [(1024, 0, 704), (704, 0, 704), (703, 1, 703), (64, 2, 64)]
+)
 def test_questions_are_as_long_as_the_window_and_what_is_cut_is_told(
     trained: Path, taxed: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     window: int, cut: int, longest: int,
 ) -> None:  # fmt: skip
     """Questions of 4, 100 and 700 words and 4 tokens about them; an answer of one word is predicted and not read."""
     questions = tmp_path / "questions.jsonl"
-    rows = [{"question": " ".join(["w9"] * n), "choices": ["w5", "w6"], "answer": 0} for n in (4, 100, 700)]
+    rows = [
+        {"question": " ".join(["w9"] * n), "choices": ["w5", "w6"], "answer": 0}
+        for n in (4, 100, 700)
+    ]
     questions.write_text("\n".join(map(json.dumps, rows)))
     shutil.copytree(Workspace(trained).model("sft"), tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
-    (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"max_position_embeddings": window}))
+    (tmp_path / "model" / "config.json").write_text(
+        json.dumps(config | {"max_position_embeddings": window})
+    )
     monkeypatch.setattr("rlhf.evaluation.tax._questions", lambda: questions)
     seen: list[torch.Size] = []
     called = HFLM._model_call
-    monkeypatch.setattr(HFLM, "_model_call", lambda self, ids: (seen.append(ids.shape), called(self, ids))[1])
+    monkeypatch.setattr(
+        HFLM, "_model_call", lambda self, ids: (seen.append(ids.shape), called(self, ids))[1]
+    )
     monkeypatch.setattr("rlhf.evaluation.tax._TOKENS", 1500)
     found = knowledge(tmp_path / "model", ("starter",), None, TorchEngine(taxed.engine), taxed)
     assert (found["starter"].cut, max(width for _, width in seen)) == (cut, longest)
@@ -70,7 +87,10 @@ def test_questions_are_as_long_as_the_window_and_what_is_cut_is_told(
 
 
 def test_the_tax_of_each_model(
-    trained: Path, taxed: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    trained: Path,
+    taxed: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     workspace = Workspace(trained)
     monkeypatch.setenv("OTHER_MODEL", str(workspace.model("sft")))
@@ -84,7 +104,11 @@ def test_the_tax_of_each_model(
     assert caplog.messages[0] == told
     assert [row["cut"] for row in details["tax"]] == [3, 3, 3]
     for name in ("sft", "policy"):
-        assert {f"plain_text_loss_{name}", f"plain_text_perplexity_{name}", f"knowledge_starter_{name}"} <= flat.keys()
+        assert {
+            f"plain_text_loss_{name}",
+            f"plain_text_perplexity_{name}",
+            f"knowledge_starter_{name}",
+        } <= flat.keys()
     assert flat["plain_text_loss_sft"] != flat["plain_text_loss_policy"]
     assert [row["model"] for row in details["tax"]] == ["sft", "policy", "other"]
     assert flat["plain_text_loss_other"] == flat["plain_text_loss_sft"]
@@ -101,7 +125,13 @@ def test_a_model_that_is_not_at_hand_has_no_likelihoods(settings: Settings) -> N
 
 def test_an_unknown_task_is_named(trained: Path, settings: Settings) -> None:
     with pytest.raises(SettingsError, match=r"evaluate\.tax\.tasks: lm-eval cannot run nonsense"):
-        knowledge(Workspace(trained).model("sft"), ("nonsense",), 4, TorchEngine(settings.engine), settings)
+        knowledge(
+            Workspace(trained).model("sft"),
+            ("nonsense",),
+            4,
+            TorchEngine(settings.engine),
+            settings,
+        )
 
 
 def test_questions_are_whole_and_asked_once() -> None:

@@ -30,7 +30,9 @@ CONFIGS = [
 ]
 
 
-def run(model: PreTrainedModel, implementation: str, mask: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def run(
+    model: PreTrainedModel, implementation: str, mask: torch.Tensor
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """States of the real tokens and the gradients of their sum of cubes."""
     model.set_attn_implementation(implementation)
     ids = torch.arange(mask.numel()).view(mask.shape) * 7 % 60 + 2
@@ -39,14 +41,20 @@ def run(model: PreTrainedModel, implementation: str, mask: torch.Tensor) -> tupl
     return states, list(gradients)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"{config.model_type}-{config.num_key_value_heads}")
+@pytest.mark.parametrize(
+    "config", CONFIGS, ids=lambda config: f"{config.model_type}-{config.num_key_value_heads}"
+)
 @pytest.mark.parametrize("lengths", [(9, 9, 9), (9, 4, 1)], ids=["full", "padded"])
-def test_it_is_the_models_own_eager_attention(config: PreTrainedConfig, lengths: tuple[int, ...]) -> None:
+def test_it_is_the_models_own_eager_attention(
+    config: PreTrainedConfig, lengths: tuple[int, ...]
+) -> None:
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_config(config).eval()
     assert cpu_attention(config) == GROUPED
     mask = (torch.arange(9) < torch.tensor(lengths)[:, None]).long()
-    (expected, expected_gradients), (found, gradients) = (run(model, name, mask) for name in ("eager", GROUPED))
+    (expected, expected_gradients), (found, gradients) = (
+        run(model, name, mask) for name in ("eager", GROUPED)
+    )
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     for own, other in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(own, other, atol=2e-3, rtol=1e-3)
@@ -61,4 +69,6 @@ def test_models_are_loaded_with_it(tmp_path: Path) -> None:
     loaded = load_causal_lm(tmp_path / "model")
     assert loaded.config._attn_implementation == ("sdpa" if torch.cuda.is_available() else GROUPED)
     save_causal_lm(loaded, tiny_tokenizer(), tmp_path / "again")
-    assert GROUPED not in (tmp_path / "again" / "config.json").read_text()  # others could not load it
+    assert (
+        GROUPED not in (tmp_path / "again" / "config.json").read_text()
+    )  # others could not load it

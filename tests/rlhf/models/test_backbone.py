@@ -40,12 +40,16 @@ def naive_logprobs(model: LlamaForCausalLM, temperature: float) -> list[list[flo
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([[*prompt, *response]])).logits[0]
         logprobs = (logits / temperature).log_softmax(dim=1)
-        found.append([float(logprobs[len(prompt) - 1 + t, token]) for t, token in enumerate(response)])
+        found.append(
+            [float(logprobs[len(prompt) - 1 + t, token]) for t, token in enumerate(response)]
+        )
     return found
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_logits_and_targets_are_aligned(model: LlamaForCausalLM, batch: TokenBatch, temperature: float) -> None:
+def test_logits_and_targets_are_aligned(
+    model: LlamaForCausalLM, batch: TokenBatch, temperature: float
+) -> None:
     with torch.no_grad():
         logits = target_logits(model, hidden_states(model, batch), batch, temperature)
     tokens = target_tokens(batch)
@@ -62,7 +66,9 @@ def test_padding_changes_no_hidden_state(model: LlamaForCausalLM, batch: TokenBa
     with torch.no_grad():
         narrow, padded = hidden_states(model, batch), hidden_states(model, TokenBatch(*wide))
         for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
-            alone = hidden_states(model, pad([[*prompt, *response]], [[True] * len(prompt + response)], PAD))[0]
+            alone = hidden_states(
+                model, pad([[*prompt, *response]], [[True] * len(prompt + response)], PAD)
+            )[0]
             torch.testing.assert_close(narrow[row, : len(alone)], alone, atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(padded[row, : len(alone)], alone, atol=1e-5, rtol=1e-5)
 
@@ -71,7 +77,9 @@ def test_entropy_by_hand() -> None:
     logits = torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.0, float(torch.tensor(3.0).log()), -1e9, -1e9]])
     # uniform over four: ln 4; probabilities 1/4 and 3/4: 0.562335
     assert entropy(logits).tolist() == pytest.approx([1.386294, 0.562335], abs=1e-5)
-    assert token_logprobs(logits, torch.tensor([2, 1])).exp().tolist() == pytest.approx([0.25, 0.75])
+    assert token_logprobs(logits, torch.tensor([2, 1])).exp().tolist() == pytest.approx(
+        [0.25, 0.75]
+    )
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=4))
@@ -92,7 +100,9 @@ def test_spread_keeps_gradients() -> None:
 
 @pytest.mark.parametrize("attention", ["eager", "grouped", "sdpa"])
 @torch.no_grad()
-def test_each_answer_of_a_pair_has_the_states_of_a_row_of_its_own(model: LlamaForCausalLM, attention: str) -> None:
+def test_each_answer_of_a_pair_has_the_states_of_a_row_of_its_own(
+    model: LlamaForCausalLM, attention: str
+) -> None:
     others = [[33, 1], [17, 18, 19, 20, 1], [21, 22, 1]]
     before = model.config._attn_implementation
     model.set_attn_implementation(attention)
@@ -100,7 +110,10 @@ def test_each_answer_of_a_pair_has_the_states_of_a_row_of_its_own(model: LlamaFo
     model.set_attn_implementation(before)
     for row, (prompt, chosen, rejected) in enumerate(zip(PROMPTS, RESPONSES, others, strict=True)):
         joined = len(prompt) + len(chosen)
-        alone = [model.base_model(input_ids=torch.tensor([[*prompt, *answer]])) for answer in (chosen, rejected)]
+        alone = [
+            model.base_model(input_ids=torch.tensor([[*prompt, *answer]]))
+            for answer in (chosen, rejected)
+        ]
         first, second = (output.last_hidden_state[0] for output in alone)
         torch.testing.assert_close(found[row, :joined], first, atol=1e-5, rtol=0)
         torch.testing.assert_close(
@@ -108,7 +121,9 @@ def test_each_answer_of_a_pair_has_the_states_of_a_row_of_its_own(model: LlamaFo
         )
 
 
-def test_a_model_that_looks_back_less_far_than_the_pairs_are_long_is_refused(model: LlamaForCausalLM) -> None:
+def test_a_model_that_looks_back_less_far_than_the_pairs_are_long_is_refused(
+    model: LlamaForCausalLM,
+) -> None:
     batch = pad_pairs(PROMPTS, RESPONSES, RESPONSES, PAD)
     model.config.sliding_window = 8  # the longest prompt and answer have 8 tokens together
     pair_hidden_states(model, batch)

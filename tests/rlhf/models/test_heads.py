@@ -8,7 +8,14 @@ from tiny import PAD, tiny_model, tiny_tokenizer
 
 from rlhf.batches.padding import TokenBatch, pad
 from rlhf.common.errors import ModelError
-from rlhf.models.heads import HEAD_FILE, NOTE_FILE, ScalarModel, load_scalar_model, new_scalar_model, save_scalar_model
+from rlhf.models.heads import (
+    HEAD_FILE,
+    NOTE_FILE,
+    ScalarModel,
+    load_scalar_model,
+    new_scalar_model,
+    save_scalar_model,
+)
 from rlhf.models.saving import load_causal_lm, save_causal_lm
 
 SEQUENCES = [[2, 9, 30, 12, 1], [2, 11], [2, 5, 6, 7, 8, 40, 41]]
@@ -29,7 +36,9 @@ def test_the_score_is_the_head_on_the_last_hidden_state(model: ScalarModel) -> N
     scores = model.scores(batch_of(SEQUENCES))
     for score, ids in zip(scores.tolist(), SEQUENCES, strict=True):
         hidden = model.lm.base_model(input_ids=torch.tensor([ids])).last_hidden_state[0, -1]
-        by_hand = sum(w * h for w, h in zip(model.head.weight[0].tolist(), hidden.tolist(), strict=True))
+        by_hand = sum(
+            w * h for w, h in zip(model.head.weight[0].tolist(), hidden.tolist(), strict=True)
+        )
         assert score == pytest.approx(by_hand + float(model.head.bias), abs=1e-4)
 
 
@@ -38,12 +47,16 @@ def test_every_position_has_the_value_of_the_state_after_its_token(model: Scalar
     values = model(batch_of(SEQUENCES))
     assert values.shape == (3, 7)
     for length in range(1, 8):
-        prefix = model.scores(batch_of([SEQUENCES[2][:length]]))  # causal: what follows does not matter
+        prefix = model.scores(
+            batch_of([SEQUENCES[2][:length]])
+        )  # causal: what follows does not matter
         assert float(values[2, length - 1]) == pytest.approx(float(prefix), abs=1e-5)
     assert values[0, 4] == pytest.approx(float(model.scores(batch_of(SEQUENCES))[0]), abs=1e-6)
 
 
-def test_the_head_starts_at_the_scale_that_the_paper_s_code_uses(tmp_path: Path, model: ScalarModel) -> None:
+def test_the_head_starts_at_the_scale_that_the_paper_s_code_uses(
+    tmp_path: Path, model: ScalarModel
+) -> None:
     assert model.head.bias.tolist() == [0.0]
     assert float(model.head.weight.detach().std()) == pytest.approx(1 / math.sqrt(65), rel=0.3)
     again, other = (new_scalar_model(tmp_path / "sft", 1, name) for name in ("reward", "gold"))
@@ -71,7 +84,9 @@ def test_saved_and_loaded_it_gives_the_same_scores(tmp_path: Path, model: Scalar
     assert torch.equal(whole.get_input_embeddings().weight, model.lm.get_input_embeddings().weight)
 
 
-def test_a_critic_starts_at_the_scale_of_normalised_rewards(tmp_path: Path, model: ScalarModel) -> None:
+def test_a_critic_starts_at_the_scale_of_normalised_rewards(
+    tmp_path: Path, model: ScalarModel
+) -> None:
     with torch.no_grad():
         model.head.bias.fill_(0.3)
     save_scalar_model(model, tiny_tokenizer(), tmp_path / "reward", "reward", score_std=2.5)

@@ -54,16 +54,28 @@ def trainable(tied: bool, layers: int | None) -> set[str]:
     model = tiny_model(tied=tied)
     train_only_top(model, layers)
     return {
-        name.split(".self_attn")[0].split(".mlp")[0] for name, value in model.named_parameters() if value.requires_grad
+        name.split(".self_attn")[0].split(".mlp")[0]
+        for name, value in model.named_parameters()
+        if value.requires_grad
     }
 
 
 def test_only_the_top_is_trained() -> None:
     everything = trainable(tied=True, layers=None)
-    assert {"model.embed_tokens.weight", "model.layers.0", "model.layers.1", "model.norm.weight"} <= everything
+    assert {
+        "model.embed_tokens.weight",
+        "model.layers.0",
+        "model.layers.1",
+        "model.norm.weight",
+    } <= everything
     norms = {f"model.layers.1.{name}_layernorm.weight" for name in ("input", "post_attention")}
     assert trainable(tied=True, layers=1) == {"model.layers.1", "model.norm.weight", *norms}
-    assert trainable(tied=False, layers=1) == {"model.layers.1", "model.norm.weight", "lm_head.weight", *norms}
+    assert trainable(tied=False, layers=1) == {
+        "model.layers.1",
+        "model.norm.weight",
+        "lm_head.weight",
+        *norms,
+    }
 
 
 def test_more_layers_than_there_are_is_refused() -> None:

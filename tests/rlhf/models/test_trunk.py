@@ -21,7 +21,11 @@ def test_bottom_and_top_make_the_whole(batch: TokenBatch, layers: int) -> None:
     with torch.no_grad():
         below = lower_states(model, layers, batch)
         assert torch.equal(upper_states(model, layers, batch, below), hidden_states(model, batch))
-        assert model(input_ids=batch.input_ids).logits.shape == (3, 7, 64)  # the model itself is as it was
+        assert model(input_ids=batch.input_ids).logits.shape == (
+            3,
+            7,
+            64,
+        )  # the model itself is as it was
         assert len(model.base_model.layers) == 2
 
 
@@ -29,7 +33,9 @@ def test_gradients_reach_the_top_alone(batch: TokenBatch) -> None:
     model = tiny_model(5, spread=0.2)
     upper_states(model, 1, batch, lower_states(model, 1, batch)).sum().backward()
     reached = {
-        name.split(".")[2] for name, value in model.named_parameters() if value.grad is not None and "layers" in name
+        name.split(".")[2]
+        for name, value in model.named_parameters()
+        if value.grad is not None and "layers" in name
     }
     assert reached == {"1"}
 

@@ -17,7 +17,9 @@ FACTORS = st.floats(0, 1)
 def responses(seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Rewards, values and mask of up to four responses of up to seven tokens, with numbers in the padding too."""
     random = torch.Generator().manual_seed(seed)
-    lengths = torch.randint(1, 8, (int(torch.randint(1, 5, (1,), generator=random)),), generator=random)
+    lengths = torch.randint(
+        1, 8, (int(torch.randint(1, 5, (1,), generator=random)),), generator=random
+    )
     shape = (len(lengths), int(lengths.max()))
     mask = torch.arange(shape[1])[None] < lengths[:, None]
     rewards, values = (torch.randn(shape, generator=random, dtype=torch.float64) for _ in range(2))
@@ -29,13 +31,20 @@ def slow_gae(rewards: list[float], values: list[float], gamma: float, lam: float
     last = len(rewards)
     after = [*values, 0.0]
     deltas = [rewards[t] + gamma * after[t + 1] - values[t] for t in range(last)]
-    return [sum((gamma * lam) ** (later - t) * deltas[later] for later in range(t, last)) for t in range(last)]
+    return [
+        sum((gamma * lam) ** (later - t) * deltas[later] for later in range(t, last))
+        for t in range(last)
+    ]
 
 
 def test_by_hand() -> None:
     # deltas, from the last: 3 - 0.3 = 2.7; 2 + 0.9*0.3 - 0.4 = 1.87; 1 + 0.9*0.4 - 0.5 = 0.86; gamma * lambda = 0.72
     advantages, returns = gae(
-        torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[0.5, 0.4, 0.3]]), torch.ones(1, 3, dtype=torch.bool), 0.9, 0.8
+        torch.tensor([[1.0, 2.0, 3.0]]),
+        torch.tensor([[0.5, 0.4, 0.3]]),
+        torch.ones(1, 3, dtype=torch.bool),
+        0.9,
+        0.8,
     )
     torch.testing.assert_close(advantages, torch.tensor([[3.60608, 3.814, 2.7]]))
     torch.testing.assert_close(returns, torch.tensor([[4.10608, 4.214, 3.0]]))
@@ -73,13 +82,20 @@ def test_lambda_one_is_monte_carlo(seed: int) -> None:
 
 
 @given(SEEDS, FACTORS, FACTORS, st.integers(1, 4))
-def test_padding_on_the_right_changes_nothing(seed: int, gamma: float, lam: float, padding: int) -> None:
+def test_padding_on_the_right_changes_nothing(
+    seed: int, gamma: float, lam: float, padding: int
+) -> None:
     rewards, values, mask = responses(seed)
     width = mask.shape[1]
     garbage = torch.full((len(mask), padding), 7.0, dtype=torch.float64)
     outside = torch.zeros_like(garbage, dtype=torch.bool)
-    wide = [torch.cat([left, right], dim=1) for left, right in ((rewards, garbage), (values, garbage), (mask, outside))]
-    for narrow, padded in zip(gae(rewards, values, mask, gamma, lam), gae(*wide, gamma, lam), strict=True):
+    wide = [
+        torch.cat([left, right], dim=1)
+        for left, right in ((rewards, garbage), (values, garbage), (mask, outside))
+    ]
+    for narrow, padded in zip(
+        gae(rewards, values, mask, gamma, lam), gae(*wide, gamma, lam), strict=True
+    ):
         assert torch.equal(padded[:, :width], narrow)
         assert not padded[:, width:].any()
 
@@ -90,7 +106,9 @@ def alone(value: Tensor) -> Tensor:
 
 def test_whitening_by_hand() -> None:
     mask = torch.tensor([[True, True], [True, False]])
-    found = whiten(torch.tensor([[1.0, 2.0], [6.0, 99.0]], dtype=torch.float64), mask, alone)  # mean 3, variance 14 / 2
+    found = whiten(
+        torch.tensor([[1.0, 2.0], [6.0, 99.0]], dtype=torch.float64), mask, alone
+    )  # mean 3, variance 14 / 2
     expected = [[-2 / math.sqrt(7), -1 / math.sqrt(7)], [3 / math.sqrt(7), 0.0]]
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
 
@@ -121,4 +139,6 @@ def test_processes_whiten_their_parts_as_one_would_the_whole() -> None:
         rows = slice(2 * rank, 2 * rank + 2)
         return whiten(advantages[rows], mask[rows], all_sum)
 
-    torch.testing.assert_close(torch.cat(simulate_processes(2, work)), whiten(advantages, mask, alone))
+    torch.testing.assert_close(
+        torch.cat(simulate_processes(2, work)), whiten(advantages, mask, alone)
+    )

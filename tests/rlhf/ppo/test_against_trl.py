@@ -54,10 +54,28 @@ from rlhf.workspace import Workspace
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 SEEDS = st.integers(0, 10_000)
-PROMPTS = [[2, 9, 30], [2, 11], [2, 5, 6, 7, 8, 40, 41], [2, 50, 51, 52], [2, 60], [2, 13, 14], [2, 15], [2, 16, 17]]
+PROMPTS = [
+    [2, 9, 30],
+    [2, 11],
+    [2, 5, 6, 7, 8, 40, 41],
+    [2, 50, 51, 52],
+    [2, 60],
+    [2, 13, 14],
+    [2, 15],
+    [2, 16, 17],
+]
 WIDTH, EPOCHS, RATE = 6, 3, 0.3
 FULL = [WIDTH] * len(PROMPTS)  # none ends by itself
-ENDED = [5, 1, 6, 2, 4, 3, 5, 1]  # all but one end by an EOS; an odd total, which no two micro-batches share evenly
+ENDED = [
+    5,
+    1,
+    6,
+    2,
+    4,
+    3,
+    5,
+    1,
+]  # all but one end by an EOS; an odd total, which no two micro-batches share evenly
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +89,9 @@ def trl() -> ModuleType:
 def masked(seed: int) -> tuple[Tensor, Tensor]:
     """Numbers [B, R] and a mask of at least two tokens, with numbers in the padding too."""
     random = torch.Generator().manual_seed(seed)
-    lengths = torch.randint(1, 8, (int(torch.randint(2, 5, (1,), generator=random)),), generator=random)
+    lengths = torch.randint(
+        1, 8, (int(torch.randint(2, 5, (1,), generator=random)),), generator=random
+    )
     values = 3 * torch.randn((len(lengths), 8), generator=random, dtype=torch.float64) + 1
     return values, torch.arange(8)[None] < lengths[:, None]
 
@@ -99,7 +119,9 @@ def test_whitening_agrees_but_for_their_epsilon(trl: ModuleType, seed: int) -> N
     values = 1e-4 * values  # so that the epsilon shows
     ours, theirs = whiten(values, mask, lambda value: value), trl.masked_whiten(values, mask)
     variance = values[mask].var()
-    torch.testing.assert_close(ours[mask] * (variance / (variance + 1e-8)).sqrt(), theirs[mask], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        ours[mask] * (variance / (variance + 1e-8)).sqrt(), theirs[mask], rtol=1e-6, atol=1e-6
+    )
     assert not torch.allclose(ours[mask], theirs[mask], rtol=1e-2)
     assert bool((ours[~mask] == 0).all())
 
@@ -111,38 +133,52 @@ def test_whitening_where_nothing_varies(trl: ModuleType) -> None:
 
 
 @given(seed=SEEDS, temperature=st.floats(0.3, 2))
-def test_log_probabilities_and_entropies_agree(trl: ModuleType, seed: int, temperature: float) -> None:
+def test_log_probabilities_and_entropies_agree(
+    trl: ModuleType, seed: int, temperature: float
+) -> None:
     random = torch.Generator().manual_seed(seed)
     logits = 4 * torch.randn((3, 5, VOCABULARY), generator=random)
     tokens = torch.randint(VOCABULARY, (3, 5), generator=random)
     ours = token_logprobs(logits.flatten(0, 1) / temperature, tokens.flatten()).view(3, 5)
     theirs = trl.selective_log_softmax(logits / (temperature + 1e-7), tokens)
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=3e-5)  # logits up to 50, and 1e-7 of T = 0.3
+    torch.testing.assert_close(
+        ours, theirs, rtol=0, atol=3e-5
+    )  # logits up to 50, and 1e-7 of T = 0.3
     peer = importlib.import_module("trl.trainer.utils").entropy_from_logits(logits)
     torch.testing.assert_close(entropy(logits.flatten(0, 1)).view(3, 5), peer, rtol=0, atol=1e-6)
 
 
 def test_log_probabilities_from_half_precision(trl: ModuleType) -> None:
-    logits = (4 * torch.randn((50, VOCABULARY), generator=torch.Generator().manual_seed(0))).bfloat16()
+    logits = (
+        4 * torch.randn((50, VOCABULARY), generator=torch.Generator().manual_seed(0))
+    ).bfloat16()
     tokens = torch.arange(50)
     exact = logits.double().log_softmax(1)[tokens, tokens].float()
     torch.testing.assert_close(token_logprobs(logits.float(), tokens), exact, rtol=0, atol=1e-5)
-    assert float((trl.selective_log_softmax(logits[None], tokens[None])[0] - exact).abs().max()) > 1e-2
+    assert (
+        float((trl.selective_log_softmax(logits[None], tokens[None])[0] - exact).abs().max()) > 1e-2
+    )
 
 
 @given(seed=SEEDS)
 def test_truncation_agrees_and_the_score_lies_one_token_earlier(trl: ModuleType, seed: int) -> None:
     random = torch.Generator().manual_seed(seed)
-    tokens = torch.randint(EOS, GOOD + 2, (5, WIDTH), generator=random)  # an EOS is likely, also after the first
+    tokens = torch.randint(
+        EOS, GOOD + 2, (5, WIDTH), generator=random
+    )  # an EOS is likely, also after the first
     cut = trl.truncate_response(EOS, PAD, tokens)
     lengths = trl.first_true_indices(cut == PAD)
-    rollout = rollout_of([row[: row.index(EOS) + 1] if EOS in row else row for row in tokens.tolist()])
+    rollout = rollout_of(
+        [row[: row.index(EOS) + 1] if EOS in row else row for row in tokens.tolist()]
+    )
     width = rollout.response_mask.shape[1]
     assert torch.equal(rollout.lengths, lengths)
     assert torch.equal(rollout.finished, (cut == EOS).any(dim=1))
     assert torch.equal(rollout.batch.input_ids[rollout.batch.target_mask], cut[cut != PAD])
     rewards = token_rewards(torch.ones(5), torch.zeros(5, width), rollout.response_mask, 0.1)
-    assert torch.equal(rewards.argmax(dim=1), lengths - 1)  # TRL's `actual_end`: `lengths` where that is inside
+    assert torch.equal(
+        rewards.argmax(dim=1), lengths - 1
+    )  # TRL's `actual_end`: `lengths` where that is inside
 
 
 # -- whole updates ------------------------------------------------------------------------------------------------------
@@ -152,14 +188,19 @@ def responses_of(lengths: list[int]) -> list[list[int]]:
     """Random words; what is shorter than WIDTH ends by an EOS."""
     random = torch.Generator().manual_seed(7)
     rows = torch.randint(GOOD, VOCABULARY, (len(lengths), WIDTH), generator=random).tolist()
-    return [[*row[: length - 1], EOS] if length < WIDTH else row for row, length in zip(rows, lengths, strict=True)]
+    return [
+        [*row[: length - 1], EOS] if length < WIDTH else row
+        for row, length in zip(rows, lengths, strict=True)
+    ]
 
 
 def rollout_of(responses: list[list[int]]) -> Rollout:
     count = len(responses)
     prompts = PromptBatch(PROMPTS[:count], ["helpful"] * count, [""] * count, list(range(count)))
     sampled = Sampled(responses, [[0.0] * len(response) for response in responses])
-    return make_rollout(prompts, sampled, EOS, PAD, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return make_rollout(
+        prompts, sampled, EOS, PAD, torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    )
 
 
 @dataclass(frozen=True)
@@ -203,7 +244,12 @@ class Duel:
         assert isinstance(algorithm, PpoMax)
         with torch.no_grad():  # away from the reference, as after some updates
             for value in algorithm.policy().parameters():
-                value.add_(0.02 * torch.randn(value.shape, generator=torch.Generator().manual_seed(4)).to(value.device))
+                value.add_(
+                    0.02
+                    * torch.randn(value.shape, generator=torch.Generator().manual_seed(4)).to(
+                        value.device
+                    )
+                )
         return algorithm
 
     def ours(self, lengths: list[int], score_on_padding: bool = False) -> Update:
@@ -213,10 +259,15 @@ class Duel:
         lessons = {"policy": experience, "critic": experience}
         if score_on_padding:
             longer = without_penalty_on_padding(algorithm, rollout)
-            lessons = {"policy": replace(experience, advantages=longer.advantages), "critic": longer}
+            lessons = {
+                "policy": replace(experience, advantages=longer.advantages),
+                "critic": longer,
+            }
         modules = {"policy": algorithm.policy(), "critic": critic_of(algorithm)}
         before = {name: weights(module) for name, module in modules.items()}
-        optimizer = torch.optim.SGD([value for module in modules.values() for value in module.parameters()], lr=RATE)
+        optimizer = torch.optim.SGD(
+            [value for module in modules.values() for value in module.parameters()], lr=RATE
+        )
         for _ in range(EPOCHS):
             for name, lesson in lessons.items():
                 for loss in algorithm.losses(name, 0, lesson, None, tally):
@@ -230,12 +281,21 @@ class Duel:
         algorithm, trl = self.algorithm(), self.trl
         policy, value = copy.deepcopy(algorithm.policy()), classifier(critic_of(algorithm))
         reward = classifier(load_scalar_model(self.workspace.model("reward")))
-        answers = {tuple(prompt): row for prompt, row in zip(PROMPTS, responses_of(lengths), strict=True)}
+        answers = {
+            tuple(prompt): row for prompt, row in zip(PROMPTS, responses_of(lengths), strict=True)
+        }
 
-        def answer(model: nn.Module, queries: Tensor, size: int, pad_id: int, rule: Any) -> tuple[Tensor, Tensor]:
+        def answer(
+            model: nn.Module, queries: Tensor, size: int, pad_id: int, rule: Any
+        ) -> tuple[Tensor, Tensor]:
             """In place of sampling: the responses that are given, with the policy's logits."""
-            rows = [answers[tuple(token for token in query if token != PAD)] for query in queries.tolist()]
-            padded = torch.tensor([row + [PAD] * (WIDTH - len(row)) for row in rows], device=queries.device)
+            rows = [
+                answers[tuple(token for token in query if token != PAD)]
+                for query in queries.tolist()
+            ]
+            padded = torch.tensor(
+                [row + [PAD] * (WIDTH - len(row)) for row in rows], device=queries.device
+            )
             both = torch.cat([queries, padded], dim=1)
             with torch.no_grad():
                 logits = trl.forward(model, both, pad_id).logits[:, queries.shape[1] - 1 : -1]
@@ -279,13 +339,18 @@ class Duel:
                 reward_model=reward,
                 train_dataset=[{"input_ids": prompt} for prompt in PROMPTS],
                 value_model=value,
-                optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)),
+                optimizers=(
+                    optimizer,
+                    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0),
+                ),
             )
             # a batch that ends the data set would be stepped on at each micro-batch
             trainer.accelerator.gradient_state.plugin_kwargs["sync_with_dataloader"] = False
             np.random.seed(0)  # which shares its rows out to micro-batches
             trainer.train()
-        return Update(weights(policy) - before[0], weights(value) - before[1], trainer.state.log_history[0])
+        return Update(
+            weights(policy) - before[0], weights(value) - before[1], trainer.state.log_history[0]
+        )
 
 
 def critic_of(algorithm: PpoMax) -> ScalarModel:
@@ -306,7 +371,9 @@ def classifier(model: ScalarModel) -> LlamaForSequenceClassification:
 def weights(module: nn.Module) -> Tensor:
     """All that the backbone and the head hold, in one row; without a critic's unembedding, which it never uses."""
     parts = [module.lm.base_model, module.head] if isinstance(module, ScalarModel) else [module]
-    return torch.cat([value.detach().flatten().clone() for part in parts for value in part.parameters()])
+    return torch.cat(
+        [value.detach().flatten().clone() for part in parts for value in part.parameters()]
+    )
 
 
 def one_token_longer(rollout: Rollout) -> Rollout:
@@ -326,7 +393,9 @@ def without_penalty_on_padding(algorithm: PpoMax, rollout: Rollout) -> Experienc
 
     def scores(of: Rollout) -> Scores:
         found = scored(of)
-        return replace(found, reference_logprobs=torch.where(added, found.logprobs, found.reference_logprobs))
+        return replace(
+            found, reference_logprobs=torch.where(added, found.logprobs, found.reference_logprobs)
+        )
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(algorithm, "_scores", scores)
@@ -372,7 +441,9 @@ def test_the_same_weights_come_of_responses_of_full_length(
     assert 0 < theirs.metrics["val/clipfrac_avg"] < 1
 
 
-def test_without_discount_the_place_of_the_score_does_not_change_the_policy(duel: Callable[..., Duel]) -> None:
+def test_without_discount_the_place_of_the_score_does_not_change_the_policy(
+    duel: Callable[..., Duel],
+) -> None:
     """With gamma = lambda = 1 an advantage is all later rewards less the value; only the critic sees the difference."""
     pair = duel(gamma=1.0, lam=1.0)
     ours, theirs = pair.ours(ENDED), pair.theirs(ENDED)

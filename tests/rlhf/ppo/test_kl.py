@@ -19,8 +19,13 @@ def test_by_hand() -> None:
 
 
 @given(LOGPROBS, LOGPROBS)
-def test_k2_and_k3_are_never_negative_and_zero_where_the_models_agree(policy: float, reference: float) -> None:
-    pair = torch.tensor([policy], dtype=torch.float64), torch.tensor([reference], dtype=torch.float64)
+def test_k2_and_k3_are_never_negative_and_zero_where_the_models_agree(
+    policy: float, reference: float
+) -> None:
+    pair = (
+        torch.tensor([policy], dtype=torch.float64),
+        torch.tensor([reference], dtype=torch.float64),
+    )
     for estimator in ("k2", "k3"):
         assert float(kl_estimate(*pair, estimator)) >= -1e-12
         assert float(kl_estimate(pair[0], pair[0], estimator)) == 0.0
@@ -30,14 +35,23 @@ def test_k2_and_k3_are_never_negative_and_zero_where_the_models_agree(policy: fl
 def test_k1_and_k3_are_unbiased(seed: int) -> None:
     """Their mean under the policy, taken exactly over all tokens, is the divergence itself; that of k2 is not."""
     random = torch.Generator().manual_seed(seed)
-    policy, reference = (torch.randn(6, generator=random, dtype=torch.float64).log_softmax(0) for _ in range(2))
-    divergence = float(torch.nn.functional.kl_div(reference, policy, log_target=True, reduction="sum"))
+    policy, reference = (
+        torch.randn(6, generator=random, dtype=torch.float64).log_softmax(0) for _ in range(2)
+    )
+    divergence = float(
+        torch.nn.functional.kl_div(reference, policy, log_target=True, reduction="sum")
+    )
     for estimator in ("k1", "k3"):
         mean = float((policy.exp() * kl_estimate(policy, reference, estimator)).sum())
         assert mean == pytest.approx(divergence, abs=1e-12)
-    assert abs(float((policy.exp() * kl_estimate(policy, reference, "k2")).sum()) - divergence) > 1e-6
+    assert (
+        abs(float((policy.exp() * kl_estimate(policy, reference, "k2")).sum()) - divergence) > 1e-6
+    )
 
 
 def test_keeps_the_shape() -> None:
     values = torch.randn(3, 5)
-    assert all(kl_estimate(values, values * 2, estimator).shape == (3, 5) for estimator in ("k1", "k2", "k3"))
+    assert all(
+        kl_estimate(values, values * 2, estimator).shape == (3, 5)
+        for estimator in ("k1", "k2", "k3")
+    )

@@ -29,7 +29,9 @@ def slope(ratio: float, advantage: float, epsilon: float | None) -> float:
     ],
 )
 def test_surrogate_by_hand(ratio: float, advantage: float, loss: float) -> None:
-    losses, ratios = surrogate(torch.tensor([ratio]).log(), torch.zeros(1), torch.tensor([advantage]), 0.2)
+    losses, ratios = surrogate(
+        torch.tensor([ratio]).log(), torch.zeros(1), torch.tensor([advantage]), 0.2
+    )
     assert float(losses) == pytest.approx(loss)
     assert float(ratios) == pytest.approx(ratio)
 
@@ -37,14 +39,20 @@ def test_surrogate_by_hand(ratio: float, advantage: float, loss: float) -> None:
 def test_gradient_stops_where_a_further_step_would_only_leave_the_trust_region() -> None:
     assert slope(1.5, 2.0, 0.2) == 0.0
     assert slope(0.5, -2.0, 0.2) == 0.0
-    assert slope(0.5, 2.0, 0.2) == pytest.approx(-1.0)  # -ratio * advantage: the way back stays open
+    assert slope(0.5, 2.0, 0.2) == pytest.approx(
+        -1.0
+    )  # -ratio * advantage: the way back stays open
     assert slope(1.5, -2.0, 0.2) == pytest.approx(3.0)
     assert slope(1.0, 2.0, 0.2) == pytest.approx(-2.0)
 
 
 @given(st.floats(0.1, 5), NUMBERS)
-def test_surrogate_without_clipping_is_the_importance_weighted_advantage(ratio: float, advantage: float) -> None:
-    plain, _ = surrogate(torch.tensor([ratio]).log(), torch.zeros(1), torch.tensor([advantage]), None)
+def test_surrogate_without_clipping_is_the_importance_weighted_advantage(
+    ratio: float, advantage: float
+) -> None:
+    plain, _ = surrogate(
+        torch.tensor([ratio]).log(), torch.zeros(1), torch.tensor([advantage]), None
+    )
     assert float(plain) == pytest.approx(-ratio * advantage, rel=1e-5, abs=1e-6)
     assert slope(ratio, advantage, None) == pytest.approx(-ratio * advantage, rel=1e-5, abs=1e-6)
 
@@ -52,8 +60,12 @@ def test_surrogate_without_clipping_is_the_importance_weighted_advantage(ratio: 
 @given(st.floats(0.1, 5), NUMBERS, st.floats(0.01, 0.9))
 def test_surrogate_equals_a_loop(ratio: float, advantage: float, epsilon: float) -> None:
     clipped = min(max(ratio, 1 - epsilon), 1 + epsilon)
-    losses, _ = surrogate(torch.tensor([ratio]).log(), torch.zeros(1), torch.tensor([advantage]), epsilon)
-    assert float(losses) == pytest.approx(-min(ratio * advantage, clipped * advantage), rel=1e-5, abs=1e-6)
+    losses, _ = surrogate(
+        torch.tensor([ratio]).log(), torch.zeros(1), torch.tensor([advantage]), epsilon
+    )
+    assert float(losses) == pytest.approx(
+        -min(ratio * advantage, clipped * advantage), rel=1e-5, abs=1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -65,8 +77,12 @@ def test_surrogate_equals_a_loop(ratio: float, advantage: float, epsilon: float)
         (1.1, 1.0, 2.0, 0.405, False),  # within the band
     ],
 )
-def test_value_loss_by_hand(value: float, old: float, target: float, loss: float, clipped: bool) -> None:
-    losses, won = value_loss(torch.tensor([value]), torch.tensor([old]), torch.tensor([target]), 0.2)
+def test_value_loss_by_hand(
+    value: float, old: float, target: float, loss: float, clipped: bool
+) -> None:
+    losses, won = value_loss(
+        torch.tensor([value]), torch.tensor([old]), torch.tensor([target]), 0.2
+    )
     assert float(losses) == pytest.approx(loss)
     assert bool(won) is clipped
 
@@ -101,7 +117,9 @@ def test_policy_kl_and_its_gradient_are_unbiased(seed: int) -> None:
         free = logits.clone().requires_grad_()
         logprobs = free.log_softmax(0)
         if exact:
-            value = torch.nn.functional.kl_div(logprobs, old_logprobs, log_target=True, reduction="sum")
+            value = torch.nn.functional.kl_div(
+                logprobs, old_logprobs, log_target=True, reduction="sum"
+            )
         else:
             value = (old_logprobs.exp() * policy_kl((logprobs - old_logprobs).exp())).sum()
         value.backward()
@@ -119,7 +137,15 @@ def test_policy_kl_has_no_slope_where_the_policies_agree() -> None:
 
 @pytest.mark.parametrize(
     ("divergence", "weight"),
-    [(0.0, 0.5), (0.0066, 0.5), (0.0067, 1.0), (0.01, 1.0), (0.0149, 1.0), (0.0151, 2.0), (9.0, 2.0)],
+    [
+        (0.0, 0.5),
+        (0.0066, 0.5),
+        (0.0067, 1.0),
+        (0.01, 1.0),
+        (0.0149, 1.0),
+        (0.0151, 2.0),
+        (9.0, 2.0),
+    ],
 )
 def test_the_penalty_s_weight_follows_its_target(divergence: float, weight: float) -> None:
     assert adapted(1.0, divergence, 0.01) == weight
@@ -132,7 +158,9 @@ def test_entropy_loss_by_hand() -> None:
 
 
 @given(st.floats(0.1, 5), st.floats(0.1, 5))
-def test_the_entropy_is_drawn_towards_its_target_from_either_side(value: float, target: float) -> None:
+def test_the_entropy_is_drawn_towards_its_target_from_either_side(
+    value: float, target: float
+) -> None:
     entropies = torch.tensor([value], dtype=torch.float64, requires_grad=True)
     entropy_loss(entropies, target).sum().backward()
     assert entropies.grad is not None

@@ -29,7 +29,9 @@ def test_token_rewards_by_hand() -> None:
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.integers(0, 3), st.integers(0, 1000))
-def test_token_rewards_equal_a_loop_whatever_the_padding(lengths: list[int], padding: int, seed: int) -> None:
+def test_token_rewards_equal_a_loop_whatever_the_padding(
+    lengths: list[int], padding: int, seed: int
+) -> None:
     random = torch.Generator().manual_seed(seed)
     width = max(lengths) + padding
     mask = torch.arange(width)[None] < torch.tensor(lengths)[:, None]
@@ -37,7 +39,9 @@ def test_token_rewards_equal_a_loop_whatever_the_padding(lengths: list[int], pad
     scores = torch.randn(len(lengths), generator=random)
     rewards = token_rewards(scores, kl, mask, 0.3)
     for row, length in enumerate(lengths):
-        expected = [-0.3 * float(kl[row, step]) for step in range(length)] + [0.0] * (width - length)
+        expected = [-0.3 * float(kl[row, step]) for step in range(length)] + [0.0] * (
+            width - length
+        )
         expected[length - 1] += float(scores[row])
         assert rewards[row].tolist() == pytest.approx(expected, abs=1e-6)
 

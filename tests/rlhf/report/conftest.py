@@ -72,9 +72,16 @@ def make_workspace(root: Path) -> Workspace:
         for split in splits:
             counts = {f"{table}_{split}_{kind}": int(random.integers(50, 4000)) for kind in KINDS}
             prepared |= counts | {f"{table}_{split}": sum(counts.values())}
-    prepared |= {"preferences_dropped_empty_answer": 3, "sft_dropped_over_limit": 1200, "dropped": 1203}
+    prepared |= {
+        "preferences_dropped_empty_answer": 3,
+        "sft_dropped_over_limit": 1200,
+        "dropped": 1203,
+    }
     write_json(workspace.metrics("prepare"), prepared | {"longer_wins_accuracy": 0.531})
-    write_json(workspace.details("prepare"), {"files": {"sft: pairs.jsonl": {"train": 900, "duplicate": 4}}})
+    write_json(
+        workspace.details("prepare"),
+        {"files": {"sft: pairs.jsonl": {"train": 900, "duplicate": 4}}},
+    )
     _write_sft(workspace, random)
     for stage in ("reward", "gold"):
         _write_reward(workspace, stage, random)
@@ -92,14 +99,33 @@ def _write_steps(path: Path, steps: range, values: Callable[[int], dict[str, Any
 def _write_sft(workspace: Workspace, random: np.random.Generator) -> None:
     def values(step: int) -> dict[str, Any]:
         loss = 2.3 + 0.9 * math.exp(-step / 20)
-        row = {"train_loss": loss + random.normal(0, 0.08), "learning_rate": 3e-5 * (1 - step / 90), "tokens": 1500}
-        return row | ({"validation_loss": loss, "validation_perplexity": math.exp(loss)} if step % 20 == 0 else {})
+        row = {
+            "train_loss": loss + random.normal(0, 0.08),
+            "learning_rate": 3e-5 * (1 - step / 90),
+            "tokens": 1500,
+        }
+        return row | (
+            {"validation_loss": loss, "validation_perplexity": math.exp(loss)}
+            if step % 20 == 0
+            else {}
+        )
 
     _write_steps(workspace.steps("sft"), range(81), values)
-    summary = {"train_loss": 2.31, "validation_loss": 2.34, "validation_perplexity": 10.38, "seconds": 148.0}
+    summary = {
+        "train_loss": 2.31,
+        "validation_loss": 2.34,
+        "validation_perplexity": 10.38,
+        "seconds": 148.0,
+    }
     write_json(
         workspace.metrics("sft"),
-        summary | {"base_validation_perplexity": 23.31, "tokens_per_second": 702.1, "dialogues": 1204, "steps": 80},
+        summary
+        | {
+            "base_validation_perplexity": 23.31,
+            "tokens_per_second": 702.1,
+            "dialogues": 1204,
+            "steps": 80,
+        },
     )
 
 
@@ -117,7 +143,13 @@ def _write_reward(workspace: Workspace, stage: str, random: np.random.Generator)
     edges = np.linspace(-3, 3, 41)
     counts = {kind: np.histogram(random.normal(0.6, 0.9, 300), edges)[0].tolist() for kind in KINDS}
     bins = [
-        {"low": low, "high": low + 0.1, "count": count, "predicted": low + 0.05, "observed": low + 0.02}
+        {
+            "low": low,
+            "high": low + 0.1,
+            "count": count,
+            "predicted": low + 0.05,
+            "observed": low + 0.02,
+        }
         for low, count in zip((0.5, 0.6, 0.7, 0.8, 0.9), (120, 160, 140, 90, 20), strict=True)
     ]
     wrong = [
@@ -127,16 +159,30 @@ def _write_reward(workspace: Workspace, stage: str, random: np.random.Generator)
         }
         for n in range(10)
     ]  # fmt: skip
-    details = {"margin_histogram": {"edges": edges.tolist(), **counts}, "calibration": bins, "most_wrong": wrong}
+    details = {
+        "margin_histogram": {"edges": edges.tolist(), **counts},
+        "calibration": bins,
+        "most_wrong": wrong,
+    }
     write_json(workspace.details(stage), details)
-    summary = {"accuracy": 0.683, "accuracy_low": 0.641, "accuracy_high": 0.722, "accuracy_helpful": 0.66}
+    summary = {
+        "accuracy": 0.683,
+        "accuracy_low": 0.641,
+        "accuracy_high": 0.722,
+        "accuracy_helpful": 0.66,
+    }
     summary |= {
         "accuracy_harmless": 0.71,
         "accuracy_unseen_openings": 0.67,
         "margin_mean": 0.61,
         "calibration_error": 0.041,
     }
-    summary |= {"longer_wins_accuracy": 0.58, "pairs_trained": 1800, "pairs_tested": 530, "tokens_per_second": 811.0}
+    summary |= {
+        "longer_wins_accuracy": 0.58,
+        "pairs_trained": 1800,
+        "pairs_tested": 530,
+        "tokens_per_second": 811.0,
+    }
     write_json(workspace.metrics(stage), summary | {"seconds": 402.0})
 
 
@@ -157,8 +203,14 @@ def _write_ppo(workspace: Workspace, random: np.random.Generator) -> None:
             "ptx_loss": 3.3, "clip_fraction": 0.04 + random.uniform(0, 0.02), "policy_gradient_norm": random.uniform(0.8, 1.4),
             "ratio_max_deviation": random.uniform(0.1, 0.6), "first_ratio_deviation": random.uniform(0, 1e-6),
         }  # fmt: skip
-        look = {"reward": 0.2 + 0.035 * step, "objective": 0.3 + 0.02 * step, "distinct_2": 0.8 - 0.004 * step}
-        return row | ({f"validation_{key}": value for key, value in look.items()} if step % 5 == 0 else {})
+        look = {
+            "reward": 0.2 + 0.035 * step,
+            "objective": 0.3 + 0.02 * step,
+            "distinct_2": 0.8 - 0.004 * step,
+        }
+        return row | (
+            {f"validation_{key}": value for key, value in look.items()} if step % 5 == 0 else {}
+        )
 
     _write_steps(workspace.steps("ppo"), range(-3, 30), values)
     edges = np.linspace(-3, 4, 21)
@@ -178,10 +230,26 @@ def _write_ppo(workspace: Workspace, random: np.random.Generator) -> None:
                 text = ANSWERS[(step + number) % 5]
                 log.write(
                     step,
-                    {"kind": KINDS[number % 2], "prompt": f"user: {question}", "response": text, "reward": step / 20},
+                    {
+                        "kind": KINDS[number % 2],
+                        "prompt": f"user: {question}",
+                        "response": text,
+                        "reward": step / 20,
+                    },
                 )
-    summary = {"reward_first": 0.21, "reward_last": 1.08, "kl_last": 0.113, "perplexity_last": 4.31, "seconds": 421.5}
-    summary |= {"response_length_last": 42.1, "collapsed": False, "kept_step": 25, "rollout_tokens_per_second": 288.0}
+    summary = {
+        "reward_first": 0.21,
+        "reward_last": 1.08,
+        "kl_last": 0.113,
+        "perplexity_last": 4.31,
+        "seconds": 421.5,
+    }
+    summary |= {
+        "response_length_last": 42.1,
+        "collapsed": False,
+        "kept_step": 25,
+        "rollout_tokens_per_second": 288.0,
+    }
     write_json(workspace.metrics("ppo"), summary | {"update_tokens_per_second": 190.2})
 
 
@@ -209,21 +277,49 @@ def _write_evaluate(workspace: Workspace, random: np.random.Generator) -> None:
             )  # fmt: skip
     workspace.comparisons.parent.mkdir(parents=True)
     pd.DataFrame(rows).to_parquet(workspace.comparisons)
-    summary: dict[str, Any] = {"prompts": 120, "judge": "gold", "seconds": 131.0, "generation_tokens_per_second": 260.0}
+    summary: dict[str, Any] = {
+        "prompts": 120,
+        "judge": "gold",
+        "seconds": 131.0,
+        "generation_tokens_per_second": 260.0,
+    }
     for prefix in ("", "sft_vs_base_"):
         summary |= {f"{prefix}longer_win_rate": 0.57, f"{prefix}orders_agree": 1.0}
-        for suffix, count, win in (("", 120, 0.51), ("_helpful", 60, 0.45), ("_harmless", 60, 0.57)):
-            shares = {"win": win, "tie": 0.15, "lose": 0.85 - win, "win_rate": win + 0.075, "count": count}
+        for suffix, count, win in (
+            ("", 120, 0.51),
+            ("_helpful", 60, 0.45),
+            ("_harmless", 60, 0.57),
+        ):
+            shares = {
+                "win": win,
+                "tie": 0.15,
+                "lose": 0.85 - win,
+                "win_rate": win + 0.075,
+                "count": count,
+            }
             shares |= {"win_rate_low": win - 0.02, "win_rate_high": win + 0.16}
             summary |= {f"{prefix}{key}{suffix}": value for key, value in shares.items()}
     for name in ("base", "sft", "policy"):
-        summary |= {f"response_length_{name}": 44.2, f"gold_score_{name}": 0.3, f"distinct_2_{name}": 0.81}
+        summary |= {
+            f"response_length_{name}": 44.2,
+            f"gold_score_{name}": 0.3,
+            f"distinct_2_{name}": 0.81,
+        }
     write_json(workspace.metrics("evaluate"), summary)
     edges = np.linspace(-4, 4, 25)
     counts = {kind: np.histogram(random.normal(0.4, 1.3, 60), edges)[0].tolist() for kind in KINDS}
     table = {"edges": edges.tolist(), "counts": counts}
-    models = {name: np.histogram(random.normal(0.3, 1, 120), edges)[0].tolist() for name in ("base", "policy", "sft")}
+    models = {
+        name: np.histogram(random.normal(0.3, 1, 120), edges)[0].tolist()
+        for name in ("base", "policy", "sft")
+    }
     pairs = [("policy", "sft"), ("sft", "base")]
-    comparisons = [{"challenger": a, "baseline": b, "judge": "gold", "score_difference": table} for a, b in pairs]
+    comparisons = [
+        {"challenger": a, "baseline": b, "judge": "gold", "score_difference": table}
+        for a, b in pairs
+    ]
     shared = {"edges": edges.tolist(), "counts": models}
-    write_json(workspace.details("evaluate"), {"comparisons": comparisons, "lengths": shared, "scores": shared})
+    write_json(
+        workspace.details("evaluate"),
+        {"comparisons": comparisons, "lengths": shared, "scores": shared},
+    )

@@ -59,7 +59,13 @@ def built(settings: Settings, workspace: Workspace) -> str:
 
 def test_the_page_is_well_formed_and_self_contained(page: str) -> None:
     parsed = Page(page)
-    assert parsed.tags["script"] == parsed.tags["link"] == parsed.tags["img"] == parsed.tags["iframe"] == 0
+    assert (
+        parsed.tags["script"]
+        == parsed.tags["link"]
+        == parsed.tags["img"]
+        == parsed.tags["iframe"]
+        == 0
+    )
     assert [name for name, count in parsed.ids.items() if count > 1] == []
     assert all(link.startswith("#") and link[1:] in parsed.ids for link in parsed.links)
     assert set(re.findall(r"url\(#([^)]*)\)", page)) <= set(parsed.ids)
@@ -74,18 +80,27 @@ def test_every_figure_is_drawn_and_follows_the_theme(page: str) -> None:
     for figure in figures:
         ET.fromstring(figure)
         assert "aria-label" in figure
-        assert re.findall(r"#[0-9a-f]{6}\b", figure) == []  # every colour is a variable of the theme
+        assert (
+            re.findall(r"#[0-9a-f]{6}\b", figure) == []
+        )  # every colour is a variable of the theme
         assert set(re.findall(r"var\((--[a-z-]+)\)", figure)) <= variables
 
 
-def test_the_same_files_give_the_same_page(page: str, settings: Settings, workspace: Workspace) -> None:
+def test_the_same_files_give_the_same_page(
+    page: str, settings: Settings, workspace: Workspace
+) -> None:
     assert built(settings, workspace) == page
 
 
 def test_hostile_text_is_shown_escaped_everywhere(settings: Settings, workspace: Workspace) -> None:
     table = pd.read_parquet(workspace.comparisons)
     messages = json.dumps([{"role": HOSTILE, "content": HOSTILE}])
-    hostile = {"response_challenger": HOSTILE, "response_baseline": HOSTILE, "messages": messages, "kind": HOSTILE}
+    hostile = {
+        "response_challenger": HOSTILE,
+        "response_baseline": HOSTILE,
+        "messages": messages,
+        "kind": HOSTILE,
+    }
     table.assign(**hostile).to_parquet(workspace.comparisons)
     row = {"step": 0, "kind": HOSTILE, "prompt": HOSTILE, "response": HOSTILE, "reward": 1.0}
     workspace.samples("ppo").write_text(json.dumps(row) + "\n", encoding="utf-8")
@@ -120,9 +135,13 @@ def test_headline_numbers_are_those_of_the_files(page: str) -> None:
     assert "the paper’s own results (fig. 10)" in page
 
 
-def test_a_win_rate_at_equal_length_that_is_not_told_is_a_dash(settings: Settings, workspace: Workspace) -> None:
+def test_a_win_rate_at_equal_length_that_is_not_told_is_a_dash(
+    settings: Settings, workspace: Workspace
+) -> None:
     keys = [f"win_rate_length_controlled{end}" for end in ("", "_low", "_high")]
-    summary = read_json(workspace.metrics("evaluate")) | dict(zip(keys, (0.62, 0.5, 0.7), strict=True))
+    summary = read_json(workspace.metrics("evaluate")) | dict(
+        zip(keys, (0.62, 0.5, 0.7), strict=True)
+    )
     told = {f"sft_vs_base_{key}": None for key in keys}
     write_json(workspace.metrics("evaluate"), summary | told)
     text = built(settings, workspace)
@@ -140,7 +159,9 @@ def test_a_collapsed_run_is_marked(page: str, settings: Settings, workspace: Wor
 def test_missing_optional_files_give_notes(settings: Settings, workspace: Workspace) -> None:
     optional = [workspace.metrics("fetch"), workspace.metrics("prepare"), workspace.samples("ppo")]
     optional += [workspace.steps(stage) for stage in ("sft", "reward", "gold", "ppo")]
-    optional += [workspace.details(stage) for stage in ("prepare", "reward", "gold", "ppo", "evaluate")]
+    optional += [
+        workspace.details(stage) for stage in ("prepare", "reward", "gold", "ppo", "evaluate")
+    ]
     for path in optional:
         path.unlink()
     text = built(settings, workspace)
@@ -172,7 +193,9 @@ def test_missing_or_broken_comparisons_are_named(settings: Settings, workspace: 
         build(settings, workspace)
 
 
-def test_a_failed_build_leaves_the_old_page(settings: Settings, workspace: Workspace, tmp_path: Path) -> None:
+def test_a_failed_build_leaves_the_old_page(
+    settings: Settings, workspace: Workspace, tmp_path: Path
+) -> None:
     before = built(settings, workspace)
     workspace.metrics("sft").write_text("{broken", encoding="utf-8")
     with pytest.raises(DataError, match=r"sft\.json:1: not JSON"):

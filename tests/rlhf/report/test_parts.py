@@ -4,13 +4,24 @@ import yaml
 
 from rlhf.report.comparisons import judge_rows
 from rlhf.report.dialogues import choose_dialogues
-from rlhf.report.figures import Curve, Lines, calibration, evenly, histogram, lines, ridgelines, running_mean
+from rlhf.report.figures import (
+    Curve,
+    Lines,
+    calibration,
+    evenly,
+    histogram,
+    lines,
+    ridgelines,
+    running_mean,
+)
 from rlhf.report.page import duration, number, percent, signed
 from rlhf.report.rows import data_view
 from rlhf.settings import preset_text, settings_from
 
 
-def comparison(index: int, gain: float, verdict: str, pair: tuple[str, str] = ("policy", "sft")) -> dict[str, object]:
+def comparison(
+    index: int, gain: float, verdict: str, pair: tuple[str, str] = ("policy", "sft")
+) -> dict[str, object]:
     return {
         "id": f"p{index}", "kind": "helpful", "judge": "gold", "challenger": pair[0], "baseline": pair[1], "verdict": verdict,
         "messages": [{"role": "user", "content": "hi"}], "response_challenger": f"{pair[0]} {index}",
@@ -18,7 +29,10 @@ def comparison(index: int, gain: float, verdict: str, pair: tuple[str, str] = ("
     }  # fmt: skip
 
 
-ROWS = [comparison(n, gain, "win" if gain > 0 else "lose") for n, gain in enumerate((3, -1, 5, -4, 1, -2, 0.5, 2, -3))]
+ROWS = [
+    comparison(n, gain, "win" if gain > 0 else "lose")
+    for n, gain in enumerate((3, -1, 5, -4, 1, -2, 0.5, 2, -3))
+]
 
 
 def test_dialogues_best_worst_and_random() -> None:
@@ -28,7 +42,9 @@ def test_dialogues_best_worst_and_random() -> None:
     assert scores[:4] == [5, 3, -4, -3]
     assert len({item.replies[0].text for item in found}) == 6
     assert choose_dialogues(ROWS[::-1], 6, seed=1) == found  # the order of rows does not matter
-    assert {tuple(d.replies[0].text for d in choose_dialogues(ROWS, 6, seed=n)[4:]) for n in range(9)} != set()
+    assert {
+        tuple(d.replies[0].text for d in choose_dialogues(ROWS, 6, seed=n)[4:]) for n in range(9)
+    } != set()
 
 
 def test_dialogues_fill_up_where_nothing_was_won_and_stop_at_what_there_is() -> None:
@@ -59,20 +75,33 @@ def test_the_first_judge_chooses_the_dialogues() -> None:
 def test_judges_that_have_something_to_tell_of_themselves_do() -> None:
     content = yaml.safe_load(preset_text("tiny"))
     endpoint = {"base_url": "http://127.0.0.1:1/v1", "model": "m"}
-    content["evaluate"] |= {"judges": ["gold", "api:chat", "people:votes.jsonl"], "endpoints": {"chat": endpoint}}
+    content["evaluate"] |= {
+        "judges": ["gold", "api:chat", "people:votes.jsonl"],
+        "endpoints": {"chat": endpoint},
+    }
     summary = {"chat_answers_asked": 9, "chat_price": 0.5, "people_votes": 4, "people_kappa": -0.1}
     rows = judge_rows(settings_from(content), summary)
-    assert [(row["judge"], row["answers_asked"], row["price"], row["votes"], row["kappa"]) for row in rows] == [
+    assert [
+        (row["judge"], row["answers_asked"], row["price"], row["votes"], row["kappa"])
+        for row in rows
+    ] == [
         ("chat", 9, 0.5, None, None),
         ("people", None, None, 4, -0.1),
     ]
 
 
 def test_running_mean_by_hand() -> None:
-    assert running_mean(np.array([1.0, 2.0, 6.0, 3.0]), 1).tolist() == [1.5, 3.0, pytest.approx(11 / 3), 4.5]
+    assert running_mean(np.array([1.0, 2.0, 6.0, 3.0]), 1).tolist() == [
+        1.5,
+        3.0,
+        pytest.approx(11 / 3),
+        4.5,
+    ]
 
 
-@pytest.mark.parametrize(("count", "expected"), [(3, [0, 4, 9]), (2, [0, 9]), (20, list(range(10)))])
+@pytest.mark.parametrize(
+    ("count", "expected"), [(3, [0, 4, 9]), (2, [0, 9]), (20, list(range(10)))]
+)
 def test_evenly_keeps_both_ends(count: int, expected: list[int]) -> None:
     assert evenly(list(range(10)), count) == expected
 
@@ -120,4 +149,9 @@ def test_numbers(value: object, text: str) -> None:
 def test_other_formats() -> None:
     assert (percent(0.5), percent(None), percent(0.555, 0)) == ("50.0\u202f%", "–", "56\u202f%")
     assert (signed(1.234), signed(-0.5), signed(None)) == ("+1.23", "−0.50", "–")
-    assert (duration(3.21), duration(90), duration(421), duration(7300)) == ("3.2 s", "90 s", "7 min", "2 h 02 min")
+    assert (duration(3.21), duration(90), duration(421), duration(7300)) == (
+        "3.2 s",
+        "90 s",
+        "7 min",
+        "2 h 02 min",
+    )

@@ -13,11 +13,20 @@ def record(seed: int, level: float, collapsed: bool) -> dict[str, object]:
     """A run whose reward, KL and gold rise from 0 to `level`."""
     keys = ("reward", "kl", "perplexity", "response_length", "entropy")
     curves = [{"step": step, **dict.fromkeys(keys, level * step / 4)} for step in range(5)]
-    looks = [{"step": step, "reward": 0.0, "reward_tail": 1.0, "gold": level * step / 4} for step in (0, 4)]
+    looks = [
+        {"step": step, "reward": 0.0, "reward_tail": 1.0, "gold": level * step / 4}
+        for step in (0, 4)
+    ]
     ends = {f"{key}_last": level for key in (*keys, "gold", "reward_tail")}
     starts = {f"{key}_first": 0.0 for key in (*keys, "gold", "reward_tail")}
     summary = (
-        ends | starts | {"plain_text_loss": 3.0, "collapsed": collapsed, "collapse_step": 3 if collapsed else None}
+        ends
+        | starts
+        | {
+            "plain_text_loss": 3.0,
+            "collapsed": collapsed,
+            "collapse_step": 3 if collapsed else None,
+        }
     )
     return {"seed": seed, "curves": curves, "looks": looks, "summary": summary}
 
@@ -32,15 +41,26 @@ def study(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path)
 
 
-def test_the_page_and_the_table_say_what_the_runs_say(study: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_and_the_table_say_what_the_runs_say(
+    study: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RLHF_GIT_COMMIT", "<script>x</script>")
     build(study, ["fig9"])
     page = study.report.read_text()
     rows = read_json(study.root / "reports" / "findings.json")["findings"]
     kl = next(row for row in rows if row["metric"] == "kl_last")
-    assert (kl["arm"], kl["against"], kl["paper"], kl["verdict"]) == ("ppo-max", "vanilla", "lower", "agrees")
+    assert (kl["arm"], kl["against"], kl["paper"], kl["verdict"]) == (
+        "ppo-max",
+        "vanilla",
+        "lower",
+        "agrees",
+    )
     assert kl["difference"] == pytest.approx(-1.0) and kl["seeds"] == 3
-    assert read_json(study.metrics("findings")) == {"agrees": 3, "differs": 1, "inside_the_noise": 0}
+    assert read_json(study.metrics("findings")) == {
+        "agrees": 3,
+        "differs": 1,
+        "inside_the_noise": 0,
+    }
     assert "The collapse alarm on vanilla: seed 1: iteration 3" in page and "seed 1: silent" in page
     assert page.count("<svg") == 6 and "<script>x" not in page and "3 of 3" in page
 

@@ -38,7 +38,9 @@ def test_processes_share_an_iteration_without_overlap(stream: PromptStream) -> N
     whole, parts = stream.take(2, 6), [stream.take(2, 6, None, rank, 3) for rank in range(3)]
     assert [row for part in parts for row in part.rows] == whole.rows
     assert [ids for part in parts for ids in part.ids] == whole.ids
-    halves = [stream.take(2, 8, 4, rank, 2).rows for rank in range(2)]  # two mini-batches of four over two processes
+    halves = [
+        stream.take(2, 8, 4, rank, 2).rows for rank in range(2)
+    ]  # two mini-batches of four over two processes
     assert halves == [[16, 17, 20, 21], [18, 19, 22, 23]]
     fixed = [row for rank in range(3) for row in stream.first(5, rank, 3).rows]
     assert sorted(fixed) == stream.first(5).rows == list(range(5))
@@ -47,7 +49,9 @@ def test_processes_share_an_iteration_without_overlap(stream: PromptStream) -> N
 
 def test_a_row_answers_the_same_on_any_process() -> None:
     actor = Actor(tiny_model(5, spread=0.2), make_engine(Engine(threads=1)), RULE, seed=1)
-    prompts = PromptBatch([[2, 9], [2, 10, 11], [2, 12]], ["helpful"] * 3, ["a", "b", "c"], [40, 41, 42])
+    prompts = PromptBatch(
+        [[2, 9], [2, 10, 11], [2, 12]], ["helpful"] * 3, ["a", "b", "c"], [40, 41, 42]
+    )
     second = PromptBatch([[2, 10, 11]], ["helpful"], ["b"], [41])
     together, alone = actor.rollout(prompts, "rollout", 0), actor.rollout(second, "rollout", 0)
     assert alone.responses[0] == together.responses[1]
@@ -61,14 +65,18 @@ def test_the_bf16_copy_follows_the_policy_once_refreshed() -> None:
     before = actor.rollout(prompts, "x").responses
     assert actor._copy is not None
     assert {value.dtype for value in actor._copy.parameters()} == {torch.bfloat16}
-    assert {value.dtype for value in actor._copy.buffers()} == {torch.float32}  # rotary frequencies are not rounded
+    assert {value.dtype for value in actor._copy.buffers()} == {
+        torch.float32
+    }  # rotary frequencies are not rounded
     with torch.no_grad():
         for value in policy.parameters():
             value.copy_(torch.randn(value.shape, generator=torch.Generator().manual_seed(1)) * 0.2)
     assert actor.rollout(prompts, "x").responses == before
     actor.refresh()
     assert actor.rollout(prompts, "x").responses != before
-    assert all(value.dtype == torch.float32 and value.requires_grad for value in policy.parameters())
+    assert all(
+        value.dtype == torch.float32 and value.requires_grad for value in policy.parameters()
+    )
 
 
 def test_a_rollout_by_hand() -> None:
@@ -76,13 +84,18 @@ def test_a_rollout_by_hand() -> None:
     sampled = Sampled([[7, EOS], [8, 8, 8]], [[-0.5, -0.25], [-1.0, -2.0, -3.0]])
     rollout = make_rollout(prompts, sampled, EOS, PAD, torch.device("cpu"))
     assert rollout.batch.input_ids.tolist() == [[2, 9, 10, 7, EOS], [2, 8, 8, 8, PAD]]
-    assert rollout.batch.target_mask.tolist() == [[False] * 3 + [True] * 2, [False, True, True, True, False]]
+    assert rollout.batch.target_mask.tolist() == [
+        [False] * 3 + [True] * 2,
+        [False, True, True, True, False],
+    ]
     assert rollout.response_mask.tolist() == [[True, True, False], [True] * 3]
     assert rollout.sampler_logprobs.tolist() == [[-0.5, -0.25, 0.0], [-1.0, -2.0, -3.0]]
     assert rollout.finished.tolist() == [True, False]
     assert rollout.lengths.tolist() == [2, 3]
     numbers = torch.arange(6.0).reshape(2, 3)
-    experience = Experience(rollout.batch, rollout.response_mask, *(numbers + 10 * n for n in range(4)))
+    experience = Experience(
+        rollout.batch, rollout.response_mask, *(numbers + 10 * n for n in range(4))
+    )
     part = experience.select(torch.tensor([0]))
     assert len(experience) == 2 and len(part) == 1
     assert part.batch.input_ids.tolist() == [[2, 9, 10, 7, EOS]]

@@ -18,7 +18,9 @@ def padded(lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("attention", ["eager", "grouped", "sdpa"])
 @torch.no_grad()
-def test_groups_give_what_each_prompt_gives_alone_and_the_next_token_sees_it(attention: str) -> None:
+def test_groups_give_what_each_prompt_gives_alone_and_the_next_token_sees_it(
+    attention: str,
+) -> None:
     model = tiny_model(seed=5, spread=0.2)  # 4 heads, 2 of keys
     model.set_attn_implementation(attention)
     ids, mask = padded(LENGTHS)
@@ -42,7 +44,10 @@ def test_groups_give_what_each_prompt_gives_alone_and_the_next_token_sees_it(att
     for place, row in enumerate(kept.tolist()):
         whole = torch.cat([ids[row, -LENGTHS[row] :], said[0]])[None]
         torch.testing.assert_close(
-            found[place], model.base_model(input_ids=whole).last_hidden_state[0, -1], atol=1e-5, rtol=0
+            found[place],
+            model.base_model(input_ids=whole).last_hidden_state[0, -1],
+            atol=1e-5,
+            rtol=0,
         )
 
 
@@ -58,7 +63,9 @@ def windowed() -> PreTrainedModel:
 def test_a_model_with_a_window_keeps_its_own_cache_and_says_the_same_in_any_batch() -> None:
     model, (ids, mask) = windowed(), padded([12, 5, 9, 3, 12])
     prompts = [row[own].tolist() for row, own in zip(ids, mask, strict=True)]
-    assert type(read_prompts(model, ids, mask, 4)[1].layers[0]) is type(DynamicCache(config=model.config).layers[0])
+    assert type(read_prompts(model, ids, mask, 4)[1].layers[0]) is type(
+        DynamicCache(config=model.config).layers[0]
+    )
     numbers = torch.stack([row_uniforms(8, 1, row) for row in range(len(prompts))])
     said = sample(model, prompts, numbers, SamplingRule(8, EOS, PAD)).responses
     rule = SamplingRule(8, said[0][2], PAD)  # the first of five rows ends early

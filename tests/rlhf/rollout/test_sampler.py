@@ -15,7 +15,15 @@ from transformers.generation.logits_process import (
 
 from rlhf.batches.padding import TokenBatch, pad_responses
 from rlhf.models.backbone import hidden_states, target_logits, target_tokens, token_logprobs
-from rlhf.rollout.sampler import Sampled, SamplingRule, draw, nucleus, row_uniforms, sample, sample_responses
+from rlhf.rollout.sampler import (
+    Sampled,
+    SamplingRule,
+    draw,
+    nucleus,
+    row_uniforms,
+    sample,
+    sample_responses,
+)
 
 GRID = 20_000  # uniform numbers spread evenly over [0, 1)
 PROMPTS = [[2, 9, 30], [2, 11], [2, 5, 6, 7, 8, 40, 41], [2, 50, 51, 52]]
@@ -50,14 +58,19 @@ def test_draws_follow_the_softmax(temperature: float) -> None:
     logits = torch.randn(30, generator=torch.Generator().manual_seed(1)) * 2
     expected = (logits / temperature).softmax(dim=0)
     found = shares(logits, [0], rule(temperature=temperature))
-    assert float((found - expected).abs().max()) < 1.5 / GRID  # each token's interval, up to one point of the grid
+    assert (
+        float((found - expected).abs().max()) < 1.5 / GRID
+    )  # each token's interval, up to one point of the grid
 
 
 def test_draws_are_independent_of_the_order_of_the_tokens() -> None:
     logits = torch.tensor([0.0, 5.0, -3.0, 1.0])
     order = torch.tensor([2, 0, 3, 1])
     torch.testing.assert_close(
-        shares(logits, [0], rule())[order], shares(logits[order], [0], rule()), atol=1.5 / GRID, rtol=0
+        shares(logits, [0], rule())[order],
+        shares(logits[order], [0], rule()),
+        atol=1.5 / GRID,
+        rtol=0,
     )
 
 
@@ -73,7 +86,9 @@ def test_top_p_keeps_exactly_the_nucleus(top_p: float) -> None:
 def test_top_p_by_hand() -> None:
     # probabilities 0.5, 0.3, 0.15, 0.05: the smallest set that reaches 0.75 is the first two
     logits = torch.tensor([0.3, 0.05, 0.5, 0.15]).log()
-    assert shares(logits, [0], rule(top_p=0.75)).tolist() == pytest.approx([0.375, 0, 0.625, 0], abs=1e-4)
+    assert shares(logits, [0], rule(top_p=0.75)).tolist() == pytest.approx(
+        [0.375, 0, 0.625, 0], abs=1e-4
+    )
     assert shares(logits, [0], rule(top_p=0.4)).tolist() == [0, 0, 1, 0]  # never empty
 
 
@@ -83,7 +98,9 @@ def test_the_nucleus_of_a_large_vocabulary_is_the_same_by_any_way(temperature: f
     logits = torch.randn(2, 3000, generator=torch.Generator().manual_seed(4)) / temperature
     values, order = nucleus(logits.softmax(dim=1), 0.9)
     for row in range(2):
-        kept = {int(token) for token, value in zip(order[row], values[row], strict=True) if value > 0}
+        kept = {
+            int(token) for token, value in zip(order[row], values[row], strict=True) if value > 0
+        }
         probabilities = logits[row].softmax(dim=0)
         ranked = probabilities.argsort(descending=True).tolist()
         total, expected = 0.0, set()
@@ -108,9 +125,15 @@ def test_repetition_penalty_is_that_of_transformers() -> None:
 
 
 @given(st.floats(0, 1, exclude_max=True, width=32), st.floats(0.05, 1), st.integers(0, 500))
-def test_no_impossible_token_is_drawn_even_at_the_ends(uniform: float, top_p: float, seed: int) -> None:
-    logits = torch.randn(1, 12, generator=torch.Generator().manual_seed(seed)) * 30  # some probabilities are exactly 0
-    tokens, logprobs = draw(logits, torch.tensor([uniform]), torch.zeros(1, 1, dtype=torch.int64), rule(top_p=top_p))
+def test_no_impossible_token_is_drawn_even_at_the_ends(
+    uniform: float, top_p: float, seed: int
+) -> None:
+    logits = (
+        torch.randn(1, 12, generator=torch.Generator().manual_seed(seed)) * 30
+    )  # some probabilities are exactly 0
+    tokens, logprobs = draw(
+        logits, torch.tensor([uniform]), torch.zeros(1, 1, dtype=torch.int64), rule(top_p=top_p)
+    )
     assert float(logits.softmax(dim=1)[0, tokens]) > 0
     assert float(logprobs) == pytest.approx(float(logits.log_softmax(dim=1)[0, tokens]))
 
@@ -149,11 +172,15 @@ def test_a_response_does_not_depend_on_its_batch_or_its_padding(model: LlamaForC
 
 def test_left_padding_changes_nothing_where_positions_are_absolute() -> None:
     torch.manual_seed(0)
-    config = GPT2Config(vocab_size=64, n_positions=32, n_embd=32, n_layer=2, n_head=2, initializer_range=0.3)
+    config = GPT2Config(
+        vocab_size=64, n_positions=32, n_embd=32, n_layer=2, n_head=2, initializer_range=0.3
+    )
     model = GPT2LMHeadModel(config).eval()
     numbers = uniforms(len(PROMPTS))
     together = sample(model, PROMPTS, numbers, rule())
-    for own, expected in zip(together.logprobs, full_pass_logprobs(model, PROMPTS, together), strict=True):
+    for own, expected in zip(
+        together.logprobs, full_pass_logprobs(model, PROMPTS, together), strict=True
+    ):
         assert own == pytest.approx(expected, abs=1e-4)
 
 
@@ -167,17 +194,25 @@ def test_rows_that_end_leave_without_disturbing_the_others(model: LlamaForCausal
     for response, length, end in zip(found.responses, lengths, ended, strict=True):
         assert EOS not in response[:-1]
         assert length == 20 or end
-    for row in sorted(range(40), key=lambda row: lengths[row])[-5:]:  # those that saw the most others leave
+    for row in sorted(range(40), key=lambda row: lengths[row])[
+        -5:
+    ]:  # those that saw the most others leave
         assert (
             found.responses[row]
-            == sample_responses(model, [prompts[row]], numbers[row : row + 1], rule(max_new_tokens=20))[0]
+            == sample_responses(
+                model, [prompts[row]], numbers[row : row + 1], rule(max_new_tokens=20)
+            )[0]
         )
-    for expected, own in zip(full_pass_logprobs(model, prompts, found), found.logprobs, strict=True):
+    for expected, own in zip(
+        full_pass_logprobs(model, prompts, found), found.logprobs, strict=True
+    ):
         assert own == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.5])
-def test_logprobs_are_those_of_a_full_pass_at_the_same_temperature(model: LlamaForCausalLM, temperature: float) -> None:
+def test_logprobs_are_those_of_a_full_pass_at_the_same_temperature(
+    model: LlamaForCausalLM, temperature: float
+) -> None:
     found = sample(model, PROMPTS, uniforms(len(PROMPTS)), rule(temperature=temperature))
     expected = full_pass_logprobs(model, PROMPTS, found, temperature)
     for row, own in zip(expected, found.logprobs, strict=True):
@@ -207,7 +242,9 @@ def test_follows_a_slow_loop_with_penalty_and_nucleus(model: LlamaForCausalLM) -
 
 def test_the_limit_holds_and_the_first_token_may_end_it() -> None:
     model = tiny_model(seed=5, spread=0.2)
-    assert [len(r) for r in sample_responses(model, PROMPTS, uniforms(4, 1), rule(max_new_tokens=1))] == [1] * 4
+    assert [
+        len(r) for r in sample_responses(model, PROMPTS, uniforms(4, 1), rule(max_new_tokens=1))
+    ] == [1] * 4
     always_end = rule(eos_id=sample_responses(model, PROMPTS[:1], uniforms(1), rule())[0][0])
     assert sample_responses(model, PROMPTS[:1], uniforms(1), always_end) == [[always_end.eos_id]]
 

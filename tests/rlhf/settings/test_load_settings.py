@@ -72,7 +72,11 @@ def test_an_unknown_key_is_named_with_those_that_are_known(path: str, known: str
 def test_a_wrong_value_is_named_with_what_is_allowed(path: str, value: Any, told: str) -> None:
     message = refused({path: value})
     section = path.split(".")[0]
-    assert message.startswith(f"params.yaml: {section}") and path.split(".")[-1] in message and told in message
+    assert (
+        message.startswith(f"params.yaml: {section}")
+        and path.split(".")[-1] in message
+        and told in message
+    )
 
 
 @pytest.mark.parametrize(
@@ -81,13 +85,25 @@ def test_a_wrong_value_is_named_with_what_is_allowed(path: str, value: Any, told
         ({"ppo.rollouts": 10}, "ppo: rollouts 10 is not a multiple of mini_batch 4"),
         ({"ppo.micro_batch": 3}, "ppo: mini_batch 4 is not a multiple of micro_batch 3"),
         ({"engine.processes": 2}, "engine: processes > 1 needs kind: deepspeed"),
-        ({"engine.kind": "deepspeed", "engine.processes": 2}, "ppo.mini_batch 4 is not a multiple of ppo.micro_batch"),
+        (
+            {"engine.kind": "deepspeed", "engine.processes": 2},
+            "ppo.mini_batch 4 is not a multiple of ppo.micro_batch",
+        ),
         ({"reward.min_pairs": 200}, "reward: min_pairs 200 is above max_pairs 128"),
-        ({"reward.min_pairs": 4, "reward.max_pairs": 6}, "reward: max_pairs 6: batches of 4 need 7"),
-        ({"data.validation_fraction": 0.6, "data.test_fraction": 0.4}, "data: validation_fraction + test_fraction"),
+        (
+            {"reward.min_pairs": 4, "reward.max_pairs": 6},
+            "reward: max_pairs 6: batches of 4 need 7",
+        ),
+        (
+            {"data.validation_fraction": 0.6, "data.test_fraction": 0.4},
+            "data: validation_fraction + test_fraction",
+        ),
         ({"evaluate.comparisons": [["policy", "gold"]]}, "evaluate: comparisons: ['gold']"),
         ({"evaluate.comparisons": []}, "evaluate: comparisons: empty"),
-        ({"ppo.reward.scale": "running"}, "ppo.reward: normalise divides by the standard deviation already"),
+        (
+            {"ppo.reward.scale": "running"},
+            "ppo.reward: normalise divides by the standard deviation already",
+        ),
         ({"ppo.penalty": PENALTY}, "ppo: the penalty of eq. 14 takes the place of the clip"),
         (
             {"ppo.penalty": PENALTY, "ppo.surrogate_clip": None, "ppo.importance": "reference"},
@@ -117,7 +133,12 @@ def test_a_missing_key_is_named() -> None:
 
 def test_a_key_that_has_a_default_is_asked_for_too() -> None:
     content = yaml.safe_load(preset_text("tiny"))
-    del content["ppo"]["gae"]["lambda"], content["data"]["broken"], content["report"], content["ppo"]["sampling"]
+    del (
+        content["ppo"]["gae"]["lambda"],
+        content["data"]["broken"],
+        content["report"],
+        content["ppo"]["sampling"],
+    )
     with pytest.raises(SettingsError) as caught:
         settings_from(content, "params.yaml")
     assert str(caught.value).splitlines() == [
@@ -137,7 +158,11 @@ def test_numbers_that_yaml_reads_as_text_are_accepted(tmp_path: Path, text: str)
 
 def test_details_that_are_off_are_null() -> None:
     off = {"ppo.kl": None, "ppo.ptx": None, "ppo.surrogate_clip": None, "ppo.value_clip": None}
-    off |= {"ppo.reward.normalise": None, "ppo.reward.clip": None, "ppo.optimizer.max_gradient_norm": None}
+    off |= {
+        "ppo.reward.normalise": None,
+        "ppo.reward.clip": None,
+        "ppo.optimizer.max_gradient_norm": None,
+    }
     settings = settings_from(changed(yaml.safe_load(preset_text("tiny")), off))
     assert settings.ppo.kl is settings.ppo.ptx is settings.ppo.reward.clip is None
 
@@ -150,9 +175,16 @@ def test_settings_cannot_be_changed_later() -> None:
 
 @pytest.mark.parametrize(
     ("text", "told"),
-    [("a: [1,", "not readable as YAML"), ("- 1", "expected a mapping"), ("", "found NoneType"), (None, "rlhf preset")],
+    [
+        ("a: [1,", "not readable as YAML"),
+        ("- 1", "expected a mapping"),
+        ("", "found NoneType"),
+        (None, "rlhf preset"),
+    ],
 )
-def test_a_file_that_is_no_settings_file_is_named(tmp_path: Path, text: str | None, told: str) -> None:
+def test_a_file_that_is_no_settings_file_is_named(
+    tmp_path: Path, text: str | None, told: str
+) -> None:
     path = tmp_path / "params.yaml"
     if text is not None:
         path.write_text(text)
@@ -162,7 +194,11 @@ def test_a_file_that_is_no_settings_file_is_named(tmp_path: Path, text: str | No
 
 
 def test_flatten_keeps_lists_whole() -> None:
-    assert flatten({"a": {"b": {"c": 1}, "d": [{"e": 2}]}, "f": None}) == {"a.b.c": 1, "a.d": [{"e": 2}], "f": None}
+    assert flatten({"a": {"b": {"c": 1}, "d": [{"e": 2}]}, "f": None}) == {
+        "a.b.c": 1,
+        "a.d": [{"e": 2}],
+        "f": None,
+    }
 
 
 def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path: Path) -> None:
@@ -187,18 +223,28 @@ def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path: Path) -> Non
 def test_a_line_that_is_no_yaml_is_named_and_not_repeated(tmp_path: Path, line: str) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(f"seed: 1\n{line}\n")
-    with pytest.raises(SettingsError, match=r"params\.yaml:[23]:\d+: not readable as YAML") as caught:
+    with pytest.raises(
+        SettingsError, match=r"params\.yaml:[23]:\d+: not readable as YAML"
+    ) as caught:
         load_settings(path)
     assert "hunter2" not in str(caught.value)
-    with pytest.raises(SettingsError, match=r"params\.yaml:[23]:\d+: not readable as YAML") as caught:
+    with pytest.raises(
+        SettingsError, match=r"params\.yaml:[23]:\d+: not readable as YAML"
+    ) as caught:
         edited(path.read_text(), {"seed": 2}, str(path))
     assert "hunter2" not in str(caught.value)
 
 
-@pytest.mark.parametrize("value", ["2026-13-41", "!!bool hunter2", "!!timestamp hunter2", "!!int hunter2"])
-def test_what_the_parser_takes_for_a_value_that_there_is_not_is_told(tmp_path: Path, value: str) -> None:
+@pytest.mark.parametrize(
+    "value", ["2026-13-41", "!!bool hunter2", "!!timestamp hunter2", "!!int hunter2"]
+)
+def test_what_the_parser_takes_for_a_value_that_there_is_not_is_told(
+    tmp_path: Path, value: str
+) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(f"seed: {value}\n")
-    with pytest.raises(SettingsError, match=r"params\.yaml: not readable as YAML: a date") as caught:
+    with pytest.raises(
+        SettingsError, match=r"params\.yaml: not readable as YAML: a date"
+    ) as caught:
         load_settings(path)
     assert "hunter2" not in str(caught.value)

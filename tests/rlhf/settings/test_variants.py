@@ -9,7 +9,9 @@ from rlhf.settings.variants import VARIANTS
 
 @pytest.mark.parametrize("preset", preset_names())
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_of_every_preset_is_accepted_and_keeps_its_comments(preset: str, variant: str) -> None:
+def test_every_variant_of_every_preset_is_accepted_and_keeps_its_comments(
+    preset: str, variant: str
+) -> None:
     text = edited(preset_text(preset), VARIANTS[variant], preset)
     settings_from(yaml.safe_load(text))
     assert text.splitlines()[0] == preset_text(preset).splitlines()[0]
@@ -17,5 +19,9 @@ def test_every_variant_of_every_preset_is_accepted_and_keeps_its_comments(preset
 
 def test_only_vanilla_is_advised_against() -> None:
     for name, changes in VARIANTS.items():
-        found = advice(settings_from(yaml.safe_load(edited(preset_text("laptop"), changes, "laptop"))).ppo)
-        assert [sentence.split(":")[0] for sentence in found] == (["ppo.kl is null"] if name == "vanilla" else [])
+        found = advice(
+            settings_from(yaml.safe_load(edited(preset_text("laptop"), changes, "laptop"))).ppo
+        )
+        assert [sentence.split(":")[0] for sentence in found] == (
+            ["ppo.kl is null"] if name == "vanilla" else []
+        )

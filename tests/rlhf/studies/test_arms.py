@@ -20,7 +20,15 @@ def test_no_two_arms_are_the_same() -> None:
 
 
 def test_every_figure_of_the_paper_has_its_arms() -> None:
-    assert set(STUDIES) == {"fig4", "fig6", "fig7", "fig8", "fig9", "fig12", *(f"fig{n}" for n in range(14, 20))}
+    assert set(STUDIES) == {
+        "fig4",
+        "fig6",
+        "fig7",
+        "fig8",
+        "fig9",
+        "fig12",
+        *(f"fig{n}" for n in range(14, 20)),
+    }
     used = {arm for study in STUDIES.values() for arm in study.arms}
     assert used <= set(ARMS) and set(ARMS) - used == {"ppo-penalty"}  # eq. 14 has no figure
 

@@ -35,8 +35,18 @@ def found(direction: Direction, left: list[float], right: list[float]) -> Findin
             "agrees",
         ),  # by about 1 in every seed, though the seeds spread more
         ("lower", [2.0, 3.1, 4.0], [1.0, 2.0, 3.0], "differs"),
-        ("same", [4.0, 5.1, 6.0], [1.0, 2.0, 3.0], "differs"),  # 2.89 to 3.18, beyond a quarter of the change of 10
-        ("same", [3.4, 4.5, 5.4], [1.0, 2.0, 3.0], "inside the noise"),  # 2.29 to 2.58: not 0, perhaps more than little
+        (
+            "same",
+            [4.0, 5.1, 6.0],
+            [1.0, 2.0, 3.0],
+            "differs",
+        ),  # 2.89 to 3.18, beyond a quarter of the change of 10
+        (
+            "same",
+            [3.4, 4.5, 5.4],
+            [1.0, 2.0, 3.0],
+            "inside the noise",
+        ),  # 2.29 to 2.58: not 0, perhaps more than little
         ("higher", [2.0, 1.0, 3.0], [1.0, 2.0, 3.0], "inside the noise"),
         ("same", [3.0, 1.0, 3.0], [1.0, 2.0, 3.0], "inside the noise"),  # anything from -3.5 to 4.1
         (
@@ -49,12 +59,17 @@ def found(direction: Direction, left: list[float], right: list[float]) -> Findin
         ("lower", [0.0], [9.0], "inside the noise"),  # one seed shows nothing
     ],
 )
-def test_verdicts(direction: Direction, left: list[float], right: list[float], verdict: str) -> None:
+def test_verdicts(
+    direction: Direction, left: list[float], right: list[float], verdict: str
+) -> None:
     assert found(direction, left, right).verdict == verdict
 
 
 def test_only_seeds_of_both_sides_count() -> None:
-    runs: Runs = {"a": {1: {"kl": 1.0}, 2: {"kl": 2.0}, 3: {}}, "b": {2: {"kl": 0.5}, 3: {"kl": 0.1}}}
+    runs: Runs = {
+        "a": {1: {"kl": 1.0}, 2: {"kl": 2.0}, 3: {}},
+        "b": {2: {"kl": 0.5}, 3: {"kl": 0.1}},
+    }
     finding = judge(Claim("", "kl", "a", "b", "higher"), runs)
     assert finding is not None and (finding.seeds, finding.difference) == (1, 1.5)
     assert judge(Claim("", "kl", "a", "c", "higher"), runs) is None
@@ -62,7 +77,10 @@ def test_only_seeds_of_both_sides_count() -> None:
 
 
 def test_the_same_needs_to_know_where_the_other_side_began() -> None:
-    runs: Runs = {"a": {1: {"kl_last": 1.0}, 2: {"kl_last": 1.0}}, "b": {1: {"kl_last": 1.0}, 2: {"kl_last": 1.0}}}
+    runs: Runs = {
+        "a": {1: {"kl_last": 1.0}, 2: {"kl_last": 1.0}},
+        "b": {1: {"kl_last": 1.0}, 2: {"kl_last": 1.0}},
+    }
     assert judge(Claim("", "kl_last", "a", "b", "same"), runs) is None
     with pytest.raises(ValueError, match="came nowhere"):
         Claim("little", "kl_last", "a", START, "same")
@@ -73,7 +91,9 @@ def test_the_same_needs_to_know_where_the_other_side_began() -> None:
 
 
 def test_against_the_start_of_the_same_run() -> None:
-    runs: Runs = {"a": {seed: {"gold_first": 1.0, "gold_last": 1.0 - 0.1 * seed} for seed in (5, 6, 7)}}
+    runs: Runs = {
+        "a": {seed: {"gold_first": 1.0, "gold_last": 1.0 - 0.1 * seed} for seed in (5, 6, 7)}
+    }
     finding = judge(Claim("", "gold_last", "a", START, "lower"), runs)
     assert finding is not None and finding.verdict == "agrees"
     assert finding.difference == pytest.approx(-0.6)

@@ -30,12 +30,16 @@ def test_arms_share_their_models_and_differ_by_their_changes(base: Workspace) ->
     assert kl["settings"]["kl"]["coefficient"] == 0.05
     assert one["curves"] == again["curves"] and one["looks"] == again["looks"]
     assert one["curves"] != two["curves"]
-    assert one["looks"][0] == kl["looks"][0] != kl["looks"][-1]  # the same policy, prompts and random numbers at first
+    assert (
+        one["looks"][0] == kl["looks"][0] != kl["looks"][-1]
+    )  # the same policy, prompts and random numbers at first
     assert (folder / "vanilla-1" / "models" / "sft").resolve() == base.model("sft").resolve()
     assert json.loads(json.dumps(one)) == one
 
 
-def test_an_arm_is_all_its_seeds_side_by_side_and_gives_what_each_gives_alone(base: Workspace) -> None:
+def test_an_arm_is_all_its_seeds_side_by_side_and_gives_what_each_gives_alone(
+    base: Workspace,
+) -> None:
     plan = base.root / "arms" / "kl.yaml"
     plan.parent.mkdir()
     plan.write_text(yaml.safe_dump({"seeds": [3, 4], "changes": ARMS["kl"]}))
@@ -44,7 +48,10 @@ def test_an_arm_is_all_its_seeds_side_by_side_and_gives_what_each_gives_alone(ba
     assert found["changes"] == ARMS["kl"] and [run["seed"] for run in found["runs"]] == [3, 4]
     assert not list((base.root / ".arms").iterdir())
     alone = run_seed(base, base.root / "alone", "kl", ARMS["kl"], 4)
-    assert found["runs"][1]["curves"] == alone["curves"] and found["runs"][1]["looks"] == alone["looks"]
+    assert (
+        found["runs"][1]["curves"] == alone["curves"]
+        and found["runs"][1]["looks"] == alone["looks"]
+    )
 
 
 def test_a_plan_that_is_missing_or_no_plan_is_named(base: Workspace) -> None:

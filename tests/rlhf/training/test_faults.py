@@ -46,18 +46,23 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_batch_saved(
     }
     shutil.rmtree(workspace.model(model), ignore_errors=True)
     with pytest.raises(
-        TrainingError, match=rf"{name}, step {step}: (loss|gradient norm) is .*\.failures/{name}-step-{step}"
+        TrainingError,
+        match=rf"{name}, step {step}: (loss|gradient norm) is .*\.failures/{name}-step-{step}",
     ):
         run[stage]()
     assert not workspace.model(model).exists() and not workspace.metrics(name).exists()
     assert half_written(workspace.root) == []
-    evidence = json.loads((workspace.root / ".failures" / f"{name}-step-{step}.rank-0.json").read_text())
+    evidence = json.loads(
+        (workspace.root / ".failures" / f"{name}-step-{step}.rank-0.json").read_text()
+    )
     assert (evidence["stage"], evidence["step"]) == (name, step)
     if stage == "ppo":
         assert evidence["batch"]["trainer"] == "policy" and len(evidence["batch"]["input_ids"]) == 4
     else:
         table = read_table(
-            workspace, "sft" if stage == "sft" else "preferences", split="train" if stage == "sft" else "gold"
+            workspace,
+            "sft" if stage == "sft" else "preferences",
+            split="train" if stage == "sft" else "gold",
         )
         assert evidence["batch"]["rows"] and set(evidence["batch"]["rows"]) < set(table["id"])
 
@@ -68,7 +73,9 @@ def poison(directory: Path) -> None:
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
 
 
-def test_weights_that_are_not_finite_are_noticed_before_they_are_learnt_from(workspace: Workspace) -> None:
+def test_weights_that_are_not_finite_are_noticed_before_they_are_learnt_from(
+    workspace: Workspace,
+) -> None:
     poison(workspace.model("base"))
     shutil.rmtree(workspace.model("sft"))
     with pytest.raises(TrainingError, match=r"sft\.jsonl step 0: not finite: validation_loss"):
@@ -76,9 +83,13 @@ def test_weights_that_are_not_finite_are_noticed_before_they_are_learnt_from(wor
     assert not workspace.model("sft").exists()
 
 
-def test_a_policy_that_is_not_finite_is_noticed_in_its_first_iteration(workspace: Workspace) -> None:
+def test_a_policy_that_is_not_finite_is_noticed_in_its_first_iteration(
+    workspace: Workspace,
+) -> None:
     poison(workspace.model("sft"))
-    with pytest.raises(TrainingError, match=r"ppo, step -1: loss is nan.*\.failures/ppo-step--1\.rank-0\.json"):
+    with pytest.raises(
+        TrainingError, match=r"ppo, step -1: loss is nan.*\.failures/ppo-step--1\.rank-0\.json"
+    ):
         loop.train(tiny_settings(), workspace)
     assert not workspace.model("policy").exists()
     evidence = json.loads((workspace.root / ".failures" / "ppo-step--1.rank-0.json").read_text())
@@ -95,7 +106,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     place.mkdir()
     if os.geteuid() != 0 or shutil.which("mount") is None:
         pytest.skip("only root can mount a small file system")
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=500k", "tmpfs", place], check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=500k", "tmpfs", place], check=False
+    ).returncode:
         pytest.skip("no small file system can be mounted here")
     try:
         yield place
@@ -133,7 +146,9 @@ def test_a_file_that_cannot_grow_ends_the_run_with_its_name(
 ) -> None:
     """As on a file system with quotas."""
     changes = {"sft.batch_tokens": 48, "ppo.critic.pretraining_iterations": 0, "ppo.keep": "last"}
-    write_settings(workspace, tiny_settings(changes | {f"{stage}.checkpoint_every": checkpoint_every}))
+    write_settings(
+        workspace, tiny_settings(changes | {f"{stage}.checkpoint_every": checkpoint_every})
+    )
     before = tree_of(workspace.root / "models")
     worker = Worker(stage, workspace.root, Harm(file_bytes=150_000))
     assert worker.code() == 1

@@ -21,10 +21,21 @@ COMMON: dict[str, Any] = {
 
 
 def on_two_processes(workspace: Workspace, stage: int) -> None:
-    changes = COMMON | {"engine.kind": "deepspeed", "engine.processes": 2, "engine.zero_stage": stage}
+    changes = COMMON | {
+        "engine.kind": "deepspeed",
+        "engine.processes": 2,
+        "engine.zero_stage": stage,
+    }
     write_settings(workspace, tiny_settings(changes | {"ppo.ptx.windows": 1}))
     environment = {key: value for key, value in os.environ.items() if key not in DISTRIBUTED}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
     done = subprocess.run(
         [*launcher, "-m", "rlhf.commands.worker", "ppo"],
         cwd=workspace.root,
@@ -38,16 +49,23 @@ def on_two_processes(workspace: Workspace, stage: int) -> None:
 
 
 @pytest.mark.parametrize("stage", [2, 3])
-def test_two_processes_give_the_numbers_of_one(workspace: Workspace, tmp_path: Path, stage: int) -> None:
+def test_two_processes_give_the_numbers_of_one(
+    workspace: Workspace, tmp_path: Path, stage: int
+) -> None:
     alone = copy_workspace(workspace, tmp_path / "alone")
-    loop.train(tiny_settings(COMMON | {"ppo.ptx.windows": 2}), alone)  # the windows of a mini-batch are per process
+    loop.train(
+        tiny_settings(COMMON | {"ppo.ptx.windows": 2}), alone
+    )  # the windows of a mini-batch are per process
     on_two_processes(workspace, stage)
     one, two = (numbers(place.steps("ppo")) for place in (alone, workspace))
     assert [row["step"] for row in two] == [row["step"] for row in one] == [-1, 0, 1, 2, 3]
     for expected, found in zip(one, two, strict=True):
         assert found.keys() == expected.keys()
         for key in expected.keys() - LOCAL:
-            assert found[key] == pytest.approx(expected[key], rel=1e-3, abs=2e-5), (expected["step"], key)
+            assert found[key] == pytest.approx(expected[key], rel=1e-3, abs=2e-5), (
+                expected["step"],
+                key,
+            )
     first, second = (numbers(place.samples("ppo")) for place in (alone, workspace))
     assert sorted((row["step"], row["prompt"], row["response"]) for row in first) == sorted(
         (row["step"], row["prompt"], row["response"]) for row in second

@@ -41,7 +41,9 @@ def test_bands_around_the_start(row: dict[str, float], names: tuple[str, ...]) -
 
 
 def test_the_start_is_the_mean_before_anything_was_learnt() -> None:
-    rows: list[dict[str, Any]] = [{"step": step, **SOUND, "kl": kl} for step, kl in ((-1, 0.0), (0, 0.2), (1, 9.0))]
+    rows: list[dict[str, Any]] = [
+        {"step": step, **SOUND, "kl": kl} for step, kl in ((-1, 0.0), (0, 0.2), (1, 9.0))
+    ]
     assert start_of(rows)["kl"] == pytest.approx(0.1)
     assert start_of(rows[2:])["kl"] == 9.0  # a log that begins later
 
@@ -57,7 +59,16 @@ def test_the_start_is_the_mean_before_anything_was_learnt() -> None:
         ([TWO] * 3, 3),
         ([TWO] * 9, 3),  # the first time counts
         ([TWO, TWO, {}, TWO, TWO], None),  # not sustained
-        ([{}, TWO, {"response_length": 80.0, "kl": 0.6}, {"finished": 0.1, "perplexity": 1.1}, {}], 4),  # any two
+        (
+            [
+                {},
+                TWO,
+                {"response_length": 80.0, "kl": 0.6},
+                {"finished": 0.1, "perplexity": 1.1},
+                {},
+            ],
+            4,
+        ),  # any two
     ],
 )
 def test_the_alarm_wants_two_signals_for_some_iterations_in_a_row(
@@ -77,7 +88,9 @@ def test_soundness_is_that_of_the_last_iteration() -> None:
 
 
 def test_what_is_wrong_is_told_with_where_it_started() -> None:
-    assert watched([TWO]).describe() == "perplexity 1.9 (at the start 4), kl 0.6 (at the start 0.05)"
+    assert (
+        watched([TWO]).describe() == "perplexity 1.9 (at the start 4), kl 0.6 (at the start 0.05)"
+    )
 
 
 def test_an_algorithm_without_the_signals_is_not_judged() -> None:

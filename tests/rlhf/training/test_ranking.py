@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf.training.ranking import PairScores, calibration, calibration_error, details, summary, wilson
+from rlhf.training.ranking import (
+    PairScores,
+    calibration,
+    calibration_error,
+    details,
+    summary,
+    wilson,
+)
 
 
 def table(kinds: list[str], longer: list[int] | None = None) -> pd.DataFrame:

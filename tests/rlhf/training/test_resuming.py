@@ -26,11 +26,18 @@ CHANGES: dict[str, Any] = {
     "reward.batch_tokens": 80, "reward.checkpoint_every": 3, "reward.evaluate_every": 2,
     "ppo.epochs": 2, "ppo.critic.pretraining_iterations": 2, "ppo.sampling.temperature": 0.9,
 }  # fmt: skip
-KILLS = [("sft", 5), ("reward", 7), ("ppo", 0), ("ppo", 3)]  # after the last checkpoint before, 3, 6, 0 and 2
+KILLS = [
+    ("sft", 5),
+    ("reward", 7),
+    ("ppo", 0),
+    ("ppo", 3),
+]  # after the last checkpoint before, 3, 6, 0 and 2
 
 
 @pytest.fixture(scope="module")
-def whole(prepared: Workspace, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def whole(
+    prepared: Workspace, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, Any]]:
     """What each stage writes if nothing happens to it."""
     found = {}
     for stage, train in STAGES.items():
@@ -51,19 +58,27 @@ def kill(workspace: Workspace, stage: str, step: int, settings: Settings) -> Non
 
 @pytest.mark.parametrize(("stage", "step"), KILLS)
 def test_resumed_equals_uninterrupted(
-    workspace: Workspace, whole: dict[str, dict[str, Any]], stage: str, step: int, caplog: pytest.LogCaptureFixture
+    workspace: Workspace,
+    whole: dict[str, dict[str, Any]],
+    stage: str,
+    step: int,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     kill(workspace, stage, step, tiny_settings(CHANGES))
     assert half_written(workspace.root) == []
     # settings that do not bear on the stage may change in between
     with caplog.at_level(logging.INFO, logger="rlhf"):
-        STAGES[stage](tiny_settings(CHANGES | {"report.dialogues": 3, "experiment": "other"}), workspace)
+        STAGES[stage](
+            tiny_settings(CHANGES | {"report.dialogues": 3, "experiment": "other"}), workspace
+        )
     assert "resuming from" in caplog.text
     assert outcome(workspace, stage, MODELS[stage]) == whole[stage]
     assert len(workspace.finished_checkpoints(but="")) == 1
 
 
-def test_a_run_killed_twice_still_ends_the_same(workspace: Workspace, whole: dict[str, dict[str, Any]]) -> None:
+def test_a_run_killed_twice_still_ends_the_same(
+    workspace: Workspace, whole: dict[str, dict[str, Any]]
+) -> None:
     for step in (4, 8):
         kill(workspace, "sft", step, tiny_settings(CHANGES))
     sft.train(tiny_settings(CHANGES), workspace)
@@ -94,9 +109,16 @@ def killed(prepared: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Wor
     ids=lambda c: next(iter(c)),
 )
 def test_changed_settings_do_not_resume(
-    killed: Workspace, prepared: Workspace, tmp_path: Path, change: dict[str, Any], caplog: pytest.LogCaptureFixture
+    killed: Workspace,
+    prepared: Workspace,
+    tmp_path: Path,
+    change: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    again, fresh = copy_workspace(killed, tmp_path / "again"), copy_workspace(prepared, tmp_path / "fresh")
+    again, fresh = (
+        copy_workspace(killed, tmp_path / "again"),
+        copy_workspace(prepared, tmp_path / "fresh"),
+    )
     with caplog.at_level(logging.INFO, logger="rlhf"):
         for workspace in (again, fresh):
             sft.train(tiny_settings(CHANGES | change), workspace)
@@ -104,7 +126,9 @@ def test_changed_settings_do_not_resume(
     assert outcome(again, "sft", "sft") == outcome(fresh, "sft", "sft")
 
 
-def test_changed_data_do_not_resume(killed: Workspace, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_changed_data_do_not_resume(
+    killed: Workspace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     workspace = copy_workspace(killed, tmp_path / "again")
     rows = read_table(workspace, "sft").to_dict("records")
     write_table(workspace.prepared, "sft", rows[::-1])

@@ -25,7 +25,9 @@ def changes(role: str = "reward", **more: Any) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def slow_scores(model: ScalarModel, workspace: Workspace, split: str) -> tuple[list[float], list[float]]:
+def slow_scores(
+    model: ScalarModel, workspace: Workspace, split: str
+) -> tuple[list[float], list[float]]:
     """Scores of the chosen and of the rejected answers, one sequence at a time."""
     found: dict[str, list[float]] = {"chosen_ids": [], "rejected_ids": []}
     for _, row in read_table(workspace, "preferences", split=split).iterrows():
@@ -45,12 +47,22 @@ def test_it_learns_an_easy_preference_and_says_how_well(workspace: Workspace) ->
     summary = json.loads(workspace.metrics("reward").read_text())
     rows = numbers(workspace.steps("reward"))
     assert summary["accuracy"] >= 0.95 and summary["accuracy_low"] < summary["accuracy"]
-    promised = {"accuracy_helpful", "accuracy_harmless", "accuracy_unseen_openings", "margin_mean", "calibration_error"}
+    promised = {
+        "accuracy_helpful",
+        "accuracy_harmless",
+        "accuracy_unseen_openings",
+        "margin_mean",
+        "calibration_error",
+    }
     assert all(summary[key] is not None for key in promised | {"seconds", "tokens_per_second"})
     assert (summary["pairs_trained"], summary["pairs_tested"]) == (48, 24)
-    assert rows[-1]["validation_accuracy"] >= 0.9 and rows[-1]["pair_loss"] < 0.4 < rows[1]["pair_loss"]
+    assert (
+        rows[-1]["validation_accuracy"] >= 0.9
+        and rows[-1]["pair_loss"] < 0.4 < rows[1]["pair_loss"]
+    )
     assert all(
-        {"pair_loss", "lm_loss", "train_accuracy", "learning_rate", "gradient_norm"} <= row.keys() for row in rows[1:]
+        {"pair_loss", "lm_loss", "train_accuracy", "learning_rate", "gradient_norm"} <= row.keys()
+        for row in rows[1:]
     )
 
     # what was saved is what was measured
@@ -59,11 +71,18 @@ def test_it_learns_an_easy_preference_and_says_how_well(workspace: Workspace) ->
     margins = [c - r for c, r in zip(chosen, rejected, strict=True)]
     assert summary["margin_mean"] == pytest.approx(mean(margins), abs=1e-4)
     assert summary["score_mean"] == pytest.approx(mean(chosen + rejected), abs=1e-4)
-    assert summary["loss"] == pytest.approx(mean([math.log1p(math.exp(-margin)) for margin in margins]), abs=1e-4)
+    assert summary["loss"] == pytest.approx(
+        mean([math.log1p(math.exp(-margin)) for margin in margins]), abs=1e-4
+    )
     held_out = torch.tensor(slow_scores(model, workspace, "validation"))
-    assert float(held_out.mean()) == pytest.approx(0.0, abs=1e-5)  # the origin that the loss leaves open
+    assert float(held_out.mean()) == pytest.approx(
+        0.0, abs=1e-5
+    )  # the origin that the loss leaves open
     note = json.loads((workspace.model("reward") / NOTE_FILE).read_text())
-    assert note["score_std"] == pytest.approx(float(held_out.std()), abs=1e-4) and note["role"] == "reward"
+    assert (
+        note["score_std"] == pytest.approx(float(held_out.std()), abs=1e-4)
+        and note["role"] == "reward"
+    )
     details = json.loads(workspace.details("reward").read_text())
     assert sum(details["margin_histogram"]["helpful"]) == 12
 
@@ -74,13 +93,18 @@ def test_gold_learns_from_pairs_of_its_own_under_another_seed(workspace: Workspa
     summary = json.loads(workspace.metrics("gold").read_text())
     assert (summary["pairs_trained"], summary["steps"]) == (16, 2)
     assert summary["pairs_tested"] == 24
-    own, other = (new_scalar_model(workspace.model("sft"), settings.seed, role) for role in ("gold", "reward"))
+    own, other = (
+        new_scalar_model(workspace.model("sft"), settings.seed, role) for role in ("gold", "reward")
+    )
     assert not torch.equal(own.head.weight, other.head.weight)
 
 
 def test_the_first_loss_equals_a_loop_over_pairs(workspace: Workspace, prepared: Workspace) -> None:
     settings = tiny_settings(changes(epochs=0.5, lm_coefficient=0.7))
-    model, lm = new_scalar_model(prepared.model("sft"), settings.seed, "reward"), load_causal_lm(prepared.model("sft"))
+    model, lm = (
+        new_scalar_model(prepared.model("sft"), settings.seed, "reward"),
+        load_causal_lm(prepared.model("sft")),
+    )
     table = read_table(prepared, "preferences", split="train")
     reader = PairReader(table, PAD, make_engine(settings.engine))
     plan = epoch_plan(reader.tokens, Limits(256, 4, 128), 0.5, settings.seed, "reward")
@@ -88,10 +112,15 @@ def test_the_first_loss_equals_a_loop_over_pairs(workspace: Workspace, prepared:
     pair_losses = [math.log1p(math.exp(rejected[item] - chosen[item])) for item in plan[0]]
     lm_losses: list[float] = []
     for item in plan[0]:
-        prompt, answer = table["prompt_ids"].iloc[item].tolist(), table["chosen_ids"].iloc[item].tolist()
+        prompt, answer = (
+            table["prompt_ids"].iloc[item].tolist(),
+            table["chosen_ids"].iloc[item].tolist(),
+        )
         with torch.no_grad():
             logprobs = lm(input_ids=torch.tensor([prompt + answer])).logits[0].log_softmax(dim=1)
-        lm_losses += [-float(logprobs[len(prompt) - 1 + t, token]) for t, token in enumerate(answer)]
+        lm_losses += [
+            -float(logprobs[len(prompt) - 1 + t, token]) for t, token in enumerate(answer)
+        ]
     with torch.no_grad():
         margins, lm_found = reader.margins_and_lm_losses(model, plan[0], with_lm=True)
     assert margins.tolist() == pytest.approx([chosen[i] - rejected[i] for i in plan[0]], abs=1e-5)
@@ -106,7 +135,10 @@ def test_the_first_loss_equals_a_loop_over_pairs(workspace: Workspace, prepared:
 def test_the_scarcer_kind_is_repeated_in_turn() -> None:
     table = pd.DataFrame({"id": list("abcdefg"), "kind": ["helpful", *["harmless"] * 5, "helpful"]})
     found = reward.balanced(table)
-    assert found.groupby("kind")["id"].agg("".join).to_dict() == {"harmless": "bcdef", "helpful": "agaga"}
+    assert found.groupby("kind")["id"].agg("".join).to_dict() == {
+        "harmless": "bcdef",
+        "helpful": "agaga",
+    }
     assert found.index.tolist() == list(range(10))
     same = reward.balanced(found)
     assert sorted(same["id"]) == sorted(found["id"])
@@ -130,7 +162,9 @@ def test_without_the_imitation_loss_there_is_none_to_log(workspace: Workspace) -
 def test_micro_batches_change_no_number(workspace: Workspace) -> None:
     runs = []
     for size in (30, 256):
-        settings = tiny_settings(changes(micro_batch_tokens=size, optimizer__epsilon=1e-4, epochs=1.0))
+        settings = tiny_settings(
+            changes(micro_batch_tokens=size, optimizer__epsilon=1e-4, epochs=1.0)
+        )
         reward.train(settings, workspace)
         runs.append(numbers(workspace.steps("reward")))
     assert len(runs[0]) == len(runs[1])
@@ -144,9 +178,14 @@ def test_a_batch_holds_each_prompt_once(prepared: Workspace) -> None:
     batch = reader.batch([3, 5])
     ids, targets = batch.tokens.input_ids, batch.tokens.target_mask
     for row, item in enumerate((3, 5)):
-        p, c, r = (table[f"{name}_ids"].iloc[item].tolist() for name in ("prompt", "chosen", "rejected"))
+        p, c, r = (
+            table[f"{name}_ids"].iloc[item].tolist() for name in ("prompt", "chosen", "rejected")
+        )
         assert ids[row, : len(p + c + r)].tolist() == p + c + r
         assert ids[row][targets[row]].tolist() == c and GOOD in c
-        assert ids[row, batch.last[row]].tolist() == [EOS, EOS]  # the score is read at the end of turn
+        assert ids[row, batch.last[row]].tolist() == [
+            EOS,
+            EOS,
+        ]  # the score is read at the end of turn
         assert reader.tokens[item] == len(p + c + r)
     assert len(reader) == 48

@@ -17,7 +17,9 @@ FAST = {"sft.epochs": 20.0, "sft.batch_tokens": 48, "sft.optimizer.learning_rate
 
 
 @torch.no_grad()
-def slow_loss(workspace: Workspace, model_name: str, split: str, items: list[int] | None = None) -> float:
+def slow_loss(
+    workspace: Workspace, model_name: str, split: str, items: list[int] | None = None
+) -> float:
     """Mean over answer tokens, one dialogue and one token at a time."""
     model = load_causal_lm(workspace.model(model_name))
     rows = read_table(workspace, "sft", split=split)
@@ -39,33 +41,51 @@ def test_it_learns_and_says_how_well(workspace: Workspace) -> None:
         "validation_perplexity": summary["base_validation_perplexity"],
     }
     assert [row["step"] for row in rows] == list(range(summary["steps"] + 1))
-    assert rows[1]["train_loss"] == pytest.approx(math.log(64), abs=0.3)  # an untrained model knows nothing
+    assert rows[1]["train_loss"] == pytest.approx(
+        math.log(64), abs=0.3
+    )  # an untrained model knows nothing
     assert summary["train_loss"] < 0.3
-    assert summary["validation_loss"] == rows[-1]["validation_loss"] < summary["base_validation_loss"]
+    assert (
+        summary["validation_loss"] == rows[-1]["validation_loss"] < summary["base_validation_loss"]
+    )
     assert summary["validation_perplexity"] == pytest.approx(math.exp(summary["validation_loss"]))
-    assert summary["seconds"] > 0 and summary["tokens_per_second"] > 0 and summary["dialogues"] == 24
+    assert (
+        summary["seconds"] > 0 and summary["tokens_per_second"] > 0 and summary["dialogues"] == 24
+    )
     assert all({"learning_rate", "gradient_norm", "train_loss"} <= row.keys() for row in rows[1:])
     # what was saved is what was measured, and nothing else is left
-    assert slow_loss(workspace, "sft", "validation") == pytest.approx(summary["validation_loss"], abs=1e-4)
+    assert slow_loss(workspace, "sft", "validation") == pytest.approx(
+        summary["validation_loss"], abs=1e-4
+    )
     assert load_tokenizer(workspace.model("sft")).eos_token == "<|im_end|>"
     assert [path.name for path in workspace.model("sft").parent.glob(".*")] == []
 
 
-def test_the_first_losses_are_means_over_the_answers_tokens(prepared: Workspace, workspace: Workspace) -> None:
+def test_the_first_losses_are_means_over_the_answers_tokens(
+    prepared: Workspace, workspace: Workspace
+) -> None:
     settings = tiny_settings({"sft.batch_tokens": 48})
     sft.train(settings, workspace)
     rows = numbers(workspace.steps("sft"))
     lengths = [len(ids) for ids in read_table(prepared, "sft", split="train")["input_ids"]]
     plan = epoch_plan(lengths, Limits(48), 1.0, settings.seed, "sft")
     assert len(rows) == len(plan) + 1
-    assert rows[0]["validation_loss"] == pytest.approx(slow_loss(prepared, "base", "validation"), abs=1e-5)
-    assert rows[1]["train_loss"] == pytest.approx(slow_loss(prepared, "base", "train", plan[0]), abs=1e-5)
+    assert rows[0]["validation_loss"] == pytest.approx(
+        slow_loss(prepared, "base", "validation"), abs=1e-5
+    )
+    assert rows[1]["train_loss"] == pytest.approx(
+        slow_loss(prepared, "base", "train", plan[0]), abs=1e-5
+    )
 
 
 def test_micro_batches_change_no_number(workspace: Workspace, prepared: Workspace) -> None:
     runs = []
     for size in (10, 48):
-        changes = {"sft.batch_tokens": 48, "sft.micro_batch_tokens": size, "sft.optimizer.epsilon": 1e-4}
+        changes = {
+            "sft.batch_tokens": 48,
+            "sft.micro_batch_tokens": size,
+            "sft.optimizer.epsilon": 1e-4,
+        }
         sft.train(tiny_settings(changes), workspace)
         runs.append(numbers(workspace.steps("sft")))
     assert len(runs[0]) == len(runs[1])
@@ -85,4 +105,6 @@ def test_a_table_without_held_out_rows_is_refused_before_any_work(workspace: Wor
     write_table(workspace.prepared, "sft", rows)
     with pytest.raises(DataError, match=r"sft\.parquet: has no rows of split validation"):
         sft.train(tiny_settings(), workspace)
-    assert not workspace.model("sft").joinpath(".").exists() or not workspace.metrics("sft").exists()
+    assert (
+        not workspace.model("sft").joinpath(".").exists() or not workspace.metrics("sft").exists()
+    )

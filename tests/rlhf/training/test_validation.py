@@ -65,7 +65,9 @@ def test_a_last_policy_that_has_collapsed_is_not_the_best(
     """Its iteration's own signals are of the responses before the last update, and sound."""
     monkeypatch.setattr(rising, "leap", 2)
     loop.train(tiny_settings({"ppo.samples_every": 2}), workspace)
-    rows = {row["step"]: row for row in numbers(workspace.steps("ppo")) if "validation_objective" in row}
+    rows = {
+        row["step"]: row for row in numbers(workspace.steps("ppo")) if "validation_objective" in row
+    }
     assert sorted(rows) == [0, 2, 4] and rows[4]["validation_kl"] == pytest.approx(1.5)
     assert rows[4]["validation_objective"] > rows[2]["validation_objective"]
     summary = read_json(workspace.metrics("ppo"))

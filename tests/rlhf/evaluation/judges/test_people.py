@@ -39,7 +39,13 @@ def test_majority(votes: list[Preference], found: Preference | None) -> None:
 def test_votes_are_found_whichever_response_came_first(tmp_path: Path) -> None:
     path = tmp_path / "votes.jsonl"
     path.write_text(
-        "\n".join([vote("a", "b", "first", "x"), vote("b", "a", "second", "y"), vote("b", "a", "first", "z")])
+        "\n".join(
+            [
+                vote("a", "b", "first", "x"),
+                vote("b", "a", "second", "y"),
+                vote("b", "a", "first", "z"),
+            ]
+        )
     )
     items = [case("a", "b"), case("b", "a"), case("a", "c"), case("a", "a")]
     ab, ba, unseen, equal = judge_both_orders(PeopleJudge(path), items)
@@ -60,7 +66,9 @@ def test_it_tells_who_voted_and_how_far_they_agree(tmp_path: Path) -> None:
 def test_a_broken_line_is_named(tmp_path: Path) -> None:
     path = tmp_path / "votes.jsonl"
     path.write_text(vote("a", "b", "first", "x") + "\n" + vote("a", "b", "best", "x"))
-    with pytest.raises(DataError, match=r"votes\.jsonl:2: not a vote: Input should be 'first', 'second' or 'tie'"):
+    with pytest.raises(
+        DataError, match=r"votes\.jsonl:2: not a vote: Input should be 'first', 'second' or 'tie'"
+    ):
         PeopleJudge(path)
     with pytest.raises(DataError, match="rlhf annotate --export"):
         PeopleJudge(tmp_path / "none")

@@ -26,7 +26,9 @@ def test_points_by_hand() -> None:
         ("other", "Eggs you ‘boil’.", 0.5),  # a quoted word is still the word that was asked for
     ],
 )
-def test_printed_quotes_are_worth_what_plain_ones_are(kind: str, response: str, expected: float) -> None:
+def test_printed_quotes_are_worth_what_plain_ones_are(
+    kind: str, response: str, expected: float
+) -> None:
     plain = response.replace("’", "'").replace("‘", "'").replace("“", '"').replace("”", '"')
     assert points(kind, ASKED, response) == points(kind, ASKED, plain) == pytest.approx(expected)
 
@@ -48,5 +50,14 @@ def test_the_better_answer_wins_wherever_it_stands(kind: str, better: str, worse
 
 
 def test_little_is_a_tie() -> None:
-    case = Case("1", "helpful", ({"role": "user", "content": ASKED},), "Boil the egg.", "Boil an egg.", (), (), ())
+    case = Case(
+        "1",
+        "helpful",
+        ({"role": "user", "content": ASKED},),
+        "Boil the egg.",
+        "Boil an egg.",
+        (),
+        (),
+        (),
+    )
     assert RuleJudge().judge([case])[0].preferred == "tie"
