@@ -4,7 +4,7 @@ from argparse import ArgumentTypeError
 from typing import Any
 
 from rlhf.common.errors import SettingsError
-from rlhf.settings.read import content_of
+from rlhf.common.yaml import parse_yaml
 from rlhf.workspace import STAGES
 
 
@@ -14,7 +14,7 @@ def assignment(text: str) -> tuple[str, Any]:
     if not (key and equals):
         raise ArgumentTypeError(f"{text!r}: expected KEY=VALUE, for example ppo.kl.coefficient=0.1")
     try:
-        return key, content_of(value, f"--set {key}")
+        return key, parse_yaml(value, f"--set {key}")
     except SettingsError as error:
         raise ArgumentTypeError(str(error)) from None
 

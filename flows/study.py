@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
@@ -19,6 +18,7 @@ from prefect.runtime import flow_run
 from flows.arguments import assignment
 from flows.stage import exit_code, prefect_server
 from rlhf.common.errors import RlhfError
+from rlhf.common.yaml import read_yaml
 from rlhf.settings import preset_text
 from rlhf.settings.edit import edited
 from rlhf.studies.arms import ARMS
@@ -93,7 +93,7 @@ def finished(directory: Path, arms: Sequence[str]) -> bool:
     Its lock file tells, for it removes what an arm wrote before it runs it again.
     """
     lock = directory / "dvc.lock"
-    stages = yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"] if lock.is_file() else {}
+    stages = read_yaml(lock)["stages"] if lock.is_file() else {}
     return all(stage_of(arm) in stages for arm in arms)
 
 

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import yaml
 from prefect import get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.exceptions import PrefectException
 
-from rlhf.common.errors import RlhfError
+from rlhf.common.errors import RlhfError, SettingsError
 from rlhf.common.files import read_json, write_text
+from rlhf.common.yaml import read_yaml, write_yaml
 from rlhf.settings import flatten
 from tasks import tracking
 from tasks.environment import STUDIES
@@ -75,17 +75,10 @@ def lay_out(
     for arm, changes in arms.items():
         plan = study / "arms" / f"{arm}.yaml"
         own = _planned_seeds(plan) if arm in finished else None
-        write_changed(
-            plan,
-            yaml.safe_dump(
-                {"seeds": own or list(seeds), "changes": dict(changes)}, sort_keys=False
-            ),
-        )
-    stages = yaml.safe_load(chain.read_text(encoding="utf-8"))["stages"]
-    text = yaml.safe_dump(
-        {"stages": study_stages(stages, list(arms), figures)}, sort_keys=False, width=120
-    )
-    write_changed(study / "dvc.yaml", text)
+        content = {"seeds": own or list(seeds), "changes": dict(changes)}
+        write_changed(plan, write_yaml(content))
+    stages = study_stages(read_yaml(chain)["stages"], list(arms), figures)
+    write_changed(study / "dvc.yaml", write_yaml({"stages": stages}))
     take_over(root / "dvc.lock", study / "dvc.lock")
     return study
 
@@ -93,8 +86,8 @@ def lay_out(
 def _planned_seeds(plan: Path) -> list[int] | None:
     """The seeds of an arm's plan; None where there is none, or one that was spoilt by hand."""
     try:
-        return [int(seed) for seed in yaml.safe_load(plan.read_text(encoding="utf-8"))["seeds"]]
-    except (FileNotFoundError, yaml.YAMLError, KeyError, TypeError, ValueError):
+        return [int(seed) for seed in read_yaml(plan)["seeds"]]
+    except (FileNotFoundError, SettingsError, KeyError, TypeError, ValueError):
         return None
 
 
@@ -112,9 +105,9 @@ def take_over(chain: Path, study: Path) -> None:
     """
     if study.exists() or not chain.is_file():
         return
-    lock = yaml.safe_load(chain.read_text(encoding="utf-8"))
+    lock = read_yaml(chain)
     known = {name: lock["stages"][name] for name in CHAIN if name in lock["stages"]}
-    write_text(study, yaml.safe_dump(lock | {"stages": known}, sort_keys=False))
+    write_text(study, write_yaml(lock | {"stages": known}))
 
 
 def write_changed(path: Path, text: str) -> None:
@@ -157,9 +150,7 @@ def record_arm(run: StageRun, name: str) -> None:
     """Log an arm in MLflow: its changes, the curves and the summary as means over seeds, every seed's own, the record."""
     path = run.root / "runs" / f"{name}.json"
     runs = read_json(path)["runs"]
-    changes = yaml.safe_load((run.root / "arms" / f"{name}.yaml").read_text(encoding="utf-8"))[
-        "changes"
-    ]
+    changes = read_yaml(run.root / "arms" / f"{name}.yaml")["changes"]
     summary = means([one["summary"] for one in runs])
     with tracking.tolerated(f"the results of {name}", get_run_logger().warning):
         client = tracking.client_of(run.root)

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from rlhf.commands.worker import stage_function
+from rlhf.common.yaml import parse_yaml, read_yaml
 from rlhf.settings import preset_names, preset_text
 from rlhf.workspace import STAGES, Workspace
 from tests.source_tree import ROOT, closure
 
-PIPELINE: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+PIPELINE: dict[str, Any] = read_yaml(ROOT / "dvc.yaml")
 
 # What cannot change an output: reading settings (their values are params), names of files, writing, progress, messages.
 WITHOUT_EFFECT = (
@@ -94,7 +94,7 @@ def test_the_modules_are_those_that_the_worker_runs(stage: str) -> None:
 @pytest.mark.parametrize("preset", preset_names())
 @pytest.mark.parametrize("stage", STAGES)
 def test_params_exist_in_every_preset(stage: str, preset: str) -> None:
-    content = yaml.safe_load(preset_text(preset))
+    content = parse_yaml(preset_text(preset), preset)
     for key in PIPELINE["stages"][stage]["params"]:
         node: Any = content
         for part in key.split("."):
@@ -105,7 +105,7 @@ def test_params_exist_in_every_preset(stage: str, preset: str) -> None:
 @pytest.mark.parametrize("preset", preset_names())
 def test_every_section_of_a_preset_makes_some_stage_stale(preset: str) -> None:
     used = {key.split(".")[0] for stage in PIPELINE["stages"].values() for key in stage["params"]}
-    assert set(yaml.safe_load(preset_text(preset))) <= used
+    assert set(parse_yaml(preset_text(preset), preset)) <= used
 
 
 def test_changes_of_ppo_reach_only_what_follows_it() -> None:

@@ -1,13 +1,13 @@
 """From inputs to the page's view: what each section shows, and the rendering of the template (autoescape on)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from rlhf.common.yaml import write_yaml
 from rlhf.report.comparisons import comparison_views, judge_rows, model_rows
 from rlhf.report.dialogues import choose_dialogues
 from rlhf.report.figures import evenly
@@ -102,13 +102,9 @@ def settings_parts(settings: Settings) -> list[tuple[str, str]]:
     content = settings.model_dump(mode="json", by_alias=True)
     loose = {key: value for key, value in content.items() if not isinstance(value, dict)}
     sections = {key: value for key, value in content.items() if isinstance(value, dict)}
-    return [(name, _yaml(value)) for name, value in {"general": loose, **sections}.items()]
-
-
-def _yaml(value: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(
-        dict(value), sort_keys=False, default_flow_style=False, allow_unicode=True, width=72
-    ).strip()
+    return [
+        (name, write_yaml(value).strip()) for name, value in {"general": loose, **sections}.items()
+    ]
 
 
 def timings(inputs: Inputs) -> list[Row]:

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
+from rlhf.common.yaml import parse_yaml
 from rlhf.settings.read import flatten, preset_names, preset_text, settings_from
 from rlhf.settings.schema import Settings
 
@@ -22,7 +21,7 @@ def describe_preset(settings: Settings) -> PresetDistance:
     mine = flatten(settings.model_dump(mode="json", by_alias=True))
     distances = []
     for name in preset_names():
-        preset = settings_from(yaml.safe_load(preset_text(name)), name)
+        preset = settings_from(parse_yaml(preset_text(name), name), name)
         its = flatten(preset.model_dump(mode="json", by_alias=True))
         keys = [key for key in {**its, **mine} if its.get(key) != mine.get(key)]
         distances.append(PresetDistance(name, [(key, its.get(key), mine.get(key)) for key in keys]))

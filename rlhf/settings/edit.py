@@ -1,36 +1,25 @@
 """Setting keys in the text of a settings file: comments, order and style stay."""
 
 from collections.abc import Mapping
-from io import StringIO
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from rlhf.common.errors import SettingsError
-from rlhf.settings.read import content_of, settings_from
+from rlhf.common.yaml import editable, edited_text, parse_yaml
+from rlhf.settings.read import settings_from
 
 
 def edited(text: str, values: Mapping[str, Any], where: str) -> str:
-    """Give a settings file's text with dotted keys set; raises SettingsError when the result is refused."""
-    content = content_of(text, where)
-    _put(content, values)
+    """Give a settings file's text with dotted keys set; raises SettingsError if the result is refused."""
+    content = parse_yaml(text, where)
+    put(content, values)
     settings_from(content, f"{where}, as changed")
-    editor = YAML()
-    editor.width = 4096
-    editor.preserve_quotes = True
-    editor.representer.add_representer(type(None), _as_null)
-    document = editor.load(text)
-    _put(document, values)
-    out = StringIO()
-    editor.dump(document, out)
-    return out.getvalue()
+    document = editable(text)
+    put(document, values)
+    return edited_text(document)
 
 
-def _as_null(representer: Any, _value: None) -> Any:
-    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
-
-
-def _put(content: Any, values: Mapping[str, Any]) -> None:
+def put(content: Any, values: Mapping[str, Any]) -> None:
+    """Set dotted keys of nested mappings in place; raises SettingsError where a section is missing."""
     for key, value in values.items():
         *sections, name = key.split(".")
         node = content

@@ -1,39 +1,22 @@
 """From a YAML file to `Settings`, with errors that name the key and what is allowed there."""
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from rlhf.common.errors import SettingsError
+from rlhf.common.yaml import parse_yaml
 from rlhf.settings.schema import Settings
-
-
-class _Once(yaml.SafeLoader):
-    """YAML as safe_load reads it, but a key that stands twice is refused: the last one would win unseen."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Refuse the second of two equal keys, naming its line."""
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"{key.value}: a second time", key.start_mark
-                    )
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
 
 
 def load_settings(path: Path) -> Settings:
     """Read and check a settings file; raises SettingsError that names file and key."""
-    return settings_from(content_of(settings_text(path), str(path)), str(path))
+    return settings_from(parse_yaml(settings_text(path), str(path)), str(path))
 
 
 def settings_text(path: Path) -> str:
@@ -45,26 +28,6 @@ def settings_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise SettingsError(
             f"{path}: not UTF-8 text: {error.reason} at byte {error.start}"
-        ) from None
-
-
-def content_of(text: str, where: str) -> Any:
-    """Parse YAML; raises SettingsError with the place, but no value: it may be a key by mistake."""
-    try:
-        return yaml.load(text, Loader=_Once)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
-        # tags and aliases stand in quotes, and so do the parser's own words: '<scalar>'
-        problem = re.sub(r"'[^'<][^']+'", "'...'", error.problem or error.context or "")
-        raise SettingsError(f"{place}: not readable as YAML: {problem}") from None
-    except (
-        yaml.YAMLError
-    ) as error:  # of the reader: a position, and a character that YAML cannot have
-        raise SettingsError(f"{where}: not readable as YAML: {error}") from None
-    except (ValueError, LookupError, AttributeError):  # what the parser itself does not catch
-        raise SettingsError(
-            f"{where}: not readable as YAML: a date, number or truth value that there is not"
         ) from None
 
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from rlhf.common.command import guarded
-from rlhf.common.errors import DataError
+from rlhf.common.errors import DataError, SettingsError
 from rlhf.common.files import write_json, write_text
+from rlhf.common.yaml import parse_yaml, read_yaml
 from rlhf.settings import settings_from
 from rlhf.settings.edit import edited
 from rlhf.settings.read import settings_text
@@ -37,11 +37,11 @@ def run_arm(base: Workspace, arm: str) -> None:
     """
     plan = base.root / "arms" / f"{arm}.yaml"
     try:
-        content = yaml.safe_load(plan.read_text(encoding="utf-8"))
+        content = read_yaml(plan)
         seeds, changes = [int(seed) for seed in content["seeds"]], dict(content["changes"])
     except FileNotFoundError:
         raise DataError(plan, "no such file; `python -m flows.study` writes it") from None
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+    except (SettingsError, KeyError, TypeError, ValueError) as error:
         raise DataError(plan, f"expected seeds and changes: {error}") from None
     folder = base.root / ".arms"
     runs = side_by_side(base, folder, arm, changes, seeds)
@@ -86,7 +86,7 @@ def run_seed(
     where = f"arm {arm}"
     text = edited(settings_text(base.params), {**changes, "seed": seed}, where)
     write_text(workspace.params, text)
-    settings = settings_from(yaml.safe_load(text), where)
+    settings = settings_from(parse_yaml(text, where), where)
     loop.train(settings, workspace)
     return {
         "seed": seed,

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from rlhf.common.files import tree_sha256
+from rlhf.common.yaml import read_yaml
 from rlhf.workspace import STAGES, Workspace
 from tasks.tracking import client_of
 from tests.flows.records import EXPERIMENT, newest, runs
@@ -34,7 +34,7 @@ KEYS["gold"] = KEYS["reward"]
 
 
 def lock(project: Project) -> Any:
-    return yaml.safe_load((project.root / "dvc.lock").read_text())["stages"]
+    return read_yaml(project.root / "dvc.lock")["stages"]
 
 
 @pytest.mark.parametrize("stage", STAGES[:-1])

@@ -2,8 +2,7 @@
 
 import json
 
-import yaml
-
+from rlhf.common.yaml import parse_yaml, write_yaml
 from tasks.tracking import client_of
 from tests.flows.records import EXPERIMENT, newest
 from tests.project_copy import Project
@@ -42,9 +41,9 @@ def test_a_ppo_setting_runs_only_what_follows_and_coming_back_runs_nothing(
 ) -> None:
     params = changed_chain.root / "params.yaml"
     before = params.read_text()
-    content = yaml.safe_load(before)
+    content = parse_yaml(before, "params.yaml")
     content["ppo"]["kl"]["coefficient"] = 0.5
-    params.write_text(yaml.safe_dump(content))
+    params.write_text(write_yaml(content))
     try:
         assert changed_chain.ran(changed_chain.repro()) == ["ppo", "evaluate", "report"]
         difference = json.loads(changed_chain.run("dvc", "params", "diff", "--json", "HEAD"))

@@ -10,8 +10,8 @@ from contextlib import closing, suppress
 
 import psutil
 import pytest
-import yaml
 
+from rlhf.common.yaml import read_yaml, write_yaml
 from tasks.tracking import client_of
 from tests.flows.records import newest
 from tests.project_copy import Project
@@ -19,9 +19,9 @@ from tests.project_copy import Project
 
 def set_params(project: Project, change: Callable[[dict], None]) -> None:
     path = project.root / "params.yaml"
-    content = yaml.safe_load(path.read_text())
+    content = read_yaml(path)
     change(content)
-    path.write_text(yaml.safe_dump(content))
+    path.write_text(write_yaml(content))
 
 
 def forever(content: dict) -> None:

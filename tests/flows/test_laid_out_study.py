@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from flows import study
+from rlhf.common.yaml import read_yaml, write_yaml
 from rlhf.settings import preset_text
 from rlhf.studies.figures import STUDIES
 from tasks.study import stage_of
@@ -25,17 +25,14 @@ def clone(tmp_path: Path) -> Path:
 
 def seeds_of(directory: Path) -> dict[str, list[int]]:
     """The seeds of every arm that is laid out."""
-    return {
-        path.stem: yaml.safe_load(path.read_text())["seeds"]
-        for path in (directory / "arms").iterdir()
-    }
+    return {path.stem: read_yaml(path)["seeds"] for path in (directory / "arms").iterdir()}
 
 
 def finish(directory: Path, figure: str) -> None:
     lock = directory / "dvc.lock"
-    stages = yaml.safe_load(lock.read_text())["stages"] if lock.is_file() else {}
+    stages = read_yaml(lock)["stages"] if lock.is_file() else {}
     lock.write_text(
-        yaml.safe_dump({"stages": stages | {stage_of(arm): {} for arm in STUDIES[figure].arms}})
+        write_yaml({"stages": stages | {stage_of(arm): {} for arm in STUDIES[figure].arms}})
     )
 
 
@@ -47,7 +44,7 @@ def test_new_seeds_are_for_the_arms_of_figures_asked_for(clone: Path) -> None:
     study.lay_out_figures(clone, "tiny", settings, ["fig9"], [11, 12])
     new, old = [11, 12], [1, 2]
     assert seeds_of(directory) == {"vanilla": new, "ppo-max": new, "kl-0.1": old, "kl-0.2": old}
-    stages = yaml.safe_load((directory / "dvc.yaml").read_text())["stages"]
+    stages = read_yaml(directory / "dvc.yaml")["stages"]
     assert stages["findings"]["cmd"].endswith(" fig4 fig9 fig15")  # all stay on the page
 
     (directory / "arms" / "kl-0.1.yaml").write_text("seeds: [\n")

@@ -3,8 +3,7 @@
 import json
 import sys
 
-import yaml
-
+from rlhf.common.yaml import read_yaml
 from rlhf.workspace import Workspace
 from tasks.tracking import client_of
 from tests.flows.records import flow_runs
@@ -44,7 +43,7 @@ def test_the_flow_gives_the_lock_file_of_a_repro_by_hand(changed_chain: Project)
         assert [
             line.split("'")[1] for line in output.splitlines() if "Running stage '" in line
         ] == ["report"]
-        assert yaml.safe_load(params.read_text())["report"]["dialogues"] == 3
+        assert read_yaml(params)["report"]["dialogues"] == 3
         by_flow = lock(changed_chain)
         client = client_of(changed_chain.root)
         experiment = client.get_experiment_by_name("rlhf-tiny")

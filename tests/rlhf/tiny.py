@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rlhf.batches.tables import write_table
+from rlhf.common.yaml import parse_yaml
 from rlhf.core.steps import read_steps
 from rlhf.models.heads import new_scalar_model, save_scalar_model
 from rlhf.models.saving import load_causal_lm, save_causal_lm
@@ -163,7 +163,7 @@ def _text_row(random: torch.Generator, number: int) -> dict[str, Any]:
 
 def tiny_settings(changes: Mapping[str, Any] | None = None) -> Settings:
     """The preset `tiny` with some keys changed, each given by its path: {"ppo.epochs": 2}."""
-    return settings_from(changed(yaml.safe_load(preset_text("tiny")), changes or {}))
+    return settings_from(changed(parse_yaml(preset_text("tiny"), "tiny"), changes or {}))
 
 
 def changed(content: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,22 +2,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from rlhf.common.errors import ChangedError, RlhfError
+from rlhf.common.yaml import parse_yaml, read_yaml
 from rlhf.settings import preset_text, settings_from
 from tasks.lineage import Lineage, git_state, output_hashes, stage_lineage
 from tasks.steps import refuse_changes
 from tasks.tracking import StageRun
 from tests.project_copy import Project
 
-SETTINGS = settings_from(yaml.safe_load(preset_text("tiny")))
+SETTINGS = settings_from(parse_yaml(preset_text("tiny"), "tiny"))
 
 
 def test_hashes_are_those_that_dvc_writes_into_its_lock(repository: Project) -> None:
     before = stage_lineage(repository.root, "one", SETTINGS).dependencies
     repository.repro()
-    lock: Any = yaml.safe_load((repository.root / "dvc.lock").read_text())["stages"]
+    lock: Any = read_yaml(repository.root / "dvc.lock")["stages"]
     for stage in ("one", "two"):
         lineage = stage_lineage(repository.root, stage, SETTINGS)
         assert lineage.dependencies == {item["path"]: item["md5"] for item in lock[stage]["deps"]}

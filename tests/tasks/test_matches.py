@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from prefect.logging import disable_run_logger
 
 from rlhf.common.errors import RlhfError
+from rlhf.common.yaml import parse_yaml
 from rlhf.settings import Settings, preset_text, settings_from
 from rlhf.settings.evaluation import Promotion
 from tasks.lineage import Lineage, output_hashes
@@ -59,7 +59,7 @@ def test_a_few_verdicts_promote_nobody(unjudged: int, promoted: bool) -> None:
 
 
 def comparing(*pairs: tuple[str, str]) -> Settings:
-    content = yaml.safe_load(preset_text("tiny"))
+    content = parse_yaml(preset_text("tiny"), "tiny")
     content["evaluate"]["comparisons"] = [list(pair) for pair in pairs]
     return settings_from(content)
 

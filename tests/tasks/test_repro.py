@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 
 from rlhf.common.errors import SettingsError
+from rlhf.common.yaml import parse_yaml
 from rlhf.settings import preset_text
 from tasks.errors import BusyError
 from tasks.repro import ReproFailed, main, override, repro
@@ -107,7 +107,7 @@ def test_overrides_keep_comments_and_are_checked_first(tmp_path: Path) -> None:
     override(path, {"ppo.kl.coefficient": 0.25, "experiment": "other"})
     text = path.read_text()
     assert text.startswith("# a remark\n")
-    content = yaml.safe_load(text)
+    content = parse_yaml(text, "params.yaml")
     assert content["ppo"]["kl"]["coefficient"] == 0.25
     assert content["experiment"] == "other"
     before = preset_text("tiny").splitlines()

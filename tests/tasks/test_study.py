@@ -1,10 +1,10 @@
 from pathlib import Path
 
 import pytest
-import yaml
 from dvc.repo import Repo
 
 from rlhf.common.errors import RlhfError
+from rlhf.common.yaml import parse_yaml, read_yaml, write_yaml
 from rlhf.settings import preset_text, settings_from
 from rlhf.studies.arms import ARMS
 from tasks.environment import home_of
@@ -12,7 +12,7 @@ from tasks.lineage import stage_lineage
 from tasks.study import lay_out, means, stage_of, study_stages
 from tests.source_tree import ROOT
 
-CHAIN = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+CHAIN = read_yaml(ROOT / "dvc.yaml")["stages"]
 
 
 def clone(root: Path) -> Path:
@@ -53,10 +53,10 @@ def test_what_is_laid_out_is_a_workspace_that_dvc_reads_with_the_records_of_the_
             stage_of("kl"),
         }
         assert Path(repo.cache.local.path).resolve().is_relative_to((root / ".dvc").resolve())
-    plan = yaml.safe_load((study / "arms" / "kl.yaml").read_text())
+    plan = read_yaml(study / "arms" / "kl.yaml")
     assert plan == {"seeds": [1, 2], "changes": ARMS["kl"]}
     with pytest.raises(RlhfError, match=r"data/prepared/sft\.parquet: missing, and sft reads it"):
-        stage_lineage(study, "sft", settings_from(yaml.safe_load(preset_text("tiny"))))
+        stage_lineage(study, "sft", settings_from(parse_yaml(preset_text("tiny"), "tiny")))
 
 
 def test_compiled_code_makes_nothing_stale_and_changed_code_does(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_compiled_code_makes_nothing_stale_and_changed_code_does(tmp_path: Path)
     study = lay_out(root, "tiny", preset_text("tiny"), {"kl": ARMS["kl"]}, [1], ["fig7"])
     (study / "runs").mkdir()
     (study / "runs" / "kl.json").write_text("{}")
-    settings = settings_from(yaml.safe_load(preset_text("tiny")))
+    settings = settings_from(parse_yaml(preset_text("tiny"), "tiny"))
     before = stage_lineage(study, "findings", settings).dependencies
     assert before.keys() == {"rlhf/report", "rlhf/studies", "requirements.lock", "runs/kl.json"}
 
@@ -115,19 +115,19 @@ def test_a_new_study_knows_what_the_workspace_around_it_has_run(tmp_path: Path) 
         "deps": [{"path": "rlhf/data", **dep}, {"path": "models/base", **dep}],
     }
     lock = {"schema": "2.0", "stages": {"sft": stage, "ppo": stage}}
-    (root / "dvc.lock").write_text(yaml.safe_dump(lock))
+    (root / "dvc.lock").write_text(write_yaml(lock))
     study = lay_out(root, "tiny", preset_text("tiny"), {"kl": ARMS["kl"]}, [1], ["fig7"])
-    known = yaml.safe_load((study / "dvc.lock").read_text())
+    known = read_yaml(study / "dvc.lock")
     assert (
         known["stages"].keys() == {"sft"} and known["schema"] == "2.0"
     )  # ppo is not what an arm runs
     assert [each["path"] for each in known["stages"]["sft"]["deps"]] == ["rlhf/data", "models/base"]
 
     (root / "dvc.lock").write_text(
-        yaml.safe_dump(lock | {"stages": {}})
+        write_yaml(lock | {"stages": {}})
     )  # what the study has run since is its own
     lay_out(root, "tiny", preset_text("tiny"), {"kl": ARMS["kl"]}, [1], ["fig7"])
-    assert yaml.safe_load((study / "dvc.lock").read_text()) == known
+    assert read_yaml(study / "dvc.lock") == known
 
 
 def test_a_study_needs_a_clone_around_it(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
+from rlhf.common.yaml import parse_yaml
 from rlhf.settings import Settings, preset_text, settings_from
 from rlhf.workspace import STAGES
 from tasks import worker
@@ -11,7 +11,7 @@ from tasks.worker import worker_command, worker_environment
 
 
 def settings_with(**engine: object) -> Settings:
-    content = yaml.safe_load(preset_text("tiny"))
+    content = parse_yaml(preset_text("tiny"), "tiny")
     content["engine"] = {**content["engine"], **engine}
     content["ppo"]["mini_batch"] = content["ppo"]["rollouts"] = 8
     content["ppo"]["micro_batch"] = 2

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from rlhf.commands import doctor
+from rlhf.common.yaml import parse_yaml
 from rlhf.settings import preset_text, settings_from
 from rlhf.workspace import Workspace
 
@@ -24,7 +24,7 @@ def test_it_tells_what_judges_lack(
     tmp_path: Path, prepared: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace = Workspace(tmp_path)
-    content = yaml.safe_load(preset_text("tiny"))
+    content = parse_yaml(preset_text("tiny"), "tiny")
     assert doctor.judges_check(workspace, settings_from(content)).state == "ok"
     content["evaluate"]["judges"] = ["gold", "api:theirs"]
     content["evaluate"]["endpoints"] = {
@@ -117,7 +117,7 @@ def test_it_judges_by_numbers(tmp_path: Path) -> None:
 def test_it_looks_at_addresses(
     tmp_path: Path, section: str, key: str, value: object, told: str
 ) -> None:
-    content = yaml.safe_load(preset_text("tiny"))
+    content = parse_yaml(preset_text("tiny"), "tiny")
     content[section][key] = value
     found = doctor.addresses_check(Workspace(tmp_path), settings_from(content))
     assert found.state == "fault" and told in found.found

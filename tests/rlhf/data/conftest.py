@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from rlhf.common.yaml import parse_yaml
 from rlhf.data.base_model import finish_base_model
 from rlhf.data.sources import Request, find_source
 from rlhf.settings.read import preset_text, settings_from
@@ -19,7 +19,7 @@ def make_settings() -> Callable[..., Settings]:
     """Make the tiny preset with other values under `data`."""
 
     def make(**data: Any) -> Settings:
-        content = yaml.safe_load(preset_text("tiny"))
+        content = parse_yaml(preset_text("tiny"), "tiny")
         content["data"] |= {"limits": {}, **data}
         return settings_from(content)
 

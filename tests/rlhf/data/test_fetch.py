@@ -3,12 +3,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
 from raw_files import write_lines
 from transformers import AutoTokenizer
 
 from rlhf.common.errors import SourceError
 from rlhf.common.files import read_json, tree_bytes, tree_sha256
+from rlhf.common.yaml import parse_yaml
 from rlhf.data.fetch import fetch
 from rlhf.settings.read import preset_text, settings_from
 from rlhf.settings.schema import Settings
@@ -90,7 +90,7 @@ def test_a_fetch_that_cannot_write_its_figures_leaves_no_model(
 
 
 def test_a_model_that_is_not_the_pinned_one_is_refused(tmp_path: Path) -> None:
-    content = yaml.safe_load(preset_text("tiny"))
+    content = parse_yaml(preset_text("tiny"), "tiny")
     content["model"]["sha256"] = "0" * 64
     with pytest.raises(
         SourceError, match=f"sha256 is [0-9a-f]{{64}}, but the settings pin {'0' * 64}"

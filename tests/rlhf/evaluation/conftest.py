@@ -4,10 +4,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from rlhf.common.yaml import parse_yaml
 from rlhf.models.heads import new_scalar_model, save_scalar_model
 from rlhf.models.saving import save_causal_lm
 from rlhf.settings.read import preset_text, settings_from
@@ -42,7 +42,7 @@ def tiny_model(seed: int) -> LlamaForCausalLM:
 @pytest.fixture(scope="session")
 def settings() -> Settings:
     """The laptop preset, with short responses, plain fp32 and one thread (tiny models gain nothing from more)."""
-    content = yaml.safe_load(preset_text("laptop"))
+    content = parse_yaml(preset_text("laptop"), "laptop")
     content["engine"] |= {"precision": "fp32", "threads": 1}
     content["evaluate"]["generation"] |= {"max_new_tokens": 12, "batch_size": 4}
     content["evaluate"] |= {"judges": ["gold"], "tax": None}

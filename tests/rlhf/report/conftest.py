@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
 from rlhf.common.files import write_json
+from rlhf.common.yaml import parse_yaml
 from rlhf.core.steps import StepLog
 from rlhf.data.split import SPLITS
 from rlhf.report.build import build
@@ -46,7 +46,7 @@ def no_commit() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def settings() -> Settings:
-    content = yaml.safe_load(preset_text("laptop"))
+    content = parse_yaml(preset_text("laptop"), "laptop")
     content["seed"] = 977
     return settings_from(content)
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-import yaml
 
+from rlhf.common.yaml import parse_yaml
 from rlhf.report.comparisons import judge_rows
 from rlhf.report.dialogues import choose_dialogues
 from rlhf.report.figures import (
@@ -73,7 +73,7 @@ def test_the_first_judge_chooses_the_dialogues() -> None:
 
 
 def test_judges_that_have_something_to_tell_of_themselves_do() -> None:
-    content = yaml.safe_load(preset_text("tiny"))
+    content = parse_yaml(preset_text("tiny"), "tiny")
     endpoint = {"base_url": "http://127.0.0.1:1/v1", "model": "m"}
     content["evaluate"] |= {
         "judges": ["gold", "api:chat", "people:votes.jsonl"],

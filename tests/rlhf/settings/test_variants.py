@@ -1,6 +1,6 @@
 import pytest
-import yaml
 
+from rlhf.common.yaml import parse_yaml
 from rlhf.settings import preset_names, preset_text, settings_from
 from rlhf.settings.advice import advice
 from rlhf.settings.edit import edited
@@ -13,14 +13,16 @@ def test_every_variant_of_every_preset_is_accepted_and_keeps_its_comments(
     preset: str, variant: str
 ) -> None:
     text = edited(preset_text(preset), VARIANTS[variant], preset)
-    settings_from(yaml.safe_load(text))
+    settings_from(parse_yaml(text, "params.yaml"))
     assert text.splitlines()[0] == preset_text(preset).splitlines()[0]
 
 
 def test_only_vanilla_is_advised_against() -> None:
     for name, changes in VARIANTS.items():
         found = advice(
-            settings_from(yaml.safe_load(edited(preset_text("laptop"), changes, "laptop"))).ppo
+            settings_from(
+                parse_yaml(edited(preset_text("laptop"), changes, "laptop"), "laptop")
+            ).ppo
         )
         assert [sentence.split(":")[0] for sentence in found] == (
             ["ppo.kl is null"] if name == "vanilla" else []

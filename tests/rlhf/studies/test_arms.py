@@ -1,6 +1,6 @@
 import pytest
-import yaml
 
+from rlhf.common.yaml import parse_yaml
 from rlhf.settings import preset_text, settings_from
 from rlhf.settings.edit import edited
 from rlhf.studies.arms import ARMS
@@ -10,12 +10,14 @@ from rlhf.studies.figures import STUDIES
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_every_arm_is_accepted(arm: str) -> None:
-    settings_from(yaml.safe_load(edited(preset_text("tiny"), ARMS[arm], arm)))
+    settings_from(parse_yaml(edited(preset_text("tiny"), ARMS[arm], arm), arm))
 
 
 def test_no_two_arms_are_the_same() -> None:
     texts = {arm: edited(preset_text("laptop"), changes, arm) for arm, changes in ARMS.items()}
-    found = [settings_from(yaml.safe_load(text)).model_dump_json() for text in texts.values()]
+    found = [
+        settings_from(parse_yaml(text, "params.yaml")).model_dump_json() for text in texts.values()
+    ]
     assert len(set(found)) == len(ARMS)
 
 

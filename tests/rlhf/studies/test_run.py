@@ -1,11 +1,11 @@
 import json
 
 import pytest
-import yaml
 from tiny import tiny_settings, write_settings
 
 from rlhf.common.errors import DataError
 from rlhf.common.files import read_json
+from rlhf.common.yaml import write_yaml
 from rlhf.studies.arms import ARMS
 from rlhf.studies.run import run_arm, run_seed
 from rlhf.training import reward
@@ -42,7 +42,7 @@ def test_an_arm_is_all_its_seeds_side_by_side_and_gives_what_each_gives_alone(
 ) -> None:
     plan = base.root / "arms" / "kl.yaml"
     plan.parent.mkdir()
-    plan.write_text(yaml.safe_dump({"seeds": [3, 4], "changes": ARMS["kl"]}))
+    plan.write_text(write_yaml({"seeds": [3, 4], "changes": ARMS["kl"]}))
     run_arm(base, "kl")
     found = read_json(base.root / "runs" / "kl.json")
     assert found["changes"] == ARMS["kl"] and [run["seed"] for run in found["runs"]] == [3, 4]

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import yaml
 from scripted_server import Script, case, cases, endpoint, expected, fenced, judge_all, scripted
 
 from rlhf.common.errors import JudgeError, SettingsError
+from rlhf.common.yaml import parse_yaml
 from rlhf.evaluation.judges.answer_cache import KeptAnswers
 from rlhf.evaluation.judges.api import ApiJudge, answers_of_endpoint, parse_reply
 from rlhf.evaluation.judges.rubric import question
@@ -205,7 +205,7 @@ def test_two_servers_with_one_name_of_a_model_are_two_judges(
 
 
 def test_settings_of_an_endpoint_that_leak_or_break_are_refused_without_repeating_them() -> None:
-    content = yaml.safe_load(preset_text("tiny"))
+    content = parse_yaml(preset_text("tiny"), "tiny")
     good = {"base_url": "https://host/v1", "model": "m"}
     for change, said in (
         ({"base_url": "https://bob:hunter2@host/v1"}, "no user and password"),

@@ -1,0 +1,43 @@
+"""Addresses of the settings, `kind:detail`: `path:models/mine`, `api:gpt-4`, `starter`."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Self
+
+from rlhf.common.errors import RlhfError
+
+
+@dataclass(frozen=True)
+class Address:
+    """What stands before the first colon and what stands behind it ("" without a colon)."""
+
+    kind: str
+    detail: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Split an address; any text is one, whoever reads it knows which kinds there are."""
+        kind, _, detail = text.partition(":")
+        return cls(kind, detail)
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.detail}" if self.detail else self.kind
+
+    @property
+    def path(self) -> Path:
+        """The detail as a path, `~` and environment variables expanded; raises RlhfError."""
+        try:
+            expanded = Template(self.detail).substitute(os.environ)
+        except KeyError as error:
+            raise RlhfError(
+                f"{self}: the environment variable {error.args[0]} is not set"
+            ) from None
+        except ValueError:
+            raise RlhfError(
+                f"{self}: `$` begins a variable, as in ${{HOME}}; write `$$` for the sign itself"
+            ) from None
+        if not expanded:
+            raise RlhfError(f"{self}: a path is missing behind the colon")
+        return Path(expanded).expanduser()
