@@ -5,7 +5,7 @@ from typing import Any
 
 from rlhf.common.errors import SettingsError
 from rlhf.common.yaml import parse_yaml
-from rlhf.workspace import STAGES
+from rlhf.stages import STAGES
 
 
 def assignment(text: str) -> tuple[str, Any]:

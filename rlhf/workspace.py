@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-STAGES = ("fetch", "prepare", "sft", "reward", "ppo", "gold", "evaluate", "report")
-
-
-FINISHED = "finished"  # in a directory of checkpoints: its run wrote all outputs
+# in a directory of checkpoints: its run wrote all outputs
+FINISHED = "finished"
 
 
 @dataclass(frozen=True)

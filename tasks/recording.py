@@ -11,7 +11,8 @@ from mlflow.entities import Metric
 
 from rlhf.common.files import read_json
 from rlhf.core.steps import read_steps
-from rlhf.workspace import STAGES, Workspace
+from rlhf.stages import STAGES
+from rlhf.workspace import Workspace
 from tasks.tracking import (
     StageRun,
     client_of,

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rlhf.settings import Settings
-
-DISTRIBUTED = ("sft", "reward", "ppo", "gold")  # the stages that train
+from rlhf.stages import STAGES
 
 _GPU = Path("/dev/nvidiactl")
 _LARGE_PAGES = (  # keeps large blocks in the process: a quarter off forward and backward on a CPU
@@ -18,7 +17,7 @@ _LARGE_PAGES = (  # keeps large blocks in the process: a quarter off forward and
 def worker_command(stage: str, settings: Settings) -> list[str]:
     """Give the command that runs `stage` in the workspace that is its current directory."""
     processes = settings.engine.processes
-    if stage in DISTRIBUTED and processes > 1:
+    if trains(stage) and processes > 1:
         launcher = [
             "-m",
             "torch.distributed.run",
@@ -59,9 +58,14 @@ def worker_environment(
         environment.setdefault("DS_ACCELERATOR", "cpu")  # or it warns that it found no other
         if sys.platform == "linux":
             environment.setdefault("GLIBC_TUNABLES", _LARGE_PAGES)
-    if stage in DISTRIBUTED and settings.engine.processes > 1:
+    if trains(stage) and settings.engine.processes > 1:
         cores = settings.engine.threads or max(
             (os.cpu_count() or 1) // settings.engine.processes, 1
         )
         environment.setdefault("OMP_NUM_THREADS", str(cores))
     return environment
+
+
+def trains(stage: str) -> bool:
+    """Whether a stage trains, on as many processes as the settings say; an arm of a study has its own."""
+    return stage in STAGES and STAGES[stage].trains

@@ -10,15 +10,17 @@ ORCHESTRATION = ("prefect", "mlflow", "dvc")
 
 # From the bottom up; a name stands for a module or for a package with all that is in it.
 LAYERS = (
-    ("rlhf.common", "rlhf.workspace"),
+    ("rlhf.common", "rlhf.registry", "rlhf.workspace"),
     ("rlhf.core",),
     ("rlhf.settings", "rlhf.presets"),
+    ("rlhf.stages",),
     ("rlhf.batches",),
     ("rlhf.data",),
     ("rlhf.engine",),
     ("rlhf.models",),
-    ("rlhf.rollout",),
     ("rlhf.ppo",),
+    ("rlhf.rollout",),
+    ("rlhf.rewards",),
     ("rlhf.algorithms",),
     ("rlhf.training",),
     ("rlhf.evaluation",),

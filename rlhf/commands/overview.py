@@ -4,46 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf.common.files import read_json
-from rlhf.workspace import STAGES, Workspace
-
-KEYS: dict[str, tuple[str, ...]] = {
-    "fetch": ("bytes",),
-    "prepare": (),
-    "sft": ("validation_loss", "validation_perplexity", "base_validation_perplexity", "seconds"),
-    "reward": (
-        "accuracy",
-        "accuracy_helpful",
-        "accuracy_harmless",
-        "accuracy_unseen_openings",
-        "seconds",
-    ),
-    "ppo": (
-        "reward_first",
-        "reward_last",
-        "kl_last",
-        "response_length_last",
-        "collapsed",
-        "seconds",
-    ),
-    "gold": (
-        "accuracy",
-        "accuracy_helpful",
-        "accuracy_harmless",
-        "accuracy_unseen_openings",
-        "seconds",
-    ),
-    "evaluate": (
-        "compared",
-        "judge",
-        "win",
-        "tie",
-        "lose",
-        "win_rate",
-        "win_rate_low",
-        "win_rate_high",
-    ),
-    "report": (),
-}
+from rlhf.stages import STAGES
+from rlhf.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -57,7 +19,9 @@ class StageState:
     def chosen(self, everything: bool) -> dict[str, Any]:
         """The key metrics that are there, or all of them."""
         keys = (
-            self.metrics if everything else [key for key in KEYS[self.name] if key in self.metrics]
+            self.metrics
+            if everything
+            else [key for key in STAGES[self.name].key_metrics if key in self.metrics]
         )
         return {key: self.metrics[key] for key in keys}
 

@@ -73,6 +73,7 @@ def _editor() -> YAML:
 
 def _dumped(yaml: YAML, content: Any) -> str:
     yaml.width = _NEVER_FOLD
+    yaml.indent(mapping=2, sequence=4, offset=2)
     # or an empty place would stand for null
     yaml.representer.add_representer(type(None), _as_null)
     out = StringIO()

@@ -7,7 +7,6 @@ that it runs, and by no other.
 import ast
 import hashlib
 from collections.abc import Iterable, Iterator
-from functools import cache
 from pathlib import Path
 
 PACKAGE = "rlhf"
@@ -18,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WITHOUT_EFFECT = (
     "rlhf/__init__.py",
     "rlhf/common",
+    "rlhf/core/source.py",
     "rlhf/settings",
     "rlhf/ppo/__init__.py",
     "rlhf/registry.py",
@@ -67,7 +67,6 @@ def file_of(name: str) -> Path | None:
     return None
 
 
-@cache
 def imported_names(path: Path) -> tuple[str, ...]:
     """Dotted names that a file imports; `from a import b` gives both `a` and `a.b`."""
     tree = ast.parse(path.read_text(encoding="utf-8"))

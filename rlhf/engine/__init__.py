@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from rlhf.engine.base import Engine, NonFiniteError, Trainer, share
 from rlhf.engine.single import TorchEngine
-from rlhf.settings.schema import Engine as EngineSettings
+from rlhf.settings.training import EngineSettings
 
 
 def _deepspeed(settings: EngineSettings) -> Engine:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf.engine.precision import Precision
-from rlhf.settings.schema import Optimizer
+from rlhf.settings.training import Optimizer
 
 Model = TypeVar("Model", bound=nn.Module)
 Item = TypeVar("Item")

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from rlhf.settings.schema import Engine as EngineSettings
+from rlhf.settings.training import EngineSettings
 
 Precision = Literal["fp32", "bf16"]
 # Forward and backward of SmolLM2-135M, 8 x 128 tokens, 2 cores, against fp32: AMX 2 times faster; AVX512-BF16 1.7 times

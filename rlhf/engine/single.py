@@ -11,8 +11,7 @@ from transformers import PreTrainedModel
 from rlhf.engine.base import Item, Model, NonFiniteError, Trainer, learning_rate
 from rlhf.engine.precision import precision_of
 from rlhf.engine.state import load_state, save_state
-from rlhf.settings.schema import Engine as EngineSettings
-from rlhf.settings.schema import Optimizer
+from rlhf.settings.training import EngineSettings, Optimizer
 
 
 class TorchTrainer:

@@ -26,8 +26,7 @@ from rlhf.engine.base import Item, Model, NonFiniteError, Trainer, learning_rate
 from rlhf.engine.precision import Precision, precision_of
 from rlhf.engine.single import enable_gradient_checkpointing, recomputing
 from rlhf.engine.state import load_state, save_state
-from rlhf.settings.schema import Engine as EngineSettings
-from rlhf.settings.schema import Optimizer
+from rlhf.settings.training import EngineSettings, Optimizer
 
 MASTER_WEIGHTS = (  # where DeepSpeed 0.19 keeps this process's part of the float32 weights
     "single_partition_of_fp32_groups",  # ZeRO 1 and 2

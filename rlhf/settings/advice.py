@@ -1,6 +1,6 @@
 """Choices that are possible but that the paper found in conflict, fragile or of no help: each is named, none refused."""
 
-from rlhf.settings.schema import Ppo
+from rlhf.settings.policy import Ppo
 
 
 def advice(ppo: Ppo) -> list[str]:

@@ -6,18 +6,38 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from rlhf.settings.section import Count, CountOrZero, Name, NonNegative, Positive, Section
+from rlhf.common.address import Address
+from rlhf.registry import JUDGES
+from rlhf.settings.section import (
+    Count,
+    CountOrZero,
+    Name,
+    NonNegative,
+    Positive,
+    Section,
+    of_kind,
+)
+
+# of a request: not for an endpoint's parameters to change
+_OURS = ("model", "messages", "stream", "n")
+# capitals only: so that a key put here by mistake is refused
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
+_STAGE_MODELS = ("base", "sft", "policy")
+# what must follow the colon in the address of a judge; the others stand alone
+_DETAIL_OF_JUDGE = {"api": "ENDPOINT", "people": "FILE"}
 
 
 class Generation(Section):
     """How responses to be judged are sampled (section 6.1).
 
-    The paper also names a length penalty of 1.2. It ranks finished beams, as log p / length^1.2; a sampled response
-    is one beam with nothing to be ranked against, so it has no effect here and no key.
+    The paper also names a length penalty of 1.2. It ranks finished beams, as log p / length^1.2; a
+    sampled response is one beam with nothing to be ranked against, so it has no effect and no key.
     """
 
     temperature: Positive = 0.8
+    # the nucleus
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
+    # 1: none
     repetition_penalty: Positive = 1.1
     max_new_tokens: Count
     batch_size: Count = 16
@@ -30,33 +50,27 @@ class Price(Section):
     output: NonNegative
 
 
-_OURS = ("model", "messages", "stream", "n")  # of a request: not for parameters to change
-_VARIABLE = re.compile(
-    r"[A-Z_][A-Z0-9_]*"
-)  # capitals only: so that a key put here by mistake is refused
-
-
 class Endpoint(Section):
     """An OpenAI-compatible server with one of its models, as judge or as opponent."""
 
-    base_url: str  # https://api.openai.com/v1
+    # https://api.openai.com/v1
+    base_url: str
     model: str
-    key_variable: str = "OPENAI_API_KEY"  # the environment variable that holds the key; the key itself is kept nowhere
-    concurrency: Count = 8  # questions at once
-    retries: CountOrZero = (
-        8  # of a request that failed, with growing pauses or those that the server asks for
-    )
-    asks: Count = 3  # of a judge whose answer can't be read, before it counts as no vote
-    worked_examples: bool = (
-        False  # three solved comparisons before each: small models need them to keep to the form
-    )
-    limit: Count | None = (
-        None  # prompts of a comparison that a judge is asked about, drawn by their ids: a cheap trial
-    )
+    # the environment variable that holds the key; the key itself is kept nowhere
+    key_variable: str = "OPENAI_API_KEY"
+    # questions at once
+    concurrency: Count = 8
+    # of a request that failed, with growing pauses or those that the server asks for
+    retries: CountOrZero = 8
+    # of a judge whose answer cannot be read, before it counts as no vote
+    asks: Count = 3
+    # three solved comparisons before each: small models need them to keep to the form
+    worked_examples: bool = False
+    # prompts of a comparison that a judge is asked about, drawn by their ids: a cheap trial
+    limit: Count | None = None
     timeout_seconds: Positive = 60.0
-    parameters: dict[str, Any] = Field(
-        default_factory=lambda: {"temperature": 0.0}
-    )  # sent with each question
+    # sent with each question
+    parameters: dict[str, Any] = Field(default_factory=lambda: {"temperature": 0.0})
     price: Price | None = None
 
     @field_validator("base_url")
@@ -93,99 +107,104 @@ class Endpoint(Section):
 class Promotion(Section):
     """When an evaluated policy becomes champion."""
 
-    above: Annotated[float, Field(ge=0, lt=1)] = (
-        0.5  # the interval of its win rate over the champion lies above this
-    )
-    verdicts: Count = 30  # fewer than these, or than half of the prompts, promote nothing
+    # the interval of its win rate over the champion must lie above this
+    above: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    # fewer than these, or than half of the prompts, promote nothing
+    verdicts: Count = 30
 
 
 class Tax(Section):
-    """The alignment tax (fig. 12): what each model knows of a benchmark by likelihood, and its loss on plain text."""
+    """The alignment tax (fig. 12): what each model knows by likelihood, and its loss on plain text."""
 
-    models: tuple[Name, ...] = ("base", "sft", "policy")  # and opponents that are a path:
-    tasks: tuple[str, ...] = (
-        "starter",
-    )  # starter: questions that ship with us; others are tasks of lm-eval
-    limit: Count | None = None  # questions of a task
+    # of the stages, and opponents that are a path:
+    models: tuple[Name, ...] = _STAGE_MODELS
+    # starter: questions that ship with us; others are tasks of lm-eval
+    tasks: tuple[str, ...] = ("starter",)
+    # questions of a task; null: all
+    limit: Count | None = None
 
 
 class Evaluate(Section):
     """Which models are compared, by whom, and when a comparison is a tie."""
 
-    comparisons: tuple[tuple[str, str], ...] = (
-        ("policy", "sft"),
-        ("sft", "base"),
-    )  # challenger, baseline; headline first
-    opponents: dict[Name, str] = Field(
-        default_factory=dict
-    )  # beside base, sft, policy: path:, file: or api:ENDPOINT
-    judges: tuple[str, ...] = ("gold",)  # headline first: gold, rules, api:ENDPOINT, people:FILE
+    # challenger and baseline; the first pair is the headline
+    comparisons: tuple[tuple[str, str], ...] = (("policy", "sft"), ("sft", "base"))
+    # beside base, sft and policy: path:DIR, file:RESPONSES or api:ENDPOINT
+    opponents: dict[Name, str] = Field(default_factory=dict)
+    # gold, rules, api:ENDPOINT, people:FILE; the first is the headline
+    judges: tuple[Annotated[str, of_kind(JUDGES)], ...] = ("gold",)
     endpoints: dict[Name, Endpoint] = Field(default_factory=dict)
     generation: Generation
-    tie_probability: Annotated[float, Field(ge=0.5, lt=1)] = (
-        0.55  # gold must be this sure, else it is a tie
-    )
-    promotion: Promotion | None = Field(default_factory=Promotion)  # null: never
+    # gold must be this sure, else it is a tie
+    tie_probability: Annotated[float, Field(ge=0.5, lt=1)] = 0.55
+    # null: never
+    promotion: Promotion | None = Field(default_factory=Promotion)
     tax: Tax | None = None
 
     @model_validator(mode="after")
     def _known_models(self) -> Self:
-        known = {"base", "sft", "policy", *self.opponents}
+        known = {*_STAGE_MODELS, *self.opponents}
         unknown = sorted({name for pair in self.comparisons for name in pair} - known)
         if unknown or not self.comparisons:
             raise ValueError(
                 f"comparisons: {unknown or 'empty'}; a comparison is a pair of {sorted(known)}"
             )
-        if len(set(self.comparisons)) < len(self.comparisons) or any(
-            first == second for first, second in self.comparisons
-        ):
+        with_itself = any(first == second for first, second in self.comparisons)
+        if with_itself or len(set(self.comparisons)) < len(self.comparisons):
             raise ValueError("comparisons: a pair twice, or a model with itself")
-        local = {
-            "base",
-            "sft",
-            "policy",
-            *(name for name, at in self.opponents.items() if at.startswith("path:")),
-        }
-        if self.tax is not None and (unknown := sorted(set(self.tax.models) - local)):
+        return self
+
+    @model_validator(mode="after")
+    def _tax_of_models_at_hand(self) -> Self:
+        if self.tax is None:
+            return self
+        paths = [name for name, at in self.opponents.items() if Address.parse(at).kind == "path"]
+        at_hand = {*_STAGE_MODELS, *paths}
+        if unknown := sorted(set(self.tax.models) - at_hand):
             raise ValueError(
-                f"tax.models: {unknown}; likelihoods need a model at hand, of which there are {sorted(local)}"
+                f"tax.models: {unknown}; likelihoods need a model at hand, "
+                f"of which there are {sorted(at_hand)}"
             )
         return self
 
     @model_validator(mode="after")
-    def _known_judges(self) -> Self:
-        kinds = ("gold", "rules", "api:ENDPOINT", "people:FILE")
+    def _complete_judges(self) -> Self:
         for judge in self.judges:
-            name, colon, detail = judge.partition(":")
-            if not any(
-                name == kind.split(":")[0] and bool(colon and detail) == (":" in kind)
-                for kind in kinds
-            ):
-                raise ValueError(f"judges: {judge!r}; a judge is one of {', '.join(kinds)}")
+            address = Address.parse(judge)
+            detail = _DETAIL_OF_JUDGE.get(address.kind)
+            if detail and not address.detail:
+                raise ValueError(f"judges: {judge!r}; expected {address.kind}:{detail}")
+            if address.kind in ("gold", "rules") and judge != address.kind:
+                raise ValueError(f"judges: {judge!r}; {address.kind} stands alone")
         if not self.judges or len({judge_name(judge) for judge in self.judges}) < len(self.judges):
             raise ValueError("judges: at least one, and no name twice")
-        if taken := sorted(self.endpoints.keys() & {"gold", "rules", "people"}):
+        if taken := sorted(self.endpoints.keys() & (JUDGES.keys() - {"api"})):
             raise ValueError(f"endpoints: {', '.join(taken)}: the name of a judge of another kind")
-        for address in (*self.judges, *self.opponents.values()):
-            kind, _, endpoint = address.partition(":")
-            if kind == "api" and endpoint not in self.endpoints:
+        return self
+
+    @model_validator(mode="after")
+    def _known_opponents(self) -> Self:
+        for name, text in self.opponents.items():
+            address = Address.parse(text)
+            known = address.kind in ("path", "file", "api") and address.detail
+            if not known or name in _STAGE_MODELS:
                 raise ValueError(
-                    f"{address}: no such endpoint; endpoints has {sorted(self.endpoints) or 'none'}"
-                )
-        for name, address in self.opponents.items():
-            kind, _, detail = address.partition(":")
-            if (
-                kind not in ("path", "file", "api")
-                or not detail
-                or name in ("base", "sft", "policy")
-            ):
-                raise ValueError(
-                    f"opponents.{name}: {address!r}; an opponent is path:, file: or api: under a new name"
+                    f"opponents.{name}: {text!r}; "
+                    "an opponent is path:, file: or api: under a new name"
                 )
         return self
 
+    @model_validator(mode="after")
+    def _known_endpoints(self) -> Self:
+        for text in (*self.judges, *self.opponents.values()):
+            address = Address.parse(text)
+            if address.kind == "api" and address.detail not in self.endpoints:
+                there = sorted(self.endpoints) or "none"
+                raise ValueError(f"{text}: no such endpoint; endpoints has {there}")
+        return self
 
-def judge_name(address: str) -> str:
+
+def judge_name(text: str) -> str:
     """The name of a judge in metrics and tables: that of its endpoint, or of its kind."""
-    kind, _, detail = address.partition(":")
-    return detail if kind == "api" else kind
+    address = Address.parse(text)
+    return address.detail if address.kind == "api" else address.kind

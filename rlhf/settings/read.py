@@ -7,11 +7,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from rlhf.common.errors import SettingsError
 from rlhf.common.yaml import parse_yaml
 from rlhf.settings.schema import Settings
+from rlhf.settings.section import Section
 
 
 def load_settings(path: Path) -> Settings:
@@ -34,7 +35,8 @@ def settings_text(path: Path) -> str:
 def settings_from(content: Any, where: str = "settings") -> Settings:
     """Check a mapping of settings; `where` begins every message.
 
-    Every key must be there: DVC finds a stage stale by what the file says, and would not see a changed default.
+    Every key must be there, but those that joined later (Section.LATER): DVC finds a stage stale by
+    what the file says, and would not see a changed default.
     """
     if not isinstance(content, Mapping):
         raise SettingsError(
@@ -46,20 +48,21 @@ def settings_from(content: Any, where: str = "settings") -> Settings:
         lines = [_explain(dict(item), where) for item in error.errors()]
         raise SettingsError("\n".join(lines)) from None
     if lines := [
-        f"{where}: {key}: not there; as a rule it is {rule}" for key, rule in _absent(settings)
+        f"{where}: {key}: missing; the default is {default}" for key, default in _absent(settings)
     ]:
         raise SettingsError("\n".join(lines))
     return settings
 
 
-def _absent(section: BaseModel, path: str = "") -> Iterator[tuple[str, str]]:
-    """The keys that were not given, with their defaults as YAML has them."""
+def _absent(section: Section, path: str = "") -> Iterator[tuple[str, str]]:
+    """The keys that a file must have and lacks, with their defaults as YAML has them."""
     for name, field in type(section).model_fields.items():
         key, value = f"{path}{field.alias or name}", getattr(section, name)
-        if name not in section.model_fields_set:
+        given = name in section.model_fields_set
+        if not given and name not in section.LATER:
             plain = section.model_dump(mode="json", by_alias=True, include={name})
             yield key, json.dumps(next(iter(plain.values())))
-        elif isinstance(value, BaseModel):
+        elif given and isinstance(value, Section):
             yield from _absent(value, f"{key}.")
 
 

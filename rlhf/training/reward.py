@@ -133,6 +133,11 @@ def train(settings: Settings, workspace: Workspace, role: Role = "reward") -> No
         run.checkpoints.finish()
 
 
+def train_gold(settings: Settings, workspace: Workspace) -> None:
+    """Train models/gold."""
+    train(settings, workspace, "gold")
+
+
 def balanced(table: pd.DataFrame) -> pd.DataFrame:
     """Repeat the scarcer of helpful and harmless rows in turn until there are as many of both; others stay as they are.
 

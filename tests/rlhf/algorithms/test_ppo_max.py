@@ -19,7 +19,7 @@ from rlhf.models.backbone import hidden_states
 from rlhf.models.heads import load_scalar_model
 from rlhf.models.saving import load_causal_lm
 from rlhf.rollout.records import Experience
-from rlhf.settings.schema import Ppo
+from rlhf.settings.policy import Ppo
 from rlhf.workspace import Workspace
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from tiny import tiny_settings, write_settings
 
-from rlhf.commands.worker import main, stage_function
+from rlhf.commands.worker import main
 from rlhf.settings import preset_text
-from rlhf.workspace import STAGES, Workspace
+from rlhf.stages import STAGES
+from rlhf.workspace import Workspace
 
 
 @pytest.fixture(autouse=True)
@@ -105,6 +106,6 @@ def test_no_settings_no_work(
 
 
 def test_every_stage_has_its_function(there: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
-    assert all(callable(stage_function(name)) for name in STAGES)
+    assert all(callable(stage.load()) for stage in STAGES.values())
     assert main(["gold"]) == 0
     assert there.model("gold").is_dir() and there.metrics("gold").is_file()

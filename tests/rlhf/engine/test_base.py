@@ -1,7 +1,7 @@
 import pytest
 
 from rlhf.engine.base import learning_rate, share
-from rlhf.settings.schema import Optimizer
+from rlhf.settings.training import Optimizer
 
 
 def rates(total: int, **settings: object) -> list[float]:

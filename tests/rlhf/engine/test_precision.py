@@ -7,7 +7,7 @@ import torch
 
 from rlhf.engine import make_engine, precision
 from rlhf.engine.precision import bf16_instructions, precision_of
-from rlhf.settings.schema import Engine
+from rlhf.settings.training import EngineSettings
 
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -42,8 +42,8 @@ def test_auto_follows_the_processor(
     monkeypatch: pytest.MonkeyPatch, found: dict[str, Any], expected: str
 ) -> None:
     machine(monkeypatch, **found)
-    assert precision_of(Engine(precision="auto")) == expected
-    engine = make_engine(Engine(precision="auto", threads=1))
+    assert precision_of(EngineSettings(precision="auto")) == expected
+    engine = make_engine(EngineSettings(precision="auto", threads=1))
     assert engine.precision == expected
     with engine.autocast():
         product = torch.ones(2, 2) @ torch.ones(2, 2)
@@ -52,9 +52,9 @@ def test_auto_follows_the_processor(
 
 def test_what_is_named_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, avx2=True)
-    assert precision_of(Engine(precision="bf16")) == "bf16"
+    assert precision_of(EngineSettings(precision="bf16")) == "bf16"
     machine(monkeypatch, amx_bf16=True)
-    assert precision_of(Engine(precision="fp32")) == "fp32"
+    assert precision_of(EngineSettings(precision="fp32")) == "fp32"
 
 
 @pytest.mark.skipif(

@@ -7,7 +7,7 @@ from toy import copies, same, toy_batches, toy_loss, toy_model
 
 from rlhf.engine.base import NonFiniteError
 from rlhf.engine.single import TorchEngine, TorchTrainer
-from rlhf.settings.schema import Engine, Optimizer
+from rlhf.settings.training import EngineSettings, Optimizer
 
 PLAIN = {"warmup_fraction": 0.0, "decay": "constant"}
 
@@ -130,7 +130,7 @@ def test_gradient_checkpointing_recomputes_in_steps_only_and_changes_nothing() -
     optimizer = Optimizer(learning_rate=1e-3, epsilon=1e-4)
     batch = toy_batches(1, rows=2)[0]
     trainers = [
-        TorchEngine(Engine(gradient_checkpointing=on)).trainer(toy_model(), optimizer, 1)
+        TorchEngine(EngineSettings(gradient_checkpointing=on)).trainer(toy_model(), optimizer, 1)
         for on in (False, True)
     ]
     calls = [0, 0]
@@ -148,7 +148,7 @@ def test_gradient_checkpointing_recomputes_in_steps_only_and_changes_nothing() -
 
 
 def test_frozen_models_take_no_gradients() -> None:
-    model = TorchEngine(Engine()).frozen(toy_model())
+    model = TorchEngine(EngineSettings()).frozen(toy_model())
     assert not any(value.requires_grad for value in model.parameters())
     assert not model.training
 

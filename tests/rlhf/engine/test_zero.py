@@ -99,11 +99,11 @@ from toy import copies, toy_batches, toy_loss, toy_model
 from rlhf.common.errors import TrainingError
 from rlhf.engine import make_engine
 from rlhf.engine.single import TorchTrainer
-from rlhf.settings.schema import Engine, Optimizer
+from rlhf.settings.training import EngineSettings, Optimizer
 
 optimizer = Optimizer(learning_rate=1e-3, epsilon=1e-4, max_gradient_norm=None, decay="constant")
 plain, model = TorchTrainer(toy_model(), optimizer, 2), toy_model()
-engine = make_engine(Engine(kind="deepspeed", zero_stage=2))
+engine = make_engine(EngineSettings(kind="deepspeed", zero_stage=2))
 trainer = engine.trainer(model, optimizer, 2)
 for batches in (toy_batches(2, 2, 1), toy_batches(3, 2, 2)):
     norm = plain.step([lambda b=b: toy_loss(plain.module, b, 32) for b in batches])

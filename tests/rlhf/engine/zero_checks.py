@@ -17,7 +17,7 @@ from rlhf.engine.processes import barrier
 from rlhf.engine.single import TorchTrainer
 from rlhf.engine.zero import ZeroEngine
 from rlhf.models.saving import train_only_top
-from rlhf.settings.schema import Engine, Optimizer
+from rlhf.settings.training import EngineSettings, Optimizer
 
 STEPS, MICRO, COUNT = 5, 4, 4 * 2 * 8
 OPTIMIZER = Optimizer(learning_rate=1e-3, epsilon=1e-4, max_gradient_norm=0.5, weight_decay=0.01)
@@ -132,7 +132,7 @@ def refuses(engine: ZeroEngine, kind: str) -> dict[str, Any]:
 def main(output: Path) -> None:
     findings: dict[str, Any] = {}
     for stage in (1, 2, 3):
-        engine = ZeroEngine(Engine(kind="deepspeed", zero_stage=stage, processes=2))
+        engine = ZeroEngine(EngineSettings(kind="deepspeed", zero_stage=stage, processes=2))
         findings[f"stage {stage}"] = {
             "parity": parity(engine, None),
             "resume": resume(engine, output.parent / f"fp32-{stage}"),
@@ -143,14 +143,16 @@ def main(output: Path) -> None:
         1,
         3,
     ):  # 1 has an optimiser of its own in bf16; 2 and 3 share the way of accumulating
-        bf16 = ZeroEngine(Engine(kind="deepspeed", zero_stage=stage, processes=2, precision="bf16"))
+        bf16 = ZeroEngine(
+            EngineSettings(kind="deepspeed", zero_stage=stage, processes=2, precision="bf16")
+        )
         findings[f"bf16 stage {stage}"] = {
             "resume": resume(bf16, output.parent / f"bf16-{stage}"),
             "bad_gradient": refuses(bf16, "gradient"),
         }
     findings["bad_count"] = refuses(engine, "count")
     recompute = ZeroEngine(
-        Engine(kind="deepspeed", zero_stage=3, processes=2, gradient_checkpointing=True)
+        EngineSettings(kind="deepspeed", zero_stage=3, processes=2, gradient_checkpointing=True)
     )
     findings["recompute stage 3"] = {"parity": parity(recompute, 1)}
     findings["gather"] = engine.all_gather([("rank", engine.rank)] * (1 + engine.rank))

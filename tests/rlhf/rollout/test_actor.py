@@ -9,7 +9,7 @@ from rlhf.engine import make_engine
 from rlhf.rollout.actor import Actor, PromptStream
 from rlhf.rollout.records import Experience, PromptBatch, make_rollout
 from rlhf.rollout.sampler import Sampled, SamplingRule
-from rlhf.settings.schema import Engine
+from rlhf.settings.training import EngineSettings
 
 RULE = SamplingRule(max_new_tokens=6, eos_id=EOS, pad_id=PAD)
 
@@ -48,7 +48,7 @@ def test_processes_share_an_iteration_without_overlap(stream: PromptStream) -> N
 
 
 def test_a_row_answers_the_same_on_any_process() -> None:
-    actor = Actor(tiny_model(5, spread=0.2), make_engine(Engine(threads=1)), RULE, seed=1)
+    actor = Actor(tiny_model(5, spread=0.2), make_engine(EngineSettings(threads=1)), RULE, seed=1)
     prompts = PromptBatch(
         [[2, 9], [2, 10, 11], [2, 12]], ["helpful"] * 3, ["a", "b", "c"], [40, 41, 42]
     )
@@ -60,7 +60,7 @@ def test_a_row_answers_the_same_on_any_process() -> None:
 
 def test_the_bf16_copy_follows_the_policy_once_refreshed() -> None:
     policy = tiny_model(5, spread=0.2)
-    actor = Actor(policy, make_engine(Engine(threads=1, precision="bf16")), RULE, seed=1)
+    actor = Actor(policy, make_engine(EngineSettings(threads=1, precision="bf16")), RULE, seed=1)
     prompts = PromptBatch([[2, 9]] * 8, ["helpful"] * 8, [""] * 8, list(range(8)))
     before = actor.rollout(prompts, "x").responses
     assert actor._copy is not None

@@ -1,0 +1,233 @@
+"""The settings of the policy stage: PPO-max's twelve details, and what each neighbour adds."""
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from rlhf.registry import ALGORITHMS, REWARDS, SAMPLERS
+from rlhf.settings.section import (
+    Count,
+    CountOrZero,
+    Fraction,
+    NonNegative,
+    Positive,
+    Section,
+    of_kind,
+    one_of,
+)
+from rlhf.settings.training import Optimizer
+
+
+class Kl(Section):
+    """Detail 1: token-level KL penalty (eq. 19)."""
+
+    # eta
+    coefficient: NonNegative
+    # rlhf/ppo/kl.py has the three
+    estimator: Literal["k1", "k2", "k3"] = "k1"
+
+
+class RewardTransform(Section):
+    """Details 4 and 5: how a response's score is reparameterised before it is a token reward."""
+
+    # detail 5: (r - mean) / std of the history
+    normalise: Literal["running"] | None = "running"
+    # detail 4: r / std of the history
+    scale: Literal["running"] | None = None
+    # detail 5, delta: to [-delta, delta] after either
+    clip: Positive | None = None
+
+    @property
+    def rescales(self) -> bool:
+        """Whether scores come out at about unit scale."""
+        return self.normalise is not None or self.scale is not None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if self.normalise is not None and self.scale is not None:
+            raise ValueError(
+                "normalise divides by the standard deviation already: normalise or scale must be null"
+            )
+        return self
+
+
+class AdvantageTransform(Section):
+    """Detail 6: how advantages are reparameterised before the policy learns from them."""
+
+    # (A - mean) / std over the mini-batch's response tokens
+    normalise: Literal["mini-batch"] | None = "mini-batch"
+    # to [-clip, clip] after normalisation
+    clip: Positive | None = None
+
+
+class Entropy(Section):
+    """Detail 3: entropy bonus."""
+
+    coefficient: Positive
+    # delta_ent in nats a token: the loss holds |H - target|; null: -H
+    target: Positive | None = None
+
+
+class Penalty(Section):
+    """PPO-penalty (eq. 14): KL(pi_old || pi) in the loss, in place of the clip."""
+
+    # beta, where it starts
+    coefficient: Positive
+    # nats a token: beta adapts to it after each iteration; null: beta is fixed
+    target: Positive | None = None
+
+
+class Gae(Section):
+    """Detail 10: generalised advantage estimation (eq. 9)."""
+
+    gamma: Fraction = 1.0
+    lam: Annotated[Fraction, Field(alias="lambda")] = 0.95
+
+
+class Critic(Section):
+    """Detail 8: where the critic starts and how long it learns alone."""
+
+    initial: Literal["reward", "sft"] = "reward"
+    # rollout iterations in which only the critic learns
+    pretraining_iterations: CountOrZero
+    # over the rollouts of each of them
+    pretraining_epochs: Count = 1
+    optimizer: Optimizer
+
+
+class Ptx(Section):
+    """Pretraining loss mixed into the policy's (eq. 17)."""
+
+    coefficient: Positive
+    # of plain text, per mini-batch and process
+    windows: Count
+
+
+class ApaSettings(Section):
+    """Advantage-induced policy alignment: the section of algorithm apa (arXiv 2306.02231)."""
+
+    # the target is log pi_ref + A / lambda; 0.1 in the authors' code, with whitened advantages
+    lam: Annotated[Positive, Field(alias="lambda")] = 0.1
+
+
+class Alarm(Section):
+    """What happens when the policy collapses; rlhf/training/monitor.py states the rule."""
+
+    # return: stop, and keep the best policy from before
+    action: Literal["warn", "stop", "return"] = "warn"
+    # iterations in a row that must show it
+    patience: Count = 3
+
+
+class Sampling(Section):
+    """How rollouts are sampled; their log-probabilities are taken from this very distribution."""
+
+    LATER: ClassVar = frozenset({"sampler"})
+
+    temperature: Positive = 1.0
+    sampler: Annotated[str, one_of(SAMPLERS)] = "local"
+
+
+# what belongs to the surrogate of PPO, and means nothing to an algorithm with a loss of its own
+_SURROGATE = ("surrogate_clip", "penalty", "entropy")
+
+
+class Ppo(Section):
+    """The policy stage (sections 3 and 5): by PPO-max, or by the algorithm that is named."""
+
+    LATER: ClassVar = frozenset({"rewards", "apa"})
+
+    algorithm: Annotated[str, one_of(ALGORITHMS)] = "ppo-max"
+    # detail 9: where the policy starts
+    initial: Literal["sft", "base"] = "sft"
+    iterations: Count
+    # responses per iteration, the experience buffer
+    rollouts: Count
+    # responses per optimiser step
+    mini_batch: Count
+    # responses per forward pass
+    micro_batch: Count
+    # over the buffer
+    epochs: Count = 1
+    optimizer: Optimizer
+    critic: Critic
+    sampling: Sampling = Sampling()
+    # what scores a response, summed; model:reward is the reward model of the stage before
+    rewards: tuple[Annotated[str, of_kind(REWARDS)], ...] = ("model:reward",)
+    kl: Kl | None
+    # detail 2, what the ratio divides by; policy: the one that sampled
+    importance: Literal["policy", "reference"] = "policy"
+    entropy: Entropy | None = None
+    reward: RewardTransform
+    advantage: AdvantageTransform | None = None
+    gae: Gae = Gae()
+    # detail 11, epsilon
+    surrogate_clip: Positive | None
+    penalty: Penalty | None = None
+    # detail 7, lambda_vf
+    value_clip: Positive | None
+    ptx: Ptx | None = None
+    apa: ApaSettings | None = None
+    # of policy and critic, from the top; null: all
+    trainable_layers: Count | None = None
+    # null: as in data
+    max_response_tokens: Count | None = None
+    # iterations between validations
+    samples_every: Count = 5
+    validation_prompts: Count = 16
+    alarm: Alarm = Alarm()
+    # best: the validated policy with the highest objective
+    keep: Literal["best", "last"] = "best"
+    # iterations between resume checkpoints
+    checkpoint_every: Count = 10
+
+    @model_validator(mode="after")
+    def _penalty_instead_of_clip(self) -> Self:
+        if self.penalty is None:
+            return self
+        if self.surrogate_clip is not None:
+            raise ValueError(
+                "the penalty of eq. 14 takes the place of the clip: "
+                "penalty or surrogate_clip must be null"
+            )
+        if self.importance != "policy":
+            raise ValueError(
+                "penalty measures the divergence from the sampling policy: importance must be policy"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Self:
+        if self.rollouts % self.mini_batch:
+            raise ValueError(
+                f"rollouts {self.rollouts} is not a multiple of mini_batch {self.mini_batch}"
+            )
+        if self.mini_batch % self.micro_batch:
+            raise ValueError(
+                f"mini_batch {self.mini_batch} is not a multiple of micro_batch {self.micro_batch}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _section_of_the_algorithm(self) -> Self:
+        """An algorithm's own section goes with its name, and with no other."""
+        if self.algorithm != "apa":
+            if self.apa is not None:
+                raise ValueError(f"apa: the section of algorithm apa; {self.algorithm} has none")
+            return self
+        if self.apa is None:
+            raise ValueError("algorithm apa needs its section: apa: {lambda: 0.1}")
+        if self.kl is not None:
+            raise ValueError("apa holds to the reference in its loss: kl must be null")
+        for key in _SURROGATE:
+            if getattr(self, key) is not None:
+                raise ValueError(f"apa has no ratio to the sampling policy: {key} must be null")
+        if self.importance != "policy":
+            raise ValueError("apa has no ratio to choose: importance must be policy")
+        return self
+
+    @model_validator(mode="after")
+    def _some_reward(self) -> Self:
+        if not self.rewards or len(set(self.rewards)) < len(self.rewards):
+            raise ValueError("rewards: at least one, and none twice")
+        return self

@@ -1,0 +1,108 @@
+"""The settings of what trains: the engine, the optimiser, supervised fine-tuning, reward models."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import model_validator
+
+from rlhf.registry import ENGINES
+from rlhf.settings.section import (
+    Count,
+    Decay,
+    Fraction,
+    NonNegative,
+    Positive,
+    Section,
+    one_of,
+)
+
+
+class EngineSettings(Section):
+    """How training runs on the machine."""
+
+    # torch: one process; deepspeed: any number, with ZeRO
+    kind: Annotated[str, one_of(ENGINES)] = "torch"
+    # auto: bf16 where the hardware multiplies it faster, else fp32
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
+    # per machine, one per GPU
+    processes: Count = 1
+    # deepspeed only
+    zero_stage: Literal[1, 2, 3] = 2
+    # recompute activations in the backward pass: less memory, a third more time
+    gradient_checkpointing: bool = False
+    # of torch on a CPU; null: one per core
+    threads: Count | None = None
+
+    @model_validator(mode="after")
+    def _many_processes_need_deepspeed(self) -> Self:
+        if self.processes > 1 and self.kind == "torch":
+            raise ValueError("processes > 1 needs kind: deepspeed")
+        return self
+
+
+class Optimizer(Section):
+    """AdamW and its learning-rate schedule."""
+
+    learning_rate: Positive
+    # share of the steps in which the rate rises linearly from 0
+    warmup_fraction: Fraction = 0.1
+    decay: Literal["cosine", "constant", "inverse_sqrt"] = "cosine"
+    # share of the peak at which the cosine ends
+    final_fraction: Fraction = 0.1
+    beta1: Decay = 0.9
+    beta2: Decay = 0.95
+    epsilon: Positive = 1e-8
+    weight_decay: NonNegative = 0.0
+    # detail 12, the norm over all gradients; null: no clipping
+    max_gradient_norm: Positive | None = 1.0
+
+
+class Sft(Section):
+    """Supervised fine-tuning (section 5.1)."""
+
+    # a fraction cuts the last epoch short
+    epochs: Positive
+    # most tokens in one optimiser step, padding included
+    batch_tokens: Count
+    # most tokens in one forward pass
+    micro_batch_tokens: Count
+    optimizer: Optimizer
+    # from the top; null: all of them and the embeddings
+    trainable_layers: Count | None = None
+    # steps between looks at the validation split
+    evaluate_every: Count = 20
+    # steps between resume checkpoints
+    checkpoint_every: Count = 50
+
+
+class RewardModel(Section):
+    """A pairwise reward model (section 3.1, eq. 1-2)."""
+
+    initial: Literal["base", "sft"] = "sft"
+    epochs: Positive
+    # null: all that the epochs give
+    max_steps: Count | None = None
+    # tokens as in Sft; a prompt counts once, its two answers share it
+    batch_tokens: Count
+    micro_batch_tokens: Count
+    # pairs in one batch, at least and at most
+    min_pairs: Count = 4
+    max_pairs: Count = 128
+    # beta_rm, the weight of the imitation loss on the preferred answer (eq. 2)
+    lm_coefficient: NonNegative = 1.0
+    # repeat the pairs of the scarcer kind: both weigh the same in an epoch
+    balance_kinds: bool = False
+    optimizer: Optimizer
+    trainable_layers: Count | None = None
+    evaluate_every: Count = 20
+    checkpoint_every: Count = 50
+
+    @model_validator(mode="after")
+    def _pairs_in_order(self) -> Self:
+        if self.min_pairs > self.max_pairs:
+            raise ValueError(f"min_pairs {self.min_pairs} is above max_pairs {self.max_pairs}")
+        needed = 2 * self.min_pairs - 1
+        if self.max_pairs < needed:
+            raise ValueError(
+                f"max_pairs {self.max_pairs}: batches of {self.min_pairs} need {needed}"
+            )
+        return self

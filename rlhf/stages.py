@@ -1,0 +1,292 @@
+"""The stages of the chain: one table, which whoever lists stages reads.
+
+A new stage is a row here, its function, and `flows/<name>.py`; `make dvc.yaml` writes the row into
+`dvc.yaml`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rlhf import registry
+from rlhf.common.address import Address
+from rlhf.common.errors import RlhfError
+from rlhf.settings import Settings
+from rlhf.workspace import Workspace
+
+Run = Callable[[Settings, Workspace], object]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage is called, runs, reads and writes.
+
+    function: where it is, `module:name`; takes the settings and the workspace
+    tables: of `data/prepared`, read; models: below `models/`, read; reads: other paths
+    params: sections of params.yaml, or keys that every settings file has
+    model: below `models/`, written; tracked: registered in MLflow; alias: its alias there
+    writes: other paths, written; step_log, details, samples: whether it writes these
+    trains: on `engine.processes` processes, with checkpoints
+    key_metrics: those that `rlhf show` tells
+    """
+
+    name: str
+    about: str
+    function: str
+    params: tuple[str, ...]
+    tables: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    model: str | None = None
+    tracked: bool = False
+    alias: str | None = None
+    writes: tuple[str, ...] = ()
+    summary: bool = True
+    step_log: bool = False
+    details: bool = False
+    samples: bool = False
+    trains: bool = False
+    key_metrics: tuple[str, ...] = ()
+
+    @property
+    def module(self) -> str:
+        """The module that its function is in."""
+        return self.function.partition(":")[0]
+
+    def load(self) -> Run:
+        """Import its function; a stage loads only what it needs."""
+        run: Run = registry.find({self.name: self.function}, self.name)
+        return run
+
+
+_RANKING_METRICS = (
+    "accuracy",
+    "accuracy_helpful",
+    "accuracy_harmless",
+    "accuracy_unseen_openings",
+    "seconds",
+)
+
+
+def _figures(*stages: str) -> list[str]:
+    """What the report draws of the stages before it."""
+    metrics = [f"metrics/{name}.json" for name in stages]
+    steps = [f"metrics/{name}.jsonl" for name in ("sft", "reward", "ppo", "gold")]
+    details = ("prepare", "reward", "ppo", "gold", "evaluate")
+    return [
+        *metrics,
+        *steps,
+        *(f"metrics/{name}_details.json" for name in details),
+        "metrics/ppo_samples.jsonl",
+    ]
+
+
+_ALL = (
+    Stage(
+        name="fetch",
+        about="Bring the base model and the raw data, pinned by hash; the only stage that touches a network",
+        function="rlhf.data.fetch:fetch",
+        reads=("rlhf/data/starter",),
+        params=(
+            "seed",
+            "model",
+            "data.sft",
+            "data.preferences",
+            "data.prompts",
+            "data.evaluation",
+            "data.pretrain",
+        ),
+        model="base",
+        writes=("data/raw",),
+        key_metrics=("bytes",),
+    ),
+    Stage(
+        name="prepare",
+        about="Clean, split and tokenise the raw data into four tables",
+        function="rlhf.data.prepare:prepare",
+        models=("base",),
+        reads=("data/raw",),
+        params=("seed", "data"),
+        # one by one: whoever reads a table is then tied to it by hash
+        writes=(
+            "data/prepared/preferences.parquet",
+            "data/prepared/pretrain.parquet",
+            "data/prepared/prompts.parquet",
+            "data/prepared/sft.parquet",
+        ),
+        details=True,
+    ),
+    Stage(
+        name="sft",
+        about="Fine-tune the base model on dialogues",
+        function="rlhf.training.sft:train",
+        tables=("sft",),
+        models=("base",),
+        params=("seed", "engine", "sft"),
+        model="sft",
+        tracked=True,
+        alias="current",
+        step_log=True,
+        trains=True,
+        key_metrics=(
+            "validation_loss",
+            "validation_perplexity",
+            "base_validation_perplexity",
+            "seconds",
+        ),
+    ),
+    Stage(
+        name="reward",
+        about="Train the reward model on preference pairs",
+        function="rlhf.training.reward:train",
+        tables=("preferences",),
+        models=("${reward.initial}",),
+        params=("seed", "engine", "reward"),
+        model="reward",
+        tracked=True,
+        alias="current",
+        step_log=True,
+        details=True,
+        trains=True,
+        key_metrics=_RANKING_METRICS,
+    ),
+    Stage(
+        name="ppo",
+        about="Train the policy against the reward model",
+        function="rlhf.training.loop:train",
+        tables=("pretrain", "prompts"),
+        models=("base", "reward", "sft"),
+        params=("seed", "engine", "ppo", "data.max_response_tokens"),
+        model="policy",
+        # `evaluate` makes its version the registry's challenger
+        tracked=True,
+        step_log=True,
+        details=True,
+        samples=True,
+        trains=True,
+        key_metrics=(
+            "reward_first",
+            "reward_last",
+            "kl_last",
+            "response_length_last",
+            "collapsed",
+            "seconds",
+        ),
+    ),
+    Stage(
+        name="gold",
+        about="Train a second reward model on pairs that the first never saw; it only judges",
+        function="rlhf.training.reward:train_gold",
+        tables=("preferences",),
+        models=("${gold.initial}",),
+        params=("seed", "engine", "gold"),
+        model="gold",
+        tracked=True,
+        alias="current",
+        step_log=True,
+        details=True,
+        trains=True,
+        key_metrics=_RANKING_METRICS,
+    ),
+    Stage(
+        name="evaluate",
+        about="Let models answer held-out prompts and judge them pairwise",
+        function="rlhf.evaluation.evaluate:evaluate",
+        tables=("pretrain", "prompts"),
+        models=("base", "gold", "policy", "sft"),
+        params=("seed", "engine", "evaluate"),
+        writes=("data/evaluation",),
+        details=True,
+        key_metrics=(
+            "compared",
+            "judge",
+            "win",
+            "tie",
+            "lose",
+            "win_rate",
+            "win_rate_low",
+            "win_rate_high",
+        ),
+    ),
+    Stage(
+        name="report",
+        about="Draw one page from the metrics and the judged pairs",
+        function="rlhf.report.build:build",
+        reads=(
+            "data/evaluation",
+            *_figures("fetch", "prepare", "sft", "reward", "ppo", "gold", "evaluate"),
+            "rlhf/presets",
+            "rlhf/report",
+        ),
+        params=(
+            "seed",
+            "experiment",
+            "model",
+            "data",
+            "engine",
+            "sft",
+            "reward",
+            "ppo",
+            "gold",
+            "evaluate",
+            "report",
+        ),
+        writes=("reports/index.html",),
+        summary=False,
+    ),
+)
+
+STAGES: dict[str, Stage] = {stage.name: stage for stage in _ALL}
+
+
+def find_stage(name: str) -> Stage:
+    """The stage of that name; raises RlhfError with the names there are."""
+    if name not in STAGES:
+        raise RlhfError(f"no stage {name!r}; the stages are: {', '.join(STAGES)}")
+    return STAGES[name]
+
+
+def modules_of(name: str, settings: Settings) -> list[str]:
+    """The modules that a stage runs: its own, and those that the settings choose by name."""
+    chosen = _CHOSEN.get(name)
+    return [STAGES[name].module, *(chosen(settings) if chosen else [])]
+
+
+def _sources(settings: Settings) -> list[str]:
+    data = settings.data
+    lists = (data.sft, data.preferences, data.prompts, data.evaluation, data.pretrain)
+    addresses = [settings.model.source, *(one for addresses in lists for one in addresses)]
+    return _by_kind(registry.SOURCES, addresses)
+
+
+def _engine(settings: Settings) -> list[str]:
+    return [registry.module_of(registry.ENGINES, settings.engine.kind)]
+
+
+def _policy(settings: Settings) -> list[str]:
+    ppo = settings.ppo
+    return [
+        *_engine(settings),
+        registry.module_of(registry.ALGORITHMS, ppo.algorithm),
+        registry.module_of(registry.SAMPLERS, ppo.sampling.sampler),
+        *_by_kind(registry.REWARDS, ppo.rewards),
+    ]
+
+
+def _judges(settings: Settings) -> list[str]:
+    return _by_kind(registry.JUDGES, settings.evaluate.judges)
+
+
+def _by_kind(table: dict[str, str], addresses: Any) -> list[str]:
+    kinds = dict.fromkeys(Address.parse(address).kind for address in addresses)
+    return [registry.module_of(table, kind) for kind in kinds if kind in table]
+
+
+_CHOSEN: dict[str, Callable[[Settings], list[str]]] = {
+    "fetch": _sources,
+    "sft": _engine,
+    "reward": _engine,
+    "ppo": _policy,
+    "gold": _engine,
+    "evaluate": _judges,
+}
