@@ -11,6 +11,7 @@ from typing import Any
 # ppo.algorithm
 ALGORITHMS: dict[str, str] = {
     "ppo-max": "rlhf.algorithms.ppo_max:PpoMax",
+    "apa": "rlhf.algorithms.apa:Apa",
 }
 
 # ppo.rewards, by the kind of their address: what scores a response

@@ -1,101 +1,178 @@
-"""The seam between the policy loop and an algorithm: what it consumes, what it trains, how it learns."""
+"""The seam between the policy loop and an algorithm.
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol, Self, TypeVar
+An algorithm asks the loop for what it consumes (`Sources`) and hands it what is to be learnt, as data
+(`Update`). The loop knows no algorithm, no role and no metric by name.
+"""
 
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+import pandas as pd
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedTokenizerBase
 
 from rlhf.batches.padding import TokenBatch
 from rlhf.common.metrics import Value
 from rlhf.core.tally import Tally
-from rlhf.engine import Engine, Trainer
+from rlhf.engine import Engine, Loss
+from rlhf.models.roles import Models
 from rlhf.rollout.records import Rollout
 from rlhf.settings import Settings
 from rlhf.workspace import Workspace
 
-Loss = Callable[[], Tensor]
+# the role that every algorithm has: it is validated and saved
+POLICY = "policy"
 
 
 @dataclass(frozen=True)
 class Context:
-    """What an algorithm is built from."""
+    """What an algorithm is made from."""
 
     settings: Settings
     workspace: Workspace
     engine: Engine
-
-    def updates(self, iterations: int, epochs: int) -> int:
-        """Optimiser steps in so many iterations, for the learning-rate schedules."""
-        return iterations * epochs * (self.settings.ppo.rollouts // self.settings.ppo.mini_batch)
+    tokenizer: PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
-class Material:
-    """What one iteration has to learn from; an algorithm finds here what it said it consumes, None elsewhere."""
+class Inputs:
+    """What the stage reads for an algorithm: tables of data/prepared, and models by name."""
 
-    rollout: Rollout | None = None
+    tables: tuple[str, ...]
+    models: tuple[str, ...]
 
-
-class Learnable(Protocol):
-    """What one iteration learns from, row by row; an algorithm has a record of its own for it."""
-
-    def __len__(self) -> int: ...
-
-    def select(self, index: Tensor) -> Self:
-        """Some of the rows, [b] int64: a mini-batch."""
-        ...
-
-    def evidence(self) -> dict[str, Any]:
-        """What to keep of a mini-batch whose step was refused; fit for JSON."""
-        ...
+    def paths(self, workspace: Workspace) -> dict[str, Path]:
+        """Where they lie."""
+        tables = {name: workspace.prepared / f"{name}.parquet" for name in self.tables}
+        return tables | {f"models/{name}": workspace.model(name) for name in self.models}
 
 
-E = TypeVar("E", bound=Learnable)
+class Sources(Protocol):
+    """What an iteration may draw on; times and counts of sampling are the loop's business."""
 
+    def rollouts(self, role: str = POLICY, responses: int = 1) -> Rollout:
+        """Responses of the model in `role` to this iteration's prompts, `responses` to each.
 
-class Algorithm(Protocol[E]):
-    """One way to improve a policy from experience E."""
-
-    consumes: frozenset[str]  # of "rollouts", "pretrain" (later: "pairs", "demonstrations")
-    trainers: Mapping[
-        str, Trainer
-    ]  # every trainable model with its optimiser; "policy" is one of them
-    warmup_iterations: int  # iterations before the policy learns, for example critic pre-training
-
-    def policy(self) -> PreTrainedModel:
-        """The model that is sampled from and saved."""
-        ...
-
-    def active(self, iteration: int) -> Mapping[str, int]:
-        """Names of the trainers that learn in this iteration (negative: before the policy learns) and their epochs."""
-        ...
-
-    def experience(self, material: Material) -> tuple[E, dict[str, Value]]:
-        """Score what was gathered and turn it into targets; gives the experience and its metrics."""
-        ...
-
-    def losses(
-        self, name: str, iteration: int, batch: E, pretrain: TokenBatch | None, tally: Tally
-    ) -> list[Loss]:
-        """The losses of one mini-batch for one trainer, one entry per micro-batch, equally many on every process."""
-        ...
-
-    def learnt(self, means: Mapping[str, float]) -> dict[str, Value]:
-        """Take note of the metrics of an iteration's updates, once it has learnt; gives further metrics."""
-        ...
-
-    def look(self, rollout: Rollout) -> tuple[Tensor, Tally]:
-        """Reward of each response, [B], and what else there is to watch, without learning from it.
-
-        `objective` in the tally is what the algorithm maximises, of each response: the policy of the look with the highest
-        mean is the best one.
+        Every call names the same prompts; rows of one prompt lie side by side. No two roles and no
+        two responses share a random stream.
         """
         ...
 
+    def plain_text(self, windows: int, step: int) -> TokenBatch:
+        """Windows of plain text for optimiser step `step` (from 0) of the run; each process its own."""
+        ...
+
+    def rows(self, table: str) -> pd.DataFrame:
+        """The training rows of a prepared table."""
+        ...
+
+
+class MiniBatch(Protocol):
+    """What one optimiser step learns from; an algorithm has records of its own."""
+
+    def evidence(self) -> dict[str, Any]:
+        """What to keep of it when the step is refused; fit for JSON."""
+        ...
+
+
+B = TypeVar("B", bound=MiniBatch)
+
+
+@dataclass(frozen=True)
+class Step(Generic[B]):
+    """One optimiser step: of which model, on what, the how-manieth of its update (from 0).
+
+    tally: takes the step's metrics
+    """
+
+    role: str
+    batch: B
+    number: int
+    tally: Tally = field(default_factory=Tally)
+
+
+def _evidence_of_batch(step: Step[Any]) -> dict[str, Any]:
+    evidence: dict[str, Any] = step.batch.evidence()
+    return evidence
+
+
+@dataclass(frozen=True)
+class Update(Generic[B]):
+    """What is to be learnt next.
+
+    roles: the models that step, on each mini-batch in this order
+    mini_batches: of this process, equally many on every process; each epoch takes them in a new order
+    losses: of one step, an entry a micro-batch, equally many on every process; rows that must not
+        count get weight 0
+    metrics: what is known before anything is learnt
+    after_step: called with the role after each of its steps, for a target network
+    evidence: what to keep of a refused step
+    """
+
+    roles: tuple[str, ...]
+    mini_batches: Sequence[B]
+    losses: Callable[[Step[B]], list[Loss]]
+    epochs: int = 1
+    metrics: Mapping[str, Value] = field(default_factory=dict)
+    after_step: Callable[[str], None] | None = None
+    evidence: Callable[[Step[B]], dict[str, Any]] = _evidence_of_batch
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What the validation prompts say of a policy, judged by what does not move in the run.
+
+    rewards: [B] of each response
+    objective: [B] what the algorithm maximises; the policy with the highest mean is the best one
+    signals: further tensors of any shape, whose means are watched
+    """
+
+    rewards: Tensor
+    objective: Tensor
+    signals: Mapping[str, Tensor]
+
+
+# What an update showed, means over all of its steps and processes.
+Means = Mapping[str, float]
+Updates = Generator[Update[Any], Means, None]
+
+
+class Algorithm(Protocol):
+    """One way to improve a policy. Made as `Algorithm(context)`.
+
+    models: role -> module, trainable or frozen
+    warmup_iterations: iterations (of negative number) before the policy learns
+    curves: metrics whose first and last values the stage's summary tells, the main ones first
+    """
+
+    curves: ClassVar[tuple[str, ...]]
+    models: Models
+    warmup_iterations: int
+
+    @classmethod
+    def inputs(cls, settings: Settings) -> Inputs:
+        """What the stage reads; fingerprints of checkpoints follow from it."""
+        ...
+
+    def updates(self, sources: Sources, iteration: int) -> Updates:
+        """Draw, score, and yield what is to be learnt, an update at a time.
+
+        The generator goes on once an update was learnt, and is sent what that showed: a later
+        update may be scored by models that have just moved.
+        """
+        ...
+
+    def validate(self, rollout: Rollout) -> Validation:
+        """Judge responses to the validation prompts, without learning from them."""
+        ...
+
     def state(self) -> dict[str, Any]:
-        """What else must survive an interruption, beside the trainers."""
+        """What else must survive an interruption, beside the trained models.
+
+        A tree of mappings and lists with tensors, numbers, text and None at its leaves.
+        """
         ...
 
     def load_state(self, state: dict[str, Any]) -> None:

@@ -1,18 +1,19 @@
 """Talking with a model: dialogue, streamed sampling and scores; what it says is shown without control characters."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf.batches.padding import pad_responses
 from rlhf.common.errors import ModelError
-from rlhf.models.heads import ScalarModel, load_scalar_model
+from rlhf.models.heads import load_scalar_model
 from rlhf.models.saving import load_causal_lm, load_tokenizer
-from rlhf.rollout.sampler import SamplingRule, draw, row_uniforms
+from rlhf.models.scoring import ResponseScorer
+from rlhf.rollout.local import decode, row_uniforms
+from rlhf.rollout.sampler import SamplingRule
 from rlhf.settings.evaluation import Generation
 from rlhf.workspace import Workspace
 
@@ -51,7 +52,7 @@ class Chat:
     seed: int
     greedy: bool = False
     system: str | None = None
-    scorers: dict[str, ScalarModel] = field(default_factory=dict)
+    scorers: dict[str, ResponseScorer] = field(default_factory=dict)
     messages: list[dict[str, str]] = field(default_factory=list)
     forgotten: int = 0  # messages that no longer fit into the model's window
     _last: tuple[list[int], list[int]] = field(default=([], []))
@@ -74,8 +75,8 @@ class Chat:
         uniforms = row_uniforms(self.generation.max_new_tokens, self.seed, "chat", self._turn)
         response: list[int] = []
         said = ""
-        for token in stream(self.model, prompt, uniforms, self._rule(), self.greedy):
-            response.append(token)
+        for drawn in decode(self.model, [prompt], uniforms[None], self._rule()):
+            response.append(int(drawn.tokens))
             decoded = printable(str(self.tokenizer.decode(response, skip_special_tokens=True)))
             if not decoded.endswith("\ufffd"):  # else a character is not whole yet
                 yield decoded[len(said) :]
@@ -86,14 +87,11 @@ class Chat:
         self._last = (prompt, response)
         self._turn += 1
 
-    @torch.no_grad()
     def scores(self) -> dict[str, float]:
         """What each reward model says of the last reply."""
         prompt, response = self._last
-        batch = pad_responses([prompt], [response], int(self.tokenizer.pad_token_id or 0))
         return {
-            name: float(scorer.scores(batch.to(self.model.device)))
-            for name, scorer in self.scorers.items()
+            name: scorer.scores([prompt], [response])[0] for name, scorer in self.scorers.items()
         }
 
     def _rule(self) -> SamplingRule:
@@ -104,6 +102,7 @@ class Chat:
             temperature=self.generation.temperature,
             top_p=self.generation.top_p,
             repetition_penalty=self.generation.repetition_penalty,
+            greedy=self.greedy,
         )
 
     def _fit(self) -> list[int]:
@@ -139,7 +138,7 @@ def open_chat(
 ) -> Chat:
     """Load a model for talking, in float32, and with `score` the reward models that the workspace has."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    scorers: dict[str, ScalarModel] = {}
+    scorers: dict[str, ResponseScorer] = {}
     if score:
         there = [name for name in SCORERS if workspace.model(name).is_dir()]
         if not there:
@@ -149,7 +148,7 @@ def open_chat(
         for name in there:
             scorer = load_scalar_model(workspace.model(name))
             scorer.to(device).eval()
-            scorers[name] = scorer
+            scorers[name] = ResponseScorer(scorer, device)
     tokenizer = load_tokenizer(directory)
     if tokenizer.chat_template is None:
         raise ModelError(
@@ -158,31 +157,6 @@ def open_chat(
     model = load_causal_lm(directory)
     model.to(device)  # type: ignore[arg-type] # transformers types it for strings
     return Chat(model, tokenizer, generation, seed, greedy=greedy, system=system, scorers=scorers)
-
-
-@torch.no_grad()
-def stream(
-    model: PreTrainedModel,
-    prompt: Sequence[int],
-    uniforms: torch.Tensor,
-    rule: SamplingRule,
-    greedy: bool = False,
-) -> Iterator[int]:
-    """Sample one response token by token by the rule of evaluation; the end-of-turn token, if it comes, is the last."""
-    seen = torch.tensor([list(prompt)], device=model.device)
-    step_ids, cache = seen, DynamicCache(config=model.config)
-    for step in range(rule.max_new_tokens):
-        hidden = model.base_model(
-            input_ids=step_ids, past_key_values=cache, use_cache=True
-        ).last_hidden_state
-        logits = model.get_output_embeddings()(hidden[:, -1]).float()
-        uniform = uniforms[step : step + 1].to(model.device)
-        tokens = logits.argmax(dim=1) if greedy else draw(logits, uniform, seen, rule)[0]
-        yield int(tokens)
-        if int(tokens) == rule.eos_id:
-            return
-        step_ids = tokens[:, None]
-        seen = torch.cat([seen, step_ids], dim=1)
 
 
 def printable(text: str) -> str:

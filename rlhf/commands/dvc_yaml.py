@@ -8,7 +8,6 @@ another algorithm, or a new file, makes nobody's finished stage stale.
 """
 
 import shutil
-import sys
 from collections.abc import Sequence
 from os.path import relpath
 from pathlib import Path
@@ -163,4 +162,4 @@ def _covered(path: Path, listed: Sequence[str]) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

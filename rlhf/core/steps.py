@@ -33,7 +33,7 @@ class StepLog:
             self._stream.write(json.dumps(line) + "\n")
             self._stream.flush()
 
-    def keep(self, checkpoint: Path) -> None:
+    def copy_to(self, checkpoint: Path) -> None:
         """Copy what was written so far into a checkpoint's directory."""
         shutil.copyfile(self.path, checkpoint / self.path.name)
 
@@ -54,7 +54,7 @@ def read_steps(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def ends(rows: Sequence[dict[str, Any]], key: str) -> tuple[float, float]:
+def ends(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[float, float]:
     """Means of `key` over the first and over the last tenth of the rows (at least one row each)."""
     values = [float(row[key]) for row in rows]
     tenth = max(1, len(values) // 10)

@@ -16,12 +16,16 @@ Model = TypeVar("Model", bound=nn.Module)
 Item = TypeVar("Item")
 
 
+# computes the loss of one micro-batch, already divided by the global count
+Loss = Callable[[], Tensor]
+
+
 class Trainer(Protocol):
     """One trainable model with its optimiser."""
 
     module: nn.Module
 
-    def step(self, losses: Sequence[Callable[[], Tensor]]) -> float:
+    def step(self, losses: Sequence[Loss]) -> float:
         """Run one optimiser step on the sum of the losses over all processes; gives the gradient norm before clipping.
 
         Each entry computes the loss of one micro-batch of this process (already divided by the global count) and is
@@ -53,7 +57,10 @@ class Engine(Protocol):
     device: torch.device
     rank: int
     world_size: int
-    precision: Precision  # of forward passes; never `auto`
+    # of forward passes; never `auto`
+    precision: Precision
+    # whether models hold their whole weights at all times; ZeRO-3 keeps them in parts
+    whole_weights: bool
 
     def trainer(self, model: nn.Module, optimizer: Optimizer, total_steps: int) -> Trainer:
         """Take a model over for training."""

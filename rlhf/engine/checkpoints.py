@@ -4,34 +4,39 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from rlhf.common.files import tree_sha256
+from rlhf.core.source import code_sha256
 from rlhf.engine.processes import barrier, is_main
 from rlhf.workspace import FINISHED
 
-_LIBRARIES = ("torch", "transformers", "deepspeed")  # whose other versions may give other numbers
+# whose other versions may give other numbers
+_LIBRARIES = ("torch", "transformers", "deepspeed")
 
 log = logging.getLogger("rlhf")
 
 
-def fingerprint(stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> str:
-    """Hash a stage's name, settings, inputs (files or directories, by content), the code of this package and its libraries."""
-    code = hashlib.sha256()
-    package = Path(__file__).resolve().parents[1]
-    for path in sorted(package.rglob("*.py")):
-        code.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+def fingerprint(
+    stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Path], modules: Sequence[str]
+) -> str:
+    """Hash all that the numbers of a run depend on.
+
+    The stage's name, its settings, its inputs (files or directories, by content), the source that
+    `modules` can run, and the libraries.
+    """
     parts = {
         "stage": stage,
         "settings": settings,
         "inputs": {name: tree_sha256(path) for name, path in sorted(inputs.items())},
-        "code": code.hexdigest(),
+        "code": code_sha256(modules),
         "libraries": {name: version(name) for name in _LIBRARIES},
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Checkpoints:

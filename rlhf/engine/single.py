@@ -1,6 +1,6 @@
 """One process, plain torch: a CPU or one GPU."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rlhf.engine.base import Item, Model, NonFiniteError, Trainer, learning_rate
+from rlhf.engine.base import Item, Loss, Model, NonFiniteError, Trainer, learning_rate
 from rlhf.engine.precision import precision_of
 from rlhf.engine.state import load_state, save_state
 from rlhf.settings.training import EngineSettings, Optimizer
@@ -37,7 +37,7 @@ class TorchTrainer:
     def learning_rate(self) -> float:
         return learning_rate(self.settings, self.steps, self.total_steps)
 
-    def step(self, losses: Sequence[Callable[[], Tensor]]) -> float:
+    def step(self, losses: Sequence[Loss]) -> float:
         with recomputing(self.module):
             for compute in losses:
                 loss = compute()
@@ -93,6 +93,7 @@ class TorchEngine:
 
     rank = 0
     world_size = 1
+    whole_weights = True
 
     def __init__(self, settings: EngineSettings) -> None:
         self.settings, self.precision = settings, precision_of(settings)

@@ -22,7 +22,7 @@ from deepspeed.utils import set_log_level_from_string
 from torch import Tensor, nn
 
 from rlhf.common.errors import TrainingError
-from rlhf.engine.base import Item, Model, NonFiniteError, Trainer, learning_rate
+from rlhf.engine.base import Item, Loss, Model, NonFiniteError, Trainer, learning_rate
 from rlhf.engine.precision import Precision, precision_of
 from rlhf.engine.single import enable_gradient_checkpointing, recomputing
 from rlhf.engine.state import load_state, save_state
@@ -89,7 +89,7 @@ class ZeroTrainer:
     def learning_rate(self) -> float:
         return learning_rate(self.settings, self.steps, self.total_steps)
 
-    def step(self, losses: Sequence[Callable[[], Tensor]]) -> float:
+    def step(self, losses: Sequence[Loss]) -> float:
         self._expect_equal_counts(len(losses))
         with recomputing(self.module):
             for compute in losses:
@@ -202,6 +202,8 @@ class ZeroTrainer:
 
 class ZeroEngine:
     """The engine of `torchrun` processes; started without it, the one process makes its own group."""
+
+    whole_weights = False
 
     def __init__(self, settings: EngineSettings) -> None:
         self.settings, self.precision = settings, precision_of(settings)

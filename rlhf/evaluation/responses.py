@@ -14,7 +14,8 @@ from rlhf.common.progress import Progress
 from rlhf.core.seeds import derive_seed
 from rlhf.engine.single import TorchEngine
 from rlhf.models.saving import load_causal_lm, load_tokenizer
-from rlhf.rollout.sampler import SamplingRule, row_uniforms, sample_responses
+from rlhf.rollout.local import row_uniforms, sample
+from rlhf.rollout.sampler import SamplingRule
 from rlhf.settings.evaluation import Generation
 from rlhf.workspace import Workspace
 
@@ -113,7 +114,7 @@ def generate_responses(
         uniforms = torch.stack(
             [row_uniforms(rule.max_new_tokens, seed, *stream_of(prompts[i])) for i in batch]
         )
-        sampled = sample_responses(model, [prompts[i].ids for i in batch], uniforms, rule)
+        sampled = sample(model, [prompts[i].ids for i in batch], uniforms, rule).responses
         for index, ids in zip(batch, sampled, strict=True):
             answers[index] = Response(
                 tuple(ids),

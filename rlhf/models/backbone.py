@@ -1,8 +1,15 @@
-"""What is read off a language model's output: hidden states, log-probabilities and entropies of chosen tokens."""
+"""The transformer: the only file that calls one, and what is read off its output.
+
+Position ids count real tokens, so padding on either side changes nothing. Only the rows that predict
+a target go through the unembedding: with a large vocabulary it is most of the work.
+"""
+
+import copy
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel
+from torch import Tensor, nn
+from transformers import Cache, PreTrainedModel
 
 from rlhf.batches.padding import TokenBatch
 from rlhf.batches.pairs import PairBatch
@@ -10,54 +17,102 @@ from rlhf.common.errors import ModelError
 from rlhf.models.attention import adds_its_mask
 
 
+def position_ids(attention_mask: Tensor) -> Tensor:
+    """Position of each token among the real ones of its row, [B, T] int64; padding in front gets 0."""
+    return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+# -- a forward pass ---------------------------------------------------------------------------------
+
+
 def hidden_states(model: PreTrainedModel, batch: TokenBatch) -> Tensor:
-    """Last hidden states, [B, T, H]; position ids count real tokens, so padding changes nothing."""
-    position_ids = (batch.attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
-    return model.base_model(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask.long(),
-        position_ids=position_ids,
-        use_cache=False,
-    ).last_hidden_state
+    """Last hidden states, [B, T, H].
+
+    Where the batch carries the states of a trunk, the model's blocks above it go on from them.
+    """
+    if batch.trunk_states is None:
+        return _forward(model.base_model, batch, {"input_ids": batch.input_ids})
+    upper = _with_blocks(model, _blocks(model)[batch.trunk_blocks :])
+    return _forward(upper, batch, {"inputs_embeds": batch.trunk_states})
 
 
 def pair_hidden_states(model: PreTrainedModel, batch: PairBatch) -> Tensor:
-    """Last hidden states of pairs, [B, T, H]: at each place the same as of prompt and answer in a row of their own.
+    """Last hidden states of pairs, [B, T, H].
 
-    Raises ModelError for a model whose attention reaches back less far than the answers are long: the mask of pairs
-    takes the place of its own.
+    At each place the same as of prompt and answer in a row of their own. Raises ModelError for a
+    model whose attention reaches back less far than the answers are long: the mask of pairs takes
+    the place of its own.
     """
-    reach, longest = (
-        getattr(model.config, "sliding_window", None),
-        int(batch.position_ids.max()) + 1,
-    )
+    reach = getattr(model.config, "sliding_window", None)
+    longest = int(batch.position_ids.max()) + 1
     if reach is not None and longest > reach:
         raise ModelError(
-            f"{longest} tokens of prompt and answer are more than the model's sliding window of {reach}"
+            f"{longest} tokens of prompt and answer are more than "
+            f"the model's sliding window of {reach}"
         )
     mask = batch.visible
     if adds_its_mask(model.config._attn_implementation):
-        mask = torch.zeros(mask.shape, device=mask.device).masked_fill(
-            ~mask, torch.finfo(torch.float32).min
-        )
-    return model.base_model(
+        lowest = torch.finfo(torch.float32).min
+        mask = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, lowest)
+    output = model.base_model(
         input_ids=batch.tokens.input_ids,
         attention_mask=mask,
         position_ids=batch.position_ids,
         use_cache=False,
-    ).last_hidden_state
+    )
+    states: Tensor = output.last_hidden_state
+    return states
+
+
+def next_token_states(
+    model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, cache: Cache
+) -> Tensor:
+    """Hidden state at the last of some new tokens, [B, H]; their keys and values go into `cache`.
+
+    input_ids: [B, Q] the new tokens; attention_mask: [B, T] bool over all tokens so far, these
+    included, left-padded
+    """
+    count = input_ids.shape[1]
+    output = model.base_model(
+        input_ids=input_ids,
+        attention_mask=attention_mask.long(),
+        position_ids=position_ids(attention_mask)[:, -count:],
+        past_key_values=cache,
+        use_cache=True,
+    )
+    states: Tensor = output.last_hidden_state[:, -1]
+    return states
+
+
+def _forward(backbone: nn.Module, batch: TokenBatch, inputs: dict[str, Tensor]) -> Tensor:
+    output = backbone(
+        **inputs,
+        attention_mask=batch.attention_mask.long(),
+        position_ids=position_ids(batch.attention_mask),
+        use_cache=False,
+    )
+    states: Tensor = output.last_hidden_state
+    return states
+
+
+# -- what is read off the hidden states -------------------------------------------------------------
+
+
+def unembed(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """Logits [..., V] float32 of hidden states [..., H]."""
+    logits: Tensor = model.get_output_embeddings()(hidden)
+    return logits.float()
 
 
 def target_logits(
     model: PreTrainedModel, hidden: Tensor, batch: TokenBatch, temperature: float = 1.0
 ) -> Tensor:
-    """Logits that predict each target token, [N, V] float32, N = number of True in `batch.target_mask`, row by row.
+    """Logits that predict each target token, [N, V] float32, row by row.
 
-    Only these rows go through the unembedding: with a large vocabulary it is most of the work. Divided by
-    `temperature`, so that log-probabilities belong to the distribution that was sampled.
+    Divided by `temperature`, so that log-probabilities belong to the distribution that was sampled.
     """
     predicting = hidden[:, :-1][batch.target_mask[:, 1:]]
-    return model.get_output_embeddings()(predicting).float() / temperature
+    return unembed(model, predicting) / temperature
 
 
 def target_tokens(batch: TokenBatch) -> Tensor:
@@ -67,17 +122,76 @@ def target_tokens(batch: TokenBatch) -> Tensor:
 
 def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
     """log p of each token, [N], from logits [N, V]."""
-    return logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(dim=1)
+    chosen = logits.gather(1, tokens[:, None]).squeeze(1)
+    return chosen - logits.logsumexp(dim=1)
 
 
-def entropy(logits: Tensor) -> Tensor:
+def entropies(logits: Tensor) -> Tensor:
     """Entropy of each distribution in nats, [N], from logits [N, V]."""
     logprobs = logits.log_softmax(dim=1)
     return -(logprobs.exp() * logprobs).sum(dim=1)
 
 
-def spread(values: Tensor, mask: Tensor) -> Tensor:
+def scatter_to_mask(values: Tensor, mask: Tensor) -> Tensor:
     """Put flat values [N] back to the True places of `mask` [B, T]; 0 elsewhere. Keeps gradients."""
-    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(
-        mask, values
-    )
+    zeros = torch.zeros(mask.shape, dtype=values.dtype, device=values.device)
+    return zeros.masked_scatter(mask, values)
+
+
+# -- the trunk: frozen lower blocks that models of one origin share ----------------------------------
+#
+# With `trainable_layers` set, policy, reference, critic and reward model differ in their top blocks
+# only. The states below these are the same numbers, need no gradient, and stay valid for as long as
+# a rollout is learnt from: they are computed once, and every model goes on from there.
+
+
+def shares_trunk(models: Sequence[PreTrainedModel], trainable_layers: int) -> bool:
+    """Whether all models are equal, bit for bit, below their top `trainable_layers` blocks.
+
+    Not where blocks are of several types (sliding and full attention): a block's type goes by its
+    place, which a part of the model would shift.
+    """
+    if any(_has_several_types(model) for model in models):
+        return False
+    first, *others = [_trunk(model, trunk_size(model, trainable_layers)) for model in models]
+    return all(_equal_states(first, other) for other in others)
+
+
+def trunk_size(model: PreTrainedModel, trainable_layers: int) -> int:
+    """The number of blocks below the top `trainable_layers`."""
+    return len(_blocks(model)) - trainable_layers
+
+
+@torch.no_grad()
+def trunk_states(model: PreTrainedModel, blocks: int, batch: TokenBatch) -> Tensor:
+    """Hidden states after the first `blocks` blocks, [B, T, H]."""
+    return _forward(_trunk(model, blocks), batch, {"input_ids": batch.input_ids})
+
+
+def _trunk(model: PreTrainedModel, blocks: int) -> nn.Module:
+    part = _with_blocks(model, _blocks(model)[:blocks])
+    # the final norm belongs to the end of the whole model
+    part._modules["norm"] = nn.Identity()
+    return part
+
+
+def _with_blocks(model: PreTrainedModel, blocks: Sequence[nn.Module]) -> nn.Module:
+    """The backbone with some of its blocks: a new shell around the same modules."""
+    part = copy.copy(model.base_model)
+    part._modules = dict(model.base_model._modules)
+    part._modules["layers"] = nn.ModuleList(blocks)
+    return part
+
+
+def _blocks(model: PreTrainedModel) -> list[nn.Module]:
+    return list(model.get_submodule(f"{model.base_model_prefix}.layers").children())
+
+
+def _has_several_types(model: PreTrainedModel) -> bool:
+    types = getattr(model.config, "layer_types", None) or [None]
+    return len(set(types)) > 1
+
+
+def _equal_states(one: nn.Module, other: nn.Module) -> bool:
+    left, right = one.state_dict(), other.state_dict()
+    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)

@@ -1,4 +1,4 @@
-"""A language model with one linear head: reward model (score at the last token) and critic (value of every state)."""
+"""A language model with one linear head: reward model (a score at the last token) and critic (values)."""
 
 from pathlib import Path
 from typing import Literal
@@ -30,41 +30,47 @@ class ScalarHead(nn.Linear):
     def forward(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., H] -> [...]."""
         with torch.autocast(hidden.device.type, enabled=False):
-            weight, bias = self.weight.float(), self.bias.float()  # ZeRO may keep them in bf16
+            # ZeRO may keep the weights in bf16
+            weight, bias = self.weight.float(), self.bias.float()
             return nn.functional.linear(hidden.float(), weight, bias).squeeze(-1)
 
 
 class ScalarModel(nn.Module):
-    """`lm` keeps its unembedding for the imitation loss of the reward model; the head reads the last hidden state."""
+    """A language model and a head that reads its last hidden states.
+
+    `lm` keeps its unembedding for the imitation loss of the reward model.
+    """
 
     def __init__(self, lm: PreTrainedModel, head: ScalarHead) -> None:
         super().__init__()
         self.lm = lm
         self.head = head
 
-    def from_hidden(self, hidden: Tensor) -> Tensor:
-        """Scalars of hidden states [..., H] -> [...], float32."""
-        return self.head(hidden)
-
     def forward(self, batch: TokenBatch) -> Tensor:
         """A scalar for every position, [B, T]: the value of the state after that token."""
-        return self.from_hidden(hidden_states(self.lm, batch))
-
-    def scores(self, batch: TokenBatch) -> Tensor:
-        """The scalar at each sequence's last token, [B] (section 3.1)."""
-        return at_last(hidden_states(self.lm, batch), batch, self)
+        scalars: Tensor = self.head(hidden_states(self.lm, batch))
+        return scalars
 
 
-def at_last(hidden: Tensor, batch: TokenBatch, model: ScalarModel) -> Tensor:
-    """Scores [B] from hidden states [B, T, H] that are already there."""
-    rows = torch.arange(hidden.shape[0], device=hidden.device)
-    return model.from_hidden(hidden[rows, batch.last_positions])
+def response_scores(model: ScalarModel, batch: TokenBatch) -> Tensor:
+    """The scalar at each sequence's last token, [B]: a reward model's score (section 3.1)."""
+    hidden = hidden_states(model.lm, batch)
+    rows = torch.arange(len(batch), device=hidden.device)
+    scores: Tensor = model.head(hidden[rows, batch.last_positions])
+    return scores
 
 
-def at_pair_ends(hidden: Tensor, batch: PairBatch, model: ScalarModel) -> Tensor:
+def response_values(model: ScalarModel, batch: TokenBatch) -> Tensor:
+    """The value of the state before each response token, [N]: a critic's."""
+    values: Tensor = model(batch)[:, :-1][batch.target_mask[:, 1:]]
+    return values
+
+
+def pair_scores(model: ScalarModel, hidden: Tensor, batch: PairBatch) -> Tensor:
     """Scores [B, 2] of the chosen and the rejected answers from the hidden states of pairs, [B, T, H]."""
     rows = torch.arange(hidden.shape[0], device=hidden.device)[:, None]
-    return model.from_hidden(hidden[rows, batch.last])
+    scores: Tensor = model.head(hidden[rows, batch.last])
+    return scores
 
 
 def new_scalar_model(directory: Path, seed: int, *names: str | int) -> ScalarModel:
@@ -73,15 +79,17 @@ def new_scalar_model(directory: Path, seed: int, *names: str | int) -> ScalarMod
     width = int(lm.config.hidden_size)
     head = ScalarHead(width)
     with torch.no_grad():
-        head.weight.normal_(0.0, (width + 1) ** -0.5, generator=generator(seed, *names, "head"))
+        random = generator(seed, *names, "head")
+        head.weight.normal_(0.0, (width + 1) ** -0.5, generator=random)
         head.bias.zero_()
     return ScalarModel(lm, head)
 
 
 def load_scalar_model(directory: Path, *, unit_scale: bool = False) -> ScalarModel:
-    """Read a model written by `save_scalar_model`; `unit_scale` divides its scalars by the spread of its scores.
+    """Read a model written by `save_scalar_model`; raises ModelError.
 
-    A critic that starts from a reward model wants the latter: PPO's rewards are normalised to about unit scale.
+    `unit_scale` divides its scalars by the standard deviation of its scores. A critic that starts
+    from a reward model wants that: PPO's rewards are normalised to about unit scale.
     """
     if not (directory / HEAD_FILE).is_file():
         raise ModelError(f"{directory}: no {HEAD_FILE}: this is not a reward model")
@@ -90,14 +98,14 @@ def load_scalar_model(directory: Path, *, unit_scale: bool = False) -> ScalarMod
     except SafetensorError as error:
         raise ModelError(f"{directory / HEAD_FILE}: not loadable: {error}") from error
     if unit_scale:
-        spread = score_spread(directory)
-        tensors = {name: value / spread for name, value in tensors.items()}
+        std = score_std(directory)
+        tensors = {name: value / std for name, value in tensors.items()}
     head = ScalarHead(tensors["weight"].shape[1])
     head.load_state_dict(tensors)
     return ScalarModel(load_causal_lm(directory), head)
 
 
-def score_spread(directory: Path) -> float:
+def score_std(directory: Path) -> float:
     """Standard deviation of a reward model's scores of held-out answers, as noted when it was saved."""
     return float(read_json(directory / NOTE_FILE)["score_std"])
 
@@ -109,11 +117,9 @@ def save_scalar_model(
     role: Literal["reward", "gold"],
     score_std: float,
 ) -> None:
-    """Write a Hugging Face directory of the language model, the head beside it, and a note of role and score spread."""
+    """Write a Hugging Face directory of the language model, the head beside it, and a note."""
     save_causal_lm(model.lm, tokenizer, directory)
-    save_file(
-        {name: value.contiguous() for name, value in model.head.state_dict().items()},
-        directory / HEAD_FILE,
-    )
+    head = {name: value.contiguous() for name, value in model.head.state_dict().items()}
+    save_file(head, directory / HEAD_FILE)
     note = {"role": role, "read_at": "last token", "head": HEAD_FILE, "score_std": score_std}
     write_json(directory / NOTE_FILE, note)

@@ -1,11 +1,15 @@
-"""Loading causal language models and tokenizers from Hugging Face directories (safetensors, no remote code)."""
+"""Causal language models and tokenizers from and to Hugging Face directories (safetensors, no remote code)."""
 
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from rlhf.common.errors import ModelError
@@ -16,11 +20,12 @@ transformers_logging.disable_progress_bar()
 
 
 def load_causal_lm(directory: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """Load a model in evaluation mode (there is no dropout in RL); raises ModelError that names what is missing.
+    """Load a model in evaluation mode (there is no dropout in RL).
 
     Attention is written out on a CPU, where that is the faster one in bf16, and SDPA on a GPU.
+    Raises ModelError that names what is missing.
     """
-    _check(directory)
+    _check_complete(directory)
     try:
         config = AutoConfig.from_pretrained(
             directory, local_files_only=True, trust_remote_code=False
@@ -40,12 +45,13 @@ def load_causal_lm(directory: Path, dtype: torch.dtype = torch.float32) -> PreTr
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    """Load a tokenizer that has a pad token apart from its end-of-turn token; raises ModelError otherwise."""
-    _check(directory)
+    """Load a tokenizer whose pad token is not its end-of-turn token; raises ModelError otherwise."""
+    _check_complete(directory)
     tokenizer = read_tokenizer(directory)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         raise ModelError(
-            f"{directory}: the tokenizer needs a pad token that is not its eos token ({tokenizer.eos_token!r})"
+            f"{directory}: the tokenizer needs a pad token "
+            f"that is not its eos token ({tokenizer.eos_token!r})"
         )
     return tokenizer
 
@@ -58,35 +64,11 @@ def save_causal_lm(
     tokenizer.save_pretrained(directory)
 
 
-def train_only_top(model: PreTrainedModel, layers: int | None) -> None:
-    """Let gradients flow into the top `layers` blocks, the final norm and the head alone; None: into everything.
-
-    Tied embeddings stay frozen with the lower blocks, since they are below them.
-    """
-    if layers is None:
-        return
-    model.requires_grad_(False)
-    blocks = model.base_model.layers
-    if not isinstance(blocks, nn.ModuleList):
-        raise ModelError(
-            f"trainable_layers: a {type(model).__name__} has no list of layers to choose from"
-        )
-    if layers > len(blocks):
-        raise ModelError(f"trainable_layers {layers}: the model has {len(blocks)} layers")
-    for block in blocks[len(blocks) - layers :]:
-        block.requires_grad_(True)
-    model.base_model.norm.requires_grad_(True)
-    head = model.get_output_embeddings()
-    if head.weight is not model.get_input_embeddings().weight:
-        head.requires_grad_(True)
-
-
-def _check(directory: Path) -> None:
+def _check_complete(directory: Path) -> None:
     if not (directory / "config.json").is_file():
         raise ModelError(
-            f"{directory}: no model here (config.json is missing); those of the stages are written by `dvc repro`"
+            f"{directory}: no model here (config.json is missing); "
+            "those of the stages are written by `dvc repro`"
         )
     if not any(directory.glob("*.safetensors")):
-        raise ModelError(
-            f"{directory}: no *.safetensors weights; other weight formats are not loaded"
-        )
+        raise ModelError(f"{directory}: no *.safetensors weights; other formats are not loaded")

@@ -1,4 +1,4 @@
-"""Detail 1: the token-level KL penalty."""
+"""Detail 1: estimating the KL divergence from the reference, token by token."""
 
 from typing import Literal
 
@@ -12,8 +12,10 @@ def kl_estimate(
 ) -> Tensor:
     """Estimate KL(pi || pi_ref) of each sampled token in nats, any shape -> the same shape.
 
-    With d = log pi - log pi_ref of the sampled token: k1 = d (unbiased, what eq. 19 uses), k2 = d^2 / 2 (biased, never
-    negative), k3 = exp(-d) - 1 + d (unbiased, never negative).
+    With d = log pi - log pi_ref of the sampled token:
+    k1 = d                 unbiased, what eq. 19 uses
+    k2 = d^2 / 2           biased, never negative
+    k3 = exp(-d) - 1 + d   unbiased, never negative
     """
     difference = logprobs - reference_logprobs
     if estimator == "k1":

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
+# sums a tensor over all processes
 AllSum = Callable[[Tensor], Tensor]
 
 
@@ -19,10 +20,10 @@ class Moments:
 
     @property
     def std(self) -> float:
-        """Unbiased standard deviation; 1 while fewer than two values were seen, so that dividing by it is harmless."""
-        return (
-            (self.squares / (self.count - 1)) ** 0.5 if self.count > 1 and self.squares > 0 else 1.0
-        )
+        """Unbiased standard deviation; 1 for fewer than two values, so dividing by it is harmless."""
+        if self.count <= 1 or self.squares <= 0:
+            return 1.0
+        return (self.squares / (self.count - 1)) ** 0.5
 
     def as_dict(self) -> dict[str, float]:
         """For a checkpoint."""
@@ -30,22 +31,18 @@ class Moments:
 
 
 def merge(history: Moments, values: Tensor, all_sum: AllSum) -> Moments:
-    """Take a batch [B] into the history by Chan's parallel variance; gives the new history.
+    """Take a batch into the history by Chan's parallel variance; gives the new history.
 
-    `all_sum` sums over processes: the batch of all of them enters as one, so every process holds the same history.
+    `all_sum` sums over processes: the batch of all of them enters as one, so every process holds
+    the same history.
     """
     values = values.double()
-    first = all_sum(
-        torch.stack(
-            [
-                torch.tensor(float(values.numel()), dtype=torch.float64, device=values.device),
-                values.sum(),
-            ]
-        )
-    )
-    count, total = float(first[0]), float(first[1])
+    size = torch.tensor(float(values.numel()), dtype=torch.float64, device=values.device)
+    sums = all_sum(torch.stack([size, values.sum()]))
+    count, total = float(sums[0]), float(sums[1])
     mean = total / count
     squares = float(all_sum((values - mean).square().sum()))
+
     merged = history.count + count
     shift = mean - history.mean
     return Moments(

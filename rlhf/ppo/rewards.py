@@ -1,9 +1,16 @@
-"""From a score per response to a reward per token: reparameterisation (details 4 and 5) and the KL penalty (eq. 3, 19)."""
+"""From a score per response to a reward per token.
+
+A token reward is a sum of sources, each a function to [B, R] that is 0 outside the response:
+the score at the last token and the KL penalty (eq. 3, 19). Before that the score is
+reparameterised (details 4 and 5).
+"""
 
 import torch
 from torch import Tensor
 
 from rlhf.ppo.moments import Moments
+
+# -- reparameterisation -------------------------------------------------------------------------------
 
 
 def normalise(scores: Tensor, history: Moments) -> Tensor:
@@ -21,15 +28,18 @@ def clip(values: Tensor, delta: float | None) -> Tensor:
     return values if delta is None else values.clamp(-delta, delta)
 
 
-def token_rewards(
-    scores: Tensor, kl: Tensor, response_mask: Tensor, kl_coefficient: float
-) -> Tensor:
-    """r_t = -eta * KL_t on response tokens, plus the score at the last response token (eq. 3, 19).
+# -- sources of the token reward ----------------------------------------------------------------------
 
-    scores [B], kl [B, R], response_mask [B, R] True on response tokens -> [B, R] float32, 0 outside the mask.
-    """
-    rewards = torch.where(response_mask, -kl_coefficient * kl, torch.zeros_like(kl))
+
+def final_score(scores: Tensor, response_mask: Tensor) -> Tensor:
+    """The score of each response at its last token: scores [B], mask [B, R] -> [B, R]."""
+    rewards = torch.zeros(response_mask.shape, dtype=scores.dtype, device=scores.device)
     last = response_mask.sum(dim=1) - 1
     rows = torch.arange(len(scores), device=scores.device)
-    rewards[rows, last] += scores
+    rewards[rows, last] = scores
     return rewards
+
+
+def kl_penalty(kl: Tensor, response_mask: Tensor, coefficient: float) -> Tensor:
+    """-eta KL_t at each response token (eq. 19): kl [B, R], mask [B, R] -> [B, R]."""
+    return torch.where(response_mask, -coefficient * kl, torch.zeros_like(kl))

@@ -7,19 +7,24 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-_GROUP = 16  # prompts read at once: short ones are not padded to the longest of all
+from rlhf.models.backbone import next_token_states
+
+# prompts read at once: short ones are not padded to the longest of all
+_GROUP = 16
 
 
 def read_prompts(
     model: PreTrainedModel, ids: Tensor, mask: Tensor, room: int
 ) -> tuple[Tensor, DynamicCache]:
-    """Read left-padded prompts `ids` [B, T]: the last hidden state of each, [B, H], and the cache for `room` more tokens."""
-    positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+    """Read left-padded prompts: the last hidden state of each, [B, H], and the filled cache.
+
+    ids, mask: [B, P]; the cache has room for `room` more tokens
+    """
     cache = DynamicCache(config=model.config)
-    if any(
-        type(layer) is not DynamicLayer for layer in cache.layers
-    ):  # of a window; they keep count themselves
-        return _read(model, ids, mask, positions, cache), cache
+    if any(type(layer) is not DynamicLayer for layer in cache.layers):
+        # layers of a window: they keep count themselves
+        return next_token_states(model, ids, mask, cache), cache
+
     lengths, width = mask.sum(dim=1), ids.shape[1]
     layers = [_RoomyLayer(len(ids), width, room) for _ in cache.layers]
     cache.layers = list(layers)
@@ -28,33 +33,16 @@ def read_prompts(
     for rows in order.split(_GROUP):
         start = width - int(lengths[rows].max())
         part = DynamicCache(config=model.config)
-        last.append(
-            _read(model, ids[rows, start:], mask[rows, start:], positions[rows, start:], part)
-        )
+        last.append(next_token_states(model, ids[rows, start:], mask[rows, start:], part))
         for layer, read in zip(layers, part.layers, strict=True):
-            assert (
-                isinstance(read, DynamicLayer) and read.keys is not None and read.values is not None
-            )
+            assert isinstance(read, DynamicLayer)
+            assert read.keys is not None and read.values is not None
             layer.put(rows, start, read.keys, read.values)
     return torch.cat(last)[order.argsort()], cache
 
 
-def _read(
-    model: PreTrainedModel, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache
-) -> Tensor:
-    output = model.base_model(
-        input_ids=ids,
-        attention_mask=mask.long(),
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-    )
-    hidden: Tensor = output.last_hidden_state[:, -1]
-    return hidden
-
-
 class _RoomyLayer(DynamicLayer):
-    """Grows in place; to copy all that was said for each new token is a tenth of the time of decoding."""
+    """Grows in place: copying all keys and values for each new token is a tenth of decoding's time."""
 
     def __init__(self, rows: int, width: int, room: int) -> None:
         super().__init__()

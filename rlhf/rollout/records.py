@@ -1,4 +1,7 @@
-"""The records that pass from hop to hop of the policy loop. B rollouts, P prompt, R longest response, T = P + R."""
+"""The records that pass from hop to hop of the policy loop: Rollout -> Scores -> Experience.
+
+B responses, P prompt, R longest response, T = P + R, N response tokens, H hidden width.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,17 +10,18 @@ import torch
 from torch import Tensor
 
 from rlhf.batches.padding import TokenBatch, pad_responses
-from rlhf.rollout.sampler import Sampled
+from rlhf.rollout.prompts import PromptBatch
 
 
 @dataclass(frozen=True)
-class PromptBatch:
-    """Prompts to answer: token ids, kinds and texts, and the global row numbers that name their random streams."""
+class Sampled:
+    """Responses as token ids, and the sampler's own log p of each token.
 
-    ids: list[list[int]]
-    kinds: list[str]
-    texts: list[str]
-    rows: list[int]
+    The last token of a response is `eos_id` if it ended by itself.
+    """
+
+    responses: list[list[int]]
+    logprobs: list[list[float]]
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,9 @@ class Rollout:
     sampler_logprobs: Tensor
     finished: Tensor
 
+    def __len__(self) -> int:
+        return len(self.responses)
+
     @property
     def lengths(self) -> Tensor:
         """Response tokens of each row, [B]."""
@@ -47,77 +54,82 @@ def make_rollout(
     prompts: PromptBatch, sampled: Sampled, eos_id: int, pad_id: int, device: torch.device
 ) -> Rollout:
     """Join prompts and responses into one rollout on `device`."""
-    batch = pad_responses(prompts.ids, sampled.responses, pad_id).to(device)
-    width = max(len(response) for response in sampled.responses)
-    mask = torch.zeros((len(sampled.responses), width), dtype=torch.bool)
-    logprobs = torch.zeros((len(sampled.responses), width))
+    responses = sampled.responses
+    batch = pad_responses(prompts.ids, responses, pad_id)
+    shape = (len(responses), max(len(response) for response in responses))
+    mask = torch.zeros(shape, dtype=torch.bool)
+    logprobs = torch.zeros(shape)
     for row, values in enumerate(sampled.logprobs):
         mask[row, : len(values)] = True
         logprobs[row, : len(values)] = torch.tensor(values)
-    finished = torch.tensor([response[-1] == eos_id for response in sampled.responses])
+    finished = torch.tensor([response[-1] == eos_id for response in responses])
     return Rollout(
-        prompts, sampled.responses, batch, mask.to(device), logprobs.to(device), finished.to(device)
+        prompts=prompts,
+        responses=responses,
+        batch=batch.to(device),
+        response_mask=mask.to(device),
+        sampler_logprobs=logprobs.to(device),
+        finished=finished.to(device),
     )
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What the models say of a rollout.
+    """What the models say of a rollout; [B, R] on response tokens unless said otherwise.
 
-    rewards: [B] raw score of the reward model
-    logprobs, reference_logprobs: [B, R] of the response tokens under the policy that sampled them and the reference
-    values: [B, R] the critic's value of the state before each response token
-    entropy: [B, R] of the policy at each response token, in nats
-    below: [B, T, H] states under the trainable blocks where all models share them, else None
+    scores: [B] what the rewards say of each response, as it is
+    logprobs, reference_logprobs: under the policy that sampled, and under the reference
+    values: the critic's value of the state before each response token
+    entropies: of the policy at each response token, in nats
     """
 
-    rewards: Tensor
+    scores: Tensor
     logprobs: Tensor
     reference_logprobs: Tensor
     values: Tensor
-    entropy: Tensor
-    below: Tensor | None = None
+    entropies: Tensor
 
 
 @dataclass(frozen=True)
 class Experience:
     """What the losses learn from; [B, R] unless said otherwise.
 
-    batch: [B, T]; response_mask; old_logprobs and old_values of the models that made the rollout; advantages; returns
-    below: [B, T, H] as in `Scores`
+    batch: [B, T]; response_mask; old_logprobs and old_values of the models that made the rollout;
+    reference_logprobs; advantages; returns
     """
 
     batch: TokenBatch
     response_mask: Tensor
     old_logprobs: Tensor
+    reference_logprobs: Tensor
     old_values: Tensor
     advantages: Tensor
     returns: Tensor
-    below: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.response_mask)
 
+    def select(self, rows: Tensor) -> "Experience":
+        """Some of the rows, [b] int64; padding that none of them needs is cut off."""
+        mask = self.response_mask[rows]
+        width = int(mask.sum(dim=1).max())
+        return Experience(
+            batch=self.batch.select(rows),
+            response_mask=mask[:, :width],
+            old_logprobs=self.old_logprobs[rows, :width],
+            reference_logprobs=self.reference_logprobs[rows, :width],
+            old_values=self.old_values[rows, :width],
+            advantages=self.advantages[rows, :width],
+            returns=self.returns[rows, :width],
+        )
+
+    def split(self, size: int) -> list["Experience"]:
+        """The rows in their order, `size` at a time."""
+        rows = torch.arange(len(self), device=self.response_mask.device)
+        return [self.select(part) for part in rows.split(size)]
+
     def evidence(self) -> dict[str, Any]:
         """Tokens and advantages, for the record of a refused step."""
-        advantages = [
-            [str(value) for value in row] for row in self.advantages.tolist()
-        ]  # NaN is no JSON
+        # as text: NaN is no JSON
+        advantages = [[str(value) for value in row] for row in self.advantages.tolist()]
         return {"input_ids": self.batch.input_ids.tolist(), "advantages": advantages}
-
-    def select(self, index: Tensor) -> "Experience":
-        """Some of the rows, [b] int64; padding that no row needs is cut off."""
-        mask = self.response_mask[index]
-        width = int(mask.sum(dim=1).max())
-        batch = TokenBatch(
-            self.batch.input_ids[index],
-            self.batch.attention_mask[index],
-            self.batch.target_mask[index],
-        )
-        logprobs, values, advantages, returns = (
-            part[index, :width]
-            for part in (self.old_logprobs, self.old_values, self.advantages, self.returns)
-        )
-        batch = batch.rows(slice(None))
-        below = None if self.below is None else self.below[index, : batch.input_ids.shape[1]]
-        return Experience(batch, mask[:, :width], logprobs, values, advantages, returns, below)

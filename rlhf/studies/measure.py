@@ -4,15 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
-from rlhf.batches.padding import pad_responses
 from rlhf.batches.tables import read_rows_of
 from rlhf.common.files import read_json
 from rlhf.core.steps import read_steps
 from rlhf.engine.single import TorchEngine
 from rlhf.evaluation.plain_text import plain_text_loss
-from rlhf.models.heads import load_scalar_model
+from rlhf.models.scoring import ResponseScorer
 from rlhf.settings import Settings
 from rlhf.workspace import Workspace
 
@@ -62,20 +60,15 @@ def looks_of(samples: Sequence[Row], gold: Sequence[float]) -> list[dict[str, fl
     return found
 
 
-@torch.no_grad()
 def gold_scores(settings: Settings, workspace: Workspace, samples: Sequence[Row]) -> list[float]:
-    """The gold model's score of every sample, in units of the spread of its scores."""
+    """The gold model's score of every sample, in units of the standard deviation of its scores."""
     engine = TorchEngine(settings.engine)
-    model = engine.frozen(load_scalar_model(workspace.model("gold"), unit_scale=True))
-    rows = read_rows_of(workspace, "prompts", "validation")
-    prompts = [[int(token) for token in ids] for ids in rows["prompt_ids"]]
+    scorer = ResponseScorer.load(workspace.model("gold"), engine, unit_scale=True)
+    table = read_rows_of(workspace, "prompts", "validation")
     scores: list[float] = []
     for start in range(0, len(samples), BATCH):
         part = samples[start : start + BATCH]
+        prompts = [table["prompt_ids"].iloc[row["row"]] for row in part]
         responses = [[int(token) for token in row["response_ids"].split()] for row in part]
-        batch = pad_responses(
-            [prompts[row["row"]] for row in part], responses, int(model.lm.config.pad_token_id or 0)
-        )
-        with engine.autocast():
-            scores += model.scores(batch.to(engine.device)).tolist()
+        scores += scorer.scores(prompts, responses)
     return scores

@@ -24,16 +24,16 @@ class PairScores:
         return [c - r for c, r in zip(self.chosen, self.rejected, strict=True)]
 
     @property
-    def origin_and_spread(self) -> tuple[float, float]:
+    def mean_and_std(self) -> tuple[float, float]:
         """Mean and standard deviation of all scores; a deviation of 0 is given as 1."""
         values = [*self.chosen, *self.rejected]
         return float(np.mean(values)), float(np.std(values, ddof=1)) or 1.0
 
-    def from_origin(self, origin: float) -> "PairScores":
-        """The scores as they are once `origin` is their zero."""
-        return PairScores(
-            [score - origin for score in self.chosen], [score - origin for score in self.rejected]
-        )
+    def shifted(self, by: float) -> "PairScores":
+        """All scores with `by` added."""
+        chosen = [score + by for score in self.chosen]
+        rejected = [score + by for score in self.rejected]
+        return PairScores(chosen, rejected)
 
 
 def wilson(successes: int, count: int, z: float = 1.959964) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""What every training stage does around its loop: engine, fingerprint, checkpoints, evidence of a failed step."""
+"""What every training stage does around its loop: engine, fingerprint, checkpoints, evidence."""
 
 import logging
 import time
@@ -15,6 +15,7 @@ from rlhf.engine import Engine, NonFiniteError, Trainer, make_engine
 from rlhf.engine.checkpoints import Checkpoints, fingerprint
 from rlhf.engine.state import load_state, save_state
 from rlhf.settings import Settings
+from rlhf.stages import modules_of
 from rlhf.workspace import Workspace
 
 log = logging.getLogger("rlhf")
@@ -22,7 +23,7 @@ log = logging.getLogger("rlhf")
 
 @dataclass(frozen=True)
 class Resumed:
-    """Where an interrupted run goes on: after `step`, with the loop's own state and the logs in `directory`."""
+    """Where an interrupted run goes on: after `step`, with the loop's own state, logs in `directory`."""
 
     step: int
     directory: Path
@@ -30,15 +31,18 @@ class Resumed:
 
 
 @dataclass
-class StageRun:
-    """One run of a training stage in this process."""
+class TrainingRun:
+    """One run of a training stage in this process.
+
+    seconds_before: spent by the runs that this one resumes
+    """
 
     name: str
     settings: Settings
     workspace: Workspace
     engine: Engine
     checkpoints: Checkpoints
-    seconds_before: float = 0.0  # spent by the runs that this one resumes
+    seconds_before: float = 0.0
     began: float = field(default_factory=time.monotonic)
 
     @property
@@ -53,9 +57,11 @@ class StageRun:
 
     def open_log(self, path: Path, resumed: Resumed | None) -> StepLog | None:
         """Start a log, or go on with it; None where this process writes none."""
-        return StepLog(path, resumed.directory if resumed else None) if self.is_main else None
+        if not self.is_main:
+            return None
+        return StepLog(path, resumed.directory if resumed else None)
 
-    def keep(
+    def save_checkpoint(
         self,
         step: int,
         trainers: Mapping[str, Trainer],
@@ -71,31 +77,30 @@ class StageRun:
                 save_state(directory, "loop", {**loop, "seconds": self.seconds})
             for log in logs:
                 if log is not None:
-                    log.keep(directory)
+                    log.copy_to(directory)
 
         with writing(self.checkpoints.directory):
             self.checkpoints.save(step, write)
 
     def resume(self, trainers: Mapping[str, Trainer]) -> Resumed | None:
         """Take up the last checkpoint, if there is one."""
-        found = self.checkpoints.latest()
-        if found is None:
+        latest = self.checkpoints.latest()
+        if latest is None:
             return None
-        step, directory = found
+        step, directory = latest
         for name, trainer in trainers.items():
             trainer.load(directory / name)
         loop = load_state(directory, "loop")
         self.seconds_before = loop["seconds"]
         return Resumed(step, directory, loop)
 
-    def stop_on_bad_step(
+    def refused_step(
         self, step: int, error: NonFiniteError, batch: Mapping[str, Any]
     ) -> TrainingError:
-        """Save the batch of a refused step for inspection and make the error that names it."""
+        """Save the batch of a refused step for inspection, and make the error that names it."""
         path = self.workspace.failures / f"{self.name}-step-{step}.rank-{self.engine.rank}.json"
-        write_json(
-            path, {"stage": self.name, "step": step, "problem": str(error), "batch": dict(batch)}
-        )
+        content = {"stage": self.name, "step": step, "problem": str(error), "batch": dict(batch)}
+        write_json(path, content)
         return TrainingError(
             f"{self.name}, step {step}: {error}; the step was not taken, its batch is in {path}. "
             f"A lower {self.name} learning rate or precision fp32 may help"
@@ -108,18 +113,26 @@ def begin(
     workspace: Workspace,
     sections: Sequence[str],
     inputs: Mapping[str, Path],
-) -> StageRun:
-    """Start the engine and find this stage's checkpoints: keyed by its settings' sections, its inputs and the code."""
+) -> TrainingRun:
+    """Start the engine and find this stage's checkpoints.
+
+    They are keyed by the settings' `sections`, the inputs, and the code that the stage runs.
+    """
     seed_everything(settings.seed, name)
     engine = make_engine(settings.engine)
     content = settings.model_dump(mode="json")
     chosen = {part: content[part] for part in ("seed", "engine", *sections)}
-    key = fingerprint(name, chosen | {"precision": engine.precision}, inputs)
-    return StageRun(
-        name, settings, workspace, engine, Checkpoints(workspace.checkpoints, name, key)
-    )
+    chosen["precision"] = engine.precision
+
+    # input models are large: one process hashes them, the others are given the key
+    keys = []
+    if engine.rank == 0:
+        keys = [fingerprint(name, chosen, inputs, modules_of(name, settings))]
+    (key,) = engine.all_gather(keys)
+    checkpoints = Checkpoints(workspace.checkpoints, name, key)
+    return TrainingRun(name, settings, workspace, engine, checkpoints)
 
 
-def evidence(table: Any, items: Sequence[int]) -> dict[str, Any]:
+def row_ids(table: Any, rows: Sequence[int]) -> dict[str, Any]:
     """The identities of some rows of a prepared table, for the record of a refused step."""
-    return {"rows": [str(table["id"].iloc[item]) for item in items]}
+    return {"rows": [str(table["id"].iloc[row]) for row in rows]}

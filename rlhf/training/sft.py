@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import pandas as pd
 import torch
@@ -13,97 +15,114 @@ from rlhf.batches.tables import read_rows_of
 from rlhf.common.files import staged_directory
 from rlhf.common.metrics import write_summary
 from rlhf.core.tally import Tally
-from rlhf.engine import share
+from rlhf.engine import Loss, share
 from rlhf.models.backbone import hidden_states, target_logits, target_tokens, token_logprobs
-from rlhf.models.saving import load_causal_lm, load_tokenizer, save_causal_lm, train_only_top
+from rlhf.models.saving import load_causal_lm, load_tokenizer, save_causal_lm
+from rlhf.models.trainable import train_only_top
 from rlhf.settings import Settings
-from rlhf.training.run import begin, evidence
-from rlhf.training.supervised import Job, Loss, fit
+from rlhf.training.run import TrainingRun, begin, row_ids
+from rlhf.training.supervised import FitResult, Task, fit
 from rlhf.workspace import Workspace
 
 
 def train(settings: Settings, workspace: Workspace) -> None:
     """Fine-tune models/base on the `sft` table; writes models/sft and metrics/sft.{json,jsonl}."""
-    inputs = {"base": workspace.model("base"), "table": workspace.prepared / "sft.parquet"}
+    inputs = {
+        "base": workspace.model("base"),
+        "table": workspace.prepared / "sft.parquet",
+    }
     run = begin("sft", settings, workspace, ["sft", "data"], inputs)
-    engine, section = run.engine, settings.sft
-    tokenizer = load_tokenizer(workspace.model("base"))
-    rows = read_rows_of(workspace, "sft", "train")
-    held_out = read_rows_of(workspace, "sft", "validation")
-    model = load_causal_lm(workspace.model("base"))
-    train_only_top(model, section.trainable_layers)
+    task = FineTuning(run)
+    result = fit(run, task.trainer, task)
+    task.save(result)
 
-    lengths = [len(ids) for ids in rows["input_ids"]]
-    plan = epoch_plan(lengths, Limits(section.batch_tokens), section.epochs, settings.seed, "sft")
-    trainer = engine.trainer(model, section.optimizer, len(plan))
 
-    def batch_of(table: pd.DataFrame, items: Sequence[int]) -> TokenBatch:
-        ids, masks = table["input_ids"].iloc[list(items)], table["loss_mask"].iloc[list(items)]
-        return pad(list(ids), list(masks), int(tokenizer.pad_token_id)).to(engine.device)
+class FineTuning(Task):
+    """The model and the dialogues that it learns from."""
 
-    def logprobs_of(table: pd.DataFrame, items: Sequence[int]) -> Tensor:
-        batch = batch_of(table, items)
-        with engine.autocast():
-            logits = target_logits(model, hidden_states(model, batch), batch)
-        return token_logprobs(logits, target_tokens(batch))
+    shown = ("train_loss",)
 
-    targets = [int(sum(mask)) for mask in rows["loss_mask"]]
+    def __init__(self, run: TrainingRun) -> None:
+        settings, workspace = run.settings, run.workspace
+        section = settings.sft
+        self.run = run
+        self.engine = run.engine
+        self.micro_batch_tokens = section.micro_batch_tokens
+        self.evaluate_every = section.evaluate_every
+        self.checkpoint_every = section.checkpoint_every
 
-    def losses(items: Sequence[int], tally: Tally) -> list[Loss]:
-        count = sum(targets[item] for item in items)
-        parts = share(
-            micro_batches(items, lengths, section.micro_batch_tokens),
-            engine.rank,
-            engine.world_size,
-        )
+        self.tokenizer = load_tokenizer(workspace.model("base"))
+        self.rows = read_rows_of(workspace, "sft", "train")
+        self.held_out = read_rows_of(workspace, "sft", "validation")
+        self.model = load_causal_lm(workspace.model("base"))
+        train_only_top(self.model, section.trainable_layers)
 
-        def loss(part: list[int], weight: float) -> Tensor:
-            values = -logprobs_of(rows, part)
-            tally.add(weight, train_loss=values)
-            return weight * values.sum() / count
+        self.tokens = [len(ids) for ids in self.rows["input_ids"]]
+        self.targets = [int(sum(mask)) for mask in self.rows["loss_mask"]]
+        limits = Limits(section.batch_tokens)
+        self.plan = epoch_plan(self.tokens, limits, section.epochs, settings.seed, "sft")
+        self.trainer = self.engine.trainer(self.model, section.optimizer, len(self.plan))
 
-        return [lambda part=part, weight=weight: loss(part, weight) for part, weight in parts]  # type: ignore[misc]
+    def losses(self, rows: Sequence[int], tally: Tally) -> list[Loss]:
+        """-log p of the assistant's tokens, a mean over those of the whole batch."""
+        count = sum(self.targets[row] for row in rows)
+        parts = micro_batches(rows, self.tokens, self.micro_batch_tokens)
+        own = share(parts, self.engine.rank, self.engine.world_size)
+        return [partial(self._loss, part, weight, count, tally) for part, weight in own]
 
-    held_out_lengths = [len(ids) for ids in held_out["input_ids"]]
+    def _loss(self, part: list[int], weight: float, count: int, tally: Tally) -> Tensor:
+        nll = -self._logprobs(self.rows, part)
+        tally.add(weight, train_loss=nll)
+        return weight * nll.sum() / count
 
     @torch.no_grad()
-    def evaluate() -> dict[str, float]:
+    def evaluate(self) -> dict[str, float]:
+        """Loss and perplexity on the validation split."""
         tally = Tally()
-        parts = micro_batches(
-            range(len(held_out)), held_out_lengths, 2 * section.micro_batch_tokens
-        )
-        for part, weight in share(parts, engine.rank, engine.world_size):
-            tally.add(weight, validation_loss=-logprobs_of(held_out, part))
-        loss = tally.means(engine.all_sum)["validation_loss"]
+        lengths = [len(ids) for ids in self.held_out["input_ids"]]
+        # without gradients twice as much fits
+        parts = micro_batches(range(len(lengths)), lengths, 2 * self.micro_batch_tokens)
+        for part, weight in share(parts, self.engine.rank, self.engine.world_size):
+            tally.add(weight, validation_loss=-self._logprobs(self.held_out, part))
+        loss = tally.means(self.engine.all_sum)["validation_loss"]
         return {"validation_loss": loss, "validation_perplexity": math.exp(min(loss, 50.0))}
 
-    job = Job(
-        plan=plan,
-        tokens=lengths,
-        losses=losses,
-        evaluate=evaluate,
-        describe=lambda items: evidence(rows, items),
-        evaluate_every=section.evaluate_every,
-        checkpoint_every=section.checkpoint_every,
-    )
-    outcome = fit(run, trainer, job)
-    with trainer.gathered():
-        if run.is_main:
-            with staged_directory(workspace.model("sft")) as directory:
-                save_causal_lm(model, tokenizer, directory)
-    if run.is_main:
-        write_summary(
-            workspace.metrics("sft"),
-            {
-                "train_loss": outcome.train["train_loss"],
-                **outcome.held_out,
-                "base_validation_loss": outcome.initial["validation_loss"],
-                "base_validation_perplexity": outcome.initial["validation_perplexity"],
-                "steps": len(plan),
-                "dialogues": len(rows),
-                "precision": run.engine.precision,
-                "seconds": outcome.seconds,
-                "tokens_per_second": outcome.tokens / outcome.seconds,
-            },
-        )
-        run.checkpoints.finish()
+    def evidence(self, rows: Sequence[int]) -> dict[str, Any]:
+        """The identities of dialogues."""
+        return row_ids(self.rows, rows)
+
+    def save(self, result: FitResult) -> None:
+        """Write model and summary; every process calls it."""
+        workspace = self.run.workspace
+        with self.trainer.gathered():
+            if self.run.is_main:
+                with staged_directory(workspace.model("sft")) as directory:
+                    save_causal_lm(self.model, self.tokenizer, directory)
+        if not self.run.is_main:
+            return
+        summary = {
+            "train_loss": result.train["train_loss"],
+            **result.held_out,
+            "base_validation_loss": result.initial["validation_loss"],
+            "base_validation_perplexity": result.initial["validation_perplexity"],
+            "steps": len(self.plan),
+            "dialogues": len(self.rows),
+            "precision": self.engine.precision,
+            "seconds": result.seconds,
+            "tokens_per_second": result.tokens / result.seconds,
+        }
+        write_summary(workspace.metrics("sft"), summary)
+        self.run.checkpoints.finish()
+
+    def _logprobs(self, table: pd.DataFrame, rows: Sequence[int]) -> Tensor:
+        """log p of the target tokens of some rows, [N]."""
+        batch = self._batch(table, rows)
+        with self.engine.autocast():
+            hidden = hidden_states(self.model, batch)
+            logits = target_logits(self.model, hidden, batch)
+        return token_logprobs(logits, target_tokens(batch))
+
+    def _batch(self, table: pd.DataFrame, rows: Sequence[int]) -> TokenBatch:
+        part = table.iloc[list(rows)]
+        ids, masks = list(part["input_ids"]), list(part["loss_mask"])
+        return pad(ids, masks, int(self.tokenizer.pad_token_id)).to(self.engine.device)

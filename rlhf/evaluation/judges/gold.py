@@ -9,7 +9,7 @@ from rlhf.batches.padding import pad_responses
 from rlhf.common.progress import Progress
 from rlhf.engine.single import TorchEngine
 from rlhf.evaluation.types import Case, Preference, Verdict
-from rlhf.models.heads import ScalarModel, load_scalar_model
+from rlhf.models.heads import ScalarModel, load_scalar_model, response_scores
 from rlhf.settings.schema import Settings
 from rlhf.workspace import Workspace
 
@@ -87,7 +87,7 @@ class GoldJudge:
                 [prompt for prompt, _ in part], [response for _, response in part], self._pad_id
             )
             with torch.inference_mode(), self._engine.autocast():
-                scores = self._model.scores(batch.to(self._engine.device))
+                scores = response_scores(self._model, batch.to(self._engine.device))
             self._scores.update(zip(part, scores.tolist(), strict=True))
             progress.advance(len(part))
         progress.close()

@@ -46,7 +46,7 @@ def test_a_resumed_log_holds_what_its_checkpoint_holds(tmp_path: Path, removed: 
     with closing(StepLog(path)) as log:
         log.write(0, {"loss": 3.0})
         log.write(1, {"loss": 2.0})
-        log.keep(checkpoint)
+        log.copy_to(checkpoint)
         log.write(2, {"loss": 9.0})
     path.open("a").write('{"step": 3, "lo')  # cut off by a kill
     if removed:

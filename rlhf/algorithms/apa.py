@@ -1,0 +1,36 @@
+"""APA, advantage-induced policy alignment (arXiv 2306.02231): regression towards pi_ref exp(A / lambda).
+
+No ratio, no clip, and no KL penalty in the reward: the loss itself holds the policy to the reference.
+lambda is in the units of the advantages, which `ppo.advantage` whitens under the response mask; the
+authors' code whitens over padding too, and takes 0.1.
+"""
+
+from torch import Tensor
+
+from rlhf.algorithms.base import Step
+from rlhf.algorithms.on_policy import OnPolicy, TokenRewards
+from rlhf.ppo.apa import apa_loss
+from rlhf.ppo.kl import kl_estimate
+from rlhf.ppo.rewards import final_score
+from rlhf.rollout.records import Experience, Scores
+
+
+class Apa(OnPolicy):
+    """PPO-max's rollouts, critic and advantages, with the squared loss of APA."""
+
+    def token_rewards(self, scores: Scores, mask: Tensor) -> TokenRewards:
+        """The score at the last token, and nothing else; the divergence is only watched."""
+        final = self.reparameterised(scores.scores)
+        divergence = kl_estimate(scores.logprobs, scores.reference_logprobs) * mask
+        return TokenRewards(final_score(final, mask), final, divergence)
+
+    def policy_loss(
+        self, part: Experience, logits: Tensor, logprobs: Tensor, step: Step[Experience]
+    ) -> Tensor:
+        """L = (log pi - log pi_ref - A / lambda)^2."""
+        assert self.settings.apa is not None
+        mask = part.response_mask
+        reference, advantages = part.reference_logprobs[mask], part.advantages[mask]
+        losses = apa_loss(logprobs, reference, advantages, self.settings.apa.lam)
+        step.tally.add(policy_loss=losses)
+        return losses

@@ -1,0 +1,74 @@
+"""What a scored rollout is described by in the step log, before anything is learnt from it."""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from rlhf.common.metrics import Value
+from rlhf.core.tally import Tally
+from rlhf.ppo.moments import AllSum
+from rlhf.rollout.records import Experience, Rollout, Scores
+
+if TYPE_CHECKING:
+    from rlhf.algorithms.on_policy import TokenRewards
+
+# gathered for a variance or a perplexity, not told themselves
+_MOMENTS = (
+    "reward_squared",
+    "advantage_squared",
+    "return_squared",
+    "error",
+    "error_squared",
+    "logprob",
+)
+
+
+def rollout_metrics(
+    rollout: Rollout,
+    scores: Scores,
+    rewards: "TokenRewards",
+    experience: Experience,
+    all_sum: AllSum,
+) -> dict[str, Value]:
+    """Means over all processes: of responses, and of response tokens."""
+    mask = rollout.response_mask
+    advantages, returns = experience.advantages[mask], experience.returns[mask]
+    errors = (experience.returns - scores.values)[mask]
+    gap = (scores.logprobs - rollout.sampler_logprobs)[mask]
+    tally = Tally()
+    tally.add(
+        reward=scores.scores,
+        reward_squared=scores.scores.square(),
+        reward_normalised=rewards.scores,
+        kl=rewards.kl[mask],
+        kl_sequence=rewards.kl.sum(dim=1),
+        response_length=rollout.lengths.float(),
+        finished=rollout.finished.float(),
+        logprob=scores.logprobs[mask],
+        entropy=scores.entropies[mask],
+        advantage_mean=advantages,
+        advantage_squared=advantages.square(),
+        return_mean=returns,
+        return_squared=returns.square(),
+        error=errors,
+        error_squared=errors.square(),
+        sampler_logprob_gap=gap.abs(),
+    )
+    means = tally.means(all_sum)
+    means["reward_std"] = _variance(means, "reward", "reward_squared") ** 0.5
+    means["advantage_std"] = _variance(means, "advantage_mean", "advantage_squared") ** 0.5
+    means["perplexity"] = math.exp(-means["logprob"])
+
+    shown: dict[str, Value] = {key: means[key] for key in means if key not in _MOMENTS}
+    return shown | {"explained_variance": _explained_variance(means)}
+
+
+def _explained_variance(means: Mapping[str, float]) -> float | None:
+    """1 - Var(return - value) / Var(return); None where all returns are alike."""
+    variance = _variance(means, "return_mean", "return_squared")
+    unexplained = _variance(means, "error", "error_squared")
+    return 1 - unexplained / variance if variance > 0 else None
+
+
+def _variance(means: Mapping[str, float], mean: str, squared: str) -> float:
+    return max(0.0, means[squared] - means[mean] ** 2)

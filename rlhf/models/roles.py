@@ -1,0 +1,130 @@
+"""The models of one algorithm by the role they play, and what an algorithm asks of each.
+
+models = Models(engine, trainable_layers=10)
+models.train("policy", load_causal_lm(...), optimizer, total_steps)
+models.freeze("reference", load_causal_lm(...))
+models.share_trunk()
+logits = models.target_logits("policy", batch)
+"""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlhf.batches.padding import TokenBatch, pad_width
+from rlhf.common.files import staged_directory
+from rlhf.engine import Engine, Trainer
+from rlhf.models import backbone, heads
+from rlhf.models.heads import ScalarModel
+from rlhf.models.saving import save_causal_lm
+from rlhf.models.trainable import train_only_top
+from rlhf.settings.training import Optimizer
+
+AnyModel = PreTrainedModel | ScalarModel
+
+
+class Models:
+    """Role -> module, trainable or frozen. Saving, gathering and forward passes go through here."""
+
+    def __init__(self, engine: Engine, trainable_layers: int | None) -> None:
+        self._engine = engine
+        self._trainable_layers = trainable_layers
+        self._modules: dict[str, AnyModel] = {}
+        self._trainers: dict[str, Trainer] = {}
+        # how many blocks all roles have in common; 0: none
+        self._trunk_blocks = 0
+
+    def train(self, role: str, model: AnyModel, optimizer: Optimizer, total_steps: int) -> None:
+        """Take a model over for training in its top layers."""
+        train_only_top(language_model(model), self._trainable_layers)
+        self._modules[role] = model
+        self._trainers[role] = self._engine.trainer(model, optimizer, total_steps)
+
+    def freeze(self, role: str, model: AnyModel) -> None:
+        """Take a model over that is only read."""
+        self._modules[role] = self._engine.frozen(model)
+
+    def __getitem__(self, role: str) -> AnyModel:
+        return self._modules[role]
+
+    @property
+    def trainers(self) -> Mapping[str, Trainer]:
+        """Every trainable model with its optimiser, by role."""
+        return self._trainers
+
+    def language_model(self, role: str) -> PreTrainedModel:
+        """The language model that plays a role, without a head."""
+        return language_model(self._modules[role])
+
+    def gathered(self, role: str) -> AbstractContextManager[object]:
+        """Whole weights of a model inside the block, for sampling and saving; frozen ones are whole."""
+        trainer = self._trainers.get(role)
+        return nullcontext() if trainer is None else trainer.gathered()
+
+    def save(self, role: str, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+        """Write a trained language model as a Hugging Face directory; every process calls it."""
+        with self.gathered(role):
+            if self._engine.rank == 0:
+                with staged_directory(directory) as partial:
+                    save_causal_lm(self.language_model(role), tokenizer, partial)
+
+    # -- the trunk ------------------------------------------------------------------------------------
+
+    def share_trunk(self) -> None:
+        """Let all roles read the states of their common frozen blocks, if they have such blocks.
+
+        Call it once all models are in. ZeRO keeps weights in parts, which cannot be compared.
+        """
+        layers = self._trainable_layers
+        if layers is None or not self._engine.whole_weights:
+            return
+        models = [language_model(model) for model in self._modules.values()]
+        if backbone.shares_trunk(models, layers):
+            self._trunk_blocks = backbone.trunk_size(models[0], layers)
+
+    @torch.no_grad()
+    def with_trunk_states(self, batch: TokenBatch, micro_batch: int) -> TokenBatch:
+        """The batch with the states of the shared trunk, if there is one: computed once for all roles."""
+        if not self._trunk_blocks:
+            return batch
+        anyone = language_model(next(iter(self._modules.values())))
+        states = []
+        for part in batch.micro_batches(micro_batch):
+            with self._engine.autocast():
+                own = backbone.trunk_states(anyone, self._trunk_blocks, part)
+            states.append(pad_width(own, batch.width))
+        return replace(batch, trunk_states=torch.cat(states), trunk_blocks=self._trunk_blocks)
+
+    # -- forward passes -------------------------------------------------------------------------------
+
+    def target_logits(self, role: str, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
+        """Logits that predict each target token, [N, V] float32, divided by `temperature`."""
+        model = self.language_model(role)
+        with self._engine.autocast():
+            hidden = backbone.hidden_states(model, batch)
+            return backbone.target_logits(model, hidden, batch, temperature)
+
+    def values(self, role: str, batch: TokenBatch) -> Tensor:
+        """Value of the state before each target token, [N] float32, by a model with a head."""
+        with self._engine.autocast():
+            return heads.response_values(self._scalar_model(role), batch)
+
+    def scores(self, role: str, batch: TokenBatch) -> Tensor:
+        """Score of each sequence, [B] float32, by a model with a head."""
+        with self._engine.autocast():
+            return heads.response_scores(self._scalar_model(role), batch)
+
+    def _scalar_model(self, role: str) -> ScalarModel:
+        model = self._modules[role]
+        assert isinstance(model, ScalarModel)
+        return model
+
+
+def language_model(model: AnyModel) -> PreTrainedModel:
+    """The language model of a model with or without a head."""
+    return model.lm if isinstance(model, ScalarModel) else model

@@ -1,0 +1,30 @@
+"""Which parameters of a model learn."""
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from rlhf.common.errors import ModelError
+
+
+def train_only_top(model: PreTrainedModel, layers: int | None) -> None:
+    """Let gradients flow into the top `layers` blocks, the final norm and the head alone.
+
+    None: into everything. Tied embeddings stay frozen with the lower blocks, since they are below
+    them. Raises ModelError for a model without a list of layers, or with fewer of them.
+    """
+    if layers is None:
+        return
+    blocks = model.base_model.layers
+    if not isinstance(blocks, nn.ModuleList):
+        kind = type(model).__name__
+        raise ModelError(f"trainable_layers: a {kind} has no list of layers to choose from")
+    if layers > len(blocks):
+        raise ModelError(f"trainable_layers {layers}: the model has {len(blocks)} layers")
+
+    model.requires_grad_(False)
+    for block in blocks[len(blocks) - layers :]:
+        block.requires_grad_(True)
+    model.base_model.norm.requires_grad_(True)
+    head = model.get_output_embeddings()
+    if head.weight is not model.get_input_embeddings().weight:
+        head.requires_grad_(True)

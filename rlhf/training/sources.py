@@ -1,0 +1,126 @@
+"""What the policy loop draws on for an algorithm: rollouts, plain text, rows of tables."""
+
+import json
+from functools import cached_property
+from time import monotonic
+
+import pandas as pd
+from transformers import PreTrainedTokenizerBase
+
+from rlhf.algorithms.base import POLICY
+from rlhf.batches.padding import TokenBatch, pad
+from rlhf.batches.tables import read_rows_of
+from rlhf.models.roles import Models
+from rlhf.rollout.prompts import PromptBatch, PromptStream, Share
+from rlhf.rollout.records import Rollout
+from rlhf.rollout.sampler import PolicySampler, SamplingRule, make_sampler
+from rlhf.training.run import TrainingRun
+
+
+class RunSources:
+    """The `Sources` of one run, and what sampling cost in the iteration that is under way."""
+
+    def __init__(
+        self, run: TrainingRun, models: Models, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        self._run = run
+        self._models = models
+        self._tokenizer = tokenizer
+        self._section = run.settings.ppo
+        self._share = Share(run.engine.rank, run.engine.world_size)
+        self._samplers: dict[str, PolicySampler] = {}
+        self._prompts = self._stream("train")
+        # the policy's may hold a copy of its weights: made at once, not in the middle of a run
+        self._sampler(POLICY)
+        self.begin(0)
+
+    def begin(self, index: int) -> None:
+        """Turn to iteration `index`, counted from 0, iterations before learning included."""
+        self._index = index
+        self.seconds = 0.0
+        self.tokens = 0.0
+
+    # -- what an algorithm asks for -------------------------------------------------------------------
+
+    def rollouts(self, role: str = POLICY, responses: int = 1) -> Rollout:
+        """Responses of the model in `role` to this iteration's prompts, `responses` to each."""
+        section = self._section
+        prompts = self._prompts.take(
+            self._index, section.rollouts, section.mini_batch, self._share, responses
+        )
+        # the policy's draw has no role in its name
+        draw = "rollout" if role == POLICY else f"rollout of {role}"
+        began = monotonic()
+        rollout = self._sample(role, prompts, draw, self._index)
+        self.seconds += monotonic() - began
+        tokens = rollout.response_mask.sum().double()
+        self.tokens += float(self._run.engine.all_sum(tokens))
+        return rollout
+
+    def plain_text(self, windows: int, step: int) -> TokenBatch:
+        """Windows of plain text for optimiser step `step` of the run; each process takes its own."""
+        table = self._pretrain
+        start = (step * self._share.world_size + self._share.rank) * windows
+        rows = [(start + offset) % len(table) for offset in range(windows)]
+        texts = [[int(token) for token in table["input_ids"].iloc[row]] for row in rows]
+        masks = [[True] * len(text) for text in texts]
+        return pad(texts, masks, self._pad_id).to(self._run.engine.device)
+
+    def rows(self, table: str) -> pd.DataFrame:
+        """The training rows of a prepared table."""
+        return read_rows_of(self._run.workspace, table, "train")
+
+    # -- validation -----------------------------------------------------------------------------------
+
+    def validation_prompts(self) -> PromptBatch:
+        """The fixed prompts that every validation asks, this process's share."""
+        return self._stream("validation").first(self._section.validation_prompts, self._share)
+
+    def validation_rollout(self, prompts: PromptBatch) -> Rollout:
+        """The policy's responses to them, from random streams that are the same each time."""
+        return self._sample(POLICY, prompts, "validation")
+
+    # -- helpers --------------------------------------------------------------------------------------
+
+    def _sample(self, role: str, prompts: PromptBatch, *draw: str | int) -> Rollout:
+        sampler = self._sampler(role)
+        with self._models.gathered(role):
+            sampler.refresh()
+            return sampler.rollout(prompts, *draw)
+
+    def _sampler(self, role: str) -> PolicySampler:
+        if role not in self._samplers:
+            rule = self._rule()
+            engine, settings = self._run.engine, self._run.settings
+            model = self._models.language_model(role)
+            sampler = make_sampler(settings.ppo.sampling.sampler, model, engine, rule)
+            self._samplers[role] = PolicySampler(sampler, rule, settings.seed, engine.device)
+        return self._samplers[role]
+
+    def _rule(self) -> SamplingRule:
+        section, data = self._section, self._run.settings.data
+        return SamplingRule(
+            max_new_tokens=section.max_response_tokens or data.max_response_tokens,
+            eos_id=int(self._tokenizer.eos_token_id),
+            pad_id=self._pad_id,
+            temperature=section.sampling.temperature,
+        )
+
+    @property
+    def _pad_id(self) -> int:
+        return int(self._tokenizer.pad_token_id)
+
+    @cached_property
+    def _pretrain(self) -> pd.DataFrame:
+        return self.rows("pretrain")
+
+    def _stream(self, split: str) -> PromptStream:
+        table = read_rows_of(self._run.workspace, "prompts", split)
+        texts = [transcript(messages) for messages in table["messages"]]
+        return PromptStream(table, texts, self._run.settings.seed)
+
+
+def transcript(messages: str) -> str:
+    """A dialogue, given as JSON text, for readers."""
+    turns = [f"{message['role']}: {message['content']}" for message in json.loads(messages)]
+    return "\n\n".join(turns)
