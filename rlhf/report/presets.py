@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf.common.yaml import parse_yaml
-from rlhf.settings.read import flatten, preset_names, preset_text, settings_from
+from rlhf.settings import flatten, preset_names, preset_text, settings_from
 from rlhf.settings.schema import Settings
 
 

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -112,23 +111,3 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-def preset_names() -> list[str]:
-    """List the committed presets."""
-    return sorted(
-        item.name.removesuffix(".yaml")
-        for item in _presets().iterdir()
-        if item.name.endswith(".yaml")
-    )
-
-
-def preset_text(name: str) -> str:
-    """Give a preset's YAML text; raises SettingsError with the known names."""
-    if name not in preset_names():
-        raise SettingsError(f"no preset {name!r}; there are: {', '.join(preset_names())}")
-    return (_presets() / f"{name}.yaml").read_text(encoding="utf-8")
-
-
-def _presets() -> Any:
-    return resources.files("rlhf") / "presets"
