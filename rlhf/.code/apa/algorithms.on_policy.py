@@ -1,0 +1,1 @@
+../../algorithms/on_policy.py

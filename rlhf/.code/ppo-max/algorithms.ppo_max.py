@@ -1,0 +1,1 @@
+../../algorithms/ppo_max.py
