@@ -20,7 +20,7 @@ def serve(store: VoteStore, host: str, port: int, echo: Callable[[str], None]) -
     """
     listener = _listen(host, port)
     url = f"http://{_shown_host(host)}:{listener.getsockname()[1]}/"
-    echo(f"{url} (Ctrl-C ends; every vote is stored)")
+    echo(f"{url} (Ctrl-C ends; every vote is saved)")
 
     app = make_app(store, _allowed_hosts(host))
     config = uvicorn.Config(app, log_level="warning", access_log=False)
