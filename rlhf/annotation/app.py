@@ -27,6 +27,7 @@ SECURITY_HEADERS = {
 
 # A pair that was open for longer was not read all that time.
 MAX_SECONDS = 3600.0
+# our own forms hold a name, a key and a choice
 _MAX_FORM_BYTES = 10_000
 _ANNOTATOR_NAME = re.compile(r"[\w .-]{1,40}")
 
@@ -52,6 +53,7 @@ def make_app(store: VoteStore, hosts: list[str]) -> FastAPI:
 
     Requests under host names other than `hosts`, and forms posted by other sites, are refused.
     """
+    # the pages of documentation would load scripts from elsewhere
     app = FastAPI(title="rlhf annotate", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     app.state.store = store
@@ -103,6 +105,7 @@ def pair(store: StoreDep, annotator: str, key: str | None = None) -> HTMLRespons
             kappa=store.kappa(),
         )
 
+    # prompts of other kinds are ordinary questions
     question, advice = GUIDELINES.get(displayed.pair.kind, GUIDELINES["helpful"])
     return _page(
         "pair.html",
@@ -112,6 +115,7 @@ def pair(store: StoreDep, annotator: str, key: str | None = None) -> HTMLRespons
         advice=advice,
         done=done,
         total=total,
+        # comes back with the vote, which tells how long the pair was open
         now=time.time(),
     )
 

@@ -41,11 +41,13 @@ def read_pairs(comparisons: Path, challenger: str, baseline: str) -> list[Annota
             f"no comparison of {challenger} with {baseline}; there are: {_compared(table)}",
         )
 
+    # by key, because the table has a row for each judge
     pairs: dict[str, AnnotationPair] = {}
     for row in rows.to_dict("records"):
         messages = tuple(json.loads(row["messages"]))
         first = str(row["response_challenger"])
         second = str(row["response_baseline"])
+        # nobody is asked about equal responses; the judge `people` knows that they are ties
         if first != second:
             key = pair_key(messages, first, second)
             pairs[key] = AnnotationPair(key, str(row["kind"]), messages, first, second)

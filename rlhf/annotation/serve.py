@@ -22,6 +22,7 @@ def serve(store: VoteStore, host: str, port: int, echo: Callable[[str], None]) -
     url = f"http://{_shown_host(host)}:{listener.getsockname()[1]}/"
     echo(f"{url} (Ctrl-C ends; every vote is saved)")
 
+    # the socket is ours, so that the address is known before the server runs
     app = make_app(store, _allowed_hosts(host))
     config = uvicorn.Config(app, log_level="warning", access_log=False)
     uvicorn.Server(config).run(sockets=[listener])
@@ -50,6 +51,7 @@ def _allowed_hosts(host: str) -> list[str]:
 
 def _shown_host(host: str) -> str:
     """The host as it stands in a URL."""
+    # 0.0.0.0 is no address that another machine could open
     if host in _ALL_ADDRESSES:
         return socket.gethostname()
     return f"[{host}]" if ":" in host else host

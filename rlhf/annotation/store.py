@@ -41,7 +41,9 @@ CREATE TABLE IF NOT EXISTS votes (
 );
 """
 
+# a pair that an earlier start added is there already
 _ADD_PAIR = "INSERT OR IGNORE INTO pairs VALUES (?, ?, ?, ?, ?)"
+# replaces what the same annotator chose before, by UNIQUE (pair, annotator)
 _ADD_VOTE = """
 INSERT OR REPLACE INTO votes (pair, annotator, choice, left_side, seconds, at)
 VALUES (?, ?, ?, ?, ?, ?)
@@ -82,6 +84,8 @@ class VoteStore:
         self._lock = threading.Lock()
         # keys of the pairs that are shown and counted; None: all
         self._served: frozenset[str] | None = None
+        # Requests come in several threads, which share the connection by the lock. Another process
+        # may write too, such as a server that was not ended: then wait. Each statement commits.
         self._connection = sqlite3.connect(
             path, timeout=60, isolation_level=None, check_same_thread=False
         )
@@ -129,6 +133,7 @@ class VoteStore:
             key = min(new, key=lambda key: derive_seed(self._seed, "order", annotator, key))
             return self.display(key, annotator)
 
+        # a pair that is skipped again gets a new number, and goes to the end
         skipped = [key for key, choice in votes if choice == "skip" and self._is_served(key)]
         return self.display(skipped[0], annotator) if skipped else None
 
@@ -143,6 +148,7 @@ class VoteStore:
             raise KeyError(key)
         key, kind, messages, first, second = row
         pair = AnnotationPair(key, kind, tuple(json.loads(messages)), first, second)
+        # derived, not drawn: the sides are the same when the pair is shown again
         coin = derive_seed(self._seed, "sides", annotator, key) % 2
         return DisplayedPair(pair, "first" if coin else "second")
 
@@ -187,6 +193,7 @@ class VoteStore:
 
         Raises DataError if there are no votes, or no directory for the file: it may be misspelt.
         """
+        # write_text would make the directory
         if not path.parent.is_dir():
             raise DataError(path, f"{path.parent} is no directory")
         votes = self.votes()

@@ -57,6 +57,7 @@ def data_view(summary: Mapping[str, Any], details: Mapping[str, Any]) -> DataVie
         by_kind = [summary.get(f"{table}_{split}_{kind}", 0) for kind in kinds]
         selected.append(SelectedRows(table, split, summary[f"{table}_{split}"], by_kind))
 
+    # a key that `prepare` gets later is shown without a change here
     dropped = []
     other = []
     for key, value in sorted(summary.items()):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from rlhf.core.seeds import derive_seed
 from rlhf.report.inputs import ComparisonRow
 
+# the order in which models come from each other; opponents follow by name
 _MODEL_ORDER = ("base", "sft", "policy")
 
 

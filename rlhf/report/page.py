@@ -39,6 +39,7 @@ def render(settings: Settings, inputs: ReportInputs, commit: str | None) -> str:
 
 def render_template(name: str, **content: Any) -> str:
     """Fill a template of this folder; text in `content` is escaped, the style sheet is added."""
+    # a name that a template misspells is an error, not an empty place on the page
     environment = Environment(
         loader=FileSystemLoader(_HERE),
         autoescape=True,

@@ -53,6 +53,7 @@ def _plot(name: str, plot: BandPlot, runs: Mapping[str, Sequence[JsonObject]]) -
 
 def _draw_arm(axes: Axes, plot: BandPlot, records: Sequence[JsonObject], color: str) -> bool:
     """Draw one arm over the steps that all of its seeds have; False where there are none."""
+    # the mean of a step that a seed lacks would jump for no reason but the seed
     by_seed = [_by_step(plot, record) for record in records]
     steps = sorted(set.intersection(*map(set, by_seed)))
     if not steps:
