@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rlhf.common.errors import DataError
 from rlhf.common.files import tree_sha256
+from rlhf.data.files import data_files
 from rlhf.data.ledger import REREAD, Ledger, Place
 from rlhf.data.parse import parse_row
 from rlhf.data.read import BrokenRow, kind_from_path, published_split, read_rows
@@ -21,7 +22,6 @@ from rlhf.data.records import (
     Record,
     Row,
 )
-from rlhf.data.sources.base import data_files
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,13 @@ from rlhf.common.files import staged_directory, write_json
 from rlhf.common.metrics import Value, write_summary
 from rlhf.core.tokenizers import read_tokenizer
 from rlhf.data.encode import Outcome, TableEncoder, take, text_windows
-from rlhf.data.fetch import USES, addresses, raw_directory
 from rlhf.data.ledger import REREAD, Ledger
 from rlhf.data.load import load_rows
 from rlhf.data.records import Pair, Row
-from rlhf.data.split import SPLITS, Assignment, Candidate, assign, candidates, check_limits
+from rlhf.data.split import Assignment, Candidate, assign, candidates, check_limits
+from rlhf.data.tables import SPLITS
 from rlhf.data.tokens import ChatEncoder
+from rlhf.data.uses import USES, addresses, raw_directory
 from rlhf.settings import Settings
 from rlhf.workspace import Workspace
 
@@ -86,7 +87,7 @@ def _load(settings: Settings, workspace: Workspace, use: str, ledger: Ledger) ->
         row
         for index in places
         for row in load_rows(
-            raw_directory(workspace, use, index), use, index, ledger, alone=len(places) == 1
+            raw_directory(workspace.raw, use, index), use, index, ledger, alone=len(places) == 1
         )
     ]
     log.info("%s: rows read: %d", use, len(rows))

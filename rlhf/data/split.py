@@ -13,15 +13,8 @@ from rlhf.common.errors import SettingsError
 from rlhf.core.seeds import derive_seed
 from rlhf.data.ledger import Ledger, Place
 from rlhf.data.records import Messages, PlainText, Record, Row, as_list
+from rlhf.data.tables import KINDS, SPLITS
 from rlhf.settings.schema import Data
-
-SPLITS: Mapping[str, tuple[str, ...]] = {
-    "sft": ("train", "validation", "test"),
-    "preferences": ("train", "gold", "validation", "test"),
-    "prompts": ("train", "validation", "test"),
-    "pretrain": ("train", "validation"),
-}
-KINDS = ("helpful", "harmless", "other", "plain")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rlhf.common.errors import SourceError
 from rlhf.core.seeds import derive_seed
-from rlhf.data.sources.base import Brought, Request, Source, brought_tree
+from rlhf.data.sources.base import FetchRequest, FetchResult, Source, verified_result
 
 NAMES = ("Ann", "Ben", "Dan", "Eve", "Jane", "John", "Kate", "Mary", "Paul", "Rose", "Sam", "Tom")
 LOOKS = ("big", "small", "old", "young", "clean", "cold", "heavy", "light", "new", "warm")
@@ -75,19 +75,19 @@ class Question:
 class WorldSource(Source):
     """ROWS rows for each use, drawn with the run's seed; the prompts of two uses may meet, prepare keeps them apart."""
 
-    def check(self, request: Request) -> None:
+    def check(self, request: FetchRequest) -> None:
         """Parse the address."""
-        if not re.fullmatch(r"[1-9]\d*", request.rest):
+        if not re.fullmatch(r"[1-9]\d*", request.address.detail):
             raise SourceError(f"{request.address}: expected world:ROWS, for example world:2000")
 
-    def bring_data(self, request: Request, directory: Path) -> Brought:
+    def fetch_data(self, request: FetchRequest, directory: Path) -> FetchResult:
         """Write `<use>.jsonl`."""
         self.check(request)
         chance = random.Random(derive_seed(request.seed, "world", request.use))
         make = ROWS[request.use]
-        lines = [json.dumps(make(chance)) for _ in range(int(request.rest))]
+        lines = [json.dumps(make(chance)) for _ in range(int(request.address.detail))]
         (directory / f"{request.use}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        return brought_tree(request, directory)
+        return verified_result(request, directory)
 
 
 def draw_question(chance: random.Random) -> Question:

@@ -9,7 +9,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from rlhf.common.yaml import parse_yaml
 from rlhf.data.base_model import finish_base_model
-from rlhf.data.sources import Request, find_source
+from rlhf.data.sources import FetchRequest, find_source
+from rlhf.data.sources.base import MODEL
 from rlhf.settings.read import preset_text, settings_from
 from rlhf.settings.schema import Settings
 
@@ -30,8 +31,8 @@ def make_settings() -> Callable[..., Settings]:
 def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained model with the ChatML template."""
     directory = tmp_path_factory.mktemp("base")
-    source, rest = find_source("random:2x64")
-    source.bring_model(Request("random:2x64", rest, "model", directory, 1), directory)
+    source, address = find_source("random:2x64")
+    source.fetch_model(FetchRequest(address, MODEL, directory, 1), directory)
     finish_base_model(directory, "chatml")
     return directory
 

@@ -1,4 +1,4 @@
-"""Writing small raw files, and bringing them, for the data tests."""
+"""Writing small raw files, and fetching addresses, for the data tests."""
 
 import gzip
 import json
@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf.data.sources import Request, find_source
+from rlhf.data.sources import FetchRequest, find_source
+from rlhf.data.sources.base import MODEL
 
 
 def write_lines(path: Path, rows: Sequence[Mapping[str, Any] | str]) -> Path:
@@ -23,15 +24,12 @@ def transcript(*turns: str) -> str:
     return "".join(f"\n\n{('Human', 'Assistant')[i % 2]}: {turn}" for i, turn in enumerate(turns))
 
 
-def bring(
-    address: str, directory: Path, use: str = "model", root: Path = Path(), pin: str | None = None
+def fetch_address(
+    address: str, directory: Path, use: str = MODEL, root: Path = Path(), pin: str | None = None
 ) -> str:
-    """Bring one address; gives the sha256 of what came."""
-    source, rest = find_source(address)
+    """Fetch one address; gives the sha256 of what was fetched."""
+    source, parsed = find_source(address)
     directory.mkdir(parents=True, exist_ok=True)
-    request = Request(address, rest, use, root, 1, pin)
-    return (
-        source.bring_model(request, directory)
-        if use == "model"
-        else source.bring_data(request, directory)
-    ).sha256
+    request = FetchRequest(parsed, use, root, 1, pin)
+    fetch = source.fetch_model if use == MODEL else source.fetch_data
+    return fetch(request, directory).sha256

@@ -13,10 +13,10 @@ from rlhf.batches.tables import COLUMNS, read_table
 from rlhf.common.errors import DataError, ModelError, SettingsError
 from rlhf.common.files import read_json
 from rlhf.data import encode
-from rlhf.data.fetch import USES
 from rlhf.data.prepare import longer_wins_accuracy, prepare
 from rlhf.data.sources.starter import FILES, starter_file
-from rlhf.data.split import SPLITS
+from rlhf.data.tables import SPLITS
+from rlhf.data.uses import USES
 from rlhf.settings.schema import Settings
 from rlhf.workspace import Workspace
 

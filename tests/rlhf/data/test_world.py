@@ -3,7 +3,7 @@ import random
 from pathlib import Path
 
 import pytest
-from raw_files import bring
+from raw_files import fetch_address
 
 from rlhf.common.errors import SourceError
 from rlhf.data.sources.world import FAULTS, THINGS, draw_question, faulty_answer, good_answer
@@ -15,15 +15,15 @@ def rows(path: Path) -> list[dict]:
 
 @pytest.mark.parametrize("use", ["sft", "preferences", "prompts", "evaluation", "pretrain"])
 def test_every_use_has_its_rows_the_same_each_time(use: str, tmp_path: Path) -> None:
-    first = bring("world:40", tmp_path / "a", use)
-    assert bring("world:40", tmp_path / "b", use) == first
+    first = fetch_address("world:40", tmp_path / "a", use)
+    assert fetch_address("world:40", tmp_path / "b", use) == first
     assert len(rows(tmp_path / "a" / f"{use}.jsonl")) == 40
 
 
 @pytest.mark.parametrize("address", ["world:0", "world:", "world:many"])
 def test_the_number_of_rows_is_checked(address: str, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="expected world:ROWS"):
-        bring(address, tmp_path, "sft")
+        fetch_address(address, tmp_path, "sft")
 
 
 def test_good_answers_are_true_and_refuse_harm() -> None:

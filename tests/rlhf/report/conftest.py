@@ -14,7 +14,7 @@ import pytest
 from rlhf.common.files import write_json
 from rlhf.common.yaml import parse_yaml
 from rlhf.core.steps import StepLog
-from rlhf.data.split import SPLITS
+from rlhf.data.tables import SPLITS
 from rlhf.report.build import build
 from rlhf.settings.read import preset_text, settings_from
 from rlhf.settings.schema import Settings
