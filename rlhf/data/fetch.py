@@ -29,9 +29,11 @@ def fetch(settings: Settings, workspace: Workspace) -> None:
     Raises SourceError that names the setting. Whatever fails, neither model nor data are left
     behind.
     """
+    # the log says what happens; bars of loading weights would break it up
     transformers_logging.disable_progress_bar()
     check_addresses(settings, workspace)
 
+    # both take their final names once all of the block has gone well
     with staged_directory(workspace.model("base")) as model, staged_directory(workspace.raw) as raw:
         summary = _fetch_model(settings, workspace, model) | _fetch_data(settings, workspace, raw)
         sizes = [int(value or 0) for key, value in summary.items() if key.endswith("_bytes")]
@@ -67,6 +69,7 @@ def _fetch_model(settings: Settings, workspace: Workspace, directory: Path) -> d
         source, parsed = find_source(address)
         request = FetchRequest(parsed, MODEL, workspace.root, settings.seed, settings.model.sha256)
         result = source.fetch_model(request, directory)
+    # not every source writes a model that is ready for use
     with _errors_naming(f"model.source: {address}"), writing(workspace.model("base")):
         finish_base_model(directory, settings.model.chat_template)
 

@@ -13,4 +13,5 @@ def data_files(root: Path) -> list[Path]:
 def _is_visible_data_file(path: Path, root: Path) -> bool:
     if not path.name.endswith(DATA_SUFFIXES) or not path.is_file():
         return False
+    # a download leaves its own caches beside the data
     return not any(part.startswith(".") for part in path.relative_to(root).parts)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 SPLITS: Mapping[str, tuple[str, ...]] = {
     "sft": ("train", "validation", "test"),
+    # gold: pairs for the gold model alone
     "preferences": ("train", "gold", "validation", "test"),
     "prompts": ("train", "validation", "test"),
     "pretrain": ("train", "validation"),

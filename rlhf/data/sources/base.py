@@ -54,6 +54,7 @@ class Source:
     def check_use(self, request: FetchRequest) -> None:
         """Refuse a use that this kind of source does not serve; raises SourceError."""
         method = "fetch_model" if request.use == MODEL else "fetch_data"
+        # the methods of this class refuse; a kind that serves the use has its own
         if getattr(type(self), method) is getattr(Source, method):
             raise _not_served(request)
 

@@ -54,6 +54,7 @@ class HubSource(Source):
                 f"{request.address}: #FOLDER is for data; a model lies at the top of its repository"
             )
 
+        # `*` matches folders too, where repositories keep other formats (onnx/)
         allow = [f"*{suffix}" for suffix in MODEL_SUFFIXES]
         commit, root = _snapshot(request, location, "model", allow, ignore=["*/*"])
         files = [path for path in sorted(root.iterdir()) if path.name.endswith(MODEL_SUFFIXES)]

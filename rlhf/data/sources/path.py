@@ -45,6 +45,7 @@ class PathSource(Source):
             base = root.parent
         else:
             files = [root] if root.name.endswith(DATA_SUFFIXES) else []
+            # the name of its directory counts for a single file too
             base = root.parent.parent
 
         if not files:

@@ -29,6 +29,7 @@ class RandomSource(Source):
     def fetch_model(self, request: FetchRequest, directory: Path) -> FetchResult:
         """Make and save the model (fp32) and its tokenizer."""
         layers, width = _layers_and_width(request)
+        # the global random stream stays as it was
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(request.seed, "random model", request.address.detail))
             model = LlamaForCausalLM(_configuration(layers, width))

@@ -69,6 +69,7 @@ def _verified_wheel(request: FetchRequest, cache: Path) -> tuple[Path, str]:
     requirement = request.address.detail
     if request.pin is not None:
         pin = request.pin.lower()
+        # what the cache holds is hashed again, since it may be damaged
         cached = next((cache / f"{requirement}-{pin}").glob("*.whl"), None)
         if cached is not None and sha256(cached) == pin:
             return cached, pin
