@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlhf.common.files import read_json
 from rlhf.data.sources import FetchRequest, find_source
 from rlhf.data.sources.base import MODEL
+from rlhf.data.uses import raw_directory
+from rlhf.workspace import Workspace
 
 
 def write_lines(path: Path, rows: Sequence[Mapping[str, Any] | str]) -> Path:
@@ -33,3 +36,35 @@ def fetch_address(
     request = FetchRequest(parsed, use, root, 1, pin)
     fetch = source.fetch_model if use == MODEL else source.fetch_data
     return fetch(request, directory).sha256
+
+
+def replace_raw(workspace: Workspace, use: str, **files: list[Any]) -> None:
+    """Put other files in place of those of a use; names are written with __ for / and _ for -."""
+    directory = raw_directory(workspace.raw, use, 0)
+    for path in directory.rglob("*.jsonl*"):
+        path.unlink()
+    for name, rows in files.items():
+        file = name.replace("__", "/").replace("_", "-") + ".jsonl.gz"
+        write_lines(directory / file, rows)
+
+
+def pair_row(question: str, chosen: str, rejected: str = "no") -> dict[str, Any]:
+    """A pair as messages with two answers."""
+    return {
+        "messages": [{"role": "user", "content": question}],
+        "chosen": chosen,
+        "rejected": rejected,
+    }
+
+
+def transcript_pair_row(opening: str, chosen: str) -> dict[str, Any]:
+    """A pair of two turns, as published transcripts have them."""
+    return {
+        "chosen": transcript(opening, "a", "b", chosen),
+        "rejected": transcript(opening, "a", "b", "no"),
+    }
+
+
+def summary_of(workspace: Workspace) -> dict[str, Any]:
+    """The figures that prepare wrote."""
+    return read_json(workspace.metrics("prepare"))
