@@ -1,4 +1,4 @@
-"""From candidates to the rows of a table: tokens within the window, up to the limits of the settings."""
+"""From candidates to the rows of a table: tokens within the window, up to the row limits."""
 
 import json
 import re

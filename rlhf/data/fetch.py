@@ -58,6 +58,7 @@ def _check_address(
     with _errors_naming(key):
         source, parsed = find_source(address)
         request = FetchRequest(parsed, use, workspace.root, settings.seed)
+        # both look at the address alone
         source.check_use(request)
         source.check(request)
 

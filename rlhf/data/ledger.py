@@ -52,6 +52,7 @@ class Ledger:
     def drop(self, location: RowLocation, reason: str) -> None:
         """Count a row that is in no table."""
         self.counts[location.use, location.file, reason] += 1
+        # a fault of the row itself
         if reason not in UNWANTED:
             self.broken.append((location, reason))
 
@@ -65,6 +66,7 @@ class Ledger:
             return
 
         location, reason = self.broken[0]
+        # the first is named by file and line, the next ones in passing
         more = len(self.broken) - 1
         others = f" (and {more} more: {self.first_broken(start=1)})" if more else ""
         raise DataError(
@@ -114,6 +116,7 @@ class Ledger:
 
     def details(self) -> dict[str, object]:
         """Counts by file, and all broken rows."""
+        # sorted, so that the file is the same in whatever order rows were dropped
         files: dict[str, dict[str, int]] = {}
         for (use, file, outcome), count in sorted(self.counts.items()):
             files.setdefault(f"{use}: {file}", {})[outcome] = count

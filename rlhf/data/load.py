@@ -91,11 +91,15 @@ def _parse_file(path: Path, directory: Path) -> Iterator[_ParsedRow]:
     kind, split = kind_from_path(name), published_split(name)
     for line, row in read_rows(path):
         content: tuple[Record, Kind] | BrokenRow
+        # a broken row is kept as one, since it is dropped once for each use
         try:
             content = row if isinstance(row, BrokenRow) else parse_row(row, kind)
         except BrokenRow as broken:
             content = broken
         yield _ParsedRow(content, name.as_posix(), line, split)
+
+
+# -- what the uses make of a record --
 
 
 def as_dialogue(record: Record) -> Dialogue:
@@ -132,7 +136,6 @@ def as_text(record: Record) -> PlainText:
     return record
 
 
-# What each use makes of a record.
 _CONVERSIONS: dict[str, Callable[[Record], Record]] = {
     "sft": as_dialogue,
     "preferences": as_pair,

@@ -1,4 +1,6 @@
-"""From a row of any known shape to a record. One parser for every file: the row's keys tell its shape.
+"""From a row of any known shape to a record.
+
+One parser serves every file: the keys of a row show its shape.
 
 pairs          {"chosen", "rejected"} as transcripts ("\\n\\nHuman: ...\\n\\nAssistant: ..."), as
                lists of messages, or as bare answers beside {"messages"} or {"prompt"}
@@ -38,7 +40,7 @@ _ROLES: Mapping[str, Role] = {
     "gpt": "assistant",
     "system": "system",
 }
-# What the key `kind` of a row may say.
+# Values of the key `kind` of a row.
 _KINDS: Mapping[str, Kind] = {"helpful": "helpful", "harmless": "harmless", "other": "other"}
 
 
@@ -191,7 +193,7 @@ def _plain_text(row: RawRow) -> PlainText:
     return PlainText(text)
 
 
-# The first of these keys that a row has tells its shape, and the shape suggests a kind.
+# The first of these keys that a row has decides its shape, and the shape suggests a kind.
 _SHAPES: Mapping[str, tuple[Callable[[RawRow], Record], Kind]] = {
     "messages": (_dialogue_or_prompt, "other"),
     "instruction": (_instruction, "helpful"),
@@ -206,7 +208,7 @@ _SHAPES: Mapping[str, tuple[Callable[[RawRow], Record], Kind]] = {
 
 
 def _prompt_messages(value: Any) -> Messages:
-    """A list of messages, a transcript that ends with an open "Assistant:", or a user's bare text."""
+    """From a list of messages, a transcript with an open "Assistant:", or a user's bare text."""
     if isinstance(value, list):
         return _messages(value)
     text = _string(value)

@@ -71,7 +71,7 @@ def prepare(settings: Settings, workspace: Workspace) -> None:
         write_json(failure_details(workspace), ledger.details())
         raise
 
-    # 5. Tables and figures appear together, or not at all.
+    # 5. The tables appear once everything else is written.
     with staged_directory(workspace.prepared) as directory:
         for table, table_rows in tables.items():
             write_table(directory, table, table_rows)
@@ -130,6 +130,7 @@ def check_not_empty(tables: Mapping[str, Sequence[TableRow]], details: Path) -> 
 
     Raises DataError that points to the file of `details`.
     """
+    # what training, the judges and the gold model cannot do without
     needed = [(table, "train") for table in tables]
     needed += [("prompts", "test"), ("preferences", "gold"), ("preferences", "test")]
     for table, split in needed:
@@ -190,6 +191,7 @@ def _encode_table(
     table: str, chosen: Sequence[Candidate], table_encoder: TableEncoder, ledger: Ledger
 ) -> list[TableRow]:
     data = table_encoder.data
+    # limits of plain text count windows, not rows
     if table == "pretrain":
         return pack_texts(table_encoder.encoder, chosen, data, ledger)
 
@@ -218,6 +220,7 @@ def mark_unseen_openings(tables: Mapping[str, Sequence[TableRow]]) -> None:
 
     The split by openings makes that so for every test row; this looks at the tables themselves.
     """
+    # the gold model is trained too
     trained = _openings(tables, "train", "gold")
     for row in tables["preferences"]:
         row["unseen_opening"] = row["opening"] not in trained

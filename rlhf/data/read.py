@@ -21,7 +21,7 @@ _PARQUET_BATCH = 1024
 
 
 class BrokenRow(Exception):
-    """A row that cannot be used; `reason` is one short word, the same for all rows with its fault."""
+    """A row that cannot be used; `reason` is one word, the same for all rows with that fault."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -82,7 +82,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any] | BrokenRow]
 
 
 def published_split(path: Path) -> PublishedSplit:
-    """The split that a file's name tells (train.jsonl.gz, test-00000-of-00001.parquet)."""
+    """The split that a file's name shows (train.jsonl.gz, test-00000-of-00001.parquet)."""
     match = re.match(r"(train|test)(?=[-_.])", path.name)
     if match is None:
         return None
@@ -90,7 +90,7 @@ def published_split(path: Path) -> PublishedSplit:
 
 
 def kind_from_path(path: Path) -> Kind | None:
-    """The kind of rows that names in a path tell (harmless-base/train.jsonl.gz).
+    """The kind of rows that names in a path show (harmless-base/train.jsonl.gz).
 
     The name nearest to the file counts.
     """

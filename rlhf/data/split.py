@@ -71,6 +71,7 @@ def uniform(seed: int, name: str, text: str) -> float:
 
 def opening_of(messages: Messages) -> str:
     """Hash the first user message, case, punctuation and blanks aside; 16 hex digits."""
+    # a system message may stand before it
     first = next(message.content for message in messages if message.role == "user")
     plain = re.sub(r"[\W_]+", " ", first.casefold()).strip()
     # a message of punctuation alone would have nothing left

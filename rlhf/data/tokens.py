@@ -1,8 +1,8 @@
 """Dialogues to token ids with the chat template: prompt + response are the tokens of the dialogue.
 
 A rendered dialogue is cut where an answer begins and where its end-of-turn token ends, and the
-pieces are tokenised one by one. Templates put special tokens or line ends there, so no token reaches
-over a cut; `check_boundaries` makes sure.
+pieces are tokenised one by one. Templates put special tokens or line ends there, so no token
+reaches over a cut; `check_boundaries` makes sure.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,8 @@ MARGIN = 8
 class EncodedPrompt:
     """Tokens of a prompt, generation prompt included.
 
-    messages: what the tokens say; of a prompt too long for the window, the oldest turns are gone
+    messages: what the tokens stand for; of a prompt too long for the window, the oldest
+        turns are gone
     answer_mask: True on the tokens of earlier answers, their end-of-turn token included
     """
 
@@ -66,6 +67,7 @@ class ChatEncoder:
         self._end_of_turn = str(tokenizer.eos_token)
         # the names that templates use: bos_token, eos_token, ...
         self._special_tokens = tokenizer.special_tokens_map
+        # the tokenizer of the Rust library, without the wrapper
         self._backend = backend
         # a tokenizer.json may carry limits of its own
         backend.no_truncation()
@@ -144,7 +146,7 @@ class ChatEncoder:
         """
         excess = len(encoded.ids) - self.max_prompt
         shorter: Messages | None = encoded.messages
-        # The ends of answers tell how much each exchange takes, so that a long dialogue need not be
+        # The ends of answers show how much each exchange takes, so that a long dialogue need not be
         # encoded again for each exchange that goes.
         for end in answer_ends(encoded.answer_mask) or [0]:
             shorter = without_oldest_exchange(shorter) if shorter is not None else None
@@ -194,6 +196,7 @@ class ChatEncoder:
         before: the rendered messages before the answer, generation prompt included
         """
         text = self._render(dialogue, generation_prompt=False)
+        # the last end-of-turn token is that of the answer, the last message
         end = text.rfind(self._end_of_turn)
         if not text.startswith(before) or end < len(before):
             raise ModelError(

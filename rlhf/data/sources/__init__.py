@@ -18,8 +18,7 @@ def find_source(address: str) -> tuple[Source, Address]:
     """
     parsed = Address.parse(address)
     if parsed.kind not in SOURCES:
-        raise SourceError(
-            f"{address}: unknown kind of source {parsed.kind!r}; known: {', '.join(sorted(SOURCES))}"
-        )
+        known = ", ".join(sorted(SOURCES))
+        raise SourceError(f"{address}: unknown kind of source {parsed.kind!r}; known: {known}")
     source: Source = find(SOURCES, parsed.kind)()
     return source, parsed

@@ -47,7 +47,7 @@ class HubSource(Source):
         _parse(request)
 
     def fetch_model(self, request: FetchRequest, directory: Path) -> FetchResult:
-        """Download safetensors weights, configuration and tokenizer from the top of a repository."""
+        """Download weights (safetensors), configuration and tokenizer, from the top folder alone."""
         location = _parse(request)
         if location.folder:
             raise SourceError(

@@ -38,7 +38,7 @@ class PathSource(Source):
         return verified_result(request, directory)
 
     def fetch_data(self, request: FetchRequest, directory: Path) -> FetchResult:
-        """Copy data files below the name of their directory, which can tell the kind of rows."""
+        """Copy data files below the name of their directory, which can name the kind of rows."""
         root = _existing_path(request)
         if root.is_dir():
             files = data_files(root)

@@ -95,7 +95,8 @@ def _download(request: FetchRequest, directory: Path) -> Path:
     if completed.returncode or len(wheels) != 1:
         last_lines = "\n".join(completed.stderr.strip().splitlines()[-3:])
         raise SourceError(
-            f"{request.address}: `pip download` failed; is the package index reachable?\n{last_lines}"
+            f"{request.address}: `pip download` failed; is the package index reachable?\n"
+            f"{last_lines}"
         )
     return wheels[0]
 

@@ -1,7 +1,7 @@
 """`world:ROWS`: a small world in plain English whose truth is known, for studies in seconds.
 
-Questions about twenty things, how to care for them, and requests to do harm with them. A good answer
-states true facts, or refuses the harm; a faulty one has one fault of `FAULTS`. Half of the
+Questions about twenty things, how to care for them, and requests to do harm with them. A good
+answer states true facts, or refuses the harm; a faulty one has one fault of `FAULTS`. Half of the
 demonstrations are good and half faulty, as a model before RLHF is; of a pair, the faulty answer is
 the rejected one. So there is something to learn from preferences. A reward model from few pairs has
 gaps that a policy can exploit, and one from many pairs, as a judge, has fewer.
@@ -102,6 +102,7 @@ class WorldSource(Source):
     def fetch_data(self, request: FetchRequest, directory: Path) -> FetchResult:
         """Write `<use>.jsonl`."""
         self.check(request)
+        # each use has a stream of its own
         rng = random.Random(derive_seed(request.seed, "world", request.use))
         draw_row = ROWS[request.use]
         lines = [json.dumps(draw_row(rng)) for _ in range(int(request.address.detail))]
