@@ -46,16 +46,16 @@ def csv_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     sys.modules.pop(module, None)
 
 
-def tests_of_the_example() -> dict[str, Callable[[Path], None]]:
+def example_tests() -> dict[str, Callable[[Path], None]]:
     namespace: dict[str, Any] = {}
     exec(compile(TEST, "README.md", "exec"), namespace)
     return {name: value for name, value in namespace.items() if name.startswith("test_")}
 
 
 @pytest.mark.usefixtures("csv_source")
-@pytest.mark.parametrize("name", tests_of_the_example())
-def test_the_tests_of_the_example_pass(name: str, tmp_path: Path) -> None:
-    tests_of_the_example()[name](tmp_path)
+@pytest.mark.parametrize("name", example_tests())
+def test_the_readme_tests_pass(name: str, tmp_path: Path) -> None:
+    example_tests()[name](tmp_path)
 
 
 @pytest.mark.usefixtures("csv_source")
