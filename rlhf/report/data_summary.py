@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rlhf.data.split import KINDS, SPLITS
+from rlhf.data.tables import KINDS, SPLITS
 
 # between the use of the data and the reason, as in `sft_dropped_over_limit`
 _DROPPED = "_dropped_"

@@ -6,7 +6,7 @@ from made_up_run import make_workspace
 
 from rlhf.common.yaml import parse_yaml
 from rlhf.report.build import build
-from rlhf.settings.read import preset_text, settings_from
+from rlhf.settings import preset_text, settings_from
 from rlhf.settings.schema import Settings
 from rlhf.workspace import Workspace
 

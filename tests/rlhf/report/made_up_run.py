@@ -11,7 +11,7 @@ import pandas as pd
 
 from rlhf.common.files import write_json
 from rlhf.core.steps import StepLog
-from rlhf.data.split import SPLITS
+from rlhf.data.tables import SPLITS
 from rlhf.report.inputs import JsonObject
 from rlhf.workspace import Workspace
 
