@@ -13,7 +13,7 @@ from rlhf.data.sources import FetchRequest, find_source
 from rlhf.data.sources.base import MODEL
 from rlhf.data.sources.starter import FILES, starter_file
 from rlhf.data.uses import USES, raw_directory
-from rlhf.settings.read import preset_text, settings_from
+from rlhf.settings import preset_text, settings_from
 from rlhf.settings.schema import Settings
 from rlhf.workspace import Workspace
 

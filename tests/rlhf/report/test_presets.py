@@ -1,6 +1,6 @@
 from rlhf.common.yaml import parse_yaml
 from rlhf.report.presets import SettingChange, nearest_preset
-from rlhf.settings.read import preset_text, settings_from
+from rlhf.settings import preset_text, settings_from
 from rlhf.settings.schema import Settings
 
 
