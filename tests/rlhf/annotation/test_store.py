@@ -6,8 +6,9 @@ from annotators import make_workspace, pair
 
 from rlhf.annotation.store import Store, pairs_of
 from rlhf.common.errors import DataError
+from rlhf.evaluation.both_orders import judge_both_orders
 from rlhf.evaluation.judges.people import PeopleJudge
-from rlhf.evaluation.types import Case, judge_both_orders
+from rlhf.evaluation.types import Case
 
 
 def test_every_annotator_gets_every_pair_once_in_an_order_of_its_own(store: Store) -> None:
