@@ -25,7 +25,7 @@ _SAMPLE_PROMPTS, _SAMPLE_STEPS = 3, 6  # shown over training
 
 def render(settings: Settings, inputs: Inputs, commit: str | None) -> str:
     """The whole page as HTML text."""
-    evaluated = inputs.summaries["evaluate"]
+    evaluated = inputs.details["evaluate"]
     judged = comparison_views(settings, evaluated)
     return (
         environment()
@@ -38,8 +38,8 @@ def render(settings: Settings, inputs: Inputs, commit: str | None) -> str:
             summaries=inputs.summaries,
             comparisons=[view for view in judged if view.judge == judged[0].judge],
             judged=judged,
-            agreement=inputs.details["evaluate"].get("agreement", []),
-            judge_rows=judge_rows(settings, evaluated),
+            agreement=evaluated.get("agreement", []),
+            judge_rows=judge_rows(evaluated),
             models=model_rows(judged, evaluated),
             tax_panels=tax_panels(inputs),
             data=data_view(inputs.summaries["prepare"], inputs.details["prepare"]),

@@ -117,7 +117,8 @@ def evaluation_panels(inputs: Inputs) -> list[Panel]:
     """Score differences of each comparison, then lengths and scores of the models."""
     details = inputs.details["evaluate"]
     panels = []
-    for position, item in enumerate(details.get("comparisons", [])):
+    scored = [item for item in details.get("comparisons", []) if item["score_difference"]]
+    for position, item in enumerate(scored):
         title = f"Score difference, {item['challenger']} − {item['baseline']}"
         table = item["score_difference"]
         note = "Right of zero the judge prefers the challenger."
@@ -143,7 +144,8 @@ def evaluation_panels(inputs: Inputs) -> list[Panel]:
 
 def tax_panels(inputs: Inputs) -> list[Panel]:
     """Fig. 12: the benchmarks by model, and the loss on plain text."""
-    rows, summary = inputs.details["evaluate"].get("tax", []), inputs.summaries["evaluate"]
+    details = inputs.details["evaluate"]
+    rows = details.get("tax", [])
     tasks = dict.fromkeys(row["task"] for row in rows)
     panels = []
     for task in tasks:
@@ -154,14 +156,10 @@ def tax_panels(inputs: Inputs) -> list[Panel]:
         ]
         note = "Share of questions whose right answer is the likeliest; whiskers: 95 %."
         panels.append(bar_chart(f"tax-{task}", f"Knowledge: {task}", bars, note, percent=True))
-    losses = [
-        (model, summary.get(f"plain_text_loss_{model}"), None)
-        for model in dict.fromkeys(row["model"] for row in rows)
-    ]
-    known = [(model, float(loss), None) for model, loss, _ in losses if loss is not None]
-    if known:
+    losses = [(row["model"], row["loss"], None) for row in details.get("plain_text", [])]
+    if losses:
         note = "Nats per token; lower is better. What ptx is there to hold down."
-        panels.append(bar_chart("tax-plain-text", "Loss on held-out plain text", known, note))
+        panels.append(bar_chart("tax-plain-text", "Loss on held-out plain text", losses, note))
     return panels
 
 

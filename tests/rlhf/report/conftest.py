@@ -277,49 +277,55 @@ def _write_evaluate(workspace: Workspace, random: np.random.Generator) -> None:
             )  # fmt: skip
     workspace.comparisons.parent.mkdir(parents=True)
     pd.DataFrame(rows).to_parquet(workspace.comparisons)
-    summary: dict[str, Any] = {
-        "prompts": 120,
-        "judge": "gold",
-        "seconds": 131.0,
-        "generation_tokens_per_second": 260.0,
-    }
-    for prefix in ("", "sft_vs_base_"):
-        summary |= {f"{prefix}longer_win_rate": 0.57, f"{prefix}orders_agree": 1.0}
-        for suffix, count, win in (
-            ("", 120, 0.51),
-            ("_helpful", 60, 0.45),
-            ("_harmless", 60, 0.57),
-        ):
-            shares = {
-                "win": win,
-                "tie": 0.15,
-                "lose": 0.85 - win,
-                "win_rate": win + 0.075,
-                "count": count,
-            }
-            shares |= {"win_rate_low": win - 0.02, "win_rate_high": win + 0.16}
-            summary |= {f"{prefix}{key}{suffix}": value for key, value in shares.items()}
-    for name in ("base", "sft", "policy"):
-        summary |= {
-            f"response_length_{name}": 44.2,
-            f"gold_score_{name}": 0.3,
-            f"distinct_2_{name}": 0.81,
-        }
-    write_json(workspace.metrics("evaluate"), summary)
+    timings = {"seconds": 131.0, "generation_tokens_per_second": 260.0}
+    flat = {"prompts": 120, "judge": "gold"} | timings | _shares(120, 0.51)
+    write_json(workspace.metrics("evaluate"), flat)
     edges = np.linspace(-4, 4, 25)
     counts = {kind: np.histogram(random.normal(0.4, 1.3, 60), edges)[0].tolist() for kind in KINDS}
-    table = {"edges": edges.tolist(), "counts": counts}
     models = {
         name: np.histogram(random.normal(0.3, 1, 120), edges)[0].tolist()
         for name in ("base", "policy", "sft")
     }
-    pairs = [("policy", "sft"), ("sft", "base")]
-    comparisons = [
-        {"challenger": a, "baseline": b, "judge": "gold", "score_difference": table}
-        for a, b in pairs
-    ]
     shared = {"edges": edges.tolist(), "counts": models}
-    write_json(
-        workspace.details("evaluate"),
-        {"comparisons": comparisons, "lengths": shared, "scores": shared},
-    )
+    comparisons = [
+        _comparison(challenger, baseline, {"edges": edges.tolist(), "counts": counts})
+        for challenger, baseline in (("policy", "sft"), ("sft", "base"))
+    ]
+    measured = {"response_length": 44.2, "gold_score": 0.3, "distinct_2": 0.81}
+    details = {
+        "prompts": 120,
+        "comparisons": comparisons,
+        "models": [{"model": name} | measured for name in ("base", "sft", "policy")],
+        "agreement": [],
+        "judges": [],
+        "opponents": [],
+        "lengths": shared,
+        "scores": shared,
+        "tax": [],
+        "plain_text": [],
+    }
+    write_json(workspace.details("evaluate"), details)
+
+
+def _comparison(challenger: str, baseline: str, score_difference: Any) -> dict[str, Any]:
+    return {
+        "challenger": challenger,
+        "baseline": baseline,
+        "judge": "gold",
+        "headline": challenger == "policy",
+        "figures": _shares(120, 0.51) | {"longer_win_rate": 0.57, "orders_agree": 1.0},
+        "kinds": {"helpful": _shares(60, 0.45), "harmless": _shares(60, 0.57)},
+        "score_difference": score_difference,
+    }
+
+
+def _shares(count: int, win: float) -> dict[str, Any]:
+    return {
+        "win": win,
+        "tie": 0.15,
+        "lose": 0.85 - win,
+        "win_rate": win + 0.075,
+        "win_rate_low": win - 0.02,
+        "win_rate_high": win + 0.16,
+        "count": count,
+    }

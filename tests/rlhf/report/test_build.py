@@ -139,15 +139,29 @@ def test_a_win_rate_at_equal_length_that_is_not_told_is_a_dash(
     settings: Settings, workspace: Workspace
 ) -> None:
     keys = [f"win_rate_length_controlled{end}" for end in ("", "_low", "_high")]
-    summary = read_json(workspace.metrics("evaluate")) | dict(
-        zip(keys, (0.62, 0.5, 0.7), strict=True)
-    )
-    told = {f"sft_vs_base_{key}": None for key in keys}
-    write_json(workspace.metrics("evaluate"), summary | told)
+    details = read_json(workspace.details("evaluate"))
+    headline, other = details["comparisons"]
+    headline["figures"] |= dict(zip(keys, (0.62, 0.5, 0.7), strict=True))
+    other["figures"] |= dict.fromkeys(keys)
+    write_json(workspace.details("evaluate"), details)
     text = built(settings, workspace)
     cells = '<td class="n">{}</td><td class="n">{}</td><td class="n">57.0\u202f%</td>'
     assert text.count(cells.format("62.0\u202f%", "50.0\u202f% – 70.0\u202f%")) == 1
     assert text.count(cells.format("–", "–")) == 1
+
+
+def test_details_of_an_older_version_are_named_with_what_they_lack(
+    settings: Settings, workspace: Workspace
+) -> None:
+    details = read_json(workspace.details("evaluate"))
+    for comparison in details["comparisons"]:
+        del comparison["figures"]
+    write_json(workspace.details("evaluate"), details)
+    with pytest.raises(
+        DataError, match=r"evaluate_details\.json: its comparisons have no `figures`"
+    ) as refused:
+        build(settings, workspace)
+    assert "\n" not in str(refused.value)
 
 
 def test_a_collapsed_run_is_marked(page: str, settings: Settings, workspace: Workspace) -> None:

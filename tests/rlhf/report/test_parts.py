@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from rlhf.common.yaml import parse_yaml
 from rlhf.report.comparisons import judge_rows
 from rlhf.report.dialogues import choose_dialogues
 from rlhf.report.figures import (
@@ -16,7 +15,6 @@ from rlhf.report.figures import (
 )
 from rlhf.report.page import duration, number, percent, signed
 from rlhf.report.rows import data_view
-from rlhf.settings import preset_text, settings_from
 
 
 def comparison(
@@ -72,21 +70,23 @@ def test_the_first_judge_chooses_the_dialogues() -> None:
     assert choose_dialogues([*ROWS, *others], 6, seed=1) == choose_dialogues(ROWS, 6, seed=1)
 
 
-def test_judges_that_have_something_to_tell_of_themselves_do() -> None:
-    content = parse_yaml(preset_text("tiny"), "tiny")
-    endpoint = {"base_url": "http://127.0.0.1:1/v1", "model": "m"}
-    content["evaluate"] |= {
-        "judges": ["gold", "api:chat", "people:votes.jsonl"],
-        "endpoints": {"chat": endpoint},
+def test_judges_and_opponents_report_what_they_cost_and_who_voted() -> None:
+    details = {
+        "judges": [
+            {"judge": "chat", "facts": {"answers_asked": 9, "price": 0.5}},
+            {"judge": "people", "facts": {"votes": 4, "kappa": -0.1}},
+            {"judge": "mine", "facts": {"of_its_own": 1, "price": None}},
+        ],
+        "opponents": [{"opponent": "chat", "facts": {"answers_asked": 2}}],
     }
-    summary = {"chat_answers_asked": 9, "chat_price": 0.5, "people_votes": 4, "people_kappa": -0.1}
-    rows = judge_rows(settings_from(content), summary)
+    rows = judge_rows(details)
     assert [
         (row["judge"], row["answers_asked"], row["price"], row["votes"], row["kappa"])
         for row in rows
     ] == [
         ("chat", 9, 0.5, None, None),
         ("people", None, None, 4, -0.1),
+        ("chat, as opponent", 2, None, None, None),
     ]
 
 
