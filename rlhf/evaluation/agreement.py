@@ -32,6 +32,7 @@ def agreement(left: Sequence[str | None], right: Sequence[str | None]) -> Agreem
         for one, other in zip(left, right, strict=True)
         if one is not None and other is not None
     ]
+    # who calls few ties agrees on few: hence once without them
     decided = [pair for pair in judged_by_both if "tie" not in pair]
     kappa = None
     if judged_by_both:
@@ -56,8 +57,9 @@ def cohen_kappa(left: Sequence[str], right: Sequence[str]) -> float | None:
     equal = sum(one == other for one, other in zip(left, right, strict=True))
     observed = equal / count
 
-    answers_left, answers_right = Counter(left), Counter(right)
-    by_chance = sum(answers_left[answer] * answers_right[answer] for answer in answers_left)
+    # of raters who draw their answers at random, with the same shares
+    counts_left, counts_right = Counter(left), Counter(right)
+    by_chance = sum(counts_left[answer] * counts_right[answer] for answer in counts_left)
     expected = by_chance / count**2
 
     if expected == 1:
@@ -81,11 +83,12 @@ def fleiss_kappa(votes: Sequence[Sequence[str]]) -> float | None:
     for row, item in zip(counts, items, strict=True):
         row[:] = [item.count(answer) for answer in answers]
 
-    # pairs of raters that agree on an item, of all its pairs
+    # observed: of all pairs of raters of an item, those that agree
     raters = counts.sum(1)
     agreeing = (counts * counts).sum(1) - raters
     observed = float(np.mean(agreeing / (raters * (raters - 1))))
 
+    # the same, of raters who draw their answers at random
     shares = counts.sum(0) / counts.sum()
     expected = float((shares**2).sum())
     return (observed - expected) / (1 - expected)

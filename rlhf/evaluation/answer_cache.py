@@ -29,14 +29,20 @@ class CachedAnswer:
 
 
 class AnswerCache:
-    """Answers by key in one SQLite file; safe for threads, and for processes that share the file."""
+    """Answers by key in one SQLite file; threads and processes may share it."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
+        # another process may write at the same time: wait for it
         self._database = sqlite3.connect(
-            path, timeout=60, isolation_level=None, check_same_thread=False
+            path,
+            timeout=60,
+            # autocommit: an answer is on disk at once
+            isolation_level=None,
+            check_same_thread=False,
         )
+        # readers and a writer do not wait for each other
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute(_CREATE)
 

@@ -27,6 +27,9 @@ class Comparison:
         return [judgement.outcome for judgement in self.judgements]
 
 
+# -- judging --
+
+
 def judge_responses(
     judge: Judge,
     prompts: Sequence[EvaluationPrompt],
@@ -39,6 +42,7 @@ def judge_responses(
         for index in range(len(prompts))
         if not (challenger[index].missing or baseline[index].missing)
     ]
+    # what is missing costs no question
     cases = [make_case(prompts[index], challenger[index], baseline[index]) for index in judged]
 
     judgements = [UNJUDGED] * len(prompts)
@@ -61,6 +65,9 @@ def make_case(prompt: EvaluationPrompt, challenger: Response, baseline: Response
     )
 
 
+# -- the table: data/evaluation/comparisons.parquet --
+
+
 def comparison_tables(
     comparisons: Sequence[Comparison],
     prompts: Sequence[EvaluationPrompt],
@@ -68,7 +75,7 @@ def comparison_tables(
     seed: int,
 ) -> pd.DataFrame:
     """The tables of all comparisons, one below the other."""
-    tables = [comparison_table(each, prompts, responses, seed) for each in comparisons]
+    tables = [comparison_table(comparison, prompts, responses, seed) for comparison in comparisons]
     return pd.concat(tables, ignore_index=True)
 
 
@@ -78,10 +85,12 @@ def comparison_table(
     responses: ResponsesByModel,
     seed: int,
 ) -> pd.DataFrame:
-    """One row a prompt; verdicts are the challenger's, `verdict_second` with the baseline shown first.
+    """One row a prompt; the verdicts are win, tie or lose, of the challenger.
 
-    A verdict that the judge did not give is missing (None). `seed` is that of the prompt's random
-    stream, the same for both models; responses that came from a file or an endpoint did not use it.
+    verdict_first: with the challenger shown first; verdict_second: with the baseline shown first;
+        a verdict that the judge did not give is missing (None)
+    seed: of the prompt's random stream, the same for both models; responses from a file or an
+        endpoint did not use it
     """
     content: list[dict[str, Any]] = []
     rows = zip(

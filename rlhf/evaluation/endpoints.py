@@ -1,4 +1,4 @@
-"""Models behind OpenAI-compatible endpoints: asking them, patiently, and paying for no answer twice.
+"""Models behind OpenAI-compatible endpoints: asking them patiently, paying for no answer twice.
 
 Judges and opponents use this. Answers are cached in an SQLite file under a key of server, model and
 all that was sent, so that an interrupted evaluation goes on without paying again. Faults are never
@@ -46,6 +46,9 @@ _BUSY = (408, 409, 425, 429)
 _SHORTEST_SECRET = 8
 
 
+# -- asking --
+
+
 @dataclass(frozen=True)
 class AnswerForm:
     """What an answer must look like, and the message that asks again for one that does not.
@@ -84,6 +87,7 @@ class EndpointClient:
         waiting = dict(zip(keys, questions, strict=True))
         progress = Progress(description, len(waiting))
         answers: dict[str, CachedAnswer] = {}
+        # each is cached as it comes: whatever ends the run, what came is paid for once
         with self._pool() as pool:
             futures = {}
             for key, messages in waiting.items():
@@ -117,8 +121,10 @@ class EndpointClient:
             return None
         return (tokens_in * price.input + tokens_out * price.output) / 1e6
 
+    # -- one answer --
+
     def _key(self, messages: Messages) -> str:
-        """What decides an answer; the order and form of it stay, for cached answers are found by it."""
+        """All that decides an answer, hashed. It stays as it is: cached answers are found by it."""
         endpoint = self.endpoint
         sent = [
             endpoint.base_url,
@@ -143,11 +149,12 @@ class EndpointClient:
         return answer
 
     def _fetch(self, messages: Messages, form: AnswerForm | None) -> CachedAnswer:
-        """Ask until the answer is readable, `asks` times at most; its tokens are those of all tries."""
+        """Ask until the answer is readable, `asks` times at most; the tokens of all tries count."""
         answer = CachedAnswer("", True, 0, 0)
         sent = list(messages)
         for _ in range(self.endpoint.asks):
             completion = self._complete(sent)
+            # refused: what it answered before stands, though not readable
             if completion is None:
                 break
             tokens_in, tokens_out = self._count(completion)
@@ -161,11 +168,13 @@ class EndpointClient:
             )
             if form is None or form.is_readable(text):
                 break
+            # the unreadable answer is shown to the model that gave it
             sent = [*messages, {"role": "assistant", "content": text}, form.correction]
         return answer
 
     def _count(self, completion: ChatCompletion) -> tuple[int, int]:
         """Note what a completion cost; gives its tokens in and out."""
+        # servers of one's own may leave it out
         usage = completion.usage
         tokens_in = usage.prompt_tokens if usage else 0
         tokens_out = usage.completion_tokens if usage else 0
@@ -176,7 +185,7 @@ class EndpointClient:
         return tokens_in, tokens_out
 
     def _complete(self, messages: Messages) -> ChatCompletion | None:
-        """One completion, after as many tries as it takes; None where the endpoint refuses this text.
+        """One completion, after as many tries as it takes; None where this text is refused.
 
         Raises JudgeError that names the endpoint: at once for a fault of the settings, else when
         all tries have failed.
@@ -190,6 +199,7 @@ class EndpointClient:
             except openai.APIStatusError as error:
                 if error.code in _TEXT_REFUSED:
                     return None
+                # a fault of the settings, such as a wrong key: to try again would not help
                 if error.status_code < 500 and error.status_code not in _BUSY:
                     message = without_credentials(error, self._openai)
                     raise JudgeError(f"{key}: {base_url} says no: {message}") from None
@@ -218,9 +228,13 @@ class EndpointClient:
         try:
             yield pool
         finally:
+            # wakes threads that pause between two tries
             self._stopped.set()
             pool.shutdown(wait=True, cancel_futures=True)
             self._stopped.clear()
+
+
+# -- endpoints of the settings --
 
 
 def find_endpoint(name: str, settings: Settings) -> Endpoint:
@@ -252,6 +266,9 @@ def without_credentials(error: Exception, client: openai.OpenAI) -> str:
     """An error's text, without the key that a server may repeat in it."""
     key = client.api_key
     return str(error).replace(key, "***") if len(key) >= _SHORTEST_SECRET else str(error)
+
+
+# -- faults --
 
 
 class _UnusableCompletion(Exception):

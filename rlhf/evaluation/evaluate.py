@@ -1,4 +1,4 @@
-"""The evaluate stage: models answer the held-out prompts once, judges compare, figures are written."""
+"""The evaluate stage: models answer the held-out prompts, judges compare, figures are written."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -107,6 +107,7 @@ def check_ready(
         addresses = (*section.judges, *section.opponents.values())
     for text in addresses:
         address = Address.parse(text)
+        # kinds that are not here need nothing beside what DVC brought
         if address.kind == "api":
             openai_client(address.detail, find_endpoint(address.detail, settings))
         elif address.kind == "people":

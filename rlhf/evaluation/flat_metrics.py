@@ -26,18 +26,21 @@ from rlhf.evaluation.tax import TaxSummary
 def flat_metrics(
     summary: EvaluationSummary, tax: TaxSummary, timings: Mapping[str, Value]
 ) -> dict[str, Value]:
-    """All figures under flat keys; `timings` keep theirs."""
+    """All figures under flat keys; `timings` are added as they are."""
     headline = summary.headline
     flat: dict[str, Value] = {
         "prompts": summary.prompts,
         "compared": f"{headline.challenger} with {headline.baseline}",
         "judge": headline.judge,
     }
+    # 1. comparisons, over all prompts and by kind
     for comparison in summary.comparisons:
         prefix = _prefix(comparison, headline)
         flat |= _renamed(comparison.figures, prefix=prefix)
         for kind, shares in comparison.kinds.items():
             flat |= _renamed(shares, prefix=prefix, suffix=f"_{kind}")
+
+    # 2. judges with each other, and models by themselves
     for pair in summary.agreement:
         flat[f"agreement_{pair.left}_{pair.right}"] = pair.accuracy
         flat[f"kappa_{pair.left}_{pair.right}"] = pair.kappa
@@ -45,10 +48,13 @@ def flat_metrics(
         figures = asdict(model)
         name = figures.pop("model")
         flat |= _renamed(figures, suffix=f"_{name}")
+
+    # 3. what opponents and judges report of themselves
     for opponent in summary.opponents:
         flat |= _renamed(opponent.facts, prefix=f"opponent_{opponent.opponent}_")
     for judge in summary.judges:
         flat |= _renamed(judge.facts, prefix=f"{judge.judge}_")
+
     return flat | _flat_tax(tax) | dict(timings)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,17 +20,22 @@ class Histograms:
 
 def shared_histograms(groups: Mapping[str, Sequence[float]]) -> Histograms:
     """Histograms of all groups, from the smallest to the largest value among them."""
-    values = [value for group in groups.values() for value in group]
+    values = list(chain.from_iterable(groups.values()))
     if not values:
         return Histograms([], {})
+
     edges = histogram_edges(values)
-    counts = {name: histogram_counts(group, edges) for name, group in sorted(groups.items())}
+    counts = {}
+    for name, group in sorted(groups.items()):
+        counts[name] = histogram_counts(group, edges)
     return Histograms(edges.tolist(), counts)
 
 
 def histogram_edges(values: Sequence[float], bins: int = _BINS) -> NDArray[np.float64]:
-    """Bin edges [bins + 1] from the smallest to the largest value; a single value gets a width of 1."""
-    low, high = float(np.min(values)), float(np.max(values))
+    """Bin edges [bins + 1] from the smallest to the largest value."""
+    low = float(np.min(values))
+    high = float(np.max(values))
+    # around a single value: a range of width 1
     if low == high:
         low, high = low - 0.5, high + 0.5
     return np.linspace(low, high, bins + 1)
@@ -37,5 +43,6 @@ def histogram_edges(values: Sequence[float], bins: int = _BINS) -> NDArray[np.fl
 
 def histogram_counts(values: Sequence[float], edges: NDArray[np.float64]) -> list[int]:
     """Counts per bin, [len(edges) - 1]."""
-    counts, _ = np.histogram(np.asarray(values, dtype=np.float64), bins=edges)
+    numbers = np.asarray(values, dtype=np.float64)
+    counts, _ = np.histogram(numbers, bins=edges)
     return [int(count) for count in counts]

@@ -24,9 +24,11 @@ def bootstrap_interval(
     count = len(values)
     if count == 0:
         raise ValueError("no values to resample")
+    # every resample would have the same mean
     if values.min() == values.max():
         return wilson_interval(float(values[0]), count)
 
+    # in parts, for memory; the numbers drawn are the same however many parts there are
     random = np.random.default_rng(seed)
     rows = max(1, DRAWS_AT_ONCE // count)
     means = np.empty(resamples)

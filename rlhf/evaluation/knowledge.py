@@ -25,7 +25,7 @@ from rlhf.settings.schema import Settings
 
 # the questions of knowledge.jsonl, which ship with us
 STARTER = "starter"
-# questions at once, and the tokens of a batch, padded to its longest: the logits of all are in memory
+# questions at once, and tokens of a padded batch: the logits of all of them are in memory
 QUESTIONS_PER_BATCH = 16
 TOKENS_PER_BATCH = 512 * QUESTIONS_PER_BATCH
 # by likelihood per character, where a task has it
@@ -44,17 +44,6 @@ class Knowledge:
     cut: int
 
 
-class BatchedLM(HFLM):
-    """lm-eval's model, asked fewer questions at once where they are long."""
-
-    def _loglikelihood_tokens(
-        self, requests: Any, disable_tqdm: bool = False, override_bs: int | None = None
-    ) -> Any:
-        longest = max((len(context) + len(answer) for _, context, answer in requests), default=1)
-        size = min(QUESTIONS_PER_BATCH, max(1, TOKENS_PER_BATCH // longest))
-        return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs or size)
-
-
 def measure_knowledge(
     directory: Path,
     tasks: tuple[str, ...],
@@ -68,6 +57,7 @@ def measure_knowledge(
     lm-eval drops the start. Raises SettingsError where lm-eval has no such task, or cannot find its
     data on this machine.
     """
+    # they log much that no user needs
     for name in ("lm_eval", "datasets"):
         logging.getLogger(name).setLevel(logging.ERROR)
     model = BatchedLM(
@@ -78,6 +68,7 @@ def measure_knowledge(
     )
     results = _run_lm_eval(model, tasks, limit, settings.seed)
 
+    # a group of tasks has no questions of its own
     if groups := sorted(set(tasks) - results["n-samples"].keys()):
         raise SettingsError(f"evaluate.tax.tasks: {', '.join(groups)}: a group; name its tasks")
     measured = {}
@@ -87,6 +78,20 @@ def measure_knowledge(
         cut = count_cut(results["samples"][task], model)
         measured[task] = Knowledge(accuracy, standard_error, cut)
     return measured
+
+
+# -- lm-eval --
+
+
+class BatchedLM(HFLM):
+    """lm-eval's model, asked fewer questions at once where they are long."""
+
+    def _loglikelihood_tokens(
+        self, requests: Any, disable_tqdm: bool = False, override_bs: int | None = None
+    ) -> Any:
+        longest = max((len(context) + len(answer) for _, context, answer in requests), default=1)
+        size = min(QUESTIONS_PER_BATCH, max(1, TOKENS_PER_BATCH // longest))
+        return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs or size)
 
 
 def _run_lm_eval(
@@ -115,6 +120,15 @@ def _run_lm_eval(
         ) from None
 
 
+@cache
+def _task_manager(with_defaults: bool) -> TaskManager:
+    """lm-eval's tasks; to read the index of its own takes 6 s, hence only where it is needed."""
+    return TaskManager(include_defaults=with_defaults)
+
+
+# -- our own questions --
+
+
 def starter_task() -> dict[str, Any]:
     """Our own questions as a task of lm-eval."""
     metrics = [
@@ -140,10 +154,7 @@ def starter_questions() -> Path:
     return Path(str(resources.files("rlhf") / "evaluation" / "knowledge.jsonl"))
 
 
-@cache
-def _task_manager(with_defaults: bool) -> TaskManager:
-    """lm-eval's index of its own tasks takes 6 s to read: once a process, and only where it is needed."""
-    return TaskManager(include_defaults=with_defaults)
+# -- figures --
 
 
 def count_cut(samples: Iterable[dict[str, Any]], model: HFLM) -> int:

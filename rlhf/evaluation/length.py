@@ -1,4 +1,4 @@
-"""What length does to the win rate: does the longer response win, and what is left at equal length?"""
+"""What length does to the win rate: does the longer response win, what is left at equal length?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,6 +58,7 @@ def length_controlled(
     None where d <= 0 or d >= 0 on fewer than one prompt in twenty: equal length is then not among
     what was seen.
     """
+    # 1. do the lengths overlap?
     challenger = np.asarray(lengths_challenger, np.float64)
     baseline = np.asarray(lengths_baseline, np.float64)
     difference = challenger - baseline
@@ -65,17 +66,18 @@ def length_controlled(
     if min(not_longer, not_shorter) < OVERLAP:
         return None
 
+    # 2. points without variation fit any curve
     count = len(points)
     if points.min() == points.max():
         share = float(points[0])
         return LengthControlledRate(share, *wilson_interval(share, count))
 
-    # 1. the sample itself and its resamples, as weights of the prompts
+    # 3. the sample itself and its resamples, as weights of the prompts
     random = np.random.default_rng(derive_seed(seed, "length-controlled"))
     resampled = random.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
     weights = np.concatenate([np.ones((1, count)), resampled.astype(np.float64)])
 
-    # 2. the fitted win rate at equal length, of each
+    # 4. the fitted win rate at equal length, of each
     scale = float(difference.std()) or 1.0
     features = np.stack([np.ones_like(difference), np.tanh(difference / scale)], axis=1)
     rates = weights @ points / count
@@ -94,12 +96,15 @@ def fit_logistic(features: Array, points: Array, weights: Array) -> Array:
     features [N, F], points [N], weights [S, N]. The first feature is the intercept: no ridge pulls
     at it, so that no sample's points may all be 1 or all 0.
     """
-    samples, width = weights.shape[0], features.shape[1]
+    samples, width = len(weights), features.shape[1]
     ridge = np.full(width, _RIDGE)
     ridge[0] = 0.0
-    coefficients, step = np.zeros((samples, width)), np.zeros((samples, width))
+    coefficients = np.zeros((samples, width))
+    step = np.zeros((samples, width))
+    # of the likelihood, along the last step
     slope = np.zeros(samples)
     for _ in range(_STEPS):
+        # clipped: exp must not overflow
         logits = np.clip(coefficients @ features.T, -30, 30)
         chance = 1 / (1 + np.exp(-logits))
         gradient = (weights * (points - chance)) @ features - ridge * coefficients
@@ -113,6 +118,8 @@ def fit_logistic(features: Array, points: Array, weights: Array) -> Array:
         step = np.where(beyond[:, None], -step / 2, np.clip(newton, -2, 2))
         slope = np.einsum("sf,sf->s", gradient, step)
         coefficients += step
+
+        # all samples are at their top
         if np.abs(step).max() < 1e-8:
             break
     return coefficients

@@ -1,7 +1,7 @@
 """`python -m rlhf.evaluation.match CHALLENGER BASELINE OUTPUT` compares two model directories.
 
-On the workspace's held-out prompts and by its first judge. OUTPUT is laid out as a workspace and gets
-what `evaluate` writes: the comparisons and their figures. Nothing else changes.
+On the workspace's held-out prompts and by its first judge. OUTPUT is laid out as a workspace and
+gets what `evaluate` writes: the comparisons and their figures. Nothing else changes.
 """
 
 import sys
@@ -19,6 +19,7 @@ from rlhf.workspace import Workspace
 
 def match_settings(settings: Settings, challenger: Path, baseline: Path) -> Settings:
     """The settings with one comparison, of two directories, by the headline judge."""
+    # model_copy validates nothing; what is put in here is valid
     section = settings.evaluate.model_copy(
         update={
             "comparisons": (("challenger", "baseline"),),
@@ -55,6 +56,7 @@ def main(arguments: list[str]) -> int:
     """Run a match in the current directory; gives the exit code."""
 
     def run() -> None:
+        # tasks/matches.py calls it, nobody by hand
         if len(arguments) != 3:
             raise RlhfError("usage: python -m rlhf.evaluation.match CHALLENGER BASELINE OUTPUT")
         workspace = Workspace(Path())

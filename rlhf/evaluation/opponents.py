@@ -38,27 +38,29 @@ def responses_of(
     prompts: Sequence[EvaluationPrompt],
     engine: TorchEngine,
 ) -> tuple[list[Response], Facts]:
-    """One response to each prompt by base, sft, policy or one of `evaluate.opponents`, and what they cost.
+    """One response to each prompt, and what they cost.
+
+    name: base, sft, policy or one of `evaluate.opponents`
 
     Token ids are those of our tokenizer, whatever the opponent's own: the gold model scores them.
-    What a model with our tokenizer sampled stays as it is: tokenised again it might be other tokens.
+    What a model with our tokenizer sampled stays as it is: to tokenise it again might change it.
     """
     address = _address(name, settings)
     if address.kind == _STAGE:
         return _sample(name, prompts, settings, workspace, engine), {}
 
-    ours = load_tokenizer(workspace.model("sft"))
+    tokenizer = load_tokenizer(workspace.model("sft"))
     limit = settings.evaluate.generation.max_new_tokens
     if address.kind == "path":
-        return _path_responses(name, ours, settings, workspace, prompts, engine), {}
+        return _path_responses(name, tokenizer, settings, workspace, prompts, engine), {}
     if address.kind == "api":
         endpoint = find_endpoint(address.detail, settings)
         answers, facts = endpoint_responses(
             address.detail, endpoint, prompts, limit, workspace.kept_answers
         )
-        return [_endpoint_response(ours, answer, limit) for answer in answers], facts
+        return [_endpoint_response(tokenizer, answer, limit) for answer in answers], facts
     texts = read_responses(address.path, prompts)
-    return [_in_our_tokens(ours, text, True, limit) for text in texts], {}
+    return [_in_our_tokens(tokenizer, text, True, limit) for text in texts], {}
 
 
 def model_directory(name: str, settings: Settings, workspace: Workspace) -> Path:
@@ -77,19 +79,21 @@ def _address(name: str, settings: Settings) -> Address:
 
 def _path_responses(
     name: str,
-    ours: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase,
     settings: Settings,
     workspace: Workspace,
     prompts: Sequence[EvaluationPrompt],
     engine: TorchEngine,
 ) -> list[Response]:
-    theirs = load_tokenizer(model_directory(name, settings, workspace))
-    if _same_tokenizer(ours, theirs):
+    opponent_tokenizer = load_tokenizer(model_directory(name, settings, workspace))
+    if _same_tokenizer(tokenizer, opponent_tokenizer):
         return _sample(name, prompts, settings, workspace, engine)
-    encoded = _encode_prompts(theirs, prompts)
+    encoded = _encode_prompts(opponent_tokenizer, prompts)
     responses = _sample(name, encoded, settings, workspace, engine)
     limit = settings.evaluate.generation.max_new_tokens
-    return [_in_our_tokens(ours, each.text, each.finished, limit) for each in responses]
+    return [
+        _in_our_tokens(tokenizer, response.text, response.finished, limit) for response in responses
+    ]
 
 
 def _sample(
@@ -108,15 +112,16 @@ def _sample(
     return responses
 
 
-def _same_tokenizer(ours: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase) -> bool:
-    """Whether prompts and responses are the same tokens to both, as between versions of one model."""
-    return _tokenizer_parts(ours) == _tokenizer_parts(theirs)
+def _same_tokenizer(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
+    """Whether a text is the same tokens to both, as between versions of one model."""
+    return _tokenizer_parts(one) == _tokenizer_parts(other)
 
 
 def _tokenizer_parts(tokenizer: PreTrainedTokenizerBase) -> list[object]:
     # its merges, how it splits words, ...
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
+        # how a batch is padded or cut is set anew at each use
         backend = json.loads(backend.to_str()) | {"padding": None, "truncation": None}
     return [
         backend,
@@ -147,6 +152,7 @@ def _in_our_tokens(
     """A response by another model in our tokens, as long as ours may be: `limit` tokens."""
     eos_id = int(tokenizer.eos_token_id)
     ids = [int(token) for token in tokenizer.encode(text, add_special_tokens=False)]
+    # at the limit there is no room for the end-of-turn token, as with our own models
     ended = finished and len(ids) < limit
     cut = [*ids, eos_id] if ended else ids[:limit]
     if len(ids) > limit:
@@ -167,12 +173,13 @@ def endpoint_responses(
 ) -> tuple[list[CachedAnswer], Facts]:
     """An endpoint's own responses to prompts, and what they cost; "" where it refused to give any.
 
-    Responses are limited to `max_tokens` unless the endpoint's parameters have a limit of their own.
+    Responses are limited to `max_tokens` unless the endpoint's parameters have their own limit.
     Raises JudgeError when none came.
     """
     parameters = dict(endpoint.parameters)
     if not _LENGTH_LIMITS & parameters.keys():
         parameters["max_tokens"] = max_tokens
+    # any text is an answer: nothing is asked again
     asked_once = endpoint.model_copy(update={"parameters": parameters, "asks": 1})
     client = EndpointClient(name, asked_once, cache)
     answers = client.ask_all(

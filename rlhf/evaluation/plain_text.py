@@ -20,20 +20,22 @@ def plain_text_loss(directory: Path, workspace: Workspace, engine: TorchEngine) 
     model = engine.frozen(load_causal_lm(directory))
     pad_id = int(model.config.pad_token_id or 0)
     rows = read_rows_of(workspace, "pretrain", "validation")["input_ids"]
-    windows = [[int(token) for token in ids] for ids in rows]
+    windows = [ids.tolist() for ids in rows]
 
     total, count = 0.0, 0
     for start in range(0, len(windows), _WINDOWS_PER_BATCH):
         batch = _batch(windows[start : start + _WINDOWS_PER_BATCH], pad_id).to(engine.device)
         with engine.autocast():
-            logits = target_logits(model, hidden_states(model, batch), batch)
+            hidden = hidden_states(model, batch)
+            logits = target_logits(model, hidden, batch)
         losses = -token_logprobs(logits, target_tokens(batch))
         total += float(losses.sum())
         count += losses.numel()
+    # over tokens, not over batches: the last batch is smaller
     return total / count
 
 
 def _batch(windows: list[list[int]], pad_id: int) -> TokenBatch:
-    """Windows of plain text, padded; every token of theirs is a target."""
+    # every token is a target
     targets = [[True] * len(window) for window in windows]
     return pad(windows, targets, pad_id)

@@ -58,6 +58,9 @@ class Response:
 ResponsesByModel = Mapping[str, Sequence[Response]]
 
 
+# -- randomness --
+
+
 def prompt_seed(seed: int, prompt: EvaluationPrompt) -> int:
     """The seed of the random stream that a prompt's response is sampled from."""
     return derive_seed(seed, *random_stream(prompt))
@@ -66,6 +69,9 @@ def prompt_seed(seed: int, prompt: EvaluationPrompt) -> int:
 def random_stream(prompt: EvaluationPrompt) -> tuple[str, str]:
     """The names of that stream: the same for every model and batching."""
     return "evaluate", prompt.id
+
+
+# -- prompts --
 
 
 def read_prompts(workspace: Workspace) -> list[EvaluationPrompt]:
@@ -98,8 +104,12 @@ def _prompt(path: Path, row: dict[Any, Any]) -> EvaluationPrompt:
     return EvaluationPrompt(str(row["id"]), str(row["kind"]), messages, ids)
 
 
+# -- responses --
+
+
 def length_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Indices in batches of near-equal length, longest first so that a lack of memory shows at once."""
+    """Indices in batches of near-equal length, the longest first."""
+    # longest first: a lack of memory shows at once
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
@@ -112,10 +122,10 @@ def generate_responses(
     engine: TorchEngine,
     seed: int,
 ) -> list[Response]:
-    """Sample one response for each prompt, in the prompts' order, from the model `name` in `directory`.
+    """Sample one response for each prompt, in the prompts' order, from the model in `directory`.
 
-    The uniform numbers of a prompt are drawn under its own id: they are the same for every model and
-    batching, so that two models differ by what they prefer, not by luck.
+    The uniform numbers of a prompt are drawn under its own id: they are the same for every model
+    and batching, so that two models differ by what they prefer, not by luck.
     """
     tokenizer = load_tokenizer(directory)
     model = load_causal_lm(directory, _dtype(engine))

@@ -1,6 +1,6 @@
 """The figures of an evaluation, in their structure: `metrics/evaluate_details.json`.
 
-Readers take figures from here. The flat file for DVC and MLflow, `metrics/evaluate.json`, is written
+Readers take figures from here. The flat file for DVC and MLflow, `metrics/evaluate.json`, is made
 from the same records by `flat_metrics.py`.
 """
 
@@ -38,12 +38,16 @@ _NO_SHARES: dict[str, Value] = {field.name: None for field in fields(WinRate)}
 Figures = dict[str, Value]
 
 
+# -- the records --
+
+
 @dataclass(frozen=True)
 class ComparisonSummary:
     """One pair of models by one judge.
 
     headline: the first pair of the settings by their first judge
-    figures: over all prompts, shares in [0, 1]; without any verdict only shares (null) and `unjudged`
+    figures: over all prompts, shares in [0, 1]; without any verdict the shares are null, and only
+        `unjudged` stands beside them
     kinds: the shares of each kind of prompt
     score_difference: histograms by kind, of the gold model's comparisons
     """
@@ -126,6 +130,9 @@ class EvaluationSummary:
         return asdict(self)
 
 
+# -- from what was judged --
+
+
 def summarise(
     comparisons: Sequence[Comparison],
     prompts: Sequence[EvaluationPrompt],
@@ -136,22 +143,26 @@ def summarise(
 ) -> EvaluationSummary:
     """Draw the figures from at least one comparison; the first one is the headline."""
     scores = gold_scores(comparisons)
-    present = {name: _present(every) for name, every in responses.items()}
-    lengths = {name: [float(len(each.ids)) for each in kept] for name, kept in present.items()}
+    summaries = []
+    for comparison in comparisons:
+        headline = comparison is comparisons[0]
+        summaries.append(summarise_comparison(comparison, prompts, responses, seed, headline))
+
+    models = []
+    lengths = {}
+    for name, every in responses.items():
+        models.append(summarise_model(name, every, scores.get(name, [])))
+        lengths[name] = [float(len(response.ids)) for response in _present(every)]
+
+    judges = [JudgeFacts(name, facts) for name, facts in (judge_facts or {}).items()]
+    opponents = [OpponentFacts(name, facts) for name, facts in (opponent_facts or {}).items()]
     return EvaluationSummary(
         prompts=len(prompts),
-        comparisons=[
-            summarise_comparison(each, prompts, responses, seed, headline=each is comparisons[0])
-            for each in comparisons
-        ],
+        comparisons=summaries,
         agreement=_agreements(comparisons),
-        models=[
-            summarise_model(name, every, scores.get(name, [])) for name, every in responses.items()
-        ],
-        judges=[JudgeFacts(name, facts) for name, facts in (judge_facts or {}).items() if facts],
-        opponents=[
-            OpponentFacts(name, facts) for name, facts in (opponent_facts or {}).items() if facts
-        ],
+        models=models,
+        judges=[judge for judge in judges if judge.facts],
+        opponents=[opponent for opponent in opponents if opponent.facts],
         lengths=shared_histograms(lengths),
         scores=shared_histograms(scores),
     )
@@ -165,10 +176,10 @@ def summarise_comparison(
     prompts: Sequence[EvaluationPrompt],
     responses: ResponsesByModel,
     seed: int,
-    *,
     headline: bool,
 ) -> ComparisonSummary:
     """One pair of models by one judge; of what the judge gave no verdict on, only the number."""
+    # 1. the prompts that have an outcome
     judged: list[int] = []
     outcomes: list[Outcome] = []
     for index, outcome in enumerate(comparison.outcomes):
@@ -176,6 +187,7 @@ def summarise_comparison(
             judged.append(index)
             outcomes.append(outcome)
 
+    # 2. figures over all of them, and by kind
     figures: Figures = {"unjudged": len(prompts) - len(judged)}
     kinds: dict[str, Figures] = {kind: dict(_NO_SHARES) for kind in _KINDS}
     if judged:
@@ -253,6 +265,7 @@ def _score_differences(
     by_kind: dict[str, list[float]] = {}
     for prompt, judgement in zip(prompts, comparison.judgements, strict=True):
         first, second = judgement.score_first, judgement.score_second
+        # a prompt that one of the two did not answer has no scores
         if first is not None and second is not None:
             by_kind.setdefault(prompt.kind, []).append(first - second)
     return shared_histograms(by_kind)
@@ -262,9 +275,10 @@ def _score_differences(
 
 
 def _agreements(comparisons: Sequence[Comparison]) -> list[JudgeAgreement]:
+    # of a judge, over all pairs of models: every judge compares the same ones
     outcomes: dict[str, list[Outcome | None]] = {}
-    for each in comparisons:
-        outcomes.setdefault(each.judge, []).extend(each.outcomes)
+    for comparison in comparisons:
+        outcomes.setdefault(comparison.judge, []).extend(comparison.outcomes)
     agreements = []
     for left, right in combinations(outcomes, 2):
         figures = asdict(agreement(outcomes[left], outcomes[right]))
@@ -278,9 +292,9 @@ def summarise_model(name: str, every: Sequence[Response], scores: Sequence[float
     return ModelSummary(
         model=name,
         missing=len(every) - len(responses),
-        response_length=float(np.mean([len(each.ids) for each in responses])),
-        finished=float(np.mean([each.finished for each in responses])),
-        distinct_2=distinct_2([each.ids for each in responses]),
+        response_length=float(np.mean([len(response.ids) for response in responses])),
+        finished=float(np.mean([response.finished for response in responses])),
+        distinct_2=distinct_2([response.ids for response in responses]),
         gold_score=float(np.mean(scores)) if scores else None,
     )
 
@@ -292,15 +306,19 @@ def gold_scores(comparisons: Sequence[Comparison]) -> dict[str, list[float]]:
     opponent. Models without a score are left out.
     """
     by_model: dict[str, dict[int, float]] = {}
-    for each in comparisons:
-        if each.judge != _SCORING_JUDGE:
+    for comparison in comparisons:
+        if comparison.judge != _SCORING_JUDGE:
             continue
-        for index, judgement in enumerate(each.judgements):
+        for index, judgement in enumerate(comparison.judgements):
             if judgement.score_first is not None:
-                by_model.setdefault(each.challenger, {})[index] = judgement.score_first
+                by_model.setdefault(comparison.challenger, {})[index] = judgement.score_first
             if judgement.score_second is not None:
-                by_model.setdefault(each.baseline, {})[index] = judgement.score_second
-    return {name: [scores[index] for index in sorted(scores)] for name, scores in by_model.items()}
+                by_model.setdefault(comparison.baseline, {})[index] = judgement.score_second
+
+    scores = {}
+    for name, by_index in by_model.items():
+        scores[name] = [by_index[index] for index in sorted(by_index)]
+    return scores
 
 
 def _present(responses: Sequence[Response]) -> list[Response]:

@@ -1,4 +1,4 @@
-"""What a judge is given and what it gives back. Judges import this module; it imports none of them."""
+"""What a judge is given and gives back. Judges import this module; it imports none of them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +12,9 @@ Outcome = Literal["win", "tie", "lose"]
 
 # What a judge or an opponent reports of itself: what it cost, who voted.
 Facts = Mapping[str, float | int | None]
+
+
+# -- what a judge is given, and gives back --
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,9 @@ class Verdict:
     score_second: float | None = None
 
 
+# -- the judge itself --
+
+
 class Judge(Protocol):
     """Compares responses. It must not know which model wrote which: it sees no names and no files.
 
@@ -77,8 +83,11 @@ class JudgeClass(Protocol):
     """What a line of `rlhf.registry.JUDGES` names: a class that makes a judge from an address."""
 
     def load(self, settings: Settings, workspace: Workspace, detail: str) -> Judge:
-        """Get the judge ready; `detail` is what follows the colon in its address, "" without one."""
+        """Get the judge ready; `detail` follows the colon in its address, "" without one."""
         ...
+
+
+# -- what both orders together say --
 
 
 @dataclass(frozen=True)

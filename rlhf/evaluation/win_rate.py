@@ -61,14 +61,17 @@ def win_rates_by_kind(
     outcomes: Sequence[Outcome], kinds: Sequence[str], seed: int
 ) -> dict[str, WinRate]:
     """Summaries under "all" and under each kind that occurs, kinds in alphabetical order."""
-    by_kind: dict[str, list[Outcome]] = {kind: [] for kind in sorted(set(kinds))}
+    by_kind: dict[str, list[Outcome]] = {}
     for outcome, kind in zip(outcomes, kinds, strict=True):
-        by_kind[kind].append(outcome)
+        by_kind.setdefault(kind, []).append(outcome)
 
     summaries = {"all": win_rate(outcomes, seed, "all")}
-    for kind, chosen in by_kind.items():
-        summaries[kind] = win_rate(chosen, seed, kind)
+    for kind in sorted(by_kind):
+        summaries[kind] = win_rate(by_kind[kind], seed, kind)
     return summaries
+
+
+# -- what so many prompts can show --
 
 
 def detectable_difference(values: NDArray[np.float64]) -> float | None:

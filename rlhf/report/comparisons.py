@@ -44,7 +44,7 @@ _STAGE_MODELS = ("base", "sft", "policy")
 
 @dataclass(frozen=True)
 class Bar:
-    """One win / tie / lose bar, shares in [0, 1]; the interval and count only of our own results."""
+    """One win / tie / lose bar, shares in [0, 1]; interval and count only of our own results."""
 
     label: str
     win: float
@@ -76,10 +76,12 @@ def comparison_views(settings: Settings, details: Row) -> list[ComparisonView]:
     A comparison that the details do not hold has no bars. Raises DataError for details that an
     older version wrote.
     """
+    # 1. the rows of the details, by what they compare
     rows = {}
     for row in _comparison_rows(details):
         rows[row["challenger"], row["baseline"], row["judge"]] = row
 
+    # 2. the settings say which there are, and in which order
     views = []
     for judge in map(judge_name, settings.evaluate.judges):
         for challenger, baseline in settings.evaluate.comparisons:
@@ -130,11 +132,14 @@ def judge_rows(details: Row) -> list[Row]:
     facts = {row["judge"]: row["facts"] for row in details.get("judges", [])}
     for row in details.get("opponents", []):
         facts[f"{row['opponent']}, as opponent"] = row["facts"]
-    return [
-        {"judge": name} | {key: reported.get(key) for key in _REPORTED}
-        for name, reported in facts.items()
-        if any(reported.get(key) is not None for key in _REPORTED)
-    ]
+
+    rows = []
+    for name, reported in facts.items():
+        row = {key: reported.get(key) for key in _REPORTED}
+        # a judge may report what the page has no column for
+        if any(value is not None for value in row.values()):
+            rows.append({"judge": name} | row)
+    return rows
 
 
 def model_rows(views: Sequence[ComparisonView], details: Row) -> list[Row]:

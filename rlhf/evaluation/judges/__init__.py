@@ -1,8 +1,8 @@
 """Judges: whoever compares two responses to one prompt. `make_judge` gets one ready by its address.
 
 A judge is a class with `load(settings, workspace, detail)` in a file of its own, and a line in
-`rlhf.registry.JUDGES`. It is imported only where the settings name it. README.md of `rlhf/evaluation`
-shows a whole one.
+`rlhf.registry.JUDGES`. It is imported only where the settings name it. README.md of
+`rlhf/evaluation` shows a whole one.
 """
 
 from rlhf.common.address import Address

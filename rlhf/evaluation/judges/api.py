@@ -41,15 +41,19 @@ class ApiJudge:
 
     @classmethod
     def load(cls, settings: Settings, workspace: Workspace, detail: str) -> Self:
-        """The judge `api:NAME`; raises SettingsError for an unknown endpoint, JudgeError without its key."""
+        """The judge `api:NAME`.
+
+        Raises SettingsError for an unknown endpoint, JudgeError without its key.
+        """
         return cls(detail, find_endpoint(detail, settings), workspace.kept_answers)
 
     def judge(self, cases: Sequence[Case]) -> list[Verdict]:
-        """Ask for every case once, or for `limit` of them; equal responses are a tie without a question."""
+        """Ask for every case once, or for `limit` of them."""
         endpoint = self._client.endpoint
         verdicts = [Verdict(None)] * len(cases)
         asked = []
         for index in _drawn(cases, endpoint.limit):
+            # equal responses are a tie without a question
             verdicts[index] = Verdict("tie")
             if cases[index].response_first != cases[index].response_second:
                 asked.append(index)
@@ -77,6 +81,8 @@ def parse_reply(text: str) -> Preference | None:
     first, _, rest = body.partition("\n")
     if first.strip() in _FENCES and rest.endswith("```"):
         body = rest[: -len("```")]
+
+    # strict: text that was judged may hold verdicts too, and none of them must count
     try:
         reply = JudgeReply.model_validate(json.loads(body, object_pairs_hook=_without_duplicates))
     # the errors of pydantic and json are ValueErrors
@@ -90,12 +96,14 @@ def _is_readable(text: str) -> bool:
 
 
 def _drawn(cases: Sequence[Case], limit: int | None) -> list[int]:
-    """Indices of `limit` cases, or of all; drawn by id, so that both orders ask about the same ones."""
+    """Indices of `limit` cases, or of all."""
+    # drawn by id: both orders, and later runs, ask about the same ones
     ids = [sha256(case.id.encode()).digest() for case in cases]
     return sorted(range(len(cases)), key=ids.__getitem__)[:limit]
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # JSON allows it; which of two verdicts would count is then a matter of the parser
     content = dict(pairs)
     if len(content) < len(pairs):
         raise ValueError("a key twice")

@@ -1,4 +1,4 @@
-"""The gold reward model as judge: trained on preference pairs that the reward model of PPO never saw."""
+"""The gold reward model as judge: trained on preference pairs that PPO's reward model never saw."""
 
 import math
 from collections.abc import Sequence
@@ -55,6 +55,7 @@ class GoldJudge:
         self._tie_probability = tie_probability
         self._batch_size = batch_size
         self._engine = engine
+        # both orders and several comparisons ask about the same responses
         self._scores: dict[TokenPair, float] = {}
 
     @classmethod
@@ -101,6 +102,7 @@ class GoldJudge:
             progress.advance(len(part))
         progress.close()
 
+    # the one call of the model
     def _batch_scores(self, batch: TokenBatch) -> Tensor:
         """The model's score of each row, [B]."""
         with torch.inference_mode(), self._engine.autocast():

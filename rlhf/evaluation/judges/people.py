@@ -52,6 +52,7 @@ def pair_key(messages: Sequence[Mapping[str, str]], first: str, second: str) -> 
     """Stands for a dialogue and two responses, whatever their order."""
     turns = [[message["role"], message["content"]] for message in messages]
     dialogue = json.dumps(turns, ensure_ascii=False)
+    # sorted: people saw the sides at random
     responses = sorted([text_key(first), text_key(second)])
     return sha256("\0".join([dialogue, *responses]).encode()).hexdigest()[:24]
 
@@ -100,21 +101,24 @@ class PeopleJudge:
 
     def facts(self) -> Facts:
         """How many voted how often, and Fleiss' kappa over the pairs with several votes."""
-        votes_by_pair = [
-            [vote.preference_from(votes[0].first) for vote in votes]
-            for votes in self._votes.values()
-        ]
-        annotators = {vote.annotator for votes in self._votes.values() for vote in votes}
+        preferences = []
+        annotators = set()
+        for votes in self._votes.values():
+            # of one pair all from the same side, or they could not be compared
+            first = votes[0].first
+            preferences.append([vote.preference_from(first) for vote in votes])
+            annotators |= {vote.annotator for vote in votes}
         return {
-            "votes": sum(len(votes) for votes in votes_by_pair),
+            "votes": sum(map(len, preferences)),
             "annotators": len(annotators),
-            "kappa": fleiss_kappa(votes_by_pair),
+            "kappa": fleiss_kappa(preferences),
         }
 
     def _preferred(self, case: Case) -> Preference | None:
         # nobody is asked about equal responses
         if case.response_first == case.response_second:
             return "tie"
-        first = text_key(case.response_first)
         pair = pair_key(case.messages, case.response_first, case.response_second)
-        return majority([vote.preference_from(first) for vote in self._votes.get(pair, [])])
+        votes = self._votes.get(pair, [])
+        first = text_key(case.response_first)
+        return majority([vote.preference_from(first) for vote in votes])
