@@ -55,15 +55,15 @@ def render_template(name: str, **content: Any) -> str:
 
 def _evaluation(settings: Settings, inputs: ReportInputs) -> dict[str, Any]:
     """What the headline, the evaluation section and the dialogues show."""
-    summary = inputs.summaries["evaluate"]
-    views = comparison_views(settings, summary)
+    details = inputs.details["evaluate"]
+    views = comparison_views(settings, details)
     return {
         "comparisons": views,
         # bars are drawn for the first judge alone; the tables show every judge
         "headline_comparisons": [view for view in views if view.judge == views[0].judge],
-        "agreement": inputs.details["evaluate"].get("agreement", []),
-        "judge_rows": judge_rows(settings, summary),
-        "models": model_rows(views, summary),
+        "agreement": details.get("agreement", []),
+        "judge_rows": judge_rows(details),
+        "models": model_rows(views, details),
         "evaluation_panels": evaluation_panels(inputs),
         "tax_panels": tax_panels(inputs),
         "paper": FIGURE_10,

@@ -134,7 +134,8 @@ def evaluation_panels(inputs: ReportInputs) -> list[Panel]:
     """Score differences of each comparison, then lengths and scores of the models."""
     details = inputs.details["evaluate"]
     panels = []
-    for position, comparison in enumerate(details.get("comparisons", [])):
+    scored = [item for item in details.get("comparisons", []) if item["score_difference"]]
+    for position, comparison in enumerate(scored):
         challenger, baseline = comparison["challenger"], comparison["baseline"]
         panels.append(
             stacked_histogram(
@@ -180,18 +181,10 @@ def tax_panels(inputs: ReportInputs) -> list[Panel]:
         note = "Share of questions whose right answer is the likeliest. Whiskers: 95 % interval."
         panels.append(bar_chart(f"tax-{task}", f"Knowledge: {task}", bars, note, percent=True))
 
-    losses = _plain_text_losses(inputs, list(dict.fromkeys(row["model"] for row in rows)))
+    # a model whose tokenizer differs has no loss that could be compared, and no bar
+    plain_text = inputs.details["evaluate"].get("plain_text", [])
+    losses = [ChartBar(row["model"], row["loss"]) for row in plain_text]
     if losses:
         note = "Nats per token; lower is better. The ptx term is there to keep it low."
         panels.append(bar_chart("tax-plain-text", "Loss on held-out plain text", losses, note))
     return panels
-
-
-def _plain_text_losses(inputs: ReportInputs, models: list[str]) -> list[ChartBar]:
-    """A model whose tokenizer differs has no loss that could be compared, and no bar."""
-    bars = []
-    for model in models:
-        loss = inputs.summaries["evaluate"].get(f"plain_text_loss_{model}")
-        if loss is not None:
-            bars.append(ChartBar(model, float(loss)))
-    return bars

@@ -5,8 +5,9 @@ from annotators import make_pair
 
 from rlhf.annotation.store import DisplayedPair, VoteStore
 from rlhf.common.errors import DataError
+from rlhf.evaluation.both_orders import judge_both_orders
 from rlhf.evaluation.judges.people import PeopleJudge
-from rlhf.evaluation.types import Case, judge_both_orders
+from rlhf.evaluation.types import Case
 
 
 def next_pair(store: VoteStore, annotator: str = "Ada") -> DisplayedPair:

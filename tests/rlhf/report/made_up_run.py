@@ -311,28 +311,7 @@ def _write_evaluate_summary(workspace: Workspace) -> None:
         "seconds": 131.0,
         "generation_tokens_per_second": 260.0,
     }
-    by_kind = (("", 120, 0.51), ("_helpful", 60, 0.45), ("_harmless", 60, 0.57))
-    # the headline's keys have no prefix
-    for prefix in ("", "sft_vs_base_"):
-        summary |= {f"{prefix}longer_win_rate": 0.57, f"{prefix}orders_agree": 1.0}
-        for suffix, count, win in by_kind:
-            shares = {
-                "win": win,
-                "tie": 0.15,
-                "lose": 0.85 - win,
-                "win_rate": win + 0.075,
-                "win_rate_low": win - 0.02,
-                "win_rate_high": win + 0.16,
-                "count": count,
-            }
-            summary |= {f"{prefix}{key}{suffix}": value for key, value in shares.items()}
-    for model in MODELS:
-        summary |= {
-            f"response_length_{model}": 44.2,
-            f"gold_score_{model}": 0.3,
-            f"distinct_2_{model}": 0.81,
-        }
-    write_json(workspace.metrics("evaluate"), summary)
+    write_json(workspace.metrics("evaluate"), summary | _shares(120, 0.51))
 
 
 def _write_evaluate_details(workspace: Workspace, random: np.random.Generator) -> None:
@@ -346,9 +325,36 @@ def _write_evaluate_details(workspace: Workspace, random: np.random.Generator) -
             "challenger": challenger,
             "baseline": baseline,
             "judge": "gold",
+            "headline": challenger == "policy",
+            "figures": _shares(120, 0.51) | {"longer_win_rate": 0.57, "orders_agree": 1.0},
+            "kinds": {"helpful": _shares(60, 0.45), "harmless": _shares(60, 0.57)},
             "score_difference": differences,
         }
         for challenger, baseline in COMPARISONS
     ]
-    details = {"comparisons": comparisons, "lengths": models, "scores": models}
+    measured = {"response_length": 44.2, "gold_score": 0.3, "distinct_2": 0.81}
+    details = {
+        "prompts": 120,
+        "comparisons": comparisons,
+        "models": [{"model": model} | measured for model in MODELS],
+        "agreement": [],
+        "judges": [],
+        "opponents": [],
+        "lengths": models,
+        "scores": models,
+        "tax": [],
+        "plain_text": [],
+    }
     write_json(workspace.details("evaluate"), details)
+
+
+def _shares(count: int, win: float) -> JsonObject:
+    return {
+        "win": win,
+        "tie": 0.15,
+        "lose": 0.85 - win,
+        "win_rate": win + 0.075,
+        "win_rate_low": win - 0.02,
+        "win_rate_high": win + 0.16,
+        "count": count,
+    }

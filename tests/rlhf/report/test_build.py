@@ -150,13 +150,12 @@ def test_headline_numbers_are_those_of_the_files(page: str) -> None:
 def test_a_missing_win_rate_at_equal_length_is_a_dash(
     settings: Settings, workspace: Workspace
 ) -> None:
-    prefix = "win_rate_length_controlled"
-    rates = {prefix: 0.62, f"{prefix}_low": 0.5, f"{prefix}_high": 0.7}
-    missing = dict.fromkeys([f"sft_vs_base_{key}" for key in rates])
-    write_json(
-        workspace.metrics("evaluate"), read_json(workspace.metrics("evaluate")) | rates | missing
-    )
-
+    keys = [f"win_rate_length_controlled{end}" for end in ("", "_low", "_high")]
+    details = read_json(workspace.details("evaluate"))
+    headline, other = details["comparisons"]
+    headline["figures"] |= dict(zip(keys, (0.62, 0.5, 0.7), strict=True))
+    other["figures"] |= dict.fromkeys(keys)
+    write_json(workspace.details("evaluate"), details)
     text = built_page(settings, workspace)
     cells = (
         '<td class="number">{}</td><td class="number">{}</td><td class="number">57.0\u202f%</td>'
@@ -174,6 +173,20 @@ def test_scores_of_dialogues_carry_the_name_of_their_judge(
     text = built_page(settings.model_copy(update={"evaluate": evaluate}), workspace)
     assert re.search(r"<h4>policy <span>rules [+−]\d", text)
     assert not re.search(r"<h4>policy <span>gold", text)
+
+
+def test_details_of_an_older_version_are_named_with_what_they_lack(
+    settings: Settings, workspace: Workspace
+) -> None:
+    details = read_json(workspace.details("evaluate"))
+    for comparison in details["comparisons"]:
+        del comparison["figures"]
+    write_json(workspace.details("evaluate"), details)
+    with pytest.raises(
+        DataError, match=r"evaluate_details\.json: its comparisons have no `figures`"
+    ) as refused:
+        build(settings, workspace)
+    assert "\n" not in str(refused.value)
 
 
 def test_a_collapsed_run_is_marked(page: str, settings: Settings, workspace: Workspace) -> None:

@@ -27,6 +27,6 @@ def test_the_example_is_added_to_the_model_s_score(
         rows[len(rewards)] = numbers(workspace.steps("ppo"))[0]
     # the same rollout: nothing was learnt yet
     unfinished = 1 - rows[1]["finished"]
-    assert 0 < unfinished
+    assert unfinished > 0
     assert rows[2]["reward"] == pytest.approx(rows[1]["reward"] - 2.0 * unfinished, abs=1e-6)
     assert json.loads(workspace.metrics("ppo").read_text())["iterations"] == 1

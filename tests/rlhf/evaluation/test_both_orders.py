@@ -3,11 +3,9 @@ from dataclasses import replace
 
 import pytest
 
-from rlhf.common.errors import RlhfError, SettingsError
-from rlhf.evaluation.judges.gold import preference
-from rlhf.evaluation.types import Case, Verdict, judge_both_orders, make_judge
-from rlhf.settings.schema import Settings
-from rlhf.workspace import Workspace
+from rlhf.common.errors import RlhfError
+from rlhf.evaluation.both_orders import judge_both_orders
+from rlhf.evaluation.types import Case, Verdict
 
 
 def case(first: str, second: str) -> Case:
@@ -107,27 +105,3 @@ def test_swapping_twice_is_nothing() -> None:
     item = case("one two", "three")
     assert item.swapped() != item
     assert item.swapped().swapped() == item
-
-
-def test_an_unknown_judge_is_named_with_the_known_ones(settings: Settings) -> None:
-    with pytest.raises(
-        SettingsError, match="no judge 'oracle'; there are: api, gold, people, rules"
-    ):
-        make_judge("oracle", settings, Workspace())
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "tie_probability", "expected"),
-    [
-        (0.21, 0.0, 0.55, "first"),  # sigmoid(0.21) = 0.5523
-        (0.20, 0.0, 0.55, "tie"),  # sigmoid(0.20) = 0.5498
-        (0.0, 0.21, 0.55, "second"),
-        (1.0, 1.0, 0.5, "tie"),  # equal scores, whatever the threshold
-        (1e-6, 0.0, 0.5, "first"),
-        (-5000.0, 5000.0, 0.99, "second"),  # no overflow
-    ],
-)
-def test_gold_preference(
-    first: float, second: float, tie_probability: float, expected: str
-) -> None:
-    assert preference(first, second, tie_probability) == expected
