@@ -1,7 +1,7 @@
 """The seam between the policy loop and an algorithm.
 
-An algorithm asks the loop for what it consumes (`Sources`) and hands it what is to be learnt, as data
-(`Update`). The loop knows no algorithm, no role and no metric by name.
+An algorithm asks the loop for what it consumes (`Sources`) and hands it what is to be learnt, as
+data (`Update`). The loop knows no algorithm, no role and no metric by name.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence

@@ -144,8 +144,8 @@ def write_links(root: Path) -> None:
 
 
 def link_name(path: Path) -> str:
-    """The name of a link: the file's path in the package, for two folders may have one name."""
-    return ".".join(path.relative_to("rlhf").parts)
+    """A link's name: the file's module in the package, without `.py`, or tools read it twice."""
+    return ".".join(path.with_suffix("").relative_to("rlhf").parts)
 
 
 def _known_settings() -> list[Settings]:

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with rate and time left on a terminal, a log line now and then elsewhere."""
+"""Progress of long work: a bar with rate and time left on a terminal, log lines elsewhere."""
 
 import logging
 import sys

@@ -1,7 +1,7 @@
 """Which source files a stage can run: the closure of its imports, read from the source itself.
 
-Resume checkpoints are keyed by it and `dvc.yaml` lists it: a stage becomes stale when a file changes
-that it runs, and by no other.
+Resume checkpoints are keyed by it and `dvc.yaml` lists it: a stage becomes stale when a file
+changes that it runs, and by no other.
 """
 
 import ast

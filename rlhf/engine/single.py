@@ -15,7 +15,10 @@ from rlhf.settings.training import EngineSettings, Optimizer
 
 
 class TorchTrainer:
-    """AdamW over the parameters that want gradients; float32 weights, the forward pass under the engine's autocast."""
+    """AdamW over the parameters that want gradients.
+
+    The weights are float32; the forward pass runs under the engine's autocast.
+    """
 
     def __init__(self, module: nn.Module, settings: Optimizer, total_steps: int) -> None:
         self.module = module
@@ -122,11 +125,12 @@ class TorchEngine:
 
 
 def enable_gradient_checkpointing(model: nn.Module) -> None:
-    """Trade compute for memory in the transformer inside `model`; takes effect within `recomputing`."""
+    """Trade compute for memory in `model`'s transformer; takes effect within `recomputing`."""
     for part in model.modules():
         if isinstance(part, PreTrainedModel):
             part.activation_checkpointing_enable({"use_reentrant": False})
-            part.disable_input_require_grads()  # it would drag gradients through frozen lower layers
+            # it would drag gradients through frozen lower layers
+            part.disable_input_require_grads()
             return
 
 
@@ -134,8 +138,9 @@ def enable_gradient_checkpointing(model: nn.Module) -> None:
 def recomputing(module: nn.Module) -> Iterator[None]:
     """Let gradient checkpointing, where it is enabled, take effect inside the block only.
 
-    Layers of transformers recompute in training mode alone, and would drop the key-value cache when sampling. So the
-    checkpointed layers themselves are in training mode here; what is inside of them, dropout, stays in evaluation mode.
+    Layers of transformers recompute in training mode alone, and would drop the key-value cache when
+    sampling. So the checkpointed layers themselves are in training mode here; what is inside of
+    them, dropout, stays in evaluation mode.
     """
     layers = [part for part in module.modules() if getattr(part, "gradient_checkpointing", False)]
     before = [layer.training for layer in layers]

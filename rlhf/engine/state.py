@@ -13,7 +13,7 @@ _TREE = "state.json"
 
 
 def save_state(directory: Path, name: str, tree: dict[str, Any]) -> None:
-    """Write a tree of dicts and lists with tensors, numbers, strings, booleans and None at its leaves."""
+    """Write a tree of dicts and lists; leaves are tensors, numbers, strings, booleans and None."""
     tensors: dict[str, Tensor] = {}
     folder = directory / name
     folder.mkdir(parents=True, exist_ok=True)

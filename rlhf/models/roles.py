@@ -73,7 +73,7 @@ class Models:
                 with staged_directory(directory) as partial:
                     save_causal_lm(self.language_model(role), tokenizer, partial)
 
-    # -- the trunk ------------------------------------------------------------------------------------
+    # -- the trunk ---------------------------------------------------------------------------------
 
     def share_trunk(self) -> None:
         """Let all roles read the states of their common frozen blocks, if they have such blocks.
@@ -100,7 +100,7 @@ class Models:
             states.append(pad_width(own, batch.width))
         return replace(batch, trunk_states=torch.cat(states), trunk_blocks=self._trunk_blocks)
 
-    # -- forward passes -------------------------------------------------------------------------------
+    # -- forward passes ----------------------------------------------------------------------------
 
     def target_logits(self, role: str, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
         """Logits that predict each target token, [N, V] float32, divided by `temperature`."""

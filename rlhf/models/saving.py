@@ -1,4 +1,7 @@
-"""Causal language models and tokenizers from and to Hugging Face directories (safetensors, no remote code)."""
+"""Causal language models and tokenizers from and to Hugging Face directories.
+
+safetensors only, no remote code.
+"""
 
 from pathlib import Path
 

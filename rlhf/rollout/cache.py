@@ -1,4 +1,7 @@
-"""Keys and values of a batch that is decoded: prompts read in groups of like length, and room for what will be said."""
+"""Keys and values of a batch that is decoded.
+
+Prompts are read in groups of like length; room is kept for the responses.
+"""
 
 from typing import Any
 

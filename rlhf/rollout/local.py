@@ -74,7 +74,7 @@ def seeded_uniforms(count: int, seed: int) -> Tensor:
     return torch.rand(count, generator=torch.Generator().manual_seed(seed))
 
 
-# -- the loop -----------------------------------------------------------------------------------------
+# -- the loop --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def _closed_up(going: Tensor) -> Tensor:
     return order
 
 
-# -- one token ----------------------------------------------------------------------------------------
+# -- one token -------------------------------------------------------------------------------------
 
 
 def draw(

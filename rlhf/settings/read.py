@@ -65,7 +65,8 @@ def _absent(section: Section, path: str = "") -> Iterator[tuple[str, str]]:
             yield from _absent(value, f"{key}.")
 
 
-_MAY_HOLD_SECRETS = ("evaluate", "endpoints")  # by mistake, below here: such a text is not repeated
+# below here a secret may stand by mistake: such a text is not repeated
+_MAY_HOLD_SECRETS = ("evaluate", "endpoints")
 
 
 def _explain(item: dict[str, Any], where: str) -> str:
@@ -77,7 +78,8 @@ def _explain(item: dict[str, Any], where: str) -> str:
         hint = f"did you mean {near[0]}? " if near else ""
         return f"{where}: {key}: unknown key; {hint}known here: {', '.join(known)}"
     message = str(item["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
-    message = message.replace("a valid tuple", "a list")  # as YAML calls it
+    # as YAML calls it
+    message = message.replace("a valid tuple", "a list")
     message = {"model_type": "must be a mapping of keys", "missing": "missing"}.get(
         item["type"], message
     )

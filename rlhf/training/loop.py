@@ -100,7 +100,7 @@ class Loop:
                     stream.close()
         self._finish()
 
-    # -- an iteration ---------------------------------------------------------------------------------
+    # -- an iteration ------------------------------------------------------------------------------
 
     def _iteration(self, iteration: int, samples: StepLog | None) -> tuple[dict[str, Value], bool]:
         """One row of the step log, and whether the alarm ends the run here."""
@@ -196,7 +196,7 @@ class Loop:
             speed["update_tokens_per_second"] = tokens / max(update_seconds, 1e-9)
         return speed
 
-    # -- state and outputs ----------------------------------------------------------------------------
+    # -- state and outputs -------------------------------------------------------------------------
 
     def _state(self) -> dict[str, Any]:
         return {

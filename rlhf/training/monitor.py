@@ -1,4 +1,4 @@
-"""Signals that training is sound (section 5.2): reward and loss do not tell; perplexity, length and KL do.
+"""Signals that training is sound (section 5.2): perplexity, length, KL; not reward or loss.
 
 The rule of the alarm: a policy has collapsed when, for `patience` iterations in a row, at least two
 of three signals lie outside of the band around where it started, the mean over the iterations in

@@ -162,8 +162,8 @@ class RewardTraining(Task):
 def balanced(table: pd.DataFrame) -> pd.DataFrame:
     """Repeat the scarcer of helpful and harmless rows in turn until there are as many of both.
 
-    Other kinds stay as they are. What makes an answer good in one kind can make it bad in the other,
-    a refusal for example: the kind with more pairs would settle the sign for both.
+    Other kinds stay as they are. What makes an answer good in one kind can make it bad in the
+    other, a refusal for example: the kind with more pairs would settle the sign for both.
     """
     parts = {str(kind): part for kind, part in table.groupby("kind", sort=True)}
     both = ("helpful", "harmless")

@@ -40,7 +40,7 @@ class RunSources:
         self.seconds = 0.0
         self.tokens = 0.0
 
-    # -- what an algorithm asks for -------------------------------------------------------------------
+    # -- what an algorithm asks for ----------------------------------------------------------------
 
     def rollouts(self, role: str = POLICY, responses: int = 1) -> Rollout:
         """Responses of the model in `role` to this iteration's prompts, `responses` to each."""
@@ -70,7 +70,7 @@ class RunSources:
         """The training rows of a prepared table."""
         return read_rows_of(self._run.workspace, table, "train")
 
-    # -- validation -----------------------------------------------------------------------------------
+    # -- validation --------------------------------------------------------------------------------
 
     def validation_prompts(self) -> PromptBatch:
         """The fixed prompts that every validation asks, this process's share."""
@@ -80,7 +80,7 @@ class RunSources:
         """The policy's responses to them, from random streams that are the same each time."""
         return self._sample(POLICY, prompts, "validation")
 
-    # -- helpers --------------------------------------------------------------------------------------
+    # -- helpers -----------------------------------------------------------------------------------
 
     def _sample(self, role: str, prompts: PromptBatch, *draw: str | int) -> Rollout:
         sampler = self._sampler(role)
