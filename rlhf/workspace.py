@@ -34,7 +34,7 @@ class Workspace:
         return self.root / "data" / "evaluation" / "comparisons.parquet"
 
     @property
-    def kept_answers(self) -> Path:
+    def answer_cache(self) -> Path:
         """What endpoints answered: outside of DVC's outs and of git, so that nothing is paid for twice."""
         return self.root / ".answers" / "answers.db"
 

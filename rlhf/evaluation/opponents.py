@@ -56,7 +56,7 @@ def responses_of(
     if address.kind == "api":
         endpoint = find_endpoint(address.detail, settings)
         answers, facts = endpoint_responses(
-            address.detail, endpoint, prompts, limit, workspace.kept_answers
+            address.detail, endpoint, prompts, limit, workspace.answer_cache
         )
         return [_endpoint_response(tokenizer, answer, limit) for answer in answers], facts
     texts = read_responses(address.path, prompts)

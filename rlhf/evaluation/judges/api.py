@@ -45,7 +45,7 @@ class ApiJudge:
 
         Raises SettingsError for an unknown endpoint, JudgeError without its key.
         """
-        return cls(detail, find_endpoint(detail, settings), workspace.kept_answers)
+        return cls(detail, find_endpoint(detail, settings), workspace.answer_cache)
 
     def judge(self, cases: Sequence[Case]) -> list[Verdict]:
         """Ask for every case once, or for `limit` of them."""

@@ -9,7 +9,7 @@ from tiny import tiny_settings
 from rlhf.registry import ALGORITHMS
 from rlhf.training import loop
 from rlhf.workspace import Workspace
-from tests.readme_examples import install, python_blocks, registry_line
+from tests.readme_examples import python_blocks, register
 from tests.source_tree import ROOT
 
 README = "rlhf/algorithms/README.md"
@@ -19,9 +19,7 @@ def test_the_example_trains_a_policy(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, line = python_blocks(README)
-    name, place = registry_line(line)
-    install(place.partition(":")[0], source, tmp_path)
-    monkeypatch.setitem(ALGORITHMS, name, place)
+    name = register(monkeypatch, ALGORITHMS, source, line, tmp_path)
     changes = {"ppo.algorithm": name, "ppo.mini_batch": 8, "ppo.micro_batch": 8}
     loop.train(tiny_settings(changes), workspace)
     summary = json.loads(workspace.metrics("ppo").read_text())

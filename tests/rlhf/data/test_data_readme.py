@@ -1,10 +1,7 @@
 """The README of the data: its example works as it stands there, its lists are complete."""
 
-import ast
-import importlib
 import re
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,6 @@ import pytest
 from rlhf import data, registry
 from rlhf.common.errors import SourceError
 from rlhf.common.files import read_json, tree_sha256
-from rlhf.data import sources
 from rlhf.data.fetch import check_addresses, fetch
 from rlhf.data.ledger import UNWANTED, Ledger
 from rlhf.data.load import load_rows
@@ -21,29 +17,19 @@ from rlhf.data.records import Dialogue, Message, Row
 from rlhf.data.uses import USES, raw_directory
 from rlhf.settings.schema import Settings
 from rlhf.workspace import Workspace
+from tests.readme_examples import python_blocks, register
 
 FOLDER = Path(str(data.__file__)).parent
 TEXT = (FOLDER / "README.md").read_text(encoding="utf-8")
-SOURCE, ENTRY, TEST = re.findall(r"^```python\n(.*?)^```", TEXT, re.S | re.M)
+SOURCE, ENTRY, TEST = python_blocks("rlhf/data/README.md")
 
 
 @pytest.fixture
-def csv_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The example's file among the sources, and its line in the registry."""
-    (kind, entry), *others = ast.literal_eval(f"{{{ENTRY}}}").items()
-    assert not others
-    module = entry.partition(":")[0]
-    name = module.removeprefix("rlhf.data.sources.")
-    assert f"`rlhf/data/sources/{name}.py`" in TEXT
-
+def csv_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The source of the example, and its line in the registry."""
     folder = tmp_path / "sources"
     folder.mkdir()
-    (folder / f"{name}.py").write_text(SOURCE, encoding="utf-8")
-    monkeypatch.setattr(sources, "__path__", [*sources.__path__, str(folder)])
-    monkeypatch.setitem(registry.SOURCES, kind, entry)
-    importlib.invalidate_caches()
-    yield
-    sys.modules.pop(module, None)
+    register(monkeypatch, registry.SOURCES, SOURCE, ENTRY, folder)
 
 
 def example_tests() -> dict[str, Callable[[Path], None]]:

@@ -2,13 +2,12 @@
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import rlhf.evaluation.judges as judges
 from rlhf.common.errors import SettingsError
 from rlhf.evaluation.both_orders import judge_both_orders
 from rlhf.evaluation.judges import make_judge
@@ -17,33 +16,20 @@ from rlhf.registry import JUDGES
 from rlhf.settings import settings_from
 from rlhf.settings.schema import Settings
 from rlhf.workspace import Workspace
+from tests.readme_examples import python_blocks, register
 from tests.source_tree import ROOT
 
-README = (ROOT / "rlhf" / "evaluation" / "README.md").read_text(encoding="utf-8")
+README = "rlhf/evaluation/README.md"
 MODULE = "rlhf.evaluation.judges.concise"
 
 
-def python_blocks() -> list[str]:
-    """The judge, its line in the registry and its test."""
-    return re.findall(r"^```python\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+SOURCE, LINE, TEST = python_blocks(README)
 
 
 @pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The judge's file in a folder of the package, and its line in the registry."""
-    source, line, _ = python_blocks()
-    (tmp_path / "concise.py").write_text(source, encoding="utf-8")
-    monkeypatch.setattr(judges, "__path__", [*judges.__path__, str(tmp_path)])
-    monkeypatch.setitem(JUDGES, *_entry(line))
-    yield
-    sys.modules.pop(MODULE, None)
-    vars(judges).pop("concise", None)
-
-
-def _entry(line: str) -> tuple[str, str]:
-    match = re.fullmatch(r'\s*"([\w.]+)": "([\w.:]+)",\n', line)
-    assert match is not None
-    return match[1], match[2]
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The judge of the example, and its line in the registry."""
+    register(monkeypatch, JUDGES, SOURCE, LINE, tmp_path)
 
 
 @pytest.mark.usefixtures("installed")
@@ -66,9 +52,8 @@ def test_the_judge_of_the_readme_judges_by_its_address(settings: Settings) -> No
 
 @pytest.mark.usefixtures("installed")
 def test_the_test_of_the_readme_passes() -> None:
-    *_, source = python_blocks()
     names: dict[str, Any] = {}
-    exec(compile(source, "README.md", "exec"), names)
+    exec(compile(TEST, README, "exec"), names)
     tests: list[Callable[[], None]] = [
         value for name, value in names.items() if name.startswith("test_")
     ]
@@ -83,7 +68,8 @@ def test_without_its_line_there_is_no_such_judge(settings: Settings) -> None:
 
 
 def test_the_judges_in_the_table_are_those_of_the_registry() -> None:
-    table = README.partition("| judge |")[2].partition("\n\n")[0]
+    text = (ROOT / README).read_text(encoding="utf-8")
+    table = text.partition("| judge |")[2].partition("\n\n")[0]
     assert {name.partition(":")[0] for name in re.findall(r"^\| `([^`]+)`", table, re.M)} == set(
         JUDGES
     )

@@ -9,7 +9,7 @@ from tiny import numbers, tiny_settings
 from rlhf.registry import REWARDS
 from rlhf.training import loop
 from rlhf.workspace import Workspace
-from tests.readme_examples import install, python_blocks, registry_line
+from tests.readme_examples import python_blocks, register
 
 README = "rlhf/rewards/README.md"
 
@@ -18,9 +18,7 @@ def test_the_example_is_added_to_the_model_s_score(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, line = python_blocks(README)
-    name, place = registry_line(line)
-    install(place.partition(":")[0], source, tmp_path)
-    monkeypatch.setitem(REWARDS, name, place)
+    register(monkeypatch, REWARDS, source, line, tmp_path)
     rows = {}
     for rewards in (["model:reward"], ["model:reward", "ends:2.0"]):
         loop.train(tiny_settings({"ppo.rewards": rewards, "ppo.iterations": 1}), workspace)

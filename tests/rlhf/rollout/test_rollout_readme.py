@@ -9,7 +9,7 @@ from tiny import numbers, tiny_settings
 from rlhf.registry import SAMPLERS
 from rlhf.training import loop
 from rlhf.workspace import Workspace
-from tests.readme_examples import install, python_blocks, registry_line
+from tests.readme_examples import python_blocks, register
 
 README = "rlhf/rollout/README.md"
 
@@ -18,9 +18,7 @@ def test_the_example_samples_the_policy_itself(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, line = python_blocks(README)
-    name, place = registry_line(line)
-    install(place.partition(":")[0], source, tmp_path)
-    monkeypatch.setitem(SAMPLERS, name, place)
+    name = register(monkeypatch, SAMPLERS, source, line, tmp_path)
     sampling = {"temperature": 0.8, "sampler": name}
     loop.train(tiny_settings({"ppo.sampling": sampling, "ppo.iterations": 2}), workspace)
     rows = [row for row in numbers(workspace.steps("ppo")) if "reward" in row]
