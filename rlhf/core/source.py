@@ -63,6 +63,7 @@ def unwatched(modules: Iterable[str], listed: Iterable[str]) -> list[Path]:
 
     A path is that of a file, of a folder, or of a folder of links to files.
     """
+    # dvc.yaml lists an algorithm by a folder of links
     paths = [ROOT / entry for entry in listed]
     targets = {link.resolve() for path in paths if path.is_dir() for link in path.iterdir()}
     covered = {*paths, *targets}
@@ -85,6 +86,9 @@ def file_of(name: str) -> Path | None:
 def imported_names(path: Path) -> tuple[str, ...]:
     """Dotted names that a file imports; `from a import b` gives both `a` and `a.b`."""
     return _read(path, path.stat().st_mtime_ns).imports
+
+
+# -- reading source --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

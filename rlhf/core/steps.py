@@ -54,6 +54,7 @@ def read_steps(path: Path) -> list[dict[str, Any]]:
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
+            # being written, or cut off by a kill
             break
     return rows
 
@@ -70,6 +71,7 @@ def write_plot_data(log: Path, target: Path) -> None:
 
     A row a step, each with every key, null where it was not measured.
     """
+    # several lines of one step are one row
     steps: dict[int, dict[str, Any]] = {}
     for row in read_steps(log):
         steps.setdefault(int(row["step"]), {}).update(row)

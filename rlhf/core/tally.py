@@ -22,6 +22,7 @@ class Tally:
         same keys.
         """
         for key, value in values.items():
+            # in float64, so that the order of the parts shows in no digit
             total = weight * value.detach().double().sum()
             self.sums[key] = self.sums[key] + total if key in self.sums else total
             self.weights[key] = self.weights.get(key, 0.0) + weight * value.numel()

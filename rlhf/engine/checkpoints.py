@@ -64,6 +64,7 @@ class Checkpoints:
 
     def save(self, step: int, write: Callable[[Path], None]) -> None:
         """Write a checkpoint by `write(directory)`; it counts once all processes wrote their part."""
+        # the final name appears once every process has written: a killed run leaves a partial one
         final = self.directory / f"step-{step:08d}"
         partial = self.directory / f".{final.name}.partial"
         if is_main():

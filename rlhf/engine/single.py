@@ -41,20 +41,26 @@ class TorchTrainer:
         return learning_rate(self.settings, self.steps, self.total_steps)
 
     def step(self, losses: Sequence[Loss]) -> float:
+        # 1. gradients add up over the micro-batches, whose graphs are freed one by one
         with recomputing(self.module):
             for compute in losses:
                 loss = compute()
                 if not torch.isfinite(loss):
                     self._optimizer.zero_grad(set_to_none=True)
                     raise NonFiniteError(f"loss is {float(loss.detach())}")
+                # one of weight 0 may reach no parameter
                 if loss.requires_grad:
                     loss.backward()
+
+        # 2. clip the gradient of the whole step
         norm = torch.nn.utils.clip_grad_norm_(
             self._named.values(), self.settings.max_gradient_norm or float("inf")
         )
         if not torch.isfinite(norm):
             self._optimizer.zero_grad(set_to_none=True)
             raise NonFiniteError(f"gradient norm is {float(norm)}")
+
+        # 3. step
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate()
         self._optimizer.step()

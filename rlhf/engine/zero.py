@@ -94,12 +94,15 @@ class ZeroTrainer:
         return learning_rate(self.settings, self.steps, self.total_steps)
 
     def step(self, losses: Sequence[Loss]) -> float:
+        # 1. gradients; ZeRO averages over processes, so each loss is multiplied by their number
         self._expect_equal_counts(len(losses))
         with recomputing(self.module):
             for compute in losses:
                 loss = self._engine(compute)
                 self._refuse_bad_loss(loss)
                 self._engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)
+
+        # 2. step
         for group in self._engine.optimizer.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         self._engine.step()
@@ -170,6 +173,7 @@ class ZeroTrainer:
         if hasattr(wrapper, "update_lp_params"):
             wrapper.update_lp_params()
             return
+        # ZeRO 3: parts from the master copy, then the small parameters that stay whole
         wrapper._partition_all_parameters()
         for index in range(len(wrapper.fp16_groups)):
             wrapper._reassign_or_swap_out_partitioned_parameters(index)

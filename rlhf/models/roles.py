@@ -63,6 +63,7 @@ class Models:
 
     def gathered(self, role: str) -> AbstractContextManager[object]:
         """Whole weights of a model inside the block, for sampling and saving; frozen ones are whole."""
+        # only a trainer may hold weights in parts
         trainer = self._trainers.get(role)
         return nullcontext() if trainer is None else trainer.gathered()
 
@@ -92,6 +93,7 @@ class Models:
         """The batch with the states of the shared trunk, if there is one: computed once for all roles."""
         if not self._trunk_blocks:
             return batch
+        # the lower blocks of all roles are the same
         anyone = language_model(next(iter(self._modules.values())))
         states = []
         for part in batch.micro_batches(micro_batch):

@@ -24,6 +24,7 @@ def gae(
     following = torch.cat([values[:, 1:], after_last], dim=1)
     deltas = (rewards + gamma * following - values) * keep
 
+    # from the last token backwards
     advantages = torch.zeros_like(values)
     running = torch.zeros_like(values[:, 0])
     for step in range(values.shape[1] - 1, -1, -1):

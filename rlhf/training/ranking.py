@@ -57,11 +57,14 @@ def calibration(margins: Sequence[float], bins: int = 10) -> list[dict[str, floa
     Each pair enters once, with the model's own favourite: predicted = sigmoid(|margin|), at least
     0.5; observed = whether that favourite is the labelled one.
     """
+    # 1. where each pair falls
     values = np.asarray(margins, dtype=np.float64)
     predicted = 1 / (1 + np.exp(-np.abs(values)))
     right = values > 0
     edges = np.linspace(0.5, 1.0, bins + 1)
     place = np.clip(np.digitize(predicted, edges) - 1, 0, bins - 1)
+
+    # 2. the bins that hold any
     rows = []
     for index in range(bins):
         inside = place == index
@@ -129,6 +132,7 @@ def details(table: pd.DataFrame, scores: PairScores) -> dict[str, Any]:
 
 
 def _margin_histogram(kinds: np.ndarray, margins: np.ndarray) -> dict[str, list[float]]:
+    # even for margins that are all 0 the edges must rise
     reach = max(1e-6, float(np.abs(margins).max()))
     edges = np.linspace(-reach, reach, 41)
     histogram = {"edges": edges.tolist()}

@@ -60,6 +60,7 @@ class RunSources:
     def plain_text(self, windows: int, step: int) -> TokenBatch:
         """Windows of plain text for optimiser step `step` of the run; each process takes its own."""
         table = self._pretrain
+        # processes take turns, steps follow each other, the table begins anew at its end
         start = (step * self._share.world_size + self._share.rank) * windows
         rows = [(start + offset) % len(table) for offset in range(windows)]
         texts = [[int(token) for token in table["input_ids"].iloc[row]] for row in rows]
@@ -84,6 +85,7 @@ class RunSources:
 
     def _sample(self, role: str, prompts: PromptBatch, *draw: str | int) -> Rollout:
         sampler = self._sampler(role)
+        # a sampler reads whole weights, which ZeRO-3 keeps in parts
         with self._models.gathered(role):
             sampler.refresh()
             return sampler.rollout(prompts, *draw)
