@@ -1,4 +1,4 @@
-"""A two-layer language of 64 words: models, prepared tables in the format of `prepare`, settings and simulated processes."""
+"""A language of 64 words: two-layer models, prepared tables, settings, simulated processes."""
 
 import json
 import shutil
@@ -18,16 +18,27 @@ from rlhf.common.yaml import parse_yaml
 from rlhf.core.steps import read_steps
 from rlhf.models.heads import new_scalar_model, save_scalar_model
 from rlhf.models.saving import load_causal_lm, save_causal_lm
+from rlhf.rollout.prompts import PromptBatch
 from rlhf.settings import Settings, preset_text, settings_from
 from rlhf.workspace import Workspace
 
 PAD, EOS, START, GOOD, BAD = 0, 1, 2, 3, 4
 VOCABULARY = 64
-TIMES = ("seconds", "_per_second")  # endings of the metrics that no two runs share
+# endings of the metrics that no two runs share
+TIMES = ("seconds", "_per_second")
+
+# the settings of algorithm apa: no KL penalty, no ratio, whitened advantages
+APA: Mapping[str, Any] = {
+    "ppo.algorithm": "apa",
+    "ppo.apa": {"lambda": 0.1},
+    "ppo.kl": None,
+    "ppo.surrogate_clip": None,
+    "ppo.advantage": {"normalise": "mini-batch", "clip": None},
+}
 
 
-def tiny_model(seed: int = 0, spread: float = 0.02, tied: bool = True) -> LlamaForCausalLM:
-    """`spread` is the standard deviation of the weights: 0.02 gives nearly uniform predictions, 0.2 peaked ones."""
+def tiny_model(seed: int = 0, std: float = 0.02, tied: bool = True) -> LlamaForCausalLM:
+    """`std` is that of the weights: 0.02 gives nearly uniform predictions, 0.2 peaked ones."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -37,7 +48,7 @@ def tiny_model(seed: int = 0, spread: float = 0.02, tied: bool = True) -> LlamaF
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=256,
-        initializer_range=spread,
+        initializer_range=std,
         tie_word_embeddings=tied,
         pad_token_id=PAD,
         eos_token_id=EOS,
@@ -78,11 +89,29 @@ def text_of(ids: Sequence[int]) -> str:
     return tiny_tokenizer().decode(list(ids), skip_special_tokens=True)
 
 
+def prompts_of(
+    ids: Sequence[list[int]],
+    positions: Sequence[int] | None = None,
+    numbers: Sequence[int] | None = None,
+) -> PromptBatch:
+    """A batch of prompts; positions count from 0 and each gets one response unless told otherwise."""
+    count = len(ids)
+    places = list(range(count)) if positions is None else list(positions)
+    return PromptBatch(
+        ids=list(ids),
+        kinds=["helpful"] * count,
+        texts=[text_of(prompt) for prompt in ids],
+        table_rows=places,
+        positions=places,
+        response_numbers=[0] * count if numbers is None else list(numbers),
+    )
+
+
 def make_workspace(root: Path) -> Workspace:
     """A base model, random stand-ins for its sft and reward models, and the four tables."""
     workspace, tokenizer = Workspace(root), tiny_tokenizer()
     save_causal_lm(tiny_model(0), tokenizer, workspace.model("base"))
-    save_causal_lm(tiny_model(1, spread=0.1), tokenizer, workspace.model("sft"))
+    save_causal_lm(tiny_model(1, std=0.1), tokenizer, workspace.model("sft"))
     reward = new_scalar_model(workspace.model("sft"), 2, "reward")
     save_scalar_model(reward, tokenizer, workspace.model("reward"), "reward", score_std=0.5)
     workspace.prepared.mkdir(parents=True)
@@ -90,26 +119,23 @@ def make_workspace(root: Path) -> Workspace:
     splits = {"sft": {"train": 24, "validation": 6}, "pretrain": {"train": 10, "validation": 4}}
     splits["preferences"] = {"train": 48, "gold": 16, "validation": 12, "test": 24}
     splits["prompts"] = {"train": 40, "validation": 6, "test": 4}
-    rows = {
-        "sft": _sft_row,
-        "preferences": _pair_row,
-        "prompts": _prompt_row,
-        "pretrain": _text_row,
-    }
     for table, counts in splits.items():
-        content = [
-            {
-                "id": f"{table}-{split}-{n}",
-                "kind": "helpful" if n % 2 else "harmless",
-                "split": split,
-                "source": "made",
-            }
-            | rows[table](random, n)
-            for split, count in counts.items()
-            for n in range(count)
-        ]
-        write_table(workspace.prepared, table, content)
+        rows = []
+        for split, count in counts.items():
+            for number in range(count):
+                rows.append(_row(table, split, number, random))
+        write_table(workspace.prepared, table, rows)
     return workspace
+
+
+def _row(table: str, split: str, number: int, random: torch.Generator) -> dict[str, Any]:
+    row = {
+        "id": f"{table}-{split}-{number}",
+        "kind": "helpful" if number % 2 else "harmless",
+        "split": split,
+        "source": "made",
+    }
+    return row | _CONTENT[table](random, number)
 
 
 def _dialogue(prompt: Sequence[int]) -> dict[str, Any]:
@@ -161,6 +187,14 @@ def _text_row(random: torch.Generator, number: int) -> dict[str, Any]:
     return {"text": text_of(ids), "input_ids": ids, "kind": "plain"}
 
 
+_CONTENT = {
+    "sft": _sft_row,
+    "preferences": _pair_row,
+    "prompts": _prompt_row,
+    "pretrain": _text_row,
+}
+
+
 def tiny_settings(changes: Mapping[str, Any] | None = None) -> Settings:
     """The preset `tiny` with some keys changed, each given by its path: {"ppo.epochs": 2}."""
     return settings_from(changed(parse_yaml(preset_text("tiny"), "tiny"), changes or {}))
@@ -182,7 +216,7 @@ def write_settings(workspace: Workspace, settings: Settings) -> None:
     workspace.params.write_text(settings.model_dump_json(by_alias=True), encoding="utf-8")
 
 
-# -- comparing runs -----------------------------------------------------------------------------------------------------
+# -- comparing runs -----------------------------------------------------------------------------
 
 
 def same_models(left: Path, right: Path) -> bool:
@@ -193,27 +227,24 @@ def same_models(left: Path, right: Path) -> bool:
 
 def numbers(path: Path) -> list[dict[str, Any]]:
     """The rows of a step log or a summary, without the times."""
-    content = (
-        read_steps(path)
-        if path.suffix == ".jsonl"
-        else json.loads(path.read_text(encoding="utf-8"))
-    )
-    rows = content if isinstance(content, list) else [content]
+    if path.suffix == ".jsonl":
+        rows = read_steps(path)
+    else:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        rows = content if isinstance(content, list) else [content]
     return [{key: value for key, value in row.items() if not key.endswith(TIMES)} for row in rows]
 
 
 def outcome(workspace: Workspace, stage: str, model: str) -> dict[str, Any]:
     """All that a training stage wrote, in a form that two runs can be compared by."""
-    logs = {
-        path.name: numbers(path)
-        for path in sorted((workspace.root / "metrics").glob(f"{stage}[._]*"))
-    }
+    metrics = sorted((workspace.root / "metrics").glob(f"{stage}[._]*"))
+    logs = {path.name: numbers(path) for path in metrics}
     files = {path.name: path.read_bytes() for path in workspace.model(model).glob("*.safetensors")}
     assert f"{stage}.json" in logs and f"{stage}.jsonl" in logs and files
     return {**logs, **files}
 
 
-# -- processes ----------------------------------------------------------------------------------------------------------
+# -- processes ----------------------------------------------------------------------------------
 
 
 def simulate_processes(

@@ -1,6 +1,6 @@
 """Stage workers in processes of their own, to be killed, interrupted or starved of disk.
 
-They are forked from a server that has torch imported already, which saves each of them some seconds.
+They are forked from a server that has torch imported already, which saves each of them seconds.
 """
 
 import os
@@ -17,7 +17,8 @@ from rlhf.commands.worker import main
 from rlhf.common.metrics import Value
 from rlhf.core.steps import StepLog
 
-SECONDS = 300  # a worker needs about one; a busy machine may take its time
+# a worker needs about one; a busy machine may take its time
+SECONDS = 300
 _server = get_context("forkserver")
 _server.set_forkserver_preload(
     ["rlhf.training.sft", "rlhf.training.reward", "rlhf.training.loop", "workers"]
@@ -26,24 +27,38 @@ _server.set_forkserver_preload(
 
 @dataclass(frozen=True)
 class Harm:
-    """What befalls the worker: killed once it has logged `step`, or no file of its may exceed `file_bytes`."""
+    """What happens to the worker: killed once it has logged `step`, or limited to small files."""
 
     step: int | None = None
     file_bytes: int | None = None
 
 
-class Worker:
-    """`python -m rlhf.commands.worker STAGE` in the directory `root`."""
+def _nothing() -> None:
+    return None
 
-    def __init__(self, stage: str, root: Path, harm: Harm = Harm()) -> None:
+
+class Worker:
+    """`python -m rlhf.commands.worker STAGE` in the directory `root`.
+
+    prepare: called there first; a function that can be pickled
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        root: Path,
+        harm: Harm = Harm(),
+        prepare: Callable[[], None] = _nothing,
+    ) -> None:
         self.output = root / "worker.log"
-        self._process = _server.Process(target=_run, args=(stage, root, harm, self.output))
+        arguments = (stage, root, harm, self.output, prepare)
+        self._process = _server.Process(target=_run, args=arguments)
         self._process.start()
 
     def interrupt_when(self, ready: Callable[[], bool], signum: int = signal.SIGINT) -> None:
         end = time.monotonic() + SECONDS
         while not ready():
-            assert self._process.is_alive(), self.said()
+            assert self._process.is_alive(), self.log()
             assert time.monotonic() < end
             time.sleep(0.01)
         assert self._process.pid is not None
@@ -54,14 +69,14 @@ class Worker:
         self._process.join(SECONDS)
         code = self._process.exitcode
         self._process.kill()
-        assert code is not None, self.said()
+        assert code is not None, self.log()
         return code
 
-    def said(self) -> str:
+    def log(self) -> str:
         return self.output.read_text()
 
 
-def _run(stage: str, root: Path, harm: Harm, output: Path) -> None:
+def _run(stage: str, root: Path, harm: Harm, output: Path, prepare: Callable[[], None]) -> None:
     os.chdir(root)
     with output.open("w") as stream:
         os.dup2(stream.fileno(), 1)
@@ -71,6 +86,7 @@ def _run(stage: str, root: Path, harm: Harm, output: Path) -> None:
         _die_after(f"{stage}.jsonl", harm.step)
     if harm.file_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (harm.file_bytes, harm.file_bytes))
+    prepare()
     code = main([stage])
     sys.stderr.flush()
     os._exit(code)

@@ -1,22 +1,25 @@
-"""PPO-max on the tiny model, and the same numbers one response at a time: no padding, plain Python over its tokens."""
+"""On-policy algorithms on the tiny model, and their numbers one response at a time.
+
+The slow numbers know no padding, no batches and no masks: plain Python over a response's tokens.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tiny import EOS, PAD, tiny_settings
+from tiny import EOS, PAD, prompts_of, tiny_settings, tiny_tokenizer
+from torch import Tensor, nn
 
-from rlhf.algorithms import Context, make_algorithm
-from rlhf.algorithms.ppo_max import PpoMax
-from rlhf.core.tally import Tally
-from rlhf.engine import make_engine
-from rlhf.models.heads import load_scalar_model
+from rlhf.algorithms.base import Context
+from rlhf.algorithms.on_policy import OnPolicy
+from rlhf.engine import Engine, make_engine
+from rlhf.models.heads import ScalarModel, load_scalar_model
 from rlhf.models.saving import load_causal_lm
-from rlhf.rollout.actor import Actor
-from rlhf.rollout.records import Experience, PromptBatch, Rollout
-from rlhf.rollout.sampler import SamplingRule
+from rlhf.registry import ALGORITHMS, find
+from rlhf.rollout.records import Rollout
+from rlhf.rollout.sampler import PolicySampler, SamplingRule, make_sampler
 from rlhf.workspace import Workspace
 
 PROMPTS = [
@@ -29,98 +32,140 @@ PROMPTS = [
     [2, 15],
     [2, 16, 17],
 ]
+TEMPERATURE = 0.8
+# of the random reward model of `tiny.make_workspace`
+SCORE_STD = 0.5
 
 
-def make(workspace: Workspace, **changes: Any) -> PpoMax:
-    paths = {"ppo.sampling.temperature": 0.8} | {
-        key.replace("__", "."): value for key, value in changes.items()
+def make(
+    workspace: Workspace, changes: Mapping[str, Any] | None = None, engine: Engine | None = None
+) -> OnPolicy:
+    """The algorithm that the settings name, without plain text; one mini-batch holds all prompts.
+
+    The policy has moved away from the reference, as after some updates.
+    """
+    defaults = {
+        "ppo.sampling.temperature": TEMPERATURE,
+        "ppo.mini_batch": len(PROMPTS),
+        "ppo.ptx": None,
     }
-    settings = tiny_settings(paths)
-    algorithm = make_algorithm(Context(settings, workspace, make_engine(settings.engine)))
-    assert isinstance(algorithm, PpoMax)
-    with torch.no_grad():  # away from the reference, as after some updates
-        for value in algorithm.policy().parameters():
-            if value.requires_grad:
-                value.add_(
-                    0.02 * torch.randn(value.shape, generator=torch.Generator().manual_seed(4))
-                )
+    settings = tiny_settings({**defaults, **(changes or {})})
+    context = Context(
+        settings=settings,
+        workspace=workspace,
+        engine=engine or make_engine(settings.engine),
+        tokenizer=tiny_tokenizer(),
+    )
+    algorithm = find(ALGORITHMS, settings.ppo.algorithm)(context)
+    assert isinstance(algorithm, OnPolicy)
+    move(algorithm.models.language_model("policy"), seed=4)
     return algorithm
 
 
-def roll(algorithm: PpoMax, seed: int = 1, rows: Sequence[int] = range(len(PROMPTS))) -> Rollout:
-    rule = SamplingRule(max_new_tokens=9, eos_id=EOS, pad_id=PAD, temperature=0.8)
-    actor = Actor(algorithm.policy(), algorithm.engine, rule, seed)
-    count = len(rows)
-    return actor.rollout(
-        PromptBatch([PROMPTS[row] for row in rows], ["helpful"] * count, [""] * count, list(rows))
-    )
+@torch.no_grad()
+def move(module: nn.Module, seed: int, size: float = 0.02) -> None:
+    """Change what learns as some updates would."""
+    for value in module.parameters():
+        if value.requires_grad:
+            random = torch.Generator().manual_seed(seed)
+            value.add_(size * torch.randn(value.shape, generator=random))
 
 
-@dataclass
-class Row:
-    """What the models say of one response, one number a token."""
+def roll(algorithm: OnPolicy, seed: int = 1, rows: Sequence[int] = range(len(PROMPTS))) -> Rollout:
+    """The policy's responses to some of the prompts; a row's response depends on nothing else."""
+    rule = SamplingRule(max_new_tokens=9, eos_id=EOS, pad_id=PAD, temperature=TEMPERATURE)
+    engine = algorithm.engine
+    sampler = make_sampler("local", algorithm.models.language_model("policy"), engine, rule)
+    prompts = prompts_of([PROMPTS[row] for row in rows], positions=list(rows))
+    return PolicySampler(sampler, rule, seed, engine.device).rollout(prompts)
+
+
+# -- one response at a time ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SlowRow:
+    """What the models say of one response; one number a token, the score apart."""
 
     logprobs: list[float]
     reference: list[float]
     values: list[float]
     entropies: list[float]
-    reward: float
+    score: float
+
+    @property
+    def log_ratios(self) -> list[float]:
+        """log pi - log pi_ref of each token."""
+        return [p - r for p, r in zip(self.logprobs, self.reference, strict=True)]
 
 
 @torch.no_grad()
-def slow_rows(workspace: Workspace, algorithm: PpoMax, rollout: Rollout) -> list[Row]:
-    reference, reward = (
-        load_causal_lm(workspace.model("sft")),
-        load_scalar_model(workspace.model("reward")),
-    )
-    critic = load_scalar_model(workspace.model("reward"))
+def slow_rows(workspace: Workspace, algorithm: OnPolicy, rollout: Rollout) -> list[SlowRow]:
+    """Policy as it is now; reference, critic and reward model as they lie in the workspace."""
+    policy = algorithm.models.language_model("policy")
+    reference = load_causal_lm(workspace.model("sft"))
+    # both start from the reward model: the critic is another copy of it, at unit scale
+    reward = load_scalar_model(workspace.model("reward"))
     rows = []
     for prompt, response in zip(rollout.prompts.ids, rollout.responses, strict=True):
         ids = torch.tensor([[*prompt, *response]])
-        ours, theirs = (
-            (m(input_ids=ids).logits[0] / 0.8).log_softmax(1)
-            for m in (algorithm.policy(), reference)
+        ours = logprobs_of(policy, ids)
+        theirs = logprobs_of(reference, ids)
+        scalars = scalars_of(reward, ids)
+
+        # the state before each response token
+        before = range(len(prompt) - 1, len(prompt) + len(response) - 1)
+        row = SlowRow(
+            logprobs=[float(ours[t, ids[0, t + 1]]) for t in before],
+            reference=[float(theirs[t, ids[0, t + 1]]) for t in before],
+            values=[scalars[t] / SCORE_STD for t in before],
+            entropies=[entropy_of(ours[t]) for t in before],
+            score=scalars[-1],
         )
-        hidden = [
-            scalar.lm.base_model(input_ids=ids).last_hidden_state[0] for scalar in (critic, reward)
-        ]
-        before = range(
-            len(prompt) - 1, len(prompt) + len(response) - 1
-        )  # the state before each response token
-        rows.append(
-            Row(
-                [float(ours[t, ids[0, t + 1]]) for t in before],
-                [float(theirs[t, ids[0, t + 1]]) for t in before],
-                [
-                    float(critic.head(hidden[0][t])) / 0.5 for t in before
-                ],  # unit scale: the reward model's note says 0.5
-                [-sum(p * math.log(p) for p in ours[t].exp().tolist()) for t in before],
-                float(reward.head(hidden[1][-1])),
-            )
-        )
+        rows.append(row)
     return rows
 
 
-def slow_advantages(row: Row, score: float, eta: float, gamma: float, lam: float) -> list[float]:
-    rewards = [-eta * (p - r) for p, r in zip(row.logprobs, row.reference, strict=True)]
+def logprobs_of(model: nn.Module, ids: Tensor) -> Tensor:
+    """log p of every token at every place of one sequence, [T, V], at the sampling temperature."""
+    return (model(input_ids=ids).logits[0] / TEMPERATURE).log_softmax(1)
+
+
+def scalars_of(model: ScalarModel, ids: Tensor) -> list[float]:
+    """What the head says at every place of one sequence."""
+    hidden = model.lm.base_model(input_ids=ids).last_hidden_state[0]
+    return [float(model.head(state)) for state in hidden]
+
+
+def entropy_of(logprobs: Tensor) -> float:
+    """Entropy in nats of one distribution."""
+    return -sum(p * math.log(p) for p in logprobs.exp().tolist())
+
+
+def normalised_scores(rows: Sequence[SlowRow]) -> list[float]:
+    """(r - mean) / std where these rows are all the history there is."""
+    scores = torch.tensor([row.score for row in rows], dtype=torch.float64)
+    return ((scores - scores.mean()) / scores.std()).tolist()
+
+
+def slow_advantages(row: SlowRow, score: float, eta: float, lam: float = 0.95) -> list[float]:
+    """Equation 9 as it is printed, gamma = 1: a sum over all later TD errors."""
+    rewards = [-eta * log_ratio for log_ratio in row.log_ratios]
     rewards[-1] += score
-    after = [*row.values[1:], 0.0]
-    deltas = [
-        r + gamma * later - now for r, later, now in zip(rewards, after, row.values, strict=True)
-    ]
+    following = [*row.values[1:], 0.0]
+    columns = zip(rewards, following, row.values, strict=True)
+    deltas = [reward + later - now for reward, later, now in columns]
     count = len(deltas)
-    return [
-        sum((gamma * lam) ** (k - t) * deltas[k] for k in range(t, count)) for t in range(count)
-    ]
+    advantages = []
+    for t in range(count):
+        advantages.append(sum(lam ** (k - t) * deltas[k] for k in range(t, count)))
+    return advantages
 
 
-def flat(rows: list[list[float]]) -> list[float]:
+def flat(rows: Sequence[Sequence[float]]) -> list[float]:
+    """The numbers of all tokens, response after response."""
     return [value for row in rows for value in row]
 
 
-def policy_loss(algorithm: PpoMax, experience: Experience) -> tuple[float, dict[str, float]]:
-    tally = Tally()
-    total = sum(
-        float(loss().detach()) for loss in algorithm.losses("policy", 0, experience, None, tally)
-    )
-    return total, tally.means(lambda value: value)
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,44 +1,45 @@
-"""The policy gradient itself: exact by enumeration, by finite differences, and by a task that it has to solve."""
+"""The policy gradient: by enumeration, by finite differences, and by a task it has to solve."""
 
 import itertools
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import counted_tokens
 import pytest
 import torch
-from tiny import EOS, GOOD, PAD, tiny_settings
+from given import step_loss, update_of
+from slow_ppo import make, move, roll
+from tiny import APA, PAD
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from rlhf.algorithms import ALGORITHMS, Context, Material, PpoMax
-from rlhf.batches.padding import TokenBatch, pad
-from rlhf.core.tally import Tally
-from rlhf.engine import make_engine
-from rlhf.ppo.advantages import gae
-from rlhf.ppo.kl import kl_estimate
-from rlhf.ppo.losses import surrogate
-from rlhf.ppo.rewards import token_rewards
-from rlhf.rollout.actor import Actor
-from rlhf.rollout.records import PromptBatch
-from rlhf.rollout.sampler import SamplingRule
-from rlhf.training import loop
+import rlhf.ppo as ppo
+from rlhf.batches.padding import pad
 from rlhf.workspace import Workspace
 
+# -- by enumeration -----------------------------------------------------------------------------
+
 LENGTH = 3
-RESPONSES = list(itertools.product((0, 1), repeat=LENGTH))  # all of a vocabulary of two tokens
+# all of a vocabulary of two tokens
+RESPONSES = list(itertools.product((0, 1), repeat=LENGTH))
+PREFIXES = 2**LENGTH - 1
+
+
+def prefix_rows(tokens: Tensor) -> Tensor:
+    """The number of the prefix before each token, [B, R]; prefixes count in order of length."""
+    columns = []
+    for step in range(LENGTH):
+        prefix = torch.zeros_like(tokens[:, 0])
+        for place in range(step):
+            prefix = 2 * prefix + tokens[:, place]
+        columns.append(2**step - 1 + prefix)
+    return torch.stack(columns, dim=1)
 
 
 def table_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
-    """log p of each token of responses [B, R] under logits [prefixes, 2] of all prefixes, in order of length."""
-    columns = []
-    for step in range(LENGTH):
-        prefix = sum(
-            (tokens[:, place] << (step - 1 - place) for place in range(step)),
-            start=torch.zeros_like(tokens[:, 0]),
-        )
-        rows = 2**step - 1 + prefix
-        columns.append(logits.log_softmax(1)[rows, tokens[:, step]])
-    return torch.stack(columns, dim=1)
+    """log p of each token of responses [B, R] under a table of logits [prefixes, 2]."""
+    of_prefix = logits.log_softmax(1)[prefix_rows(tokens)]
+    return of_prefix.gather(2, tokens[:, :, None]).squeeze(2)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.3])
@@ -46,103 +47,99 @@ def table_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
 def test_the_surrogate_has_the_gradient_of_the_expected_reward(
     eta: float, epsilon: float | None
 ) -> None:
-    """Summed over all responses by their probability, against torch's own gradient of E[r] - eta KL(pi || pi_ref).
+    """Summed over all responses by probability, against torch's own gradient of the objective.
 
-    The values are noise: with lambda = 1 they are a baseline, which must not bias the gradient.
+    That is E[r] - eta KL(pi || pi_ref). The values are noise: with lambda = 1 they are a baseline,
+    which must not bias the gradient.
     """
     random = torch.Generator().manual_seed(0)
-    prefixes = 2**LENGTH - 1
     start, reference = (
-        torch.randn((prefixes, 2), generator=random, dtype=torch.float64) for _ in range(2)
+        torch.randn((PREFIXES, 2), generator=random, dtype=torch.float64) for _ in range(2)
     )
     tokens = torch.tensor(RESPONSES)
     scores = torch.randn(len(RESPONSES), generator=random, dtype=torch.float64)
-    by_state = torch.randn(prefixes, generator=random, dtype=torch.float64)
+    by_state = torch.randn(PREFIXES, generator=random, dtype=torch.float64)
     reference_logprobs = table_logprobs(reference, tokens)
 
+    # 1. the objective itself
     exact = start.clone().requires_grad_()
-    logprobs = table_logprobs(exact, tokens)
-    whole = logprobs.sum(dim=1)
-    objective = (whole.exp() * (scores - eta * (whole - reference_logprobs.sum(dim=1)))).sum()
+    of_response = table_logprobs(exact, tokens).sum(dim=1)
+    divergence = of_response - reference_logprobs.sum(dim=1)
+    objective = (of_response.exp() * (scores - eta * divergence)).sum()
     objective.backward()
 
+    # 2. the surrogate
     free = start.clone().requires_grad_()
     logprobs = table_logprobs(free, tokens)
     old, mask = logprobs.detach(), torch.ones(tokens.shape, dtype=torch.bool)
-    places = [
-        [2**step - 1 + int("0" + "".join(map(str, row[:step])), 2) for step in range(LENGTH)]
-        for row in RESPONSES
-    ]
-    values = by_state[torch.tensor(places)]
-    rewards = token_rewards(scores, kl_estimate(old, reference_logprobs), mask, eta)
-    advantages, _ = gae(rewards, values, mask, gamma=1.0, lam=1.0)
-    losses, ratio = surrogate(logprobs, old, advantages, epsilon)
+    kl = ppo.kl_estimate(old, reference_logprobs)
+    rewards = ppo.final_score(scores, mask) + ppo.kl_penalty(kl, mask, eta)
+    values = by_state[prefix_rows(tokens)]
+    advantages, _ = ppo.gae(rewards, values, mask, gamma=1.0, lam=1.0)
+    losses, ratio = ppo.surrogate(logprobs, old, advantages, epsilon)
     assert torch.equal(ratio, torch.ones_like(ratio))
     (old.sum(dim=1).exp()[:, None] * losses).sum().backward()
+
     assert exact.grad is not None and free.grad is not None
     torch.testing.assert_close(-free.grad, exact.grad, atol=1e-12, rtol=1e-10)
 
 
-PROMPTS = [[2, 9, 30], [2, 11], [2, 5, 6, 7], [2, 50, 51, 52]]
+# -- by finite differences ----------------------------------------------------------------------
+
+# every term that PPO-max's loss can have
+EVERY_TERM: Mapping[str, Any] = {
+    "ppo.entropy": {"coefficient": 0.1, "target": 3.0},
+    "ppo.advantage": {"normalise": "mini-batch", "clip": 1.0},
+    "ppo.penalty": {"coefficient": 0.5, "target": None},
+    "ppo.surrogate_clip": None,
+    "ppo.ptx": {"coefficient": 0.1, "windows": 1},
+}
 
 
 @pytest.fixture
 def everything_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take out the places where losses, head and transformer go to float32 by name."""
     softmax = nn.functional.softmax
-    monkeypatch.setattr(
-        nn.functional, "softmax", lambda values, dim, dtype=None: softmax(values, dim=dim)
-    )
-    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+
+    def softmax_as_it_is(values: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+        return softmax(values, dim=dim)
 
     def norm(self: LlamaRMSNorm, values: Tensor) -> Tensor:
-        return (
-            self.weight
-            * values
-            * (values.square().mean(-1, keepdim=True) + self.variance_epsilon).rsqrt()
-        )
+        mean_square = values.square().mean(-1, keepdim=True)
+        return self.weight * values * (mean_square + self.variance_epsilon).rsqrt()
 
+    monkeypatch.setattr(nn.functional, "softmax", softmax_as_it_is)
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     monkeypatch.setattr(LlamaRMSNorm, "forward", norm)
 
 
 @pytest.mark.usefixtures("everything_in_float64")
-@pytest.mark.parametrize("name", ["policy", "critic"])
-def test_gradients_equal_finite_differences_in_float64(prepared: Workspace, name: str) -> None:
+@pytest.mark.parametrize("role", ["policy", "critic"])
+@pytest.mark.parametrize("changes", [EVERY_TERM, APA], ids=["ppo-max", "apa"])
+def test_gradients_equal_finite_differences_in_float64(
+    prepared: Workspace, changes: Mapping[str, Any], role: str
+) -> None:
     """Of the whole loss with every term in it, after some updates, on the tiny model."""
-    changes = {
-        "ppo.entropy": {"coefficient": 0.1, "target": 3.0},
-        "ppo.advantage": {"normalise": "mini-batch", "clip": 1.0},
-        "ppo.penalty": {"coefficient": 0.5, "target": None},
-        "ppo.surrogate_clip": None,
-    }
-    settings = tiny_settings(changes)
-    algorithm = PpoMax(Context(settings, prepared, make_engine(settings.engine)))
-    for module in (algorithm.policy(), algorithm._critic, algorithm._reference, algorithm._reward):
-        module.double()
-    rule = SamplingRule(max_new_tokens=7, eos_id=EOS, pad_id=PAD, temperature=1.0)
-    actor = Actor(algorithm.policy(), algorithm.engine, rule, 1)
-    rollout = actor.rollout(PromptBatch(PROMPTS, ["helpful"] * 4, [""] * 4, list(range(4))))
-    experience, _ = algorithm.experience(Material(rollout))
-    module = algorithm.trainers[name].module
-    random = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for value in module.parameters():
-            value.add_(0.02 * torch.randn(value.shape, generator=random, dtype=value.dtype))
+    algorithm = make(prepared, changes)
+    for name in ("policy", "critic", "reference", "reward"):
+        algorithm.models[name].double()
     text = pad([[5, 6, 7, 8]], [[True] * 4], PAD)
+    update = update_of(algorithm, role, roll(algorithm, rows=range(4)), text=text)
+    module = algorithm.models[role]
+    move(module, seed=7)
 
     def total() -> Tensor:
-        return sum(
-            (loss() for loss in algorithm.losses(name, 0, experience, text, Tally())),
-            start=torch.zeros(()),
-        )
+        return step_loss(update).total
 
     module.zero_grad()
     total().backward()
-    for key, value in list(module.named_parameters())[::5]:
+    random = torch.Generator().manual_seed(8)
+    for name, value in list(module.named_parameters())[::5]:
         direction = torch.randn(value.shape, generator=random, dtype=value.dtype)
-        assert value.grad is not None, key
+        assert value.grad is not None and value.dtype == torch.float64, name
         slope = float((value.grad * direction).sum())
-        assert slope == pytest.approx(difference(value, direction, total), rel=1e-5, abs=1e-9), key
+        expected = difference(value, direction, total)
+        assert slope == pytest.approx(expected, rel=1e-5, abs=1e-9), name
 
 
 @torch.no_grad()
@@ -158,23 +155,12 @@ def difference(
     return (above - below) / (2 * size)
 
 
-class Counting(PpoMax):
-    """The reward is the number of tokens GOOD in the response."""
-
-    def _rewards(self, batch: TokenBatch, below: Tensor | None) -> Tensor:
-        return ((batch.input_ids == GOOD) & batch.target_mask).sum(dim=1).double().float()
+# -- by a task ----------------------------------------------------------------------------------
 
 
-def test_it_solves_a_bandit_of_counted_tokens(
+def test_ppo_max_solves_a_bandit_of_counted_tokens(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(ALGORITHMS, "ppo-max", Counting)
-    changes = {
-        "ppo.iterations": 40, "ppo.rollouts": 32, "ppo.mini_batch": 16, "ppo.micro_batch": 16, "ppo.epochs": 2,
-        "ppo.max_response_tokens": 6, "ppo.kl.coefficient": 0.01, "ppo.ptx": None, "ppo.optimizer.learning_rate": 3.0e-3,
-        "ppo.samples_every": 20, "ppo.checkpoint_every": 100, "ppo.keep": "last",
-    }  # fmt: skip
-    loop.train(tiny_settings(changes), workspace)
-    summary = json.loads(workspace.metrics("ppo").read_text())
-    assert summary["reward_first"] < 1.0
-    assert summary["reward_last"] > 5.4  # of 6
+    first, last = counted_tokens.solve(workspace, monkeypatch, {"ppo.kl.coefficient": 0.01})
+    assert first < 1.0
+    assert last > 5.4

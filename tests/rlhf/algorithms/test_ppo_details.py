@@ -1,137 +1,214 @@
-"""Details of the paper that PPO-max leaves off, or may leave off, each against the slow reference."""
+"""Details of the paper that PPO-max may leave off, each against the slow reference."""
 
 import math
 
 import pytest
 import torch
-from slow_ppo import flat, make, policy_loss, roll, slow_rows
+from given import step_loss, update_of, updates_of
+from slow_ppo import flat, make, mean, move, roll, slow_rows
 
-from rlhf.algorithms import Material
-from rlhf.algorithms.ppo_max import PpoMax
-from rlhf.core.tally import Tally
 from rlhf.workspace import Workspace
 
+NO_CLIP = {"ppo.surrogate_clip": None}
+NO_REPARAMETERISATION = {"normalise": None, "scale": None, "clip": None}
 
-def moved(algorithm: PpoMax) -> None:
-    """Change the policy as some updates of the same buffer would."""
-    with torch.no_grad():
-        for value in algorithm.policy().parameters():
-            value.add_(0.02 * torch.randn(value.shape, generator=torch.Generator().manual_seed(6)))
+
+# -- advantages ---------------------------------------------------------------------------------
 
 
 def test_advantages_are_whitened_over_the_mini_batch_and_then_clipped(prepared: Workspace) -> None:
-    algorithm = make(
-        prepared, ppo__advantage={"normalise": "mini-batch", "clip": 0.5}, ppo__surrogate_clip=None
-    )
-    experience, _ = algorithm.experience(Material(roll(algorithm)))
-    half = experience.select(torch.arange(4, 8))  # one mini-batch of the buffer
-    flat_advantages = half.advantages[half.response_mask].double()
-    expected = ((flat_advantages - flat_advantages.mean()) / flat_advantages.std()).clamp(-0.5, 0.5)
-    assert float(expected.min()) == -0.5 and float(expected.max()) == 0.5
-    total, _ = policy_loss(algorithm, half)
-    assert total == pytest.approx(-float(expected.mean()), abs=1e-5)  # the ratio is 1
-    plain = make(prepared, ppo__surrogate_clip=None)
-    assert policy_loss(plain, half)[0] == pytest.approx(-float(flat_advantages.mean()), abs=1e-5)
+    clipped = {"ppo.advantage": {"normalise": "mini-batch", "clip": 0.5}}
+    algorithm = make(prepared, {**NO_CLIP, **clipped, "ppo.mini_batch": 4, "ppo.micro_batch": 2})
+    update = update_of(algorithm, "policy", roll(algorithm))
+    _, half = update.mini_batches
+    advantages = half.advantages[half.response_mask].double()
+    whitened = (advantages - advantages.mean()) / advantages.std()
+    expected = whitened.clamp(-0.5, 0.5)
+    assert float(whitened.min()) < -0.5 and float(whitened.max()) > 0.5
+
+    # the ratio is 1
+    total = float(step_loss(update, half).total.detach())
+    assert total == pytest.approx(-float(expected.mean()), abs=1e-5)
+
+
+def test_advantages_may_stay_as_they_are(prepared: Workspace) -> None:
+    algorithm = make(prepared, {**NO_CLIP, "ppo.advantage": None, "ppo.mini_batch": 4})
+    update = update_of(algorithm, "policy", roll(algorithm))
+    _, half = update.mini_batches
+    advantages = half.advantages[half.response_mask].double()
+    total = float(step_loss(update, half).total.detach())
+    assert total == pytest.approx(-float(advantages.mean()), abs=1e-5)
+
+
+# -- the policy's loss --------------------------------------------------------------------------
 
 
 def test_the_ratio_may_be_taken_against_the_reference(prepared: Workspace) -> None:
-    algorithm = make(prepared, ppo__importance="reference", ppo__surrogate_clip=None)
+    algorithm = make(prepared, {**NO_CLIP, "ppo.importance": "reference"})
     rollout = roll(algorithm)
-    experience, _ = algorithm.experience(Material(rollout))
+    update = update_of(algorithm, "policy", rollout)
+    (experience,) = update.mini_batches
     rows = slow_rows(prepared, algorithm, rollout)
-    ratios = [
-        math.exp(p - r) for row in rows for p, r in zip(row.logprobs, row.reference, strict=True)
-    ]
+    ratios = [math.exp(log_ratio) for row in rows for log_ratio in row.log_ratios]
     advantages = experience.advantages[experience.response_mask].tolist()
-    total, told = policy_loss(algorithm, experience)
-    expected = -sum(ratio * a for ratio, a in zip(ratios, advantages, strict=True)) / len(ratios)
-    assert total == pytest.approx(expected, abs=1e-5)
-    assert told["ratio_mean"] == pytest.approx(sum(ratios) / len(ratios), abs=1e-5)
-    assert "ratio_max_deviation" not in told  # of no meaning here: the first ratio is not 1
+    terms = [-ratio * advantage for ratio, advantage in zip(ratios, advantages, strict=True)]
+
+    loss = step_loss(update)
+    assert float(loss.total.detach()) == pytest.approx(mean(terms), abs=1e-5)
+    assert loss.metrics["ratio_mean"] == pytest.approx(mean(ratios), abs=1e-5)
+    # of no meaning here: the first ratio is not 1
+    assert loss.tally.peaks == {}
 
 
 @pytest.mark.parametrize("target", [None, 3.0])
 def test_the_entropy_enters_the_loss(prepared: Workspace, target: float | None) -> None:
-    algorithm = make(prepared, ppo__entropy={"coefficient": 0.3, "target": target})
+    algorithm = make(prepared, {"ppo.entropy": {"coefficient": 0.3, "target": target}})
     rollout = roll(algorithm)
-    experience, _ = algorithm.experience(Material(rollout))
     entropies = flat([row.entropies for row in slow_rows(prepared, algorithm, rollout)])
-    terms = [-h if target is None else abs(h - target) for h in entropies]
-    with_bonus, told = policy_loss(algorithm, experience)
-    without, _ = policy_loss(make(prepared), experience)
-    assert with_bonus - without == pytest.approx(0.3 * sum(terms) / len(terms), abs=1e-5)
-    assert told["entropy_loss"] == pytest.approx(sum(terms) / len(terms), abs=1e-5)
+    terms = [-entropy if target is None else abs(entropy - target) for entropy in entropies]
+
+    with_bonus = step_loss(update_of(algorithm, "policy", rollout))
+    without = step_loss(update_of(make(prepared), "policy", rollout))
+    added = float((with_bonus.total - without.total).detach())
+    assert added == pytest.approx(0.3 * mean(terms), abs=1e-5)
+    assert with_bonus.metrics["entropy_loss"] == pytest.approx(mean(terms), abs=1e-5)
 
 
 def test_the_penalty_takes_the_place_of_the_clip(prepared: Workspace) -> None:
-    algorithm = make(
-        prepared, ppo__penalty={"coefficient": 2.0, "target": None}, ppo__surrogate_clip=None
-    )
+    penalty = {"ppo.penalty": {"coefficient": 2.0, "target": None}}
+    algorithm = make(prepared, {**NO_CLIP, **penalty})
     rollout = roll(algorithm)
-    experience, _ = algorithm.experience(Material(rollout))
-    moved(algorithm)
-    new = flat([row.logprobs for row in slow_rows(prepared, algorithm, rollout)])
+    update = update_of(algorithm, "policy", rollout)
+    (experience,) = update.mini_batches
+    # as after some steps on the same buffer
+    move(algorithm.models.language_model("policy"), seed=6)
+
     mask = experience.response_mask
+    new = flat([row.logprobs for row in slow_rows(prepared, algorithm, rollout)])
     old, advantages = experience.old_logprobs[mask].tolist(), experience.advantages[mask].tolist()
-    logs = [n - o for n, o in zip(new, old, strict=True)]
-    divergences = [math.exp(log) - 1 - log for log in logs]
-    terms = [
-        -math.exp(log) * a + 2.0 * d
-        for log, a, d in zip(logs, advantages, divergences, strict=True)
-    ]
-    total, told = policy_loss(algorithm, experience)
-    assert total == pytest.approx(sum(terms) / len(terms), abs=1e-4)
-    assert told["policy_kl"] == pytest.approx(sum(divergences) / len(divergences), abs=1e-5)
-    assert algorithm.learnt(told) == {"penalty_coefficient": 2.0}
-    assert algorithm.state()["penalty"] == 2.0  # fixed
+    log_ratios = [n - o for n, o in zip(new, old, strict=True)]
+    divergences = [math.exp(log_ratio) - 1 - log_ratio for log_ratio in log_ratios]
+    surrogates = [-math.exp(log) * a for log, a in zip(log_ratios, advantages, strict=True)]
+    expected = mean(surrogates) + 2.0 * mean(divergences)
+
+    loss = step_loss(update)
+    assert float(loss.total.detach()) == pytest.approx(expected, abs=1e-4)
+    assert loss.metrics["policy_kl"] == pytest.approx(mean(divergences), abs=1e-5)
+    assert "clip_fraction" not in loss.metrics
 
 
-def test_the_penalty_s_weight_adapts_and_survives(prepared: Workspace) -> None:
-    settings = {"ppo__penalty": {"coefficient": 2.0, "target": 0.01}, "ppo__surrogate_clip": None}
-    algorithm = make(prepared, **settings)
-    assert algorithm.learnt({"policy_kl": 0.5}) == {"penalty_coefficient": 2.0}
-    assert (
-        algorithm.learnt({"value_loss": 1.0}) == {}
-    )  # an iteration in which the critic learns alone
-    resumed = make(prepared, **settings)
+def test_a_penalty_without_a_target_keeps_its_weight(prepared: Workspace) -> None:
+    penalty = {"ppo.penalty": {"coefficient": 2.0, "target": None}}
+    algorithm = make(prepared, {**NO_CLIP, **penalty})
+    rollout = roll(algorithm)
+    for _ in range(2):
+        policy, _ = updates_of(algorithm, rollout, shown={"policy_kl": 0.5})
+        assert policy.metrics["penalty_coefficient"] == 2.0
+
+
+def test_a_penalty_with_a_target_adapts_its_weight_which_survives(prepared: Workspace) -> None:
+    settings = {**NO_CLIP, "ppo.penalty": {"coefficient": 2.0, "target": 0.01}}
+    algorithm = make(prepared, settings)
+    rollout = roll(algorithm)
+
+    # an iteration in which the critic learns alone changes nothing
+    (critic,) = updates_of(algorithm, rollout, iteration=-1, shown={"value_loss": 1.0})
+    assert "penalty_coefficient" not in critic.metrics
+    policy, _ = updates_of(algorithm, rollout, shown={"policy_kl": 0.5})
+    assert policy.metrics["penalty_coefficient"] == 2.0
+
+    resumed = make(prepared, settings)
     resumed.load_state(algorithm.state())
-    assert resumed.learnt({"policy_kl": 0.01}) == {"penalty_coefficient": 4.0}
+    for weight, divergence in ((4.0, 0.01), (4.0, 0.001), (2.0, 0.01)):
+        policy, _ = updates_of(resumed, rollout, shown={"policy_kl": divergence})
+        assert policy.metrics["penalty_coefficient"] == weight
+
+
+# -- rewards ------------------------------------------------------------------------------------
+#
+# With lambda 1 and no KL penalty the first return of a response is its score.
+
+MONTE_CARLO = {"ppo.kl": None, "ppo.gae.lambda": 1.0}
 
 
 def test_scaled_rewards_keep_their_mean(prepared: Workspace) -> None:
-    scaled = {"normalise": None, "scale": "running", "clip": None}
-    algorithm = make(prepared, ppo__reward=scaled, ppo__kl=None, ppo__gae__lambda=1.0)
+    scaled = {"ppo.reward": {"normalise": None, "scale": "running", "clip": None}}
+    algorithm = make(prepared, {**MONTE_CARLO, **scaled})
     rollout = roll(algorithm)
-    raw = algorithm.look(rollout)[0].double()
-    experience, _ = algorithm.experience(Material(rollout))
-    assert experience.returns[:, 0].tolist() == pytest.approx((raw / raw.std()).tolist(), abs=1e-4)
-
-
-def test_with_every_detail_off_it_is_vanilla(prepared: Workspace) -> None:
-    algorithm = make(
-        prepared, ppo__kl=None, ppo__reward__normalise=None, ppo__reward__clip=None, ppo__surrogate_clip=None,
-        ppo__value_clip=None, ppo__ptx=None, ppo__gae__lambda=1.0, ppo__penalty=None, ppo__entropy=None,
-    )  # fmt: skip
-    rollout = roll(algorithm)
-    experience, metrics = algorithm.experience(Material(rollout))
-    rewards = algorithm.look(rollout)[0]
-    for row, length in enumerate(rollout.lengths.tolist()):
-        assert experience.returns[row, :length].tolist() == pytest.approx(
-            [float(rewards[row])] * length, abs=1e-5
-        )
-    assert metrics["reward_normalised"] == pytest.approx(metrics["reward"])
-    assert metrics["kl"] != 0.0  # still watched
-    tally = Tally()
-    for loss in algorithm.losses("policy", 0, experience, None, tally):
-        loss()
-    assert "clip_fraction" not in tally.sums
+    raw = algorithm.validate(rollout).rewards.double()
+    (experience,) = update_of(algorithm, "policy", rollout).mini_batches
+    expected = (raw / raw.std()).tolist()
+    assert experience.returns[:, 0].tolist() == pytest.approx(expected, abs=1e-4)
 
 
 def test_rewards_are_clipped_after_normalisation(prepared: Workspace) -> None:
-    algorithm = make(prepared, ppo__reward__clip=0.3, ppo__kl=None, ppo__gae__lambda=1.0)
+    algorithm = make(prepared, {**MONTE_CARLO, "ppo.reward.clip": 0.3})
     rollout = roll(algorithm)
-    raw = algorithm.look(rollout)[0].double()
-    experience, _ = algorithm.experience(Material(rollout))
-    expected = ((raw - raw.mean()) / raw.std()).clamp(-0.3, 0.3).tolist()
+    raw = algorithm.validate(rollout).rewards.double()
+    (experience,) = update_of(algorithm, "policy", rollout).mini_batches
+    normalised = (raw - raw.mean()) / raw.std()
+    assert float(normalised.min()) < -0.3 and float(normalised.max()) > 0.3
+    expected = normalised.clamp(-0.3, 0.3).tolist()
     assert experience.returns[:, 0].tolist() == pytest.approx(expected, abs=1e-4)
-    assert min(expected) == -0.3 and max(expected) == 0.3
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+def test_every_token_pays_for_its_divergence(prepared: Workspace, estimator: str) -> None:
+    """With gamma and lambda 1 a return is all that is paid from its token on."""
+    settings = {
+        "ppo.kl": {"coefficient": 0.7, "estimator": estimator},
+        "ppo.gae": {"gamma": 1.0, "lambda": 1.0},
+        "ppo.reward": NO_REPARAMETERISATION,
+    }
+    algorithm = make(prepared, settings)
+    rollout = roll(algorithm)
+    rows = slow_rows(prepared, algorithm, rollout)
+    (experience,) = update_of(algorithm, "policy", rollout).mini_batches
+    formulas = {
+        "k1": lambda log: log,
+        "k2": lambda log: log**2 / 2,
+        "k3": lambda log: math.exp(-log) - 1 + log,
+    }
+    for returns, row in zip(experience.returns, rows, strict=True):
+        penalties = [-0.7 * formulas[estimator](log) for log in row.log_ratios]
+        count = len(penalties)
+        # all that is paid from a token on
+        expected = [row.score + sum(penalties[t:]) for t in range(count)]
+        assert returns[:count].tolist() == pytest.approx(expected, abs=1e-4)
+
+
+def test_with_every_detail_off_it_is_vanilla(prepared: Workspace) -> None:
+    off = {
+        "ppo.kl": None,
+        "ppo.reward": NO_REPARAMETERISATION,
+        "ppo.surrogate_clip": None,
+        "ppo.value_clip": None,
+        "ppo.gae.lambda": 1.0,
+        "ppo.penalty": None,
+        "ppo.entropy": None,
+    }
+    algorithm = make(prepared, off)
+    rollout = roll(algorithm)
+    update = update_of(algorithm, "policy", rollout)
+    (experience,) = update.mini_batches
+    rewards = algorithm.validate(rollout).rewards.tolist()
+    for returns, reward, length in zip(
+        experience.returns, rewards, rollout.lengths.tolist(), strict=True
+    ):
+        assert returns[:length].tolist() == pytest.approx([reward] * length, abs=1e-5)
+
+    assert update.metrics["reward_normalised"] == pytest.approx(update.metrics["reward"])
+    # still watched
+    assert update.metrics["kl"] != 0.0
+    logged = step_loss(update).metrics.keys()
+    assert logged == {"policy_loss", "ratio_mean", "ratio_max_deviation", "first_ratio_deviation"}
+
+
+@torch.no_grad()
+def test_the_objective_s_penalty_is_the_paper_s_where_the_penalty_is_off(
+    prepared: Workspace,
+) -> None:
+    algorithm = make(prepared, {"ppo.kl": None})
+    validation = algorithm.validate(roll(algorithm))
+    expected = validation.rewards / 0.5 - 0.05 * validation.signals["kl_sequence"]
+    torch.testing.assert_close(validation.objective, expected)

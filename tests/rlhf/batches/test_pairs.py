@@ -25,12 +25,10 @@ def test_the_rejected_answer_sees_the_prompt_and_itself_alone() -> None:
         [X, X, _, X, _],
         [X, X, _, X, X],
     ]
-    padding = batch.visible[1, 0, 4]
-    assert padding.tolist() == [
-        X,
-        _,
-        _,
-        _,
-        X,
-    ]  # sees something, so that its softmax is finite; nobody sees it
+
+
+def test_padding_sees_something_and_nobody_sees_it() -> None:
+    """Without anything to see its softmax would not be finite."""
+    batch = pad_pairs([[5, 6], [7]], [[1], [2, 3]], [[8, 9], [4]], pad_id=0)
+    assert batch.visible[1, 0, 4].tolist() == [X, _, _, _, X]
     assert not bool(torch.any(batch.visible[1, 0, :4, 4]))

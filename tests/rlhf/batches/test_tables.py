@@ -26,9 +26,8 @@ def row(number: int, split: str, kind: str = "helpful") -> dict[str, Any]:
 def workspace(tmp_path: Path) -> Workspace:
     made = Workspace(tmp_path)
     made.prepared.mkdir(parents=True)
-    write_table(
-        made.prepared, "sft", [row(3, "train"), row(1, "test"), row(2, "train", "harmless")]
-    )
+    rows = [row(3, "train"), row(1, "test"), row(2, "train", "harmless")]
+    write_table(made.prepared, "sft", rows)
     return made
 
 
@@ -42,18 +41,25 @@ def test_rows_come_back_in_order_with_their_types(workspace: Workspace) -> None:
     assert read_table(workspace, "sft", split="validation").empty
 
 
-def test_what_is_missing_is_named(workspace: Workspace) -> None:
-    with pytest.raises(
-        DataError, match=r"preferences\.parquet: no such table; run the stage prepare"
-    ):
+def test_a_missing_table_is_named_with_the_stage_that_writes_it(workspace: Workspace) -> None:
+    message = r"preferences\.parquet: no such table; run the stage prepare"
+    with pytest.raises(DataError, match=message):
         read_table(workspace, "preferences")
+
+
+def test_a_split_without_rows_is_named(workspace: Workspace) -> None:
     with pytest.raises(DataError, match=r"sft\.parquet: has no rows of split validation"):
         read_rows_of(workspace, "sft", "validation")
-    pd.read_parquet(table_path(workspace, "sft")).drop(columns=["loss_mask", "opening"]).to_parquet(
-        table_path(workspace, "sft")
-    )
+
+
+def test_missing_columns_are_named(workspace: Workspace) -> None:
+    path = table_path(workspace, "sft")
+    pd.read_parquet(path).drop(columns=["loss_mask", "opening"]).to_parquet(path)
     with pytest.raises(DataError, match=r"sft\.parquet: lacks the columns opening, loss_mask"):
         read_table(workspace, "sft")
+
+
+def test_a_file_that_is_no_table_is_named(workspace: Workspace) -> None:
     table_path(workspace, "sft").write_bytes(b"no parquet")
     with pytest.raises(DataError, match=r"sft\.parquet: not readable"):
         read_table(workspace, "sft")

@@ -7,9 +7,8 @@ from rlhf.core.seeds import derive_seed, generator, seed_everything
 
 
 def test_a_seed_is_fixed_by_root_and_names() -> None:
-    assert (
-        derive_seed(1, "sft", 3) == 5672299009749622283
-    )  # the same on every machine and in every version
+    # the same on every machine and in every version
+    assert derive_seed(1, "sft", 3) == 5672299009749622283
     assert derive_seed(1, "sft", 3) != derive_seed(2, "sft", 3)
     assert derive_seed(1, "sft", 3) != derive_seed(1, "sft", 4)
     assert derive_seed(1, "a", "b") != derive_seed(1, "ab")
@@ -17,12 +16,9 @@ def test_a_seed_is_fixed_by_root_and_names() -> None:
 
 
 def test_generators_of_one_name_give_the_same_numbers() -> None:
-    assert torch.equal(
-        torch.rand(4, generator=generator(1, "a")), torch.rand(4, generator=generator(1, "a"))
-    )
-    assert not torch.equal(
-        torch.rand(4, generator=generator(1, "a")), torch.rand(4, generator=generator(1, "b"))
-    )
+    first, again, other = (torch.rand(4, generator=generator(1, name)) for name in "aab")
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
 
 
 def test_the_global_generators_are_seeded() -> None:

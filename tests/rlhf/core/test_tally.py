@@ -2,21 +2,19 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from given import alone
 from tiny import simulate_processes
 from torch import Tensor
 
 from rlhf.core.tally import Tally
 
 
-def alone(value: Tensor) -> Tensor:
-    return value
-
-
 def test_a_mean_counts_every_element_alike() -> None:
     tally = Tally()
     tally.add(loss=torch.tensor([1.0, 2.0, 3.0]))
     tally.add(loss=torch.tensor([[10.0]]), other=torch.tensor(5.0))
-    assert tally.means(alone) == {"loss": 4.0, "other": 5.0}  # 16 / 4, no mean of means
+    # 16 / 4, no mean of means
+    assert tally.means(alone) == {"loss": 4.0, "other": 5.0}
 
 
 def test_peaks_are_kept() -> None:
@@ -43,7 +41,7 @@ def test_gradients_are_not_held() -> None:
 
 @pytest.mark.parametrize("counts", [[3, 2], [4, 0, 1]])
 def test_processes_give_the_mean_of_all_even_if_one_only_keeps_step(counts: list[int]) -> None:
-    """A process without work repeats a micro-batch with weight 0 and must meet the others in the reduction."""
+    """A process without work repeats a micro-batch with weight 0: all meet in the reduction."""
 
     def work(rank: int, all_sum: Callable[[Tensor], Tensor]) -> dict[str, float]:
         tally = Tally()
@@ -54,6 +52,5 @@ def test_processes_give_the_mean_of_all_even_if_one_only_keeps_step(counts: list
         return tally.means(all_sum)
 
     values = [10 * rank + number for rank, count in enumerate(counts) for number in range(count)]
-    assert simulate_processes(len(counts), work) == [
-        {"loss": pytest.approx(sum(values) / len(values))}
-    ] * len(counts)
+    expected = {"loss": pytest.approx(sum(values) / len(values))}
+    assert simulate_processes(len(counts), work) == [expected] * len(counts)

@@ -10,13 +10,13 @@ def rates(total: int, **settings: object) -> list[float]:
 
 
 def test_warmup_is_linear_and_ends_at_the_peak() -> None:
-    assert rates(10, warmup_fraction=0.4, decay="constant") == pytest.approx(
-        [0.25, 0.5, 0.75, 1.0] + [1.0] * 6
-    )
+    expected = [0.25, 0.5, 0.75, 1.0] + [1.0] * 6
+    assert rates(10, warmup_fraction=0.4, decay="constant") == pytest.approx(expected)
 
 
 def test_cosine_by_hand() -> None:
-    # after one warm-up step, progress runs 0, 1/4, 1/2, 3/4, 1; half-cosine 1, (1+√½)/2, 1/2, (1-√½)/2, 0
+    # after one warm-up step, progress runs 0, 1/4, 1/2, 3/4, 1;
+    # half-cosine 1, (1+√½)/2, 1/2, (1-√½)/2, 0
     root = 0.5**0.5
     cosine = [1.0, (1 + root) / 2, 0.5, (1 - root) / 2, 0.0]
     expected = [1.0, *(0.2 + 0.8 * value for value in cosine)]
@@ -31,9 +31,8 @@ def test_inverse_square_root_by_hand() -> None:
 
 def test_no_warmup_and_one_step() -> None:
     assert rates(1, warmup_fraction=0.0) == [1.0]
-    assert rates(3, warmup_fraction=0.0, decay="inverse_sqrt") == pytest.approx(
-        [1.0, 0.5**0.5, (1 / 3) ** 0.5]
-    )
+    expected = [1.0, 0.5**0.5, (1 / 3) ** 0.5]
+    assert rates(3, warmup_fraction=0.0, decay="inverse_sqrt") == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("decay", ["cosine", "constant", "inverse_sqrt"])
@@ -47,6 +46,7 @@ def test_share_gives_everything_once_and_equally_many(count: int, world: int) ->
     batches = [[index] for index in range(count)]
     parts = [share(batches, rank, world) for rank in range(world)]
     assert len({len(part) for part in parts}) == 1
-    weighted = sorted(items[0] for part in parts for items, weight in part if weight == 1.0)
-    assert weighted == list(range(count))
-    assert all(weight in (0.0, 1.0) for part in parts for _, weight in part)
+    entries = [entry for part in parts for entry in part]
+    assert all(weight in (0.0, 1.0) for _, weight in entries)
+    counted = [items[0] for items, weight in entries if weight == 1.0]
+    assert sorted(counted) == list(range(count))

@@ -1,5 +1,5 @@
 import multiprocessing
-import time
+import signal
 from pathlib import Path
 
 import pytest
@@ -17,8 +17,7 @@ def test_the_newest_counts_and_older_ones_go(tmp_path: Path) -> None:
     assert checkpoints.latest() is None
     checkpoints.save(9, touch)
     checkpoints.save(10, touch)
-    found = checkpoints.latest()
-    assert found == (10, checkpoints.directory / "step-00000010")
+    assert checkpoints.latest() == (10, checkpoints.directory / "step-00000010")
     assert [path.name for path in checkpoints.directory.iterdir()] == ["step-00000010"]
 
 
@@ -29,7 +28,7 @@ def test_another_key_or_stage_sees_nothing(tmp_path: Path) -> None:
 
 
 def test_only_checkpoints_of_a_finished_run_may_be_removed(tmp_path: Path) -> None:
-    """A long run that was interrupted still goes on after a short one with other settings has ended."""
+    """A long run that was interrupted goes on after a short one with other settings has ended."""
     workspace = Workspace(tmp_path)
     for stage, key in (("sft", "a"), ("sft", "b"), ("reward", "a")):
         Checkpoints(workspace.checkpoints, stage, key).save(1, touch)
@@ -38,10 +37,8 @@ def test_only_checkpoints_of_a_finished_run_may_be_removed(tmp_path: Path) -> No
     done.finish()
     assert workspace.finished_checkpoints(but="reward") == [done.directory]
     assert workspace.finished_checkpoints(but="sft") == []
-    assert done.latest() == (
-        1,
-        done.directory / "step-00000001",
-    )  # until then a run that is repeated goes on from it
+    # until then a run that is repeated goes on from it
+    assert done.latest() == (1, done.directory / "step-00000001")
     Checkpoints(workspace.checkpoints, "sft", "none").finish()
     assert workspace.finished_checkpoints(but="reward") == [done.directory]
 
@@ -70,7 +67,8 @@ def test_a_killed_writer_leaves_no_visible_checkpoint(tmp_path: Path) -> None:
     def write(directory: Path) -> None:
         touch(directory)
         writing.set()
-        time.sleep(60)
+        # until it is killed
+        signal.pause()
 
     writer = fork.Process(target=checkpoints.save, args=(2, write))
     writer.start()
@@ -83,19 +81,47 @@ def test_a_killed_writer_leaves_no_visible_checkpoint(tmp_path: Path) -> None:
     assert [path.name for path in (checkpoints.directory / "step-00000002").iterdir()] == ["state"]
 
 
-def test_fingerprint_depends_on_all_that_the_numbers_depend_on(tmp_path: Path) -> None:
+MODULES = ["rlhf.ppo.kl"]
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> dict[str, Path]:
+    """A file and a directory that a stage reads."""
     data, model = tmp_path / "table.parquet", tmp_path / "model"
     data.write_bytes(b"rows")
     model.mkdir()
     (model / "weights").write_bytes(b"w")
-    inputs = {"table": data, "model": model}
-    first = fingerprint("sft", {"seed": 1}, inputs)
-    assert fingerprint("sft", {"seed": 1}, dict(reversed(inputs.items()))) == first
-    others = {fingerprint("reward", {"seed": 1}, inputs), fingerprint("sft", {"seed": 2}, inputs)}
-    (model / "weights").write_bytes(b"v")
-    others.add(fingerprint("sft", {"seed": 1}, inputs))
-    (model / "weights").write_bytes(b"w")
-    assert fingerprint("sft", {"seed": 1}, inputs) == first
-    (model / "weights").rename(model / "renamed")
-    others.add(fingerprint("sft", {"seed": 1}, inputs))
-    assert len(others) == 4 and first not in others
+    return {"table": data, "model": model}
+
+
+def test_a_fingerprint_is_the_same_for_the_same_run(inputs: dict[str, Path]) -> None:
+    first = fingerprint("sft", {"seed": 1}, inputs, MODULES)
+    in_another_order = dict(reversed(inputs.items()))
+    assert fingerprint("sft", {"seed": 1}, in_another_order, MODULES) == first
+
+    weights = inputs["model"] / "weights"
+    weights.write_bytes(b"v")
+    assert fingerprint("sft", {"seed": 1}, inputs, MODULES) != first
+    weights.write_bytes(b"w")
+    assert fingerprint("sft", {"seed": 1}, inputs, MODULES) == first
+
+
+def test_a_fingerprint_depends_on_all_that_the_numbers_depend_on(inputs: dict[str, Path]) -> None:
+    weights = inputs["model"] / "weights"
+    found = [
+        fingerprint("sft", {"seed": 1}, inputs, MODULES),
+        # the stage, its settings, the source that it runs
+        fingerprint("reward", {"seed": 1}, inputs, MODULES),
+        fingerprint("sft", {"seed": 2}, inputs, MODULES),
+        fingerprint("sft", {"seed": 1}, inputs, ["rlhf.ppo.losses"]),
+        fingerprint("sft", {"seed": 1}, inputs, [*MODULES, "rlhf.ppo.losses"]),
+    ]
+    # the content of a file, its name, and the name of an input
+    weights.write_bytes(b"v")
+    found.append(fingerprint("sft", {"seed": 1}, inputs, MODULES))
+    weights.write_bytes(b"w")
+    weights.rename(inputs["model"] / "renamed")
+    found.append(fingerprint("sft", {"seed": 1}, inputs, MODULES))
+    renamed = {"table": inputs["table"], "start": inputs["model"]}
+    found.append(fingerprint("sft", {"seed": 1}, renamed, MODULES))
+    assert len(set(found)) == len(found) == 8

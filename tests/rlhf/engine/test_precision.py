@@ -12,36 +12,34 @@ from rlhf.settings.training import EngineSettings
 CPUINFO = Path("/proc/cpuinfo")
 
 
-def machine(monkeypatch: pytest.MonkeyPatch, maker: str = "", **found: object) -> None:
+def machine(monkeypatch: pytest.MonkeyPatch, maker: str = "", **capabilities: object) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(precision, "vendor", lambda: maker)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64", **found})
+    reported = {"architecture": "x86_64", **capabilities}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: reported)
 
 
 @pytest.mark.parametrize(
-    ("found", "expected"),
+    ("capabilities", "expected"),
     [
         ({"amx_bf16": True}, "bf16"),
-        (
-            {"maker": "GenuineIntel", "avx512_bf16": True, "amx_bf16": False},
-            "fp32",
-        ),  # slower in it than in fp32
+        # slower in it than in fp32
+        ({"maker": "GenuineIntel", "avx512_bf16": True, "amx_bf16": False}, "fp32"),
         ({"maker": "AuthenticAMD", "avx512_bf16": True, "amx_bf16": False}, "bf16"),
         ({"maker": "AuthenticAMD", "avx512_f": True, "avx512_bf16": False}, "fp32"),
-        (
-            {"cpu_name": "AMD EPYC 9004", "avx512_bf16": True},
-            "bf16",
-        ),  # where the kernel names no maker
-        ({"avx512_f": True, "avx512_bf16": False}, "fp32"),  # these have bf16 in software only
+        # where the kernel names no maker
+        ({"cpu_name": "AMD EPYC 9004", "avx512_bf16": True}, "bf16"),
+        # these have bf16 in software only
+        ({"avx512_f": True, "avx512_bf16": False}, "fp32"),
         ({"avx2": True}, "fp32"),
         ({"architecture": "aarch64", "bf16": True}, "bf16"),
         ({"architecture": "aarch64", "avx512_bf16": True}, "fp32"),
     ],
 )
 def test_auto_follows_the_processor(
-    monkeypatch: pytest.MonkeyPatch, found: dict[str, Any], expected: str
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, Any], expected: str
 ) -> None:
-    machine(monkeypatch, **found)
+    machine(monkeypatch, **capabilities)
     assert precision_of(EngineSettings(precision="auto")) == expected
     engine = make_engine(EngineSettings(precision="auto", threads=1))
     assert engine.precision == expected
@@ -61,10 +59,7 @@ def test_what_is_named_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     platform.machine() != "x86_64" or not CPUINFO.is_file(), reason="reads Linux' flags of x86"
 )
 def test_torch_and_the_kernel_name_the_same_instructions() -> None:
-    flags = next(
-        line for line in CPUINFO.read_text().splitlines() if line.startswith("flags")
-    ).split()
-    candidates = (
-        ["amx_bf16", "avx512_bf16"] if "AuthenticAMD" in CPUINFO.read_text() else ["amx_bf16"]
-    )
-    assert bf16_instructions() == [name for name in candidates if name in flags]
+    text = CPUINFO.read_text()
+    flags = next(line for line in text.splitlines() if line.startswith("flags")).split()
+    fast = ["amx_bf16", "avx512_bf16"] if "AuthenticAMD" in text else ["amx_bf16"]
+    assert bf16_instructions() == [name for name in fast if name in flags]

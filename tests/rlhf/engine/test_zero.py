@@ -1,4 +1,7 @@
-"""ZeRO 1, 2 and 3 on two processes against plain torch on one; `zero_checks.py` runs once and these tests read it."""
+"""ZeRO 1, 2 and 3 on two processes against plain torch on one.
+
+`zero_checks.py` runs once, and these tests read what it found.
+"""
 
 import json
 import os
@@ -16,6 +19,7 @@ DISTRIBUTED = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
 
 
 def run_alone(command: list[str]) -> str:
+    """Run a command that is no part of a group of processes; gives what it printed."""
     environment = {key: value for key, value in os.environ.items() if key not in DISTRIBUTED}
     done = subprocess.run(
         command,
@@ -63,16 +67,18 @@ def test_the_model_may_be_called_between_steps_and_gathered(
 
 @pytest.mark.parametrize("part", [*STAGES, *BF16])
 def test_resumed_equals_uninterrupted(findings: dict[str, Any], part: str) -> None:
-    expected = {"step": 3, "kept": ["step-00000003"], "same_numbers": True, "same_weights": True}
+    expected = {
+        "step": 3,
+        "stored": ["step-00000003"],
+        "same_numbers": True,
+        "same_weights": True,
+    }
     assert findings[part]["resume"] == expected
 
 
 @pytest.mark.parametrize(
     ("part", "kind"),
-    [
-        *((part, "bad_loss") for part in STAGES),
-        *((part, "bad_gradient") for part in (*STAGES, *BF16)),
-    ],
+    [(part, "bad_loss") for part in STAGES] + [(part, "bad_gradient") for part in (*STAGES, *BF16)],
 )
 def test_a_bad_step_is_refused_on_all_processes(
     findings: dict[str, Any], part: str, kind: str
@@ -94,6 +100,7 @@ def test_sums_and_gathers(findings: dict[str, Any]) -> None:
 
 ALONE = """
 import json, sys
+from functools import partial
 from pathlib import Path
 from toy import copies, toy_batches, toy_loss, toy_model
 from rlhf.common.errors import TrainingError
@@ -106,8 +113,9 @@ plain, model = TorchTrainer(toy_model(), optimizer, 2), toy_model()
 engine = make_engine(EngineSettings(kind="deepspeed", zero_stage=2))
 trainer = engine.trainer(model, optimizer, 2)
 for batches in (toy_batches(2, 2, 1), toy_batches(3, 2, 2)):
-    norm = plain.step([lambda b=b: toy_loss(plain.module, b, 32) for b in batches])
-    assert abs(norm - trainer.step([lambda b=b: toy_loss(model, b, 32) for b in batches])) < 1e-6
+    norm = plain.step([partial(toy_loss, plain.module, batch, 32) for batch in batches])
+    zero_norm = trainer.step([partial(toy_loss, model, batch, 32) for batch in batches])
+    assert abs(norm - zero_norm) < 1e-6
 for name, value in copies(model).items():
     assert (value - copies(plain.module)[name]).abs().max() < 1e-6
 directory = Path(sys.argv[1])

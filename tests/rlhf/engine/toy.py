@@ -42,6 +42,7 @@ def copies(model: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
-    return left.keys() == right.keys() and all(
-        torch.equal(left[name], right[name]) for name in left
-    )
+    """Whether both hold the same weights, to the bit."""
+    if left.keys() != right.keys():
+        return False
+    return all(torch.equal(left[name], right[name]) for name in left)

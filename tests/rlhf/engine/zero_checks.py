@@ -1,8 +1,11 @@
-"""Run by test_zero.py under torchrun: every check of ZeRO in one start; rank 0 writes its findings as JSON."""
+"""Run by test_zero.py under torchrun: every check of ZeRO in one start.
+
+Rank 0 writes the findings as JSON.
+"""
 
 import json
 import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +14,12 @@ from torch import Tensor
 from toy import copies, same, toy_batches, toy_loss, toy_model
 
 from rlhf.batches.padding import TokenBatch
-from rlhf.engine.base import NonFiniteError, Trainer
+from rlhf.engine.base import Loss, NonFiniteError, Trainer
 from rlhf.engine.checkpoints import Checkpoints
 from rlhf.engine.processes import barrier
 from rlhf.engine.single import TorchTrainer
 from rlhf.engine.zero import ZeroEngine
-from rlhf.models.saving import train_only_top
+from rlhf.models.trainable import train_only_top
 from rlhf.settings.training import EngineSettings, Optimizer
 
 STEPS, MICRO, COUNT = 5, 4, 4 * 2 * 8
@@ -24,7 +27,12 @@ OPTIMIZER = Optimizer(learning_rate=1e-3, epsilon=1e-4, max_gradient_norm=0.5, w
 STEP_BATCHES = [toy_batches(MICRO, rows=2, seed=seed) for seed in range(STEPS)]
 
 
-def mine(engine: ZeroEngine, step: int) -> list[TokenBatch]:
+def zero_engine(stage: int, **settings: Any) -> ZeroEngine:
+    common = {"kind": "deepspeed", "zero_stage": stage, "processes": 2}
+    return ZeroEngine(EngineSettings.model_validate({**common, **settings}))
+
+
+def share_of(engine: ZeroEngine, step: int) -> list[TokenBatch]:
     return STEP_BATCHES[step][engine.rank :: engine.world_size]
 
 
@@ -37,11 +45,11 @@ def take_step(trainer: Trainer, batches: list[TokenBatch]) -> tuple[float, float
         seen.append(float(loss.detach()))
         return loss
 
-    norm = trainer.step([lambda batch=batch: compute(batch) for batch in batches])
+    norm = trainer.step([partial(compute, batch) for batch in batches])
     return sum(seen), norm
 
 
-def whole(trainer: Trainer) -> dict[str, Tensor]:
+def gathered_weights(trainer: Trainer) -> dict[str, Tensor]:
     with trainer.gathered() as module:
         return copies(module)
 
@@ -51,74 +59,78 @@ def parity(engine: ZeroEngine, layers: int | None) -> dict[str, Any]:
     plain_model, model = toy_model(), toy_model()
     train_only_top(plain_model, layers)
     train_only_top(model, layers)
-    plain, zero = (
-        TorchTrainer(plain_model, OPTIMIZER, STEPS),
-        engine.trainer(model, OPTIMIZER, STEPS),
-    )
+    plain = TorchTrainer(plain_model, OPTIMIZER, STEPS)
+    zero = engine.trainer(model, OPTIMIZER, STEPS)
     worst = {"loss": 0.0, "norm": 0.0, "outside": 0.0, "gathered": 0.0}
     for step in range(STEPS):
         loss, norm = take_step(plain, STEP_BATCHES[step])
-        part, zero_norm = take_step(zero, mine(engine, step))
+        part, zero_norm = take_step(zero, share_of(engine, step))
         assert plain.learning_rate() == zero.learning_rate()
         total = float(engine.all_sum(torch.tensor(part, dtype=torch.float64)))
         worst["loss"] = max(worst["loss"], abs(total - loss))
         worst["norm"] = max(worst["norm"], abs(zero_norm - norm))
-        with torch.no_grad():  # the model called directly between two steps, as evaluation does
-            expected = float(toy_loss(plain_model, STEP_BATCHES[0][0], COUNT))
-            outside = float(toy_loss(model, STEP_BATCHES[0][0], COUNT))
-            with zero.gathered() as module:  # here the processes need not keep in step
-                repeats = 1 + engine.rank
-                inside = [
-                    float(toy_loss(module, STEP_BATCHES[0][0], COUNT)) for _ in range(repeats)
-                ][-1]
+        with torch.no_grad():
+            batch = STEP_BATCHES[0][0]
+            expected = float(toy_loss(plain_model, batch, COUNT))
+            # the model called directly between two steps, as evaluation does
+            outside = float(toy_loss(model, batch, COUNT))
+            with zero.gathered() as module:
+                # here the processes need not keep in step
+                for _ in range(1 + engine.rank):
+                    inside = float(toy_loss(module, batch, COUNT))
         worst["outside"] = max(worst["outside"], abs(outside - expected))
         worst["gathered"] = max(worst["gathered"], abs(inside - expected))
-    weights, plain_weights = whole(zero), copies(plain_model)
-    worst["weights"] = max(
-        float((weights[name] - plain_weights[name]).abs().max()) for name in weights
-    )
+    weights, plain_weights = gathered_weights(zero), copies(plain_model)
+    differences = [weights[name] - plain_weights[name] for name in weights]
+    worst["weights"] = max(float(difference.abs().max()) for difference in differences)
     return worst
+
+
+def save_trainer(trainer: Trainer, directory: Path) -> None:
+    trainer.save(directory / "trainer")
 
 
 def resume(engine: ZeroEngine, directory: Path) -> dict[str, Any]:
     """A run resumed after step 3, from another start, against one that was not interrupted."""
-    whole_run = engine.trainer(toy_model(), OPTIMIZER, STEPS)
+    uninterrupted = engine.trainer(toy_model(), OPTIMIZER, STEPS)
     checkpoints = Checkpoints(directory, "sft", "key")
     for step in range(STEPS):
-        last = take_step(whole_run, mine(engine, step))
+        last = take_step(uninterrupted, share_of(engine, step))
         if step in (0, 2):
-            checkpoints.save(step + 1, lambda path: whole_run.save(path / "trainer"))
-    found = checkpoints.latest()
-    assert found is not None
+            checkpoints.save(step + 1, partial(save_trainer, uninterrupted))
+    latest = checkpoints.latest()
+    assert latest is not None
+    newest, path = latest
     resumed = engine.trainer(toy_model(seed=5), OPTIMIZER, STEPS)
-    resumed.load(found[1] / "trainer")
+    resumed.load(path / "trainer")
     for step in range(3, STEPS):
-        last_resumed = take_step(resumed, mine(engine, step))
-    kept = sorted(path.name for path in checkpoints.directory.iterdir())
+        last_resumed = take_step(resumed, share_of(engine, step))
+    stored = sorted(path.name for path in checkpoints.directory.iterdir())
     barrier()
     return {
-        "step": found[0],
-        "kept": kept,
+        "step": newest,
+        "stored": stored,
         "same_numbers": last == last_resumed,
-        "same_weights": same(whole(whole_run), whole(resumed)),
+        "same_weights": same(gathered_weights(uninterrupted), gathered_weights(resumed)),
     }
 
 
 def refuses(engine: ZeroEngine, kind: str) -> dict[str, Any]:
     """A bad loss on one process only: both must raise, and the weights stay."""
     trainer = engine.trainer(toy_model(), OPTIMIZER, STEPS)
-    take_step(trainer, mine(engine, 0))
-    before = whole(trainer)
+    take_step(trainer, share_of(engine, 0))
+    before = gathered_weights(trainer)
 
     def bad(batch: TokenBatch) -> Tensor:
         loss = toy_loss(trainer.module, batch, COUNT)
         if engine.rank == 1 and kind == "loss":
             return loss * float("nan")
         if engine.rank == 1 and kind == "gradient":
-            return loss + torch.sqrt(loss * 0)  # finite, with an infinite slope
+            # finite, with an infinite slope
+            return loss + torch.sqrt(loss * 0)
         return loss
 
-    parts: list[Callable[[], Tensor]] = [lambda: bad(STEP_BATCHES[0][0])]
+    parts: list[Loss] = [partial(bad, STEP_BATCHES[0][0])]
     if kind == "count" and engine.rank == 1:
         parts = parts * 2
     try:
@@ -126,34 +138,31 @@ def refuses(engine: ZeroEngine, kind: str) -> dict[str, Any]:
         raised = "nothing"
     except (NonFiniteError, ValueError) as error:
         raised = f"{type(error).__name__}: {error}"
-    return {"raised": engine.all_gather([raised]), "unchanged": same(before, whole(trainer))}
+    return {
+        "raised": engine.all_gather([raised]),
+        "unchanged": same(before, gathered_weights(trainer)),
+    }
 
 
 def main(output: Path) -> None:
     findings: dict[str, Any] = {}
     for stage in (1, 2, 3):
-        engine = ZeroEngine(EngineSettings(kind="deepspeed", zero_stage=stage, processes=2))
+        engine = zero_engine(stage)
         findings[f"stage {stage}"] = {
             "parity": parity(engine, None),
             "resume": resume(engine, output.parent / f"fp32-{stage}"),
             "bad_loss": refuses(engine, "loss"),
             "bad_gradient": refuses(engine, "gradient"),
         }
-    for stage in (
-        1,
-        3,
-    ):  # 1 has an optimiser of its own in bf16; 2 and 3 share the way of accumulating
-        bf16 = ZeroEngine(
-            EngineSettings(kind="deepspeed", zero_stage=stage, processes=2, precision="bf16")
-        )
+    # 1 has an optimiser of its own in bf16; 2 and 3 share the way of accumulating
+    for stage in (1, 3):
+        bf16 = zero_engine(stage, precision="bf16")
         findings[f"bf16 stage {stage}"] = {
             "resume": resume(bf16, output.parent / f"bf16-{stage}"),
             "bad_gradient": refuses(bf16, "gradient"),
         }
     findings["bad_count"] = refuses(engine, "count")
-    recompute = ZeroEngine(
-        EngineSettings(kind="deepspeed", zero_stage=3, processes=2, gradient_checkpointing=True)
-    )
+    recompute = zero_engine(3, gradient_checkpointing=True)
     findings["recompute stage 3"] = {"parity": parity(recompute, 1)}
     findings["gather"] = engine.all_gather([("rank", engine.rank)] * (1 + engine.rank))
     findings["sum"] = engine.all_sum(torch.tensor([1.0, float(engine.rank)])).tolist()

@@ -1,31 +1,37 @@
+import copy
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import PAD, tiny_model
-from torch import Tensor
-from transformers import LlamaForCausalLM
+from torch import Tensor, nn
+from transformers import LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from rlhf.batches.padding import TokenBatch, pad, pad_responses
 from rlhf.batches.pairs import pad_pairs
 from rlhf.common.errors import ModelError
 from rlhf.models.backbone import (
-    entropy,
+    entropies,
     hidden_states,
     pair_hidden_states,
-    spread,
+    position_ids,
+    scatter_to_mask,
+    shares_trunk,
     target_logits,
     target_tokens,
     token_logprobs,
+    trunk_size,
+    trunk_states,
 )
 
 PROMPTS = [[2, 9, 30], [2, 11], [2, 5, 6, 7, 8, 40, 41]]
 RESPONSES = [[12, 13, 14, 1], [15, 1], [16]]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def model() -> LlamaForCausalLM:
-    return tiny_model(seed=5, spread=0.2)
+    return tiny_model(seed=5, std=0.2)
 
 
 @pytest.fixture
@@ -33,17 +39,76 @@ def batch() -> TokenBatch:
     return pad_responses(PROMPTS, RESPONSES, PAD)
 
 
-def naive_logprobs(model: LlamaForCausalLM, temperature: float) -> list[list[float]]:
-    """One sequence at a time through transformers' own forward, a log-softmax over everything, one token at a time."""
-    found = []
-    for prompt, response in zip(PROMPTS, RESPONSES, strict=True):
-        with torch.no_grad():
-            logits = model(input_ids=torch.tensor([[*prompt, *response]])).logits[0]
-        logprobs = (logits / temperature).log_softmax(dim=1)
-        found.append(
-            [float(logprobs[len(prompt) - 1 + t, token]) for t, token in enumerate(response)]
+# -- a forward pass -----------------------------------------------------------------------------
+
+
+def test_positions_count_real_tokens_on_either_side_of_padding() -> None:
+    mask = torch.tensor([[True, True, True, False], [False, False, True, True]])
+    assert position_ids(mask).tolist() == [[0, 1, 2, 2], [0, 0, 0, 1]]
+
+
+@torch.no_grad()
+def test_padding_changes_no_hidden_state(model: LlamaForCausalLM, batch: TokenBatch) -> None:
+    # five more columns of some token that no mask shows
+    garbage = (0, 5)
+    wide = TokenBatch(
+        nn.functional.pad(batch.input_ids, garbage, value=33),
+        nn.functional.pad(batch.attention_mask, garbage, value=False),
+        nn.functional.pad(batch.target_mask, garbage, value=False),
+    )
+    narrow, padded = hidden_states(model, batch), hidden_states(model, wide)
+    for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
+        ids = [*prompt, *response]
+        alone = hidden_states(model, pad([ids], [[True] * len(ids)], PAD))[0]
+        torch.testing.assert_close(narrow[row, : len(ids)], alone, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(padded[row, : len(ids)], alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["eager", "grouped", "sdpa"])
+@torch.no_grad()
+def test_each_answer_of_a_pair_has_the_states_of_a_row_of_its_own(
+    model: LlamaForCausalLM, attention: str
+) -> None:
+    model.set_attn_implementation(attention)
+    others = [[33, 1], [17, 18, 19, 20, 1], [21, 22, 1]]
+    found = pair_hidden_states(model, pad_pairs(PROMPTS, RESPONSES, others, PAD))
+    for row, (prompt, chosen, rejected) in enumerate(zip(PROMPTS, RESPONSES, others, strict=True)):
+        first, second = (
+            model.base_model(input_ids=torch.tensor([[*prompt, *answer]])).last_hidden_state[0]
+            for answer in (chosen, rejected)
         )
-    return found
+        joined = len(prompt) + len(chosen)
+        with_chosen = found[row, :joined]
+        of_rejected = found[row, joined : joined + len(rejected)]
+        torch.testing.assert_close(with_chosen, first, atol=1e-5, rtol=0)
+        torch.testing.assert_close(of_rejected, second[len(prompt) :], atol=1e-5, rtol=0)
+
+
+def test_a_model_that_looks_back_less_far_than_the_pairs_are_long_is_refused(
+    model: LlamaForCausalLM,
+) -> None:
+    batch = pad_pairs(PROMPTS, RESPONSES, RESPONSES, PAD)
+    # the longest prompt and answer have 8 tokens together
+    model.config.sliding_window = 8
+    pair_hidden_states(model, batch)
+    model.config.sliding_window = 7
+    with pytest.raises(ModelError, match=r"8 tokens of prompt and answer .* sliding window of 7"):
+        pair_hidden_states(model, batch)
+
+
+# -- what is read off the hidden states ---------------------------------------------------------
+
+
+@torch.no_grad()
+def naive_logprobs(model: LlamaForCausalLM, temperature: float) -> list[float]:
+    """One sequence at a time: transformers' own forward, a log-softmax, one token at a time."""
+    values = []
+    for prompt, response in zip(PROMPTS, RESPONSES, strict=True):
+        logits = model(input_ids=torch.tensor([[*prompt, *response]])).logits[0]
+        logprobs = (logits / temperature).log_softmax(dim=1)
+        start = len(prompt) - 1
+        values += [float(logprobs[start + t, token]) for t, token in enumerate(response)]
+    return values
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
@@ -55,79 +120,103 @@ def test_logits_and_targets_are_aligned(
     tokens = target_tokens(batch)
     assert tokens.tolist() == [token for response in RESPONSES for token in response]
     assert logits.dtype == torch.float32
-    expected = [value for row in naive_logprobs(model, temperature) for value in row]
+    expected = naive_logprobs(model, temperature)
     assert token_logprobs(logits, tokens).tolist() == pytest.approx(expected, abs=1e-5)
 
 
-def test_padding_changes_no_hidden_state(model: LlamaForCausalLM, batch: TokenBatch) -> None:
-    wide = [torch.nn.functional.pad(part, (0, 5), value=value) for part, value in zip(
-        (batch.input_ids, batch.attention_mask, batch.target_mask), (33, False, False), strict=True
-    )]  # fmt: skip
-    with torch.no_grad():
-        narrow, padded = hidden_states(model, batch), hidden_states(model, TokenBatch(*wide))
-        for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
-            alone = hidden_states(
-                model, pad([[*prompt, *response]], [[True] * len(prompt + response)], PAD)
-            )[0]
-            torch.testing.assert_close(narrow[row, : len(alone)], alone, atol=1e-5, rtol=1e-5)
-            torch.testing.assert_close(padded[row, : len(alone)], alone, atol=1e-5, rtol=1e-5)
-
-
-def test_entropy_by_hand() -> None:
-    logits = torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.0, float(torch.tensor(3.0).log()), -1e9, -1e9]])
+def test_entropies_and_probabilities_by_hand() -> None:
+    three = float(torch.tensor(3.0).log())
+    logits = torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.0, three, -1e9, -1e9]])
     # uniform over four: ln 4; probabilities 1/4 and 3/4: 0.562335
-    assert entropy(logits).tolist() == pytest.approx([1.386294, 0.562335], abs=1e-5)
-    assert token_logprobs(logits, torch.tensor([2, 1])).exp().tolist() == pytest.approx(
-        [0.25, 0.75]
-    )
+    assert entropies(logits).tolist() == pytest.approx([1.386294, 0.562335], abs=1e-5)
+    chosen = token_logprobs(logits, torch.tensor([2, 1])).exp()
+    assert chosen.tolist() == pytest.approx([0.25, 0.75])
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=4))
-def test_spread_is_undone_by_the_mask(rows: list[list[bool]]) -> None:
+def test_scattering_is_undone_by_the_mask(rows: list[list[bool]]) -> None:
     mask = torch.tensor(rows)
     values = torch.arange(1.0, 1.0 + int(mask.sum()))
-    placed = spread(values, mask)
+    placed = scatter_to_mask(values, mask)
     assert torch.equal(placed[mask], values)
     assert not placed[~mask].any()
 
 
-def test_spread_keeps_gradients() -> None:
+def test_scattering_keeps_gradients() -> None:
     values = torch.tensor([1.0, 2.0], requires_grad=True)
+    mask = torch.tensor([[False, True], [True, False]])
     weights: Tensor = torch.tensor([[3.0, 4.0], [5.0, 6.0]])
-    (spread(values, torch.tensor([[False, True], [True, False]])) * weights).sum().backward()
+    (scatter_to_mask(values, mask) * weights).sum().backward()
     assert values.grad is not None and values.grad.tolist() == [4.0, 5.0]
 
 
-@pytest.mark.parametrize("attention", ["eager", "grouped", "sdpa"])
+# -- the trunk ----------------------------------------------------------------------------------
+
+
+def on_trunk(model: LlamaForCausalLM, batch: TokenBatch, layers: int) -> TokenBatch:
+    """The batch with the states below the top `layers` blocks."""
+    blocks = trunk_size(model, layers)
+    states = trunk_states(model, blocks, batch)
+    return TokenBatch(
+        batch.input_ids, batch.attention_mask, batch.target_mask, states, trunk_blocks=blocks
+    )
+
+
 @torch.no_grad()
-def test_each_answer_of_a_pair_has_the_states_of_a_row_of_its_own(
-    model: LlamaForCausalLM, attention: str
+@pytest.mark.parametrize("layers", [1, 2])
+def test_trunk_and_top_make_the_whole(
+    model: LlamaForCausalLM, batch: TokenBatch, layers: int
 ) -> None:
-    others = [[33, 1], [17, 18, 19, 20, 1], [21, 22, 1]]
-    before = model.config._attn_implementation
-    model.set_attn_implementation(attention)
-    found = pair_hidden_states(model, pad_pairs(PROMPTS, RESPONSES, others, PAD))
-    model.set_attn_implementation(before)
-    for row, (prompt, chosen, rejected) in enumerate(zip(PROMPTS, RESPONSES, others, strict=True)):
-        joined = len(prompt) + len(chosen)
-        alone = [
-            model.base_model(input_ids=torch.tensor([[*prompt, *answer]]))
-            for answer in (chosen, rejected)
-        ]
-        first, second = (output.last_hidden_state[0] for output in alone)
-        torch.testing.assert_close(found[row, :joined], first, atol=1e-5, rtol=0)
-        torch.testing.assert_close(
-            found[row, joined : joined + len(rejected)], second[len(prompt) :], atol=1e-5, rtol=0
-        )
+    assert trunk_size(model, layers) == 2 - layers
+    found = hidden_states(model, on_trunk(model, batch, layers))
+    assert torch.equal(found, hidden_states(model, batch))
 
 
-def test_a_model_that_looks_back_less_far_than_the_pairs_are_long_is_refused(
-    model: LlamaForCausalLM,
-) -> None:
-    batch = pad_pairs(PROMPTS, RESPONSES, RESPONSES, PAD)
-    model.config.sliding_window = 8  # the longest prompt and answer have 8 tokens together
-    pair_hidden_states(model, batch)
-    model.config.sliding_window = 7
-    with pytest.raises(ModelError, match=r"8 tokens of prompt and answer .* sliding window of 7"):
-        pair_hidden_states(model, batch)
-    del model.config.sliding_window
+@torch.no_grad()
+def test_the_model_itself_stays_as_it_was(model: LlamaForCausalLM, batch: TokenBatch) -> None:
+    before = model(input_ids=batch.input_ids).logits
+    hidden_states(model, on_trunk(model, batch, 1))
+    assert len(model.base_model.layers) == 2
+    assert torch.equal(model(input_ids=batch.input_ids).logits, before)
+
+
+def test_gradients_reach_the_top_alone(model: LlamaForCausalLM, batch: TokenBatch) -> None:
+    hidden_states(model, on_trunk(model, batch, 1)).sum().backward()
+    named = model.base_model.named_parameters()
+    reached = {name for name, value in named if value.grad is not None}
+    assert reached
+    assert all(name.startswith(("layers.1.", "norm.")) for name in reached)
+
+
+@torch.no_grad()
+def test_a_trunk_is_shared_only_if_equal_to_the_bit() -> None:
+    first = tiny_model(5)
+    second = copy.deepcopy(first)
+    second.get_parameter("model.layers.1.mlp.up_proj.weight").add_(1.0)
+    second.get_parameter("model.norm.weight").add_(1.0)
+    # what differs is above
+    assert shares_trunk([first, second, first], 1)
+
+    second.get_parameter("model.layers.0.mlp.up_proj.weight")[0, 0] += 1e-6
+    assert not shares_trunk([first, second], 1)
+    assert not shares_trunk([first, first, second], 1)
+    # below two layers there are the embeddings alone
+    assert shares_trunk([first, second], 2)
+
+
+def test_blocks_of_several_types_share_no_trunk() -> None:
+    """A block's type goes by its place, which a part of the model would shift."""
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        use_sliding_window=True,
+        sliding_window=4,
+        layer_types=["full_attention", "sliding_attention"],
+    )
+    mixed = Qwen2ForCausalLM(config)
+    assert not shares_trunk([mixed, mixed], 1)

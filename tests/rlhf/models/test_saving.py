@@ -5,7 +5,7 @@ import torch
 from tiny import tiny_model, tiny_tokenizer
 
 from rlhf.common.errors import ModelError
-from rlhf.models.saving import load_causal_lm, load_tokenizer, save_causal_lm, train_only_top
+from rlhf.models.saving import load_causal_lm, load_tokenizer, save_causal_lm
 
 
 @pytest.fixture
@@ -34,10 +34,10 @@ def test_weights_that_are_pickles_are_not_loaded(directory: Path) -> None:
         load_causal_lm(directory)
 
 
-@pytest.mark.parametrize("kept", [0, 1000])
-def test_weights_that_are_cut_off_are_refused(directory: Path, kept: int) -> None:
+@pytest.mark.parametrize("size", [0, 1000])
+def test_weights_that_are_cut_off_are_refused(directory: Path, size: int) -> None:
     weights = directory / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:kept])
+    weights.write_bytes(weights.read_bytes()[:size])
     with pytest.raises(ModelError, match="model: not a loadable"):
         load_causal_lm(directory)
 
@@ -48,36 +48,3 @@ def test_a_tokenizer_that_pads_with_its_end_of_turn_is_refused(directory: Path) 
     tokenizer.save_pretrained(directory)
     with pytest.raises(ModelError, match="pad token"):
         load_tokenizer(directory)
-
-
-def trainable(tied: bool, layers: int | None) -> set[str]:
-    model = tiny_model(tied=tied)
-    train_only_top(model, layers)
-    return {
-        name.split(".self_attn")[0].split(".mlp")[0]
-        for name, value in model.named_parameters()
-        if value.requires_grad
-    }
-
-
-def test_only_the_top_is_trained() -> None:
-    everything = trainable(tied=True, layers=None)
-    assert {
-        "model.embed_tokens.weight",
-        "model.layers.0",
-        "model.layers.1",
-        "model.norm.weight",
-    } <= everything
-    norms = {f"model.layers.1.{name}_layernorm.weight" for name in ("input", "post_attention")}
-    assert trainable(tied=True, layers=1) == {"model.layers.1", "model.norm.weight", *norms}
-    assert trainable(tied=False, layers=1) == {
-        "model.layers.1",
-        "model.norm.weight",
-        "lm_head.weight",
-        *norms,
-    }
-
-
-def test_more_layers_than_there_are_is_refused() -> None:
-    with pytest.raises(ModelError, match="trainable_layers 3: the model has 2 layers"):
-        train_only_top(tiny_model(), 3)

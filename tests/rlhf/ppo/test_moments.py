@@ -3,6 +3,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from given import alone
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import simulate_processes
@@ -11,10 +12,6 @@ from torch import Tensor
 from rlhf.ppo.moments import Moments, merge
 
 BATCHES = st.lists(st.lists(st.floats(-100, 100), min_size=1, max_size=6), min_size=1, max_size=5)
-
-
-def alone(value: Tensor) -> Tensor:
-    return value
 
 
 def history(batches: list[list[float]]) -> Moments:
@@ -27,7 +24,8 @@ def history(batches: list[list[float]]) -> Moments:
 def test_by_hand() -> None:
     moments = history([[1.0, 2.0], [6.0]])
     assert moments.mean == pytest.approx(3.0)
-    assert moments.std == pytest.approx(math.sqrt((4 + 1 + 9) / 2))  # unbiased
+    # unbiased
+    assert moments.std == pytest.approx(math.sqrt((4 + 1 + 9) / 2))
     assert moments.count == 3
 
 
@@ -53,10 +51,10 @@ def test_processes_hold_the_history_of_one(sizes: list[list[int]]) -> None:
         return moments
 
     found = simulate_processes(len(sizes[0]), work)
-    whole = history([torch.cat(batch).tolist() for batch in shards])
+    together = history([torch.cat(batch).tolist() for batch in shards])
     for moments in found:
         assert moments == found[0]
-        assert moments.as_dict() == pytest.approx(whole.as_dict())
+        assert moments.as_dict() == pytest.approx(together.as_dict())
 
 
 @pytest.mark.parametrize("batch", [[2.5], [4.0, 4.0, 4.0]])

@@ -15,24 +15,17 @@ def test_every_arm_is_accepted(arm: str) -> None:
 
 def test_no_two_arms_are_the_same() -> None:
     texts = {arm: edited(preset_text("laptop"), changes, arm) for arm, changes in ARMS.items()}
-    found = [
-        settings_from(parse_yaml(text, "params.yaml")).model_dump_json() for text in texts.values()
-    ]
-    assert len(set(found)) == len(ARMS)
+    settings = [settings_from(parse_yaml(text, "params.yaml")) for text in texts.values()]
+    assert len({each.model_dump_json() for each in settings}) == len(ARMS)
 
 
 def test_every_figure_of_the_paper_has_its_arms() -> None:
-    assert set(STUDIES) == {
-        "fig4",
-        "fig6",
-        "fig7",
-        "fig8",
-        "fig9",
-        "fig12",
-        *(f"fig{n}" for n in range(14, 20)),
-    }
+    figures = [4, 6, 7, 8, 9, 12, *range(14, 20)]
+    assert set(STUDIES) == {f"fig{number}" for number in figures}
     used = {arm for study in STUDIES.values() for arm in study.arms}
-    assert used <= set(ARMS) and set(ARMS) - used == {"ppo-penalty"}  # eq. 14 has no figure
+    assert used <= set(ARMS)
+    # eq. 14 has no figure
+    assert set(ARMS) - used == {"ppo-penalty"}
 
 
 def test_claims_speak_of_arms_that_their_study_runs() -> None:

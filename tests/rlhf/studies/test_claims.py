@@ -15,11 +15,12 @@ def test_interval_by_hand() -> None:
     assert interval([1.0, 1.0]) == (1.0, 1.0, 1.0)
 
 
-def found(direction: Direction, left: list[float], right: list[float]) -> Finding:
-    runs = {
-        name: {seed: {"kl_first": -8.0, "kl_last": value} for seed, value in enumerate(values)}
-        for name, values in (("a", left), ("b", right))
-    }
+def by_seed(values: list[float]) -> dict[int, dict[str, float]]:
+    return {seed: {"kl_first": -8.0, "kl_last": value} for seed, value in enumerate(values)}
+
+
+def compared(direction: Direction, left: list[float], right: list[float]) -> Finding:
+    runs = {"a": by_seed(left), "b": by_seed(right)}
     finding = judge(Claim("", "kl_last", "a", "b", direction), runs)
     assert finding is not None
     return finding
@@ -28,41 +29,28 @@ def found(direction: Direction, left: list[float], right: list[float]) -> Findin
 @pytest.mark.parametrize(
     ("direction", "left", "right", "verdict"),
     [
-        (
-            "higher",
-            [2.0, 3.1, 4.0],
-            [1.0, 2.0, 3.0],
-            "agrees",
-        ),  # by about 1 in every seed, though the seeds spread more
+        # by about 1 in every seed, though the seeds lie further apart
+        ("higher", [2.0, 3.1, 4.0], [1.0, 2.0, 3.0], "agrees"),
         ("lower", [2.0, 3.1, 4.0], [1.0, 2.0, 3.0], "differs"),
-        (
-            "same",
-            [4.0, 5.1, 6.0],
-            [1.0, 2.0, 3.0],
-            "differs",
-        ),  # 2.89 to 3.18, beyond a quarter of the change of 10
-        (
-            "same",
-            [3.4, 4.5, 5.4],
-            [1.0, 2.0, 3.0],
-            "inside the noise",
-        ),  # 2.29 to 2.58: not 0, perhaps more than little
+        # 2.89 to 3.18, beyond a quarter of the change of 10
+        ("same", [4.0, 5.1, 6.0], [1.0, 2.0, 3.0], "differs"),
+        # 2.29 to 2.58: not 0, perhaps more than little
+        ("same", [3.4, 4.5, 5.4], [1.0, 2.0, 3.0], "inside the noise"),
         ("higher", [2.0, 1.0, 3.0], [1.0, 2.0, 3.0], "inside the noise"),
-        ("same", [3.0, 1.0, 3.0], [1.0, 2.0, 3.0], "inside the noise"),  # anything from -3.5 to 4.1
-        (
-            "same",
-            [1.4, 1.6, 3.0],
-            [1.0, 2.0, 3.0],
-            "agrees",
-        ),  # -1 to 1; the change is 10 on average, a quarter of it 2.5
-        ("same", [1.1, 2.1, 3.1], [1.0, 2.0, 3.0], "agrees"),  # not 0, but little
-        ("lower", [0.0], [9.0], "inside the noise"),  # one seed shows nothing
+        # anything from -3.5 to 4.1
+        ("same", [3.0, 1.0, 3.0], [1.0, 2.0, 3.0], "inside the noise"),
+        # -1 to 1; the change is 10 on average, a quarter of it 2.5
+        ("same", [1.4, 1.6, 3.0], [1.0, 2.0, 3.0], "agrees"),
+        # not 0, but little
+        ("same", [1.1, 2.1, 3.1], [1.0, 2.0, 3.0], "agrees"),
+        # one seed shows nothing
+        ("lower", [0.0], [9.0], "inside the noise"),
     ],
 )
 def test_verdicts(
     direction: Direction, left: list[float], right: list[float], verdict: str
 ) -> None:
-    assert found(direction, left, right).verdict == verdict
+    assert compared(direction, left, right).verdict == verdict
 
 
 def test_only_seeds_of_both_sides_count() -> None:
@@ -91,9 +79,8 @@ def test_the_same_needs_to_know_where_the_other_side_began() -> None:
 
 
 def test_against_the_start_of_the_same_run() -> None:
-    runs: Runs = {
-        "a": {seed: {"gold_first": 1.0, "gold_last": 1.0 - 0.1 * seed} for seed in (5, 6, 7)}
-    }
+    of_seeds = {seed: {"gold_first": 1.0, "gold_last": 1.0 - 0.1 * seed} for seed in (5, 6, 7)}
+    runs: Runs = {"a": of_seeds}
     finding = judge(Claim("", "gold_last", "a", START, "lower"), runs)
     assert finding is not None and finding.verdict == "agrees"
     assert finding.difference == pytest.approx(-0.6)

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from tiny import PAD, tiny_settings
+from tiny import copy_workspace, tiny_settings
 
 from rlhf.batches.tables import read_table
 from rlhf.core.steps import read_steps
@@ -10,57 +10,87 @@ from rlhf.engine.single import TorchEngine
 from rlhf.evaluation.plain_text import plain_text_loss
 from rlhf.models.heads import load_scalar_model
 from rlhf.models.saving import load_causal_lm
+from rlhf.settings import Settings
 from rlhf.studies.measure import gold_scores, looks_of, run_record
 from rlhf.training import loop, reward
 from rlhf.workspace import Workspace
 
 
-@torch.no_grad()
-def test_a_run_is_measured_by_gold_model_and_plain_text(workspace: Workspace) -> None:
-    settings = tiny_settings({"ppo.iterations": 3})
+@pytest.fixture(scope="module")
+def settings() -> Settings:
+    return tiny_settings({"ppo.iterations": 3})
+
+
+@pytest.fixture(scope="module")
+def finished(
+    prepared: Workspace, settings: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> Workspace:
+    """A policy run and a gold model; only to be read."""
+    workspace = copy_workspace(prepared, tmp_path_factory.mktemp("measured"))
     reward.train(tiny_settings({"gold.max_steps": 2}), workspace, "gold")
     loop.train(settings, workspace)
-    samples = read_steps(workspace.samples("ppo"))
+    return workspace
+
+
+@torch.no_grad()
+def slow_gold_scores(workspace: Workspace) -> list[float]:
+    """One sample at a time, in units of the std of the gold model's scores."""
     gold = load_scalar_model(workspace.model("gold"), unit_scale=True)
     prompts = read_table(workspace, "prompts", split="validation")["prompt_ids"]
-    slow = []
-    for place, row in enumerate(samples):
+    scores = []
+    for place, row in enumerate(read_steps(workspace.samples("ppo"))):
+        # four prompts at each validation
         ids = [*prompts[place % 4].tolist(), *map(int, row["response_ids"].split())]
-        slow.append(
-            float(
-                gold.head(
-                    gold.lm.base_model(input_ids=torch.tensor([ids])).last_hidden_state[0, -1]
-                )
-            )
-        )
-    assert gold_scores(settings, workspace, samples) == pytest.approx(slow, abs=1e-5)
+        hidden = gold.lm.base_model(input_ids=torch.tensor([ids])).last_hidden_state[0, -1]
+        scores.append(float(gold.head(hidden)))
+    return scores
 
-    model, total, count = load_causal_lm(workspace.model("policy")), 0.0, 0
+
+@torch.no_grad()
+def slow_plain_text_loss(workspace: Workspace) -> float:
+    """-log p of every token of the validation windows, one window at a time."""
+    model = load_causal_lm(workspace.model("policy"))
+    losses: list[float] = []
     for window in read_table(workspace, "pretrain", split="validation")["input_ids"]:
         ids = torch.tensor([window.tolist()])
         logprobs = model(input_ids=ids).logits.log_softmax(-1)[0, :-1]
-        total -= float(logprobs.gather(1, ids[0, 1:, None]).sum())
-        count += ids.shape[1] - 1
-    engine = TorchEngine(settings.engine)
-    assert plain_text_loss(workspace.model("policy"), workspace, engine) == pytest.approx(
-        total / count, abs=1e-5
-    )
+        losses += (-logprobs.gather(1, ids[0, 1:, None])).flatten().tolist()
+    return sum(losses) / len(losses)
 
-    record = run_record(settings, workspace)
-    assert [row["step"] for row in record["looks"]] == [0, 2, 3]
-    assert record["looks"][0]["gold"] == pytest.approx(sum(slow[:4]) / 4, abs=1e-5)
-    assert record["summary"]["gold_first"] == record["looks"][0]["gold"]
-    assert record["summary"]["gold_last"] == record["looks"][-1]["gold"]
-    assert [row["step"] for row in record["curves"]] == [-1, 0, 1, 2]
-    assert (
-        all(math.isfinite(value) for row in record["curves"] for value in row.values()) and PAD == 0
-    )
+
+def test_samples_are_scored_by_the_gold_model(finished: Workspace, settings: Settings) -> None:
+    samples = read_steps(finished.samples("ppo"))
+    found = gold_scores(settings, finished, samples)
+    assert found == pytest.approx(slow_gold_scores(finished), abs=1e-5)
+
+
+def test_the_tax_is_the_loss_on_plain_text(finished: Workspace, settings: Settings) -> None:
+    engine = TorchEngine(settings.engine)
+    found = plain_text_loss(finished.model("policy"), finished, engine)
+    assert found == pytest.approx(slow_plain_text_loss(finished), abs=1e-5)
+
+
+def test_a_run_s_record_holds_curves_validations_and_a_summary(
+    finished: Workspace, settings: Settings
+) -> None:
+    record = run_record(settings, finished)
+    looks, summary = record["looks"], record["summary"]
+    assert [row["step"] for row in looks] == [0, 2, 3]
+    first_scores = slow_gold_scores(finished)[:4]
+    assert looks[0]["gold"] == pytest.approx(sum(first_scores) / 4, abs=1e-5)
+    assert summary["gold_first"] == looks[0]["gold"]
+    assert summary["gold_last"] == looks[-1]["gold"]
+    assert summary["plain_text_loss"] == pytest.approx(slow_plain_text_loss(finished), abs=1e-5)
+
+    curves = record["curves"]
+    assert [row["step"] for row in curves] == [-1, 0, 1, 2]
+    assert all(math.isfinite(value) for row in curves for value in row.values())
 
 
 def test_the_tail_of_the_rewards() -> None:
-    samples = [{"step": 0, "reward": float(n)} for n in range(21)] + [
-        {"step": 5, "reward": 1.0}
-    ] * 3
+    samples = [{"step": 0, "reward": float(n)} for n in range(21)]
+    samples += [{"step": 5, "reward": 1.0}] * 3
     first, second = looks_of(samples, [0.5] * 24)
-    assert (first["reward_tail"], second["reward_tail"]) == (9.0, 0.0)  # 19 - 10
+    # 95th percentile 19, median 10
+    assert (first["reward_tail"], second["reward_tail"]) == (9.0, 0.0)
     assert (first["gold"], first["reward"]) == (0.5, 10.0)

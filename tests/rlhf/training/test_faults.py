@@ -1,4 +1,4 @@
-"""What a stage does when numbers, disk or the user put an end to it: a message, no traceback, nothing half-written."""
+"""What a stage does when numbers, disk or the user end it: a message, nothing half-written."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,55 +17,63 @@ from workers import Harm, Worker, half_written
 
 from rlhf.batches.tables import read_table
 from rlhf.common.errors import TrainingError
+from rlhf.settings import Settings
 from rlhf.training import loop, reward, sft
 from rlhf.workspace import Workspace
 
 LONG = {"sft.epochs": 2000.0, "sft.checkpoint_every": 2, "sft.batch_tokens": 48}
 
+Train = Callable[[Settings, Workspace], None]
 
-# -- numbers ------------------------------------------------------------------------------------------------------------
+
+# -- numbers ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("stage", "model", "step"),
-    [("sft", "sft", 2), ("reward", "gold", 2), ("ppo", "policy", 0)],
-    ids=["sft", "gold", "ppo"],
-)
-def test_a_loss_that_is_not_finite_stops_the_run_with_its_batch_saved(
-    workspace: Workspace, stage: str, model: str, step: int
-) -> None:
-    name = "gold" if stage == "reward" else stage
+def refused_step(
+    workspace: Workspace, train: Train, stage: str, model: str, step: int
+) -> dict[str, Any]:
+    """Train at a rate that overflows; the batch that the refused step leaves."""
     changes: dict[str, Any] = {
-        f"{name}.optimizer.learning_rate": 1e30,
+        f"{stage}.optimizer.learning_rate": 1e30,
         "sft.batch_tokens": 48,
         "gold.batch_tokens": 128,
     }
-    run: dict[str, Callable[[], None]] = {
-        "sft": lambda: sft.train(tiny_settings(changes), workspace),
-        "reward": lambda: reward.train(tiny_settings(changes), workspace, "gold"),
-        "ppo": lambda: loop.train(tiny_settings(changes), workspace),
-    }
     shutil.rmtree(workspace.model(model), ignore_errors=True)
-    with pytest.raises(
-        TrainingError,
-        match=rf"{name}, step {step}: (loss|gradient norm) is .*\.failures/{name}-step-{step}",
-    ):
-        run[stage]()
-    assert not workspace.model(model).exists() and not workspace.metrics(name).exists()
+    place = rf"\.failures/{stage}-step-{step}"
+    message = rf"{stage}, step {step}: (loss|gradient norm) is .*{place}"
+    with pytest.raises(TrainingError, match=message):
+        train(tiny_settings(changes), workspace)
+    assert not workspace.model(model).exists()
+    assert not workspace.metrics(stage).exists()
     assert half_written(workspace.root) == []
-    evidence = json.loads(
-        (workspace.root / ".failures" / f"{name}-step-{step}.rank-0.json").read_text()
-    )
-    assert (evidence["stage"], evidence["step"]) == (name, step)
-    if stage == "ppo":
-        assert evidence["batch"]["trainer"] == "policy" and len(evidence["batch"]["input_ids"]) == 4
-    else:
-        table = read_table(
-            workspace,
-            "sft" if stage == "sft" else "preferences",
-            split="train" if stage == "sft" else "gold",
-        )
-        assert evidence["batch"]["rows"] and set(evidence["batch"]["rows"]) < set(table["id"])
+
+    (failure,) = workspace.failures.iterdir()
+    assert failure.name == f"{stage}-step-{step}.rank-0.json"
+    evidence = json.loads(failure.read_text())
+    assert (evidence["stage"], evidence["step"]) == (stage, step)
+    batch: dict[str, Any] = evidence["batch"]
+    return batch
+
+
+def test_a_step_that_is_not_finite_leaves_its_dialogues(workspace: Workspace) -> None:
+    batch = refused_step(workspace, sft.train, "sft", "sft", step=2)
+    table = read_table(workspace, "sft", split="train")
+    assert batch["rows"] and set(batch["rows"]) < set(table["id"])
+
+
+def test_a_step_that_is_not_finite_leaves_its_pairs(workspace: Workspace) -> None:
+    train = partial(reward.train, role="gold")
+    batch = refused_step(workspace, train, "gold", "gold", step=2)
+    table = read_table(workspace, "preferences", split="gold")
+    assert batch["rows"] and set(batch["rows"]) < set(table["id"])
+
+
+def test_a_step_that_is_not_finite_leaves_its_responses(workspace: Workspace) -> None:
+    batch = refused_step(workspace, loop.train, "ppo", "policy", step=0)
+    assert batch["trainer"] == "policy"
+    assert len(batch["input_ids"]) == len(batch["advantages"]) == 4
+    # two windows of plain text
+    assert len(batch["plain_text"]) == 2
 
 
 def poison(directory: Path) -> None:
@@ -87,16 +96,16 @@ def test_a_policy_that_is_not_finite_is_noticed_in_its_first_iteration(
     workspace: Workspace,
 ) -> None:
     poison(workspace.model("sft"))
-    with pytest.raises(
-        TrainingError, match=r"ppo, step -1: loss is nan.*\.failures/ppo-step--1\.rank-0\.json"
-    ):
+    message = r"ppo, step -1: loss is nan.*\.failures/ppo-step--1\.rank-0\.json"
+    with pytest.raises(TrainingError, match=message):
         loop.train(tiny_settings(), workspace)
     assert not workspace.model("policy").exists()
-    evidence = json.loads((workspace.root / ".failures" / "ppo-step--1.rank-0.json").read_text())
+    (failure,) = workspace.failures.iterdir()
+    evidence = json.loads(failure.read_text())
     assert "nan" in evidence["batch"]["advantages"][0]
 
 
-# -- disk ---------------------------------------------------------------------------------------------------------------
+# -- disk ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -106,9 +115,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     place.mkdir()
     if os.geteuid() != 0 or shutil.which("mount") is None:
         pytest.skip("only root can mount a small file system")
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=500k", "tmpfs", place], check=False
-    ).returncode:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=500k", "tmpfs", place]
+    if subprocess.run(mount, check=False).returncode:
         pytest.skip("no small file system can be mounted here")
     try:
         yield place
@@ -126,14 +134,14 @@ def test_a_full_disk_ends_the_run_with_the_name_of_what_could_not_be_written(
     write_settings(workspace, tiny_settings({"sft.checkpoint_every": 1000}))
     worker = Worker("sft", workspace.root)
     assert worker.code() == 1
-    assert "Traceback" not in worker.said()
-    assert "error: models/sft: " in worker.said() and "No space left on device" in worker.said()
+    assert "Traceback" not in worker.log()
+    assert "error: models/sft: " in worker.log() and "No space left on device" in worker.log()
     assert sorted(path.name for path in small_disk.iterdir()) == ["base"]
     assert not workspace.metrics("sft").exists()
 
 
 @pytest.mark.parametrize(
-    ("stage", "checkpoint_every", "told"),
+    ("stage", "checkpoint_every", "place"),
     [
         ("sft", 1000, "models/sft"),
         ("sft", 2, ".checkpoints/sft"),
@@ -142,23 +150,27 @@ def test_a_full_disk_ends_the_run_with_the_name_of_what_could_not_be_written(
     ],
 )
 def test_a_file_that_cannot_grow_ends_the_run_with_its_name(
-    workspace: Workspace, stage: str, checkpoint_every: int, told: str
+    workspace: Workspace, stage: str, checkpoint_every: int, place: str
 ) -> None:
     """As on a file system with quotas."""
-    changes = {"sft.batch_tokens": 48, "ppo.critic.pretraining_iterations": 0, "ppo.keep": "last"}
-    write_settings(
-        workspace, tiny_settings(changes | {f"{stage}.checkpoint_every": checkpoint_every})
-    )
+    changes = {
+        "sft.batch_tokens": 48,
+        "ppo.critic.pretraining_iterations": 0,
+        "ppo.keep": "last",
+        f"{stage}.checkpoint_every": checkpoint_every,
+    }
+    write_settings(workspace, tiny_settings(changes))
     before = tree_of(workspace.root / "models")
     worker = Worker(stage, workspace.root, Harm(file_bytes=150_000))
     assert worker.code() == 1
-    assert "Traceback" not in worker.said()
-    assert f"error: {told}" in worker.said() and "File too large" in worker.said()
-    assert tree_of(workspace.root / "models") == before  # the model that was there is whole still
+    assert "Traceback" not in worker.log()
+    assert f"error: {place}" in worker.log() and "File too large" in worker.log()
+    # the model that was there is as it was
+    assert tree_of(workspace.root / "models") == before
     assert half_written(workspace.root) == [] and not workspace.metrics(stage).exists()
 
 
-# -- the user -----------------------------------------------------------------------------------------------------------
+# -- the user -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
@@ -170,7 +182,7 @@ def test_an_interrupted_worker_leaves_its_checkpoint_and_nothing_half_written(
     worker = Worker("sft", workspace.root)
     worker.interrupt_when(lambda: any(workspace.checkpoints.glob("sft/*/step-*")), signum)
     assert worker.code() == 130
-    assert "Traceback" not in worker.said() and "interrupted" in worker.said()
+    assert "Traceback" not in worker.log() and "interrupted" in worker.log()
     assert tree_of(workspace.root / "models") == before
     assert half_written(workspace.root) == [] and not workspace.metrics("sft").exists()
     assert list(workspace.checkpoints.glob("sft/*/step-*"))

@@ -1,210 +1,274 @@
 import json
+from collections import defaultdict
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pytest
-import torch
-from tiny import numbers, outcome, same_models, tiny_settings
+from tiny import copy_workspace, numbers, outcome, same_models, tiny_settings
 
-from rlhf.algorithms import ALGORITHMS, Material, PpoMax
-from rlhf.algorithms.base import Loss
+from rlhf.algorithms.base import Sources, Step, Update, Updates
+from rlhf.algorithms.ppo_max import PpoMax
 from rlhf.batches.padding import TokenBatch
 from rlhf.batches.tables import read_table
-from rlhf.core.tally import Tally
-from rlhf.models.saving import load_causal_lm
+from rlhf.engine import Loss
+from rlhf.registry import ALGORITHMS
 from rlhf.rollout.records import Experience
 from rlhf.training import loop
 from rlhf.workspace import Workspace
 
+VALIDATED = {
+    "reward",
+    "objective",
+    "kl",
+    "kl_sequence",
+    "surprise",
+    "entropy",
+    "length",
+    "finished",
+    "distinct_2",
+}
+LOGGED = {
+    "reward", "reward_std", "reward_normalised", "kl", "kl_sequence", "response_length", "finished",
+    "perplexity", "entropy", "policy_loss", "value_loss", "ptx_loss", "ratio_mean",
+    "ratio_max_deviation", "first_ratio_deviation", "clip_fraction", "value_clip_fraction",
+    "explained_variance", "advantage_mean", "advantage_std", "return_mean", "policy_gradient_norm",
+    "critic_gradient_norm", "policy_learning_rate", "critic_learning_rate", "tokens",
+}  # fmt: skip
+SUMMED_UP = {
+    "kl_last",
+    "perplexity_last",
+    "response_length_last",
+    "value_loss_last",
+    "seconds",
+    "rollout_tokens_per_second",
+    "update_tokens_per_second",
+    "collapse_step",
+    "first_ratio_deviation_max",
+}
 
-def test_a_whole_run_and_what_it_writes(workspace: Workspace) -> None:
-    settings = tiny_settings({"ppo.mini_batch": 8, "ppo.epochs": 2})
-    loop.train(settings, workspace)
-    *rows, final = numbers(workspace.steps("ppo"))
+
+# -- what a run writes --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(prepared: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A run of two epochs over each buffer; only to be read."""
+    workspace = copy_workspace(prepared, tmp_path_factory.mktemp("finished"))
+    loop.train(tiny_settings({"ppo.mini_batch": 8, "ppo.epochs": 2}), workspace)
+    return workspace
+
+
+def test_every_iteration_has_a_row(finished: Workspace) -> None:
+    *rows, final = numbers(finished.steps("ppo"))
     assert [row["step"] for row in rows] == [-1, 0, 1, 2, 3]
-    watched = {
-        "reward",
-        "objective",
-        "kl",
-        "kl_sequence",
-        "surprise",
-        "entropy",
-        "length",
-        "finished",
-        "distinct_2",
-    }
-    assert (
-        final.keys() == {"step", *(f"validation_{key}" for key in watched)} and final["step"] == 4
-    )
-    promised = {
-        "reward", "reward_std", "reward_normalised", "kl", "kl_sequence", "response_length", "finished", "perplexity",
-        "entropy", "policy_loss", "value_loss", "ptx_loss", "ratio_mean", "ratio_max_deviation", "first_ratio_deviation",
-        "clip_fraction", "value_clip_fraction", "explained_variance", "advantage_mean", "advantage_std", "return_mean",
-        "policy_gradient_norm", "critic_gradient_norm", "policy_learning_rate", "critic_learning_rate",
-    }  # fmt: skip
-    assert all(promised <= row.keys() for row in rows[1:])
-    assert (
-        "policy_loss" not in rows[0]
-        and "policy_gradient_norm" not in rows[0]
-        and "value_loss" in rows[0]
-    )
-    assert (
-        rows[0]["kl"] == rows[1]["kl"] == pytest.approx(0.0, abs=1e-6)
-    )  # the policy has not moved yet
-    assert all(row["first_ratio_deviation"] < 1e-6 for row in rows[1:])
-    assert all(row["ratio_max_deviation"] > 1e-6 for row in rows[1:])  # of the second epoch
+    warmup, *learning = rows
+    assert all(row.keys() >= LOGGED for row in learning)
+    assert "value_loss" in warmup
+    assert not {"policy_loss", "policy_gradient_norm"} & warmup.keys()
+    # the policy has not moved yet
+    assert warmup["kl"] == learning[0]["kl"] == pytest.approx(0.0, abs=1e-6)
+    for row in learning:
+        assert row["first_ratio_deviation"] < 1e-6
+        # of the second epoch
+        assert row["ratio_max_deviation"] > 1e-6
     assert all(row["sampler_logprob_gap"] < 1e-5 for row in rows)
-    assert [("validation_reward" in row) for row in rows] == [False, True, False, True, False]
 
-    samples = numbers(workspace.samples("ppo"))
+    validated = {row["step"] for row in rows if "validation_reward" in row}
+    assert validated == {0, 2}
+    assert final.keys() == {"step", *(f"validation_{key}" for key in VALIDATED)}
+    assert final["step"] == 4
+
+
+def test_samples_are_those_that_were_validated(finished: Workspace) -> None:
+    *rows, final = numbers(finished.steps("ppo"))
+    samples = numbers(finished.samples("ppo"))
     assert [row["step"] for row in samples] == [0] * 4 + [2] * 4 + [4] * 4
-    assert len({row["prompt"] for row in samples}) == 4 and samples[0]["prompt"].startswith(
-        "user: w"
-    )
+    assert len({row["prompt"] for row in samples}) == 4
+    assert samples[0]["prompt"].startswith("user: w")
     for row in (rows[1], rows[3], final):
-        own = [sample["reward"] for sample in samples if sample["step"] == row["step"]]
-        assert row["validation_reward"] == pytest.approx(sum(own) / 4)
-    histograms = json.loads(workspace.details("ppo").read_text())["reward_histograms"]
-    assert [(entry["step"], sum(entry["counts"])) for entry in histograms] == [
-        (0, 4),
-        (2, 4),
-        (4, 4),
-    ]
+        rewards = [sample["reward"] for sample in samples if sample["step"] == row["step"]]
+        assert row["validation_reward"] == pytest.approx(sum(rewards) / 4)
 
-    summary = json.loads(workspace.metrics("ppo").read_text())
-    assert (summary["reward_first"], summary["reward_last"]) == (
-        rows[1]["reward"],
-        rows[4]["reward"],
-    )
-    assert (summary["collapsed"], summary["iterations"]) == (
-        False,
-        4,
-    ) and "collapse_step" in summary
-    wanted = {"kl_last", "perplexity_last", "response_length_last", "seconds"}
-    assert wanted | {"rollout_tokens_per_second", "update_tokens_per_second"} <= summary.keys()
-    before, after = (
-        load_causal_lm(workspace.model(name)).state_dict() for name in ("sft", "policy")
-    )
-    assert any(not torch.equal(before[name], after[name]) for name in before)
+    histograms = json.loads(finished.details("ppo").read_text())["reward_histograms"]
+    counted = [(entry["step"], sum(entry["counts"])) for entry in histograms]
+    assert counted == [(0, 4), (2, 4), (4, 4)]
+
+
+def test_the_summary_is_of_the_rows(finished: Workspace) -> None:
+    _, *learning, _ = numbers(finished.steps("ppo"))
+    summary = json.loads(finished.metrics("ppo").read_text())
+    first, last = learning[0], learning[-1]
+    assert summary["reward_first"] == first["reward"]
+    assert summary["reward_last"] == last["reward"]
+    assert summary["collapsed"] is False and summary["iterations"] == 4
+    assert summary.keys() >= SUMMED_UP
+    assert not same_models(finished.model("policy"), finished.model("sft"))
+
+
+# -- the best policy ----------------------------------------------------------------------------
 
 
 def objectives(workspace: Workspace) -> dict[int, float]:
+    """The objective of each validation, by its iteration."""
     rows = numbers(workspace.steps("ppo"))
-    return {
-        row["step"]: row["validation_objective"] for row in rows if "validation_objective" in row
-    }
+    validated = [row for row in rows if "validation_objective" in row]
+    return {row["step"]: row["validation_objective"] for row in validated}
 
 
-def test_the_policy_of_the_best_look_is_kept(workspace: Workspace, tmp_path: Path) -> None:
-    """A rate that wrecks the policy: the best look is the first one, the policy that training started from."""
+def test_the_policy_of_the_best_validation_is_stored(workspace: Workspace) -> None:
+    """A rate that wrecks the policy: the best is the first one, that training started from."""
     changes = {
         "ppo.optimizer.learning_rate": 0.05,
         "ppo.optimizer.warmup_fraction": 0.0,
         "ppo.kl.coefficient": 1.0,
     }
     loop.train(tiny_settings(changes), workspace)
-    found = objectives(workspace)
-    assert max(found, key=lambda step: found[step]) == 0
-    summary = json.loads(workspace.metrics("ppo").read_text())
-    assert (summary["kept_step"], summary["kept_objective"]) == (0, found[0])
+    by_step = objectives(workspace)
+    assert max(by_step, key=lambda step: by_step[step]) == 0
+    (summary,) = numbers(workspace.metrics("ppo"))
+    assert (summary["kept_step"], summary["kept_objective"]) == (0, by_step[0])
     assert same_models(workspace.model("policy"), workspace.model("sft"))
+
     loop.train(tiny_settings(changes | {"ppo.keep": "last"}), workspace)
-    summary = json.loads(workspace.metrics("ppo").read_text())
-    assert (summary["kept_step"], summary["kept_objective"]) == (4, found[4])
+    (summary,) = numbers(workspace.metrics("ppo"))
+    assert (summary["kept_step"], summary["kept_objective"]) == (4, by_step[4])
     assert not same_models(workspace.model("policy"), workspace.model("sft"))
 
 
 def test_the_objective_is_reward_less_the_penalty(workspace: Workspace) -> None:
     loop.train(tiny_settings({"ppo.kl.coefficient": 0.3}), workspace)
-    for row in numbers(workspace.steps("ppo")):
-        if "validation_objective" in row:
-            expected = (
-                row["validation_reward"] / 0.5 - 0.3 * row["validation_kl_sequence"]
-            )  # the note says 0.5
-            assert row["validation_objective"] == pytest.approx(expected, abs=1e-5)
+    validated = [row for row in numbers(workspace.steps("ppo")) if "validation_reward" in row]
+    assert len(validated) == 3
+    for row in validated:
+        # the reward model's note says 0.5
+        expected = row["validation_reward"] / 0.5 - 0.3 * row["validation_kl_sequence"]
+        assert row["validation_objective"] == pytest.approx(expected, abs=1e-5)
 
 
-def collapsing(iteration: int) -> Any:
-    """Metrics as of a policy that collapses from some iteration on."""
-    real = PpoMax.experience
+# -- the alarm ----------------------------------------------------------------------------------
 
-    def experience(self: PpoMax, material: Material) -> Any:
-        learnable, metrics = real(self, material)
-        self.calls = getattr(self, "calls", -2) + 1  # type: ignore[attr-defined]
-        if self.calls >= iteration:  # type: ignore[attr-defined]
-            metrics |= {"kl": 9.0, "response_length": 100.0}
-        return learnable, metrics
+COLLAPSE = 3
 
-    return experience
+
+class Collapsing(PpoMax):
+    """PPO-max whose metrics are those of a collapsed policy from iteration COLLAPSE on."""
+
+    def updates(self, sources: Sources, iteration: int) -> Updates:
+        updates = super().updates(sources, iteration)
+        update = next(updates)
+        if iteration >= COLLAPSE:
+            collapsed = {**update.metrics, "kl": 9.0, "response_length": 100.0}
+            update = replace(update, metrics=collapsed)
+        shown = yield update
+        if iteration >= 0:
+            yield updates.send(shown)
 
 
 @pytest.mark.parametrize(
-    ("action", "last", "kept"), [("warn", 8, "best"), ("stop", 4, "last"), ("return", 4, "best")]
+    ("action", "keep", "last", "stored"),
+    [
+        ("warn", "best", 8, "best"),
+        ("stop", "last", 4, "last"),
+        ("return", "last", 4, "best"),
+    ],
 )
 def test_what_the_alarm_does(
     workspace: Workspace,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     action: str,
+    keep: str,
     last: int,
-    kept: str,
+    stored: str,
 ) -> None:
-    monkeypatch.setattr(PpoMax, "experience", collapsing(3))
+    monkeypatch.setitem(ALGORITHMS, "ppo-max", f"{__name__}:Collapsing")
     changes = {
         "ppo.iterations": 8,
         "ppo.alarm": {"action": action, "patience": 2},
-        "ppo.keep": "last",
+        "ppo.keep": keep,
         "ppo.samples_every": 1,
     }
-    if action == "warn":
-        changes["ppo.keep"] = "best"
     loop.train(tiny_settings(changes), workspace)
+
+    # where the run is stopped, the last iteration has a row too, and learns nothing
     steps = [row["step"] for row in numbers(workspace.steps("ppo"))]
-    assert steps == [*range(-1, last), *([last, last] if action != "warn" else [last])]
-    summary = json.loads(workspace.metrics("ppo").read_text())
+    stopped = [last] if action != "warn" else []
+    assert steps == [*range(-1, last), *stopped, last]
+    (summary,) = numbers(workspace.metrics("ppo"))
     assert (summary["collapsed"], summary["collapse_step"]) == (True, 4)
-    told = [record.message for record in caplog.records if "collapse" in record.message]
-    assert len(told) == 1 and told[0].startswith(
-        "ppo: collapse at iteration 4: response_length 100"
-    )
-    if kept == "best":
-        before = {
-            step: value for step, value in objectives(workspace).items() if step < 3
-        }  # sound by then
-        assert summary["kept_step"] == max(before, key=lambda step: before[step])
+    messages = [record.message for record in caplog.records if "collapse at" in record.message]
+    (message,) = messages
+    assert message.startswith("ppo: collapse at iteration 4: response_length 100")
+
+    if stored == "best":
+        # sound by then
+        by_step = {step: value for step, value in objectives(workspace).items() if step < COLLAPSE}
+        assert summary["kept_step"] == max(by_step, key=lambda step: by_step[step])
     else:
         assert summary["kept_step"] == last
 
 
+# -- what is learnt from ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Noted:
+    """A step that the loop asked for: its rows by the sum of their tokens."""
+
+    role: str
+    iteration: int
+    rows: tuple[int, ...]
+    number: int
+
+
 class Recording(PpoMax):
-    """PPO-max that notes what the loop gives it."""
+    """PPO-max that notes its steps, and the first words of the plain text that it asks for."""
 
-    seen: list[tuple[str, int, tuple[int, ...], tuple[int, ...]]] = []  # noqa: RUF012
+    steps: list[Noted] = []  # noqa: RUF012
+    words: list[int] = []  # noqa: RUF012
 
-    def losses(
-        self,
-        name: str,
-        iteration: int,
-        batch: Experience,
-        pretrain: TokenBatch | None,
-        tally: Tally,
+    def updates(self, sources: Sources, iteration: int) -> Updates:
+        updates = super().updates(Reading(sources, self.words), iteration)
+        update = next(updates)
+        shown = yield self.noting(update, iteration)
+        if iteration >= 0:
+            yield self.noting(updates.send(shown), iteration)
+
+    def noting(self, update: Update[Experience], iteration: int) -> Update[Experience]:
+        return replace(update, losses=partial(self.noted_losses, update, iteration))
+
+    def noted_losses(
+        self, update: Update[Experience], iteration: int, step: Step[Experience]
     ) -> list[Loss]:
-        rows = tuple(batch.batch.input_ids.sum(dim=1).tolist())
-        windows = (
-            tuple(pretrain.input_ids[:, 0].tolist())
-            if pretrain is not None and name == "policy"
-            else ()
-        )
-        self.seen.append((name, iteration, rows, windows))
-        return super().losses(name, iteration, batch, pretrain, tally)
+        rows = tuple(step.batch.batch.input_ids.sum(dim=1).tolist())
+        self.steps.append(Noted(step.role, iteration, rows, step.number))
+        return update.losses(step)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Sources that note the plain text."""
+
+    sources: Sources
+    words: list[int]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.sources, name)
+
+    def plain_text(self, windows: int, step: int) -> TokenBatch:
+        text = self.sources.plain_text(windows, step)
+        self.words.extend(text.input_ids[:, 0].tolist())
+        return text
 
 
 def test_the_loop_covers_the_buffer_in_every_epoch(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(ALGORITHMS, "ppo-max", Recording)
-    Recording.seen.clear()
+    monkeypatch.setitem(ALGORITHMS, "ppo-max", f"{__name__}:Recording")
+    monkeypatch.setattr(Recording, "steps", [])
+    monkeypatch.setattr(Recording, "words", [])
     changes: Mapping[str, Any] = {
         "ppo.mini_batch": 2,
         "ppo.micro_batch": 1,
@@ -212,24 +276,32 @@ def test_the_loop_covers_the_buffer_in_every_epoch(
         "ppo.iterations": 2,
     }
     loop.train(tiny_settings(changes), workspace)
-    counts = {
-        (name, i): [row for row in Recording.seen if row[:2] == (name, i)]
-        for name, i, _, _ in Recording.seen
-    }
-    assert {key: len(value) for key, value in counts.items()} == {
-        ("critic", -1): 4, ("policy", 0): 12, ("critic", 0): 12, ("policy", 1): 12, ("critic", 1): 12
-    }  # fmt: skip
+    by_update: dict[tuple[str, int], list[Noted]] = defaultdict(list)
+    for step in Recording.steps:
+        by_update[step.role, step.iteration].append(step)
+
+    # four mini-batches, for three epochs once the policy learns
+    counts = {update: len(steps) for update, steps in by_update.items()}
+    expected = {("critic", -1): 4}
+    for iteration in (0, 1):
+        expected |= {("policy", iteration): 12, ("critic", iteration): 12}
+    assert counts == expected
+
     orders = set()
-    for seen in counts.values():
-        epochs = [
-            [rows for _, _, rows, _ in seen[start : start + 4]] for start in range(0, len(seen), 4)
-        ]
-        assert all(sorted(epoch) == sorted(epochs[0]) for epoch in epochs)  # the same mini-batches
-        orders |= {tuple(sorted(epochs[0]).index(rows) for rows in epoch) for epoch in epochs}
-    assert len(orders) > 3  # in changing order
-    first = [ids[0] for ids in read_table(workspace, "pretrain", split="train")["input_ids"]]
-    windows = [word for name, _, _, words in Recording.seen if name == "policy" for word in words]
-    assert windows == [first[place % 10] for place in range(2 * 24)]  # plain text in turn
+    for steps in by_update.values():
+        assert [step.number for step in steps] == list(range(len(steps)))
+        epochs = [[step.rows for step in steps[at : at + 4]] for at in range(0, len(steps), 4)]
+        mini_batches = sorted(epochs[0])
+        for epoch in epochs:
+            # the same mini-batches in changing order
+            assert sorted(epoch) == mini_batches
+            orders.add(tuple(mini_batches.index(rows) for rows in epoch))
+    assert len(orders) > 3
+
+    # plain text in turn: two windows at each of the policy's steps
+    windows = read_table(workspace, "pretrain", split="train")["input_ids"]
+    first_words = [int(ids[0]) for ids in windows]
+    assert Recording.words == [first_words[place % 10] for place in range(2 * 24)]
 
 
 def test_the_same_run_twice_gives_the_same_files(workspace: Workspace) -> None:
@@ -237,8 +309,9 @@ def test_the_same_run_twice_gives_the_same_files(workspace: Workspace) -> None:
     for seed in (1, 1, 2):
         loop.train(tiny_settings({"seed": seed, "ppo.iterations": 2}), workspace)
         outcomes.append(outcome(workspace, "ppo", "policy"))
-    assert outcomes[0] == outcomes[1]
-    assert all(outcomes[0][name] != outcomes[2][name] for name in outcomes[0])
+    one, again, other = outcomes
+    assert one == again
+    assert all(one[name] != other[name] for name in one)
 
 
 def test_micro_batches_change_no_number(workspace: Workspace) -> None:

@@ -3,32 +3,37 @@
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import copy_workspace, numbers, tiny_settings, write_settings
+from tiny import APA, copy_workspace, numbers, tiny_settings, write_settings
 
 from rlhf.training import loop
 from rlhf.workspace import Workspace
 
 DISTRIBUTED = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
-LOCAL = {"update", "rollout_seconds", "score_seconds", "update_seconds"}
-COMMON: dict[str, Any] = {
-    "ppo.micro_batch": 2, "ppo.iterations": 3, "ppo.trainable_layers": None,
-    "ppo.validation_prompts": 5,  # two micro-batches for one process, one for the other: ZeRO-3 must not wait for ever
-}  # fmt: skip
+COMMON: Mapping[str, Any] = {
+    "ppo.micro_batch": 2,
+    "ppo.iterations": 3,
+    "ppo.trainable_layers": None,
+    # two micro-batches for one process, one for the other: ZeRO-3 must not wait for ever
+    "ppo.validation_prompts": 5,
+}
 
 
-def on_two_processes(workspace: Workspace, stage: int) -> None:
-    changes = COMMON | {
-        "engine.kind": "deepspeed",
-        "engine.processes": 2,
-        "engine.zero_stage": stage,
-    }
-    write_settings(workspace, tiny_settings(changes | {"ppo.ptx.windows": 1}))
+def plain_text(windows: int, algorithm: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The windows of a mini-batch are per process; apa reads none."""
+    return {"ppo.ptx": None} if algorithm else {"ppo.ptx.windows": windows}
+
+
+def on_two_processes(workspace: Workspace, stage: int, algorithm: Mapping[str, Any]) -> None:
+    engine = {"engine.kind": "deepspeed", "engine.processes": 2, "engine.zero_stage": stage}
+    changes = {**COMMON, **engine, **algorithm, **plain_text(1, algorithm)}
+    write_settings(workspace, tiny_settings(changes))
     environment = {key: value for key, value in os.environ.items() if key not in DISTRIBUTED}
-    launcher = [
+    torchrun = [
         sys.executable,
         "-m",
         "torch.distributed.run",
@@ -37,7 +42,7 @@ def on_two_processes(workspace: Workspace, stage: int) -> None:
         "2",
     ]
     done = subprocess.run(
-        [*launcher, "-m", "rlhf.commands.worker", "ppo"],
+        [*torchrun, "-m", "rlhf.commands.worker", "ppo"],
         cwd=workspace.root,
         env=environment | {"DS_ACCELERATOR": "cpu"},
         stdout=subprocess.PIPE,
@@ -48,25 +53,27 @@ def on_two_processes(workspace: Workspace, stage: int) -> None:
     assert done.returncode == 0, done.stdout[-6000:]
 
 
-@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize(
+    ("stage", "algorithm"),
+    [(2, {}), (3, {}), (2, APA)],
+    ids=["ppo-max-stage-2", "ppo-max-stage-3", "apa-stage-2"],
+)
 def test_two_processes_give_the_numbers_of_one(
-    workspace: Workspace, tmp_path: Path, stage: int
+    workspace: Workspace, tmp_path: Path, stage: int, algorithm: Mapping[str, Any]
 ) -> None:
     alone = copy_workspace(workspace, tmp_path / "alone")
-    loop.train(
-        tiny_settings(COMMON | {"ppo.ptx.windows": 2}), alone
-    )  # the windows of a mini-batch are per process
-    on_two_processes(workspace, stage)
+    loop.train(tiny_settings({**COMMON, **algorithm, **plain_text(2, algorithm)}), alone)
+    on_two_processes(workspace, stage, algorithm)
+
     one, two = (numbers(place.steps("ppo")) for place in (alone, workspace))
     assert [row["step"] for row in two] == [row["step"] for row in one] == [-1, 0, 1, 2, 3]
-    for expected, found in zip(one, two, strict=True):
-        assert found.keys() == expected.keys()
-        for key in expected.keys() - LOCAL:
-            assert found[key] == pytest.approx(expected[key], rel=1e-3, abs=2e-5), (
-                expected["step"],
-                key,
-            )
-    first, second = (numbers(place.samples("ppo")) for place in (alone, workspace))
-    assert sorted((row["step"], row["prompt"], row["response"]) for row in first) == sorted(
-        (row["step"], row["prompt"], row["response"]) for row in second
-    )
+    for expected, row in zip(one, two, strict=True):
+        assert row == pytest.approx(expected, rel=1e-3, abs=2e-5), expected["step"]
+
+    first, second = (samples(place) for place in (alone, workspace))
+    assert first == second
+
+
+def samples(workspace: Workspace) -> list[tuple[int, str, str]]:
+    rows = numbers(workspace.samples("ppo"))
+    return sorted((row["step"], row["prompt"], row["response"]) for row in rows)

@@ -20,15 +20,19 @@ def watched(changes: list[dict[str, float]], patience: int = 3) -> Watch:
     ("row", "names"),
     [
         ({}, ()),
-        ({"perplexity": 1.9}, ("perplexity",)),  # ln 1.9 / ln 4 = 0.46
-        ({"perplexity": 2.1}, ()),  # ln 2.1 / ln 4 = 0.54
+        # ln 1.9 / ln 4 = 0.46, ln 2.1 / ln 4 = 0.54
+        ({"perplexity": 1.9}, ("perplexity",)),
+        ({"perplexity": 2.1}, ()),
         ({"perplexity": 1.0}, ("perplexity",)),
-        ({"perplexity": 90.0}, ()),  # the harmless direction
+        # the harmless direction
+        ({"perplexity": 90.0}, ()),
         ({"response_length": 61.0}, ("length",)),
         ({"response_length": 59.0}, ()),
-        ({"response_length": 26.0}, ("length",)),  # 40 / 1.5 = 26.7
+        # 40 / 1.5 = 26.7
+        ({"response_length": 26.0}, ("length",)),
         ({"response_length": 27.0}, ()),
-        ({"finished": 0.4}, ("length",)),  # they run into the limit
+        # they run into the limit
+        ({"finished": 0.4}, ("length",)),
         ({"finished": 1.0}, ()),
         ({"kl": 0.56}, ("kl",)),
         ({"kl": 0.54}, ()),
@@ -41,34 +45,35 @@ def test_bands_around_the_start(row: dict[str, float], names: tuple[str, ...]) -
 
 
 def test_the_start_is_the_mean_before_anything_was_learnt() -> None:
+    kl_by_step = {-1: 0.0, 0: 0.2, 1: 9.0}
     rows: list[dict[str, Any]] = [
-        {"step": step, **SOUND, "kl": kl} for step, kl in ((-1, 0.0), (0, 0.2), (1, 9.0))
+        {"step": step, **SOUND, "kl": kl} for step, kl in kl_by_step.items()
     ]
     assert start_of(rows)["kl"] == pytest.approx(0.1)
-    assert start_of(rows[2:])["kl"] == 9.0  # a log that begins later
+    # a log that begins later
+    assert start_of(rows[2:])["kl"] == 9.0
+
+
+SHORT_OF_IT: dict[str, float] = {"perplexity": 1.1}
+ANY_TWO = [TWO, {"response_length": 80.0, "kl": 0.6}, {"finished": 0.1, "perplexity": 1.1}]
 
 
 @pytest.mark.parametrize(
     ("changes", "step"),
     [
         ([{}] * 9, None),
-        ([{"kl": 1.04}] * 9, None),  # one signal alone is none
-        ([{"kl": 1.06}] * 9, 3),  # but a KL beyond twice its band of 0.5 above 0.05
-        ([{"perplexity": 1.1}] * 9, None),
+        # one signal alone is none
+        ([{"kl": 1.04}] * 9, None),
+        ([SHORT_OF_IT] * 9, None),
+        # but a KL beyond twice its band of 0.5 above 0.05 is
+        ([{"kl": 1.06}] * 9, 3),
         ([TWO] * 2, None),
         ([TWO] * 3, 3),
-        ([TWO] * 9, 3),  # the first time counts
-        ([TWO, TWO, {}, TWO, TWO], None),  # not sustained
-        (
-            [
-                {},
-                TWO,
-                {"response_length": 80.0, "kl": 0.6},
-                {"finished": 0.1, "perplexity": 1.1},
-                {},
-            ],
-            4,
-        ),  # any two
+        # the first time counts
+        ([TWO] * 9, 3),
+        # not sustained
+        ([TWO, TWO, {}, TWO, TWO], None),
+        ([{}, *ANY_TWO, {}], 4),
     ],
 )
 def test_the_alarm_wants_two_signals_for_some_iterations_in_a_row(
@@ -83,14 +88,15 @@ def test_patience() -> None:
 
 
 def test_soundness_is_that_of_the_last_iteration() -> None:
-    assert watched([TWO]).sound is False and watched([TWO, {}]).sound is True
-    assert watched([TWO] * 5 + [{}]).collapse == 3  # a collapse that has passed stays told
+    assert watched([TWO]).sound is False
+    assert watched([TWO, {}]).sound is True
+    # a collapse that has passed stays one
+    assert watched([TWO] * 5 + [{}]).collapse == 3
 
 
-def test_what_is_wrong_is_told_with_where_it_started() -> None:
-    assert (
-        watched([TWO]).describe() == "perplexity 1.9 (at the start 4), kl 0.6 (at the start 0.05)"
-    )
+def test_what_is_wrong_is_described_with_where_it_started() -> None:
+    description = watched([TWO]).describe()
+    assert description == "perplexity 1.9 (at the start 4), kl 0.6 (at the start 0.05)"
 
 
 def test_an_algorithm_without_the_signals_is_not_judged() -> None:

@@ -35,7 +35,8 @@ def pairs(margins: list[float]) -> PairScores:
 
 
 def test_wilson_by_hand() -> None:
-    # 8 of 10 with z = 1.96: centre (0.8 + 0.19207) / 1.38415, half 1.95996 * sqrt(0.016 + 0.0096036) / 1.38415
+    # 8 of 10 with z = 1.96: centre (0.8 + 0.19207) / 1.38415,
+    # half 1.95996 * sqrt(0.016 + 0.0096036) / 1.38415
     assert wilson(8, 10) == pytest.approx((0.490162, 0.943318), abs=1e-5)
     assert wilson(0, 0) == (0.0, 1.0)
     assert wilson(0, 10) == pytest.approx((0.0, 0.277533), abs=1e-5)
@@ -82,14 +83,16 @@ def test_every_pair_is_in_one_bin(margins: list[float]) -> None:
 def test_summary_by_hand() -> None:
     kinds = ["helpful", "helpful", "harmless", "harmless"]
     found = summary(table(kinds, longer=[1, -1, 2, 0]), pairs([1.0, -0.5, 0.0, 2.0]))
+    margins = (1.0, -0.5, 0.0, 2.0)
     expected = {
-        "accuracy": 0.5,  # a tie is not right
+        # a tie is not right
+        "accuracy": 0.5,
         "accuracy_helpful": 0.5,
         "accuracy_harmless": 0.5,
         "accuracy_unseen_openings": 0.5,
         "longer_wins_accuracy": 2.5 / 4,
         "margin_mean": 0.625,
-        "loss": sum(math.log(1 + math.exp(-margin)) for margin in (1.0, -0.5, 0.0, 2.0)) / 4,
+        "loss": sum(math.log(1 + math.exp(-margin)) for margin in margins) / 4,
         "score_mean": 1.3125,
         "pairs_tested": 4,
     }
@@ -119,17 +122,19 @@ def test_details_list_the_most_wrong_pairs_in_order() -> None:
     assert wrong[0]["score_rejected"] - wrong[0]["score_chosen"] == pytest.approx(3.0)
     histogram = found["margin_histogram"]
     for kind in ("helpful", "harmless"):
-        assert sum(histogram[kind]) == kinds.count(kind)  # no margin falls outside
+        # no margin falls outside
+        assert sum(histogram[kind]) == kinds.count(kind)
     assert histogram["edges"][0] == -histogram["edges"][-1] == -3.0
 
 
 def test_right_pairs_are_never_among_the_most_wrong() -> None:
     assert details(table(["helpful"] * 2), pairs([0.0, 2.0]))["most_wrong"] == []
-    details(table(["helpful"]), pairs([0.0]))  # no spread at all
+    # no spread at all
+    details(table(["helpful"]), pairs([0.0]))
 
 
-def test_origin_and_spread() -> None:
+def test_mean_std_and_shift() -> None:
     scores = PairScores([3.0, 5.0], [1.0, 3.0])
-    assert scores.origin_and_spread == pytest.approx((3.0, math.sqrt(8 / 3)))
-    assert scores.from_origin(3.0) == PairScores([0.0, 2.0], [-2.0, 0.0])
-    assert PairScores([1.0], [1.0]).origin_and_spread == (1.0, 1.0)
+    assert scores.mean_and_std == pytest.approx((3.0, math.sqrt(8 / 3)))
+    assert scores.shifted(-3.0) == PairScores([0.0, 2.0], [-2.0, 0.0])
+    assert PairScores([1.0], [1.0]).mean_and_std == (1.0, 1.0)

@@ -29,8 +29,8 @@ def test_rows_can_be_read_while_the_log_is_open(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_numbers_that_are_not_finite_are_refused_by_name(tmp_path: Path, bad: float) -> None:
-    told = pytest.raises(TrainingError, match=r"sft\.jsonl step 3: not finite: kl, loss")
-    with closing(StepLog(tmp_path / "sft.jsonl")) as log, told:
+    refused = pytest.raises(TrainingError, match=r"sft\.jsonl step 3: not finite: kl, loss")
+    with closing(StepLog(tmp_path / "sft.jsonl")) as log, refused:
         log.write(3, {"loss": bad, "kl": bad, "fine": 1.0})
     assert read_steps(tmp_path / "sft.jsonl") == []
     with pytest.raises(TrainingError, match=r"sft\.json: not finite: loss"):
@@ -48,16 +48,15 @@ def test_a_resumed_log_holds_what_its_checkpoint_holds(tmp_path: Path, removed: 
         log.write(1, {"loss": 2.0})
         log.copy_to(checkpoint)
         log.write(2, {"loss": 9.0})
-    path.open("a").write('{"step": 3, "lo')  # cut off by a kill
+    # cut off by a kill
+    with path.open("a") as stream:
+        stream.write('{"step": 3, "lo')
     if removed:
         path.unlink()
     with closing(StepLog(path, checkpoint)) as log:
         log.write(2, {"loss": 1.0})
-    assert [(row["step"], row["loss"]) for row in read_steps(path)] == [
-        (0, 3.0),
-        (1, 2.0),
-        (2, 1.0),
-    ]
+    losses = {row["step"]: row["loss"] for row in read_steps(path)}
+    assert losses == {0: 3.0, 1: 2.0, 2: 1.0}
 
 
 def test_a_new_log_forgets_an_old_file_and_a_cut_line_is_passed_over(tmp_path: Path) -> None:

@@ -1,0 +1,406 @@
+"""What on-policy algorithms share: their models, the critic, the trunk, batches, what survives."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from given import alone, gradients, step_loss, update_of, updates_of
+from slow_ppo import make, mean, move, normalised_scores, roll, slow_rows
+from tiny import APA, numbers, same_models, tiny_settings
+from torch import Tensor, nn
+
+from rlhf.algorithms.base import Step, Validation
+from rlhf.algorithms.on_policy import OnPolicy, TokenRewards
+from rlhf.core.tally import Tally
+from rlhf.engine.single import TorchEngine, TorchTrainer
+from rlhf.models.heads import ScalarModel, load_scalar_model
+from rlhf.models.saving import load_causal_lm
+from rlhf.ppo.kl import kl_estimate
+from rlhf.ppo.rewards import final_score
+from rlhf.registry import ALGORITHMS, find
+from rlhf.rollout.records import Experience, Rollout, Scores
+from rlhf.settings.training import EngineSettings
+from rlhf.training import loop
+from rlhf.workspace import Workspace
+
+PPO_MAX: Mapping[str, Any] = {}
+MEMBERS = {"ppo-max": PPO_MAX, "apa": APA}
+FIELDS = ("old_logprobs", "reference_logprobs", "old_values", "advantages", "returns")
+
+each_member = pytest.mark.parametrize("member", MEMBERS.values(), ids=MEMBERS)
+
+
+def critic_of(algorithm: OnPolicy) -> ScalarModel:
+    critic = algorithm.models["critic"]
+    assert isinstance(critic, ScalarModel)
+    return critic
+
+
+def assert_same_gradients(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
+    assert left and left.keys() == right.keys()
+    for name, value in left.items():
+        torch.testing.assert_close(value, right[name], atol=2e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_algorithm_can_be_found_and_states_what_it_reads(
+    prepared: Workspace, name: str
+) -> None:
+    settings = tiny_settings(MEMBERS[name])
+    assert settings.ppo.algorithm == name
+    algorithm = find(ALGORITHMS, name)
+    assert algorithm.curves
+    paths = algorithm.inputs(settings).paths(prepared)
+    assert paths.keys() == {"prompts", "pretrain", "models/sft", "models/reward"}
+    assert all(path.exists() for path in paths.values())
+
+
+def test_a_policy_that_starts_from_the_base_model_reads_it_too(prepared: Workspace) -> None:
+    inputs = OnPolicy.inputs(tiny_settings({"ppo.initial": "base"}))
+    assert inputs.paths(prepared)["models/base"] == prepared.model("base")
+
+
+# -- a member -----------------------------------------------------------------------------------
+
+
+class Reinforce(OnPolicy):
+    """A member states three functions; this one has no use for the critic's values."""
+
+    def token_rewards(self, scores: Scores, mask: Tensor) -> TokenRewards:
+        final = self.reparameterised(scores.scores)
+        divergence = kl_estimate(scores.logprobs, scores.reference_logprobs) * mask
+        return TokenRewards(final_score(final, mask), final, divergence)
+
+    def targets(self, rewards: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        to_go = rewards.flip(1).cumsum(1).flip(1) * mask
+        return to_go, to_go
+
+    def policy_loss(
+        self, part: Experience, logits: Tensor, logprobs: Tensor, step: Step[Experience]
+    ) -> Tensor:
+        losses = -part.advantages[part.response_mask] * logprobs
+        step.tally.add(policy_loss=losses)
+        return losses
+
+
+@pytest.fixture
+def reinforce(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.setitem(ALGORITHMS, "reinforce", f"{__name__}:Reinforce")
+    return {"ppo.algorithm": "reinforce"}
+
+
+def test_a_member_states_rewards_targets_and_loss(
+    prepared: Workspace, reinforce: dict[str, Any]
+) -> None:
+    algorithm = make(prepared, reinforce)
+    rollout = roll(algorithm)
+    rows = slow_rows(prepared, algorithm, rollout)
+    update = update_of(algorithm, "policy", rollout)
+
+    (batch,) = update.mini_batches
+    scores = normalised_scores(rows)
+    terms = []
+    for row, score, advantages in zip(rows, scores, batch.advantages.tolist(), strict=True):
+        count = len(row.logprobs)
+        assert advantages[:count] == pytest.approx([score] * count, abs=1e-4)
+        terms += [-score * logprob for logprob in row.logprobs]
+    assert torch.equal(batch.returns, batch.advantages)
+
+    loss = step_loss(update)
+    assert float(loss.total.detach()) == pytest.approx(mean(terms), abs=1e-4)
+    assert loss.metrics == {"policy_loss": pytest.approx(mean(terms), abs=1e-4)}
+
+
+def test_a_member_runs_in_the_loop_as_it_is(
+    workspace: Workspace, reinforce: dict[str, Any]
+) -> None:
+    loop.train(tiny_settings({**reinforce, "ppo.ptx": None, "ppo.iterations": 2}), workspace)
+    _, *iterations, final = numbers(workspace.steps("ppo"))
+    for row in iterations:
+        assert {"policy_loss", "value_loss", "policy_gradient_norm", "reward", "kl"} <= row.keys()
+        assert "ratio_mean" not in row
+    assert "validation_reward" in final
+    (summary,) = numbers(workspace.metrics("ppo"))
+    assert "first_ratio_deviation_max" not in summary and "reward_last" in summary
+    assert not same_models(workspace.model("policy"), workspace.model("sft"))
+
+
+# -- models -------------------------------------------------------------------------------------
+
+
+def test_who_starts_from_what(prepared: Workspace) -> None:
+    changes = {"ppo.critic.initial": "sft", "ppo.initial": "base", "ppo.trainable_layers": 1}
+    algorithm = make(prepared, changes)
+    bottom = "model.layers.0.mlp.up_proj.weight"
+    top = "model.layers.1.mlp.up_proj.weight"
+    origins = {"policy": "base", "critic": "sft", "reference": "sft", "reward": "reward"}
+    for role, origin in origins.items():
+        expected = load_causal_lm(prepared.model(origin)).get_parameter(bottom)
+        model = algorithm.models.language_model(role)
+        assert torch.equal(model.get_parameter(bottom), expected)
+
+        learns = role in ("policy", "critic")
+        assert not model.get_parameter(bottom).requires_grad
+        assert model.get_parameter(top).requires_grad is learns
+    assert critic_of(algorithm).head.weight.requires_grad
+
+
+@torch.no_grad()
+def test_the_critic_starts_from_the_reward_model_or_with_a_fresh_head(prepared: Workspace) -> None:
+    reward = load_scalar_model(prepared.model("reward")).head.weight
+    fresh = critic_of(make(prepared, {"ppo.critic.initial": "sft"})).head
+    same = critic_of(make(prepared, {"ppo.critic.initial": "reward"})).head
+    # scores are divided by their std; the direction stays
+    cosine = nn.functional.cosine_similarity
+    assert float(cosine(same.weight, reward)) == pytest.approx(1, abs=1e-5)
+    assert abs(float(cosine(fresh.weight, reward))) < 0.9
+    assert float(fresh.bias) == 0
+
+
+def test_a_critic_is_rescaled_only_where_rewards_are(prepared: Workspace) -> None:
+    reward = load_scalar_model(prepared.model("reward")).head.weight
+    plain = {"ppo.reward": {"normalise": None, "scale": None, "clip": None}}
+    torch.testing.assert_close(critic_of(make(prepared, plain)).head.weight, reward)
+    torch.testing.assert_close(critic_of(make(prepared)).head.weight, reward / 0.5)
+
+
+# -- the critic ---------------------------------------------------------------------------------
+
+
+@each_member
+def test_the_critic_learns_alone_at_first(prepared: Workspace, member: dict[str, Any]) -> None:
+    changes = {
+        "ppo.epochs": 3,
+        "ppo.mini_batch": 4,
+        "ppo.critic.pretraining_iterations": 2,
+        "ppo.critic.pretraining_epochs": 4,
+    }
+    algorithm = make(prepared, {**member, **changes})
+    rollout = roll(algorithm)
+    assert algorithm.warmup_iterations == 2
+    found = {}
+    for iteration in (-2, -1, 0):
+        updates = updates_of(algorithm, rollout, iteration)
+        found[iteration] = [(update.roles, update.epochs) for update in updates]
+    alone_for_four_epochs = [(("critic",), 4)]
+    assert found[-2] == found[-1] == alone_for_four_epochs
+    assert found[0] == [(("policy",), 3), (("critic",), 3)]
+
+    # 4 iterations x 3 epochs x 2 mini-batches, and for the critic 2 x 4 x 2 more
+    for role, steps in (("policy", 24), ("critic", 40)):
+        trainer = algorithm.models.trainers[role]
+        assert isinstance(trainer, TorchTrainer) and trainer.total_steps == steps
+
+
+@torch.no_grad()
+def value_loss_by_loop(algorithm: OnPolicy, batch: Experience, clip: float | None) -> float:
+    """Equation 16, token by token."""
+    values = critic_of(algorithm)(batch.batch)
+    losses = []
+    for row, mask in enumerate(batch.batch.target_mask.tolist()):
+        places = [place for place, counts in enumerate(mask) if counts]
+        for step, place in enumerate(places):
+            # of the state before the token
+            value = float(values[row, place - 1])
+            old, target = float(batch.old_values[row, step]), float(batch.returns[row, step])
+            bounded = value if clip is None else min(max(value, old - clip), old + clip)
+            losses.append(0.5 * max((value - target) ** 2, (bounded - target) ** 2))
+    return sum(losses) / len(losses)
+
+
+@pytest.mark.parametrize(("iteration", "clip"), [(0, 0.2), (-1, None)])
+def test_the_critic_learns_within_its_band_and_freely_before_the_policy_learns(
+    prepared: Workspace, iteration: int, clip: float | None
+) -> None:
+    algorithm = make(prepared)
+    update = update_of(algorithm, "critic", roll(algorithm), iteration)
+    (batch,) = update.mini_batches
+    move(critic_of(algorithm).head, seed=2, size=0.05)
+
+    loss = step_loss(update)
+    assert float(loss.total.detach()) == pytest.approx(
+        value_loss_by_loop(algorithm, batch, clip), abs=1e-5
+    )
+    was_clipped = loss.metrics["value_clip_fraction"] > 0
+    assert was_clipped is (clip is not None)
+
+
+# -- the trunk ----------------------------------------------------------------------------------
+
+
+class PartedEngine(TorchEngine):
+    """One process that says its models are never whole, so that no trunk is shared."""
+
+    whole_weights = False
+
+
+@each_member
+def test_a_shared_trunk_changes_no_number(prepared: Workspace, member: dict[str, Any]) -> None:
+    """Where only the top layers differ, what is below them is run once, with the same results."""
+    changes = {**member, "ppo.trainable_layers": 1}
+    sharing = make(prepared, changes)
+    separate = make(prepared, changes, PartedEngine(EngineSettings(threads=1)))
+    rollout = roll(sharing)
+    assert sharing.with_trunk_states(rollout).batch.trunk_states is not None
+    assert separate.with_trunk_states(rollout).batch.trunk_states is None
+
+    one, two = (updates_of(algorithm, rollout) for algorithm in (sharing, separate))
+    (first,), (second,) = one[0].mini_batches, two[0].mini_batches
+    for name in FIELDS:
+        left, right = getattr(first, name), getattr(second, name)
+        torch.testing.assert_close(left, right, atol=1e-5, rtol=1e-5)
+    assert one[0].metrics == pytest.approx(two[0].metrics, abs=1e-5)
+    for left, right in zip(one, two, strict=True):
+        slopes = gradients(sharing, left)
+        assert any("layers.1." in name for name in slopes)
+        assert_same_gradients(slopes, gradients(separate, right))
+
+    left, right = sharing.validate(rollout), separate.validate(rollout)
+    torch.testing.assert_close(left.rewards, right.rewards)
+    torch.testing.assert_close(left.objective, right.objective, atol=1e-5, rtol=1e-5)
+
+
+def test_no_trunk_is_shared_where_the_lower_layers_differ_or_learn(prepared: Workspace) -> None:
+    other_origin = {"ppo.initial": "base", "ppo.trainable_layers": 1}
+    # both of the model's two layers learn: nothing but the embeddings is below
+    all_blocks = {"ppo.trainable_layers": 2}
+    for changes in (PPO_MAX, other_origin, all_blocks):
+        algorithm = make(prepared, changes)
+        rollout = roll(algorithm)
+        assert algorithm.with_trunk_states(rollout).batch.trunk_states is None
+
+
+# -- batches ------------------------------------------------------------------------------------
+
+
+@each_member
+@pytest.mark.parametrize("role", ["policy", "critic"])
+def test_micro_batches_change_no_gradient(
+    prepared: Workspace, member: dict[str, Any], role: str
+) -> None:
+    """One at a time there is no padding, all at once every row is as wide as the longest."""
+    found = []
+    for size in (1, 2, 4, 8):
+        algorithm = make(prepared, {**member, "ppo.micro_batch": size})
+        update = update_of(algorithm, role, roll(algorithm))
+        assert len(step_loss(update).parts) == 8 // size
+        found.append(gradients(algorithm, update))
+    for other in found[1:]:
+        assert_same_gradients(found[0], other)
+
+
+def padded(rollout: Rollout, columns: int) -> Rollout:
+    """The same responses with garbage behind them, which no mask shows."""
+    garbage = (0, columns)
+    batch, pad = rollout.batch, nn.functional.pad
+    return replace(
+        rollout,
+        batch=replace(
+            batch,
+            input_ids=pad(batch.input_ids, garbage, value=33),
+            attention_mask=pad(batch.attention_mask, garbage, value=False),
+            target_mask=pad(batch.target_mask, garbage, value=False),
+        ),
+        response_mask=pad(rollout.response_mask, garbage, value=False),
+        sampler_logprobs=pad(rollout.sampler_logprobs, garbage, value=9.0),
+    )
+
+
+@each_member
+def test_padding_changes_nothing(prepared: Workspace, member: dict[str, Any]) -> None:
+    found = []
+    for columns in (0, 3):
+        algorithm = make(prepared, member)
+        rollout = padded(roll(algorithm), columns)
+        updates = updates_of(algorithm, rollout)
+        slopes = [gradients(algorithm, update) for update in updates]
+        (batch,) = updates[0].mini_batches
+        found.append((batch, updates[0].metrics, slopes, algorithm.validate(rollout)))
+    (plain, metrics, slopes, validation), (wide, wide_metrics, wide_slopes, wide_validation) = found
+    for name in FIELDS:
+        torch.testing.assert_close(getattr(wide, name), getattr(plain, name))
+    assert wide_metrics == pytest.approx(metrics, abs=1e-6)
+    for left, right in zip(slopes, wide_slopes, strict=True):
+        assert_same_gradients(left, right)
+    torch.testing.assert_close(wide_validation.objective, validation.objective)
+
+
+# -- processes ----------------------------------------------------------------------------------
+
+
+def tally_of(validation: Validation) -> Tally:
+    tally = Tally()
+    tally.add(reward=validation.rewards, objective=validation.objective, **validation.signals)
+    return tally
+
+
+@pytest.mark.parametrize("role", ["policy", "critic"])
+def test_every_process_of_a_validation_runs_as_many_forwards(
+    prepared: Workspace, monkeypatch: pytest.MonkeyPatch, role: str
+) -> None:
+    """Five prompts over two processes, in micro-batches of two.
+
+    The first has 3 rows in 2 forwards; the second 2 rows in 1, and one that only stands in.
+    """
+    algorithm = make(prepared, {"ppo.micro_batch": 2})
+    shares = [roll(algorithm, rows=range(5)[rank::2]) for rank in range(2)]
+    all_rows = roll(algorithm, rows=range(5))
+    forwards: list[list[list[int]]] = []
+
+    def count(module: nn.Module, positional: object, named: dict[str, Any]) -> None:
+        forwards.append(named["input_ids"].tolist())
+
+    backbone = algorithm.models.language_model(role).base_model
+    backbone.register_forward_pre_hook(count, with_kwargs=True)
+
+    expected = algorithm.validate(all_rows)
+    assert len(forwards) == 3
+    found = []
+    for share in shares:
+        forwards.clear()
+        # how many micro-batches each of the two processes has
+        monkeypatch.setattr(algorithm.engine, "all_gather", lambda items: [2, 1])
+        found.append(algorithm.validate(share))
+        assert len(forwards) == 2
+    # the stand-in of the second process, which counts for nothing:
+    assert forwards[0] == forwards[1]
+
+    first, second = found
+    assert (len(first.rewards), len(second.rewards)) == (3, 2)
+    rewards = torch.cat([first.rewards, second.rewards])
+    torch.testing.assert_close(rewards, expected.rewards[[0, 2, 4, 1, 3]])
+    both = tally_of(first)
+    both.absorb(tally_of(second))
+    assert both.means(alone) == pytest.approx(tally_of(expected).means(alone), abs=1e-5)
+
+
+# -- what survives ------------------------------------------------------------------------------
+
+
+@each_member
+def test_the_history_of_scores_grows_and_survives(
+    prepared: Workspace, member: dict[str, Any]
+) -> None:
+    algorithm = make(prepared, member)
+    first, second = roll(algorithm, 1), roll(algorithm, 2)
+    updates_of(algorithm, first)
+    resumed = make(prepared, member)
+    resumed.load_state(algorithm.state())
+    one, two = (updates_of(each, second)[0].mini_batches[0] for each in (algorithm, resumed))
+    assert torch.equal(one.advantages, two.advantages)
+
+    rewards = [algorithm.validate(rollout).rewards for rollout in (first, second)]
+    scores = torch.cat(rewards).double()
+    history = algorithm.state()["history"]
+    assert history["count"] == 16
+    assert history["mean"] == pytest.approx(float(scores.mean()), abs=1e-5)
+    assert history["squares"] / 15 == pytest.approx(float(scores.var()), abs=1e-5)
+
+
+def test_a_validation_leaves_the_history_alone(prepared: Workspace) -> None:
+    algorithm = make(prepared)
+    before = algorithm.state()
+    algorithm.validate(roll(algorithm))
+    assert algorithm.state() == before

@@ -1,0 +1,88 @@
+"""Which source a stage can run, by which its checkpoints are keyed."""
+
+from pathlib import Path
+
+import pytest
+from tiny import APA, tiny_settings
+
+from rlhf.core.source import ROOT, closure, code_sha256, file_of, imported_names
+from rlhf.registry import ALGORITHMS
+from rlhf.stages import modules_of
+
+LOOP = "rlhf.training.loop"
+
+
+def names(modules: list[str]) -> set[str]:
+    return {path.as_posix() for path in closure(modules)}
+
+
+def test_a_name_of_ours_has_a_file() -> None:
+    assert file_of("rlhf.core.seeds") == ROOT / "rlhf" / "core" / "seeds.py"
+    assert file_of("rlhf.core") == ROOT / "rlhf" / "core" / "__init__.py"
+    # a name in a module, one that is not there, and a library's
+    assert file_of("rlhf.core.seeds.generator") is None
+    assert file_of("rlhf.core.nothing") is None
+    assert file_of("torch") is None
+
+
+def test_the_imports_of_a_file_are_read_and_not_run(tmp_path: Path) -> None:
+    source = tmp_path / "module.py"
+    source.write_text(
+        "from typing import TYPE_CHECKING\n"
+        "import json.decoder\n"
+        "from rlhf.core import seeds\n"
+        "if TYPE_CHECKING:\n"
+        "    import torch\n"
+        "else:\n"
+        "    import numpy\n"
+        "def later():\n"
+        "    from rlhf.core.tally import Tally\n"
+    )
+    found = set(imported_names(source))
+    assert {"json.decoder", "rlhf.core.seeds", "rlhf.core.tally", "numpy"} <= found
+    # what is for type checkers alone is not run
+    assert "torch" not in found
+
+
+def test_what_a_module_imports_is_in_its_closure_and_nothing_else() -> None:
+    found = names(["rlhf.ppo.advantages"])
+    assert found == {"rlhf/ppo/advantages.py", "rlhf/ppo/moments.py", "rlhf/ppo/rewards.py"}
+
+
+def test_what_can_change_no_number_is_left_out() -> None:
+    found = names([LOOP])
+    assert "rlhf/training/validation.py" in found and "rlhf/core/tally.py" in found
+    for place in ("rlhf/common/", "rlhf/settings/", "rlhf/registry.py", "rlhf/workspace.py"):
+        assert not any(name.startswith(place) for name in found)
+
+
+def test_the_loop_knows_no_algorithm() -> None:
+    found = names([LOOP])
+    assert not {"rlhf/algorithms/ppo_max.py", "rlhf/algorithms/apa.py"} & found
+
+
+def test_the_settings_choose_which_algorithm_counts() -> None:
+    """Changing one algorithm, or adding another, makes no run of a third stale."""
+    ppo_max = names(modules_of("ppo", tiny_settings({})))
+    apa = names(modules_of("ppo", tiny_settings(APA)))
+    assert "rlhf/algorithms/ppo_max.py" in ppo_max - apa
+    assert "rlhf/algorithms/apa.py" in apa - ppo_max
+    for found in (ppo_max, apa):
+        assert {"rlhf/rewards/model.py", "rlhf/rollout/local.py"} <= found
+        assert "rlhf/engine/single.py" in found and "rlhf/engine/zero.py" not in found
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_formulas_that_an_algorithm_uses_count(name: str) -> None:
+    settings = tiny_settings(APA if name == "apa" else {})
+    found = names(modules_of("ppo", settings))
+    assert ("rlhf/ppo/apa.py" in found) is (name == "apa")
+    assert {"rlhf/ppo/losses.py", "rlhf/ppo/advantages.py"} <= found
+
+
+def test_the_hash_is_of_names_and_contents() -> None:
+    assert code_sha256([LOOP]) == code_sha256([LOOP])
+    assert code_sha256([LOOP]) != code_sha256([LOOP, "rlhf.algorithms.apa"])
+    # the order in which modules are named does not matter
+    both = ["rlhf.ppo.kl", "rlhf.ppo.moments"]
+    assert code_sha256(both) == code_sha256(both[::-1])

@@ -1,0 +1,75 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from rlhf.ppo.apa import apa_loss
+
+LOGPROBS = [-1.0, -0.5, -2.0]
+REFERENCE = [-1.2, -0.5, -1.5]
+ADVANTAGES = [0.05, -0.02, 0.1]
+
+NUMBERS = st.floats(-5, 5)
+LAMBDAS = st.floats(0.05, 5)
+
+
+def tensor(values: list[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("lam", "residuals", "mean", "slopes"),
+    [
+        # targets -0.7, -0.7, -0.5
+        (0.1, [-0.3, 0.2, -1.5], 0.793333, [-0.2, 0.133333, -1.0]),
+        # targets -1.15, -0.52, -1.4
+        (1.0, [0.15, 0.02, -0.6], 0.127633, [0.1, 0.0133333, -0.4]),
+    ],
+)
+def test_by_hand(lam: float, residuals: list[float], mean: float, slopes: list[float]) -> None:
+    logprobs = tensor(LOGPROBS).requires_grad_()
+    losses = apa_loss(logprobs, tensor(REFERENCE), tensor(ADVANTAGES), lam)
+    assert losses.tolist() == pytest.approx([residual**2 for residual in residuals])
+    assert float(losses.mean().detach()) == pytest.approx(mean, abs=1e-6)
+
+    losses.mean().backward()
+    assert logprobs.grad is not None
+    assert logprobs.grad.tolist() == pytest.approx(slopes, abs=1e-6)
+
+
+@given(NUMBERS, NUMBERS, NUMBERS, LAMBDAS)
+def test_it_equals_a_loop(logprob: float, reference: float, advantage: float, lam: float) -> None:
+    found = apa_loss(tensor([logprob]), tensor([reference]), tensor([advantage]), lam)
+    expected = (logprob - reference - advantage / lam) ** 2
+    assert found.tolist() == pytest.approx([expected], abs=1e-9)
+
+
+@given(NUMBERS, NUMBERS, NUMBERS, LAMBDAS)
+def test_the_gradient_equals_finite_differences(
+    logprob: float, reference: float, advantage: float, lam: float
+) -> None:
+    fixed = (tensor([reference]), tensor([advantage]), lam)
+    free = tensor([logprob]).requires_grad_()
+    apa_loss(free, *fixed).sum().backward()
+    size = 1e-4
+    above = float(apa_loss(tensor([logprob + size]), *fixed))
+    below = float(apa_loss(tensor([logprob - size]), *fixed))
+    assert free.grad is not None
+    assert float(free.grad) == pytest.approx((above - below) / (2 * size), rel=1e-6, abs=1e-6)
+
+
+def test_nothing_is_left_to_learn_at_the_target() -> None:
+    """The target is pi_ref exp(A / lambda): better tokens rise above the reference."""
+    reference, advantages = tensor(REFERENCE), tensor(ADVANTAGES)
+    target = (reference + advantages / 0.5).requires_grad_()
+    losses = apa_loss(target, reference, advantages, 0.5)
+    losses.sum().backward()
+    assert losses.tolist() == [0.0, 0.0, 0.0]
+    assert target.grad is not None and target.grad.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_a_large_lambda_holds_the_policy_to_the_reference() -> None:
+    logprobs, reference = tensor(LOGPROBS), tensor(REFERENCE)
+    losses = apa_loss(logprobs, reference, tensor(ADVANTAGES), 1e9)
+    torch.testing.assert_close(losses, (logprobs - reference).square())

@@ -1,0 +1,172 @@
+"""What `ppo.rewards` names: one reward or a sum of several."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from tiny import EOS, PAD, prompts_of, tiny_settings, tiny_tokenizer
+from torch import Tensor
+
+from rlhf.algorithms.base import Context
+from rlhf.algorithms.ppo_max import PpoMax
+from rlhf.common.errors import SettingsError
+from rlhf.engine import make_engine
+from rlhf.models.heads import load_scalar_model
+from rlhf.models.roles import Models
+from rlhf.registry import REWARDS
+from rlhf.rewards.base import Reward, RewardContext, RewardSum, make_rewards
+from rlhf.rewards.model import ModelReward
+from rlhf.rollout.records import Rollout, Sampled, make_rollout
+from rlhf.settings import Settings
+from rlhf.workspace import Workspace
+
+
+class Length:
+    """`length:2`: two for each token of the response."""
+
+    score_std = 1.2
+
+    def __init__(self, context: RewardContext, detail: str) -> None:
+        self.weight = float(detail)
+
+    def scores(self, rollout: Rollout) -> Tensor:
+        return self.weight * rollout.lengths.float()
+
+
+@pytest.fixture(autouse=True)
+def length_is_known(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(REWARDS, "length", f"{__name__}:Length")
+    yield
+
+
+@pytest.fixture
+def rollout() -> Rollout:
+    prompts = prompts_of([[2, 9, 30], [2, 11], [2, 5, 6, 7, 8, 40, 41]])
+    responses = [[12, 13, 14, EOS], [15, EOS], [16]]
+    sampled = Sampled(responses, [[0.0] * len(response) for response in responses])
+    return make_rollout(prompts, sampled, EOS, PAD, torch.device("cpu"))
+
+
+def context_of(workspace: Workspace, settings: Settings) -> RewardContext:
+    models = Models(make_engine(settings.engine), None)
+    return RewardContext(settings, workspace, models, tiny_tokenizer())
+
+
+def rewards_of(workspace: Workspace, *addresses: str) -> RewardSum:
+    settings = tiny_settings({"ppo.rewards": list(addresses), "ppo.micro_batch": 2})
+    return make_rewards(context_of(workspace, settings))
+
+
+@torch.no_grad()
+def slow_scores(workspace: Workspace, rollout: Rollout) -> list[float]:
+    """The reward model's head at the last token, one response at a time."""
+    model = load_scalar_model(workspace.model("reward"))
+    scores = []
+    for prompt, response in zip(rollout.prompts.ids, rollout.responses, strict=True):
+        ids = torch.tensor([[*prompt, *response]])
+        hidden = model.lm.base_model(input_ids=ids).last_hidden_state[0, -1]
+        scores.append(float(model.head(hidden)))
+    return scores
+
+
+# -- the reward model ---------------------------------------------------------------------------
+
+
+def test_the_reward_model_is_what_there_is_unless_told_otherwise() -> None:
+    assert tiny_settings().ppo.rewards == ("model:reward",)
+
+
+def test_its_scores_are_those_of_each_response_alone(prepared: Workspace, rollout: Rollout) -> None:
+    rewards = rewards_of(prepared, "model:reward")
+    found = rewards.scores(rollout)
+    assert found.dtype == torch.float32 and not found.requires_grad
+    assert found.tolist() == pytest.approx(slow_scores(prepared, rollout), abs=1e-5)
+    # what its note says
+    assert rewards.score_std == 0.5
+
+
+def test_it_is_a_frozen_role_among_the_models(prepared: Workspace) -> None:
+    """It shares the trunk with the others, where there is one."""
+    context = context_of(prepared, tiny_settings())
+    ModelReward(context, "reward")
+    model = context.models["reward"]
+    assert not any(value.requires_grad for value in model.parameters())
+    assert context.models.trainers == {}
+
+
+@pytest.mark.parametrize("detail", ["gold", "sft", ""])
+def test_no_other_model_may_be_trained_against(prepared: Workspace, detail: str) -> None:
+    """A policy trained against gold could not be judged by it."""
+    message = rf"ppo\.rewards: model:{detail}; the model to train against is reward"
+    with pytest.raises(SettingsError, match=message):
+        ModelReward(context_of(prepared, tiny_settings()), detail)
+
+
+def test_gold_is_refused_before_anything_is_trained(prepared: Workspace) -> None:
+    settings = tiny_settings({"ppo.rewards": ["model:gold"]})
+    context = Context(settings, prepared, make_engine(settings.engine), tiny_tokenizer())
+    with pytest.raises(SettingsError, match=r"model:gold; the model to train against is reward"):
+        PpoMax(context)
+
+
+# -- several rewards ----------------------------------------------------------------------------
+
+
+def test_several_rewards_are_added(prepared: Workspace, rollout: Rollout) -> None:
+    rewards = rewards_of(prepared, "model:reward", "length:2")
+    scores = slow_scores(prepared, rollout)
+    expected = [score + 2.0 * length for score, length in zip(scores, (4, 2, 1), strict=True)]
+    assert rewards.scores(rollout).tolist() == pytest.approx(expected, abs=1e-5)
+    # 0.5 and 1.2, as of independent scores
+    assert rewards.score_std == pytest.approx(1.3)
+
+
+def test_the_std_of_one_reward_is_its_own(prepared: Workspace) -> None:
+    assert rewards_of(prepared, "length:1").score_std == 1.2
+
+
+def test_a_sum_changes_none_of_its_parts(prepared: Workspace, rollout: Rollout) -> None:
+    scores = torch.tensor([1.0, 2.0, 3.0])
+
+    class Constant:
+        score_std = 1.0
+
+        def scores(self, rollout: Rollout) -> Tensor:
+            return scores
+
+    parts: list[Reward] = [Constant(), Constant(), Constant()]
+    assert RewardSum(parts).scores(rollout).tolist() == [3.0, 6.0, 9.0]
+    assert scores.tolist() == [1.0, 2.0, 3.0]
+
+
+def test_the_policy_is_paid_the_sum(prepared: Workspace, rollout: Rollout) -> None:
+    settings = tiny_settings({"ppo.rewards": ["model:reward", "length:2"]})
+    context = Context(settings, prepared, make_engine(settings.engine), tiny_tokenizer())
+    algorithm = PpoMax(context)
+    validation = algorithm.validate(rollout)
+    scores = slow_scores(prepared, rollout)
+    expected = [score + 2.0 * length for score, length in zip(scores, (4, 2, 1), strict=True)]
+    assert validation.rewards.tolist() == pytest.approx(expected, abs=1e-5)
+
+
+# -- what is refused ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("addresses", "message"),
+    [
+        (["judge:gold"], "must begin with one of length, model"),
+        ([], "rewards: at least one"),
+        (["model:reward", "model:reward"], "none twice"),
+        ("model:reward", "must be a list"),
+    ],
+)
+def test_what_is_no_list_of_rewards_is_refused(addresses: object, message: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        tiny_settings({"ppo.rewards": addresses})
+    assert message in str(caught.value)
+
+
+def test_a_settings_file_from_before_there_was_a_choice_is_still_read() -> None:
+    settings = tiny_settings()
+    assert "rewards" not in settings.ppo.model_fields_set

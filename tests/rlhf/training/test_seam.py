@@ -1,0 +1,174 @@
+"""The loop with an algorithm that uses what PPO-max does not; `made_up` has it."""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import made_up
+import pytest
+import torch
+from made_up import QUIET, MadeUp
+from tiny import copy_workspace, numbers, outcome, same_models, tiny_settings, write_settings
+from workers import Harm, Worker
+
+from rlhf.common.errors import TrainingError
+from rlhf.common.files import read_json
+from rlhf.models.saving import load_causal_lm
+from rlhf.registry import ALGORITHMS
+from rlhf.training import loop
+from rlhf.workspace import Workspace
+
+CHANGES: Mapping[str, Any] = {
+    "ppo.algorithm": "made-up",
+    "ppo.iterations": 4,
+    "ppo.max_response_tokens": 6,
+    "ppo.samples_every": 4,
+    "ppo.checkpoint_every": 2,
+    "ppo.optimizer.learning_rate": 1e-3,
+    "ppo.optimizer.epsilon": 1e-4,
+    "ppo.ptx": None,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def known() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, place in made_up.PLACES.items():
+            patch.setitem(ALGORITHMS, name, place)
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(
+    prepared: Workspace, known: None, tmp_path_factory: pytest.TempPathFactory
+) -> Workspace:
+    """A whole run; only to be read, as what MadeUp noted is."""
+    workspace = copy_workspace(prepared, tmp_path_factory.mktemp("made-up"))
+    MadeUp.events.clear()
+    MadeUp.shown.clear()
+    loop.train(tiny_settings(CHANGES), workspace)
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def rows(finished: Workspace) -> dict[int, dict[str, Any]]:
+    """The step log by iteration; the last validation is that of iteration 4."""
+    return {row["step"]: row for row in numbers(finished.steps("ppo"))}
+
+
+# -- an update after another --------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("finished")
+def test_two_roles_step_in_turn_on_each_mini_batch() -> None:
+    together = []
+    # two epochs over two mini-batches
+    for number in range(4):
+        for role in ("policy", "partner"):
+            together += [("step", "together", role, number), ("after", role)]
+    again = [("step", "again", "policy", number) for number in range(2)]
+    iteration = together + again
+    # the quiet one is not among them
+    assert MadeUp.events == iteration * 3
+
+
+def test_a_second_update_sees_models_that_the_first_has_moved(rows: dict[int, Any]) -> None:
+    for iteration in (0, 1, 3):
+        row = rows[iteration]
+        # both are of the same responses, which the first update has made likelier
+        assert row["nll_between"] < row["nll_before"] - 1e-4
+        # and of another draw, from the target network
+        assert row["nll_of_target"] > row["nll_between"]
+
+
+def test_every_update_is_sent_what_it_showed(rows: dict[int, Any]) -> None:
+    together, again = MadeUp.shown[::2], MadeUp.shown[1::2]
+    learnt = [rows[iteration] for iteration in (0, 1, 3)]
+    for row, first, second in zip(learnt, together, again, strict=True):
+        assert first == {"together_loss": row["together_loss"]}
+        assert second == {"again_loss": row["again_loss"]}
+
+
+def test_every_role_that_learns_is_logged(rows: dict[int, Any]) -> None:
+    for iteration in (0, 1, 3):
+        row = rows[iteration]
+        for role in ("policy", "partner"):
+            assert row[f"{role}_gradient_norm"] > 0 and row[f"{role}_learning_rate"] > 0
+        # 8 responses of the policy, and 8 of the target
+        assert 16 <= row["tokens"] <= 16 * 6
+
+
+# -- nothing to learn ---------------------------------------------------------------------------
+
+
+def test_an_iteration_may_have_nothing_to_learn(rows: dict[int, Any]) -> None:
+    assert rows.keys() == {0, 1, 2, 3, 4}
+    assert rows[QUIET] == {"step": QUIET}
+    assert rows[4].keys() == {
+        "step",
+        "validation_reward",
+        "validation_objective",
+        "validation_length",
+        "validation_distinct_2",
+    }
+
+
+def test_a_summary_is_of_the_iterations_that_have_a_metric(
+    finished: Workspace, rows: dict[int, Any]
+) -> None:
+    summary = read_json(finished.metrics("ppo"))
+    assert summary["iterations"] == 4
+    assert summary["together_loss_first"] == rows[0]["together_loss"]
+    assert summary["together_loss_last"] == rows[3]["together_loss"]
+    # without the alarm's signals nothing can be said
+    assert summary["collapsed"] is None and "first_ratio_deviation_max" not in summary
+
+
+def test_an_algorithm_may_never_learn(workspace: Workspace) -> None:
+    loop.train(tiny_settings({**CHANGES, "ppo.algorithm": "idle"}), workspace)
+    *rows, final = numbers(workspace.steps("ppo"))
+    assert [row["step"] for row in rows] == [0, 1, 2, 3]
+    assert "validation_reward" in final
+    assert same_models(workspace.model("policy"), workspace.model("sft"))
+
+
+# -- weights of rows ----------------------------------------------------------------------------
+
+
+def test_rows_of_weight_0_count_as_if_they_were_not_there(
+    workspace: Workspace, finished: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MadeUp, "removes", True)
+    loop.train(tiny_settings(CHANGES), workspace)
+    runs = [numbers(each.steps("ppo")) for each in (finished, workspace)]
+    for weighted, removed in zip(*runs, strict=True):
+        assert weighted == pytest.approx(removed, rel=1e-4, abs=1e-4)
+    one, two = (load_causal_lm(each.model("policy")) for each in (finished, workspace))
+    for left, right in zip(one.parameters(), two.parameters(), strict=True):
+        torch.testing.assert_close(left, right, atol=1e-4, rtol=0)
+
+
+# -- faults and kills ---------------------------------------------------------------------------
+
+
+def test_a_refused_step_leaves_its_role_and_the_batch_s_own_evidence(workspace: Workspace) -> None:
+    settings = tiny_settings({**CHANGES, "ppo.optimizer.learning_rate": 1e30})
+    with pytest.raises(TrainingError, match=r"ppo, step 0: .*\.failures/ppo-step-0"):
+        loop.train(settings, workspace)
+    (failure,) = workspace.failures.glob("*.json")
+    batch = json.loads(failure.read_text())["batch"]
+    assert batch == {"trainer": "policy", "weights": [1.0, 0.0, 1.0, 0.0]}
+
+
+def test_state_with_tensors_survives_a_kill(workspace: Workspace, finished: Workspace) -> None:
+    """The target network is no model that is trained: it is in the algorithm's own state."""
+    write_settings(workspace, tiny_settings(CHANGES))
+    worker = Worker("ppo", workspace.root, Harm(step=3), prepare=made_up.register)
+    assert worker.code() == -9, worker.log()
+    (checkpoint,) = workspace.checkpoints.glob("ppo/*/step-*")
+    assert checkpoint.name == "step-00000002"
+    shutil.rmtree(workspace.root / "metrics")
+
+    loop.train(tiny_settings(CHANGES), workspace)
+    assert outcome(workspace, "ppo", "policy") == outcome(finished, "ppo", "policy")
