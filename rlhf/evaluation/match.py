@@ -6,7 +6,7 @@ OUTPUT is laid out as a workspace and gets what `evaluate` writes: the compariso
 import sys
 from pathlib import Path
 
-from rlhf.common.command import guarded
+from rlhf.common.command import run_as_command
 from rlhf.common.errors import RlhfError
 from rlhf.common.files import staged_directory
 from rlhf.common.metrics import write_summary
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
         challenger, baseline, output = map(Path, arguments)
         match(load_settings(workspace.params), workspace, challenger, baseline, output)
 
-    return guarded(run)
+    return run_as_command(run)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
-from rlhf.common.command import guarded
+from rlhf.common.command import run_as_command
 from rlhf.common.files import read_json, write_json, write_text
 from rlhf.report.figures import Panel
 from rlhf.report.page import HERE, environment
@@ -182,4 +182,4 @@ def render(
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: build(Workspace(Path()), sys.argv[1:])))
+    sys.exit(run_as_command(lambda: build(Workspace(Path()), sys.argv[1:])))
