@@ -10,7 +10,7 @@ from rlhf.engine.single import TorchEngine
 from rlhf.evaluation.plain_text import plain_text_loss
 from rlhf.models.heads import load_scalar_model
 from rlhf.models.saving import load_causal_lm
-from rlhf.studies.measure import gold_scores, looks_of, run_record
+from rlhf.studies.measure import gold_scores, judged_validations, run_record
 from rlhf.training import loop, reward
 from rlhf.workspace import Workspace
 
@@ -61,6 +61,6 @@ def test_the_tail_of_the_rewards() -> None:
     samples = [{"step": 0, "reward": float(n)} for n in range(21)] + [
         {"step": 5, "reward": 1.0}
     ] * 3
-    first, second = looks_of(samples, [0.5] * 24)
+    first, second = judged_validations(samples, [0.5] * 24)
     assert (first["reward_tail"], second["reward_tail"]) == (9.0, 0.0)  # 19 - 10
     assert (first["gold"], first["reward"]) == (0.5, 10.0)
