@@ -17,7 +17,8 @@ from rlhf.commands.worker import main
 from rlhf.common.metrics import Value
 from rlhf.core.steps import StepLog
 
-SECONDS = 300  # a worker needs about one; a busy machine may take its time
+# a worker needs about one; a busy machine may take its time
+SECONDS = 600
 _server = get_context("forkserver")
 _server.set_forkserver_preload(
     ["rlhf.training.sft", "rlhf.training.reward", "rlhf.training.loop", "workers"]
@@ -37,7 +38,10 @@ class Worker:
 
     def __init__(self, stage: str, root: Path, harm: Harm = Harm()) -> None:
         self.output = root / "worker.log"
-        self._process = _server.Process(target=_run, args=(stage, root, harm, self.output))
+        # daemon: one that a failed test leaves behind ends with the tests
+        self._process = _server.Process(
+            target=_run, args=(stage, root, harm, self.output), daemon=True
+        )
         self._process.start()
 
     def interrupt_when(self, ready: Callable[[], bool], signum: int = signal.SIGINT) -> None:
