@@ -36,6 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
         "retry_delay_seconds": options.retry_delay_seconds,
     }
     with exit_code():
+        # a server of this process ends with it, and nobody is left to keep the schedule
         if options.work_pool and not os.environ.get("PREFECT_API_URL"):
             raise RlhfError(
                 "--work-pool needs a server that stays: start one (make ui, or prefect server start)"
@@ -53,6 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
                 options.name,
                 cron=options.cron,
                 parameters=parameters,
+                # a second run would only wait for the first
                 limit=1,
                 entrypoint_type=EntrypointType.MODULE_PATH,
             )

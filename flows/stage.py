@@ -43,6 +43,7 @@ def stage_flow(function: Callable[P, None]) -> Flow[P, None]:
         function(*arguments, **named)
         _done.add(name)
 
+    # asked at each run: a flow that is served has many
     def run_name() -> str:
         return f"{name}-{current_execution().key}"
 
@@ -82,6 +83,7 @@ def main(stage: Flow[P, None], *arguments: P.args, **named: P.kwargs) -> None:
         try:
             stage(*arguments, **named)
         except (httpx.HTTPError, PrefectException) as error:
+            # Prefect may fail before the stage's work, too
             if stage.name not in _done:
                 raise
             problem = f"{stage.name} is done, but Prefect could not be told: {error}"
@@ -115,6 +117,7 @@ def prefect_server(root: Path, execution: Execution) -> Iterator[str]:
     url = shared_server(root, execution.owner)
     _quiet_engine(links=not is_own(root, url))
     with temporary_settings({PREFECT_API_URL: url}):
+        # for the stages that `dvc repro` starts
         os.environ["PREFECT_API_URL"] = url
         yield url
 

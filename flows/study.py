@@ -75,7 +75,10 @@ def run_study(
 def lay_out_figures(
     root: Path, preset: str, settings: str, requested: Sequence[str], seeds: Sequence[int]
 ) -> Path:
-    """Write the study's workspace: the requested figures with these seeds, and finished ones as they are."""
+    """Write the study's workspace.
+
+    It has the requested figures with these seeds, and figures of earlier studies as they are.
+    """
     directory = root / STUDIES_FOLDER / preset
     figures = [
         name
@@ -95,9 +98,10 @@ def settings_text(preset: str, overrides: dict[str, Any]) -> str:
 
 
 def is_finished(directory: Path, arms: Sequence[str]) -> bool:
-    """Whether an earlier study ran these arms: they stay on its page, and DVC sees whether they are stale.
+    """Whether an earlier study ran these arms, which then stay on its page.
 
-    DVC takes an arm out of its lock file before it runs it again.
+    Whether they are stale is for DVC to see. It takes an arm out of its lock file before it runs it
+    again.
     """
     lock = directory / "dvc.lock"
     stages = read_yaml(lock)["stages"] if lock.is_file() else {}

@@ -59,6 +59,7 @@ class Lineage:
 def stage_lineage(root: Path, stage: str, settings: Settings) -> Lineage:
     """Hash what `stage` reads; raises RlhfError when it is missing or `root` is no DVC repository."""
     content = settings.model_dump(mode="json", by_alias=True)
+    # the order of the keys in the file means nothing
     text = json.dumps(content, sort_keys=True).encode()
     commit, dirty = git_state(root)
     dependencies, params = _dependencies(root, stage)
@@ -86,6 +87,7 @@ def git_state(root: Path) -> tuple[str, bool]:
     commit = _git(root, "rev-parse", "--verify", "--quiet", "HEAD")
     if not commit:
         return "none", True
+    # every stage changes dvc.lock
     changes = _git(root, "status", "--porcelain", "--", ":(top)", ":(top,exclude)dvc.lock")
     return commit, bool(changes)
 

@@ -35,7 +35,7 @@ from tasks.worker import match_command, worker_environment
 SHARES = ("win", "tie", "lose", "win_rate", "win_rate_low", "win_rate_high")
 
 
-# -- the decision -----------------------------------------------------------------------------------
+# -- the decision ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ def decide(match: Mapping[str, Any], baseline: str, rule: Promotion | None) -> D
     result = f"win rate {rate:.3f} [{low:.3f}, {high:.3f}] over {baseline} {by}"
     if rule is None:
         return Decision(False, f"{result}; evaluate.promotion is null")
+    # an endpoint that refuses most prompts leaves those it likes
     if judged < rule.verdicts or 2 * judged < prompts:
         needed = f"a promotion needs {rule.verdicts} verdicts, and half of the prompts judged"
         return Decision(False, f"{result}: {needed}")
@@ -82,7 +83,7 @@ def headline_of_policy(
     return None
 
 
-# -- after `evaluate` -------------------------------------------------------------------------------
+# -- after `evaluate` -----------------------------------------------------------------------------
 
 
 @task(task_run_name="champion and challenger", cache_policy=NO_CACHE)
@@ -94,6 +95,7 @@ def promote_policy(run: TrackedRun) -> None:
     """
     logger = get_run_logger()
     with tracking.best_effort("champion and challenger", logger.warning):
+        # by its bytes: DVC may have brought back a policy that an earlier run registered
         tree = tree_sha256(Workspace(run.root).model("policy"))
         policy = find_by_tree(run.root, run.experiment, "policy", tree)
         if policy is None:
@@ -135,7 +137,7 @@ def _decide_on_policy(
     return decide(match, str(champion), rule)
 
 
-# -- a match ----------------------------------------------------------------------------------------
+# -- a match --------------------------------------------------------------------------------------
 
 
 @task(task_run_name="compare {challenger} with {baseline}", cache_policy=NO_CACHE)
@@ -181,7 +183,7 @@ def _compare_models(
         raise StageFailed("compare", code, log_file, last_lines)
 
 
-# -- promotion --------------------------------------------------------------------------------------
+# -- promotion ------------------------------------------------------------------------------------
 
 
 def apply_decision(

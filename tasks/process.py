@@ -46,6 +46,7 @@ def run_process(
     log_file.parent.mkdir(parents=True, exist_ok=True)
     inherited = os.environ if environment is None else environment
     mark = uuid.uuid4().hex
+    # for the message of a failure
     last_lines: deque[str] = deque(maxlen=_LAST_LINES)
     process = subprocess.Popen(
         guarded_command(*command),
@@ -54,6 +55,7 @@ def run_process(
         stderr=subprocess.STDOUT,
         cwd=directory,
         env={**inherited, **guard_environment(), MARK: mark},
+        # Ctrl-C comes to this process first, which then ends the whole group
         start_new_session=True,
     )
     try:

@@ -1,4 +1,7 @@
-"""From the metrics files of the workspace to MLflow: step by step while a stage runs, whole at its end."""
+"""From the metrics files of the workspace to MLflow.
+
+Steps go there while a stage runs, summary, files and tables at its end.
+"""
 
 import json
 import threading
@@ -160,6 +163,7 @@ def record_execution(root: Path, experiment: str, execution: str) -> None:
         path = workspace.metrics(stage)
         if path.exists():
             metrics += metrics_of(read_json(path), 0, prefix=f"{stage}.")
+    # the stages that ran have recorded theirs
     known = parent.data.metrics
     missing = [metric for metric in metrics if metric.key not in known]
     log_metrics(client, parent.info.run_id, missing)

@@ -32,6 +32,7 @@ def register_model(run: TrackedRun, model: str, dvc_hash: str, alias: str | None
     tree = tree_sha256(directory)
     name = registered_name(run.experiment, model)
     version = _known_version(client, name, tree)
+    # a run that is forced gives the same bytes again
     if version is None:
         _log_files(client, run, directory, _manifest(run, model, directory, dvc_hash, tree))
         source = f"{client.get_run(run.run_id).info.artifact_uri}/{_FOLDER}"
@@ -54,6 +55,7 @@ def registered_name(experiment: str, model: str) -> str:
 
 
 def _known_version(client: MlflowClient, name: str, tree: str) -> ModelVersion | None:
+    # the name has to exist before a version is made
     try:
         client.create_registered_model(name)
     except MlflowException as error:

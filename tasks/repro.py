@@ -65,6 +65,7 @@ def repro(
         if overrides:
             override(Workspace(root).params, overrides)
         while not _dvc_repro(root, targets, on_line):
+            # one by hand began between the look and our own
             _report_busy(on_line, wait, "another DVC command holds this workspace")
             time.sleep(_POLL_SECONDS)
             _wait_for_others(root, on_line, wait)
@@ -94,7 +95,7 @@ def override(path: Path, values: Mapping[str, Any]) -> None:
     write_text(path, edited(settings_text(path), values, str(path)))
 
 
-# -- one run at a time ------------------------------------------------------------------------------
+# -- one run at a time ----------------------------------------------------------------------------
 
 
 @contextmanager
@@ -110,6 +111,7 @@ def _only_run(root: Path, on_line: OnLine, wait: bool) -> Iterator[None]:
             holder = stream.read().strip()
             _report_busy(on_line, wait, f"another run holds this workspace (process {holder})")
             fcntl.flock(stream, fcntl.LOCK_EX)
+        # for the message of the next one
         stream.truncate(0)
         stream.write(str(os.getpid()))
         stream.flush()
@@ -164,7 +166,7 @@ def _report_busy(on_line: OnLine, wait: bool, problem: str) -> None:
     on_line(f"{problem}; waiting for it to end")
 
 
-# -- the command ------------------------------------------------------------------------------------
+# -- the command ----------------------------------------------------------------------------------
 
 
 def main() -> None:

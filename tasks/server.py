@@ -38,7 +38,7 @@ _STOP_SECONDS = 20.0
 _CHECK_SECONDS = 2.0
 
 
-# -- for those who use it ---------------------------------------------------------------------------
+# -- for those who use it -------------------------------------------------------------------------
 
 
 def shared_server(root: Path, owner: psutil.Process) -> str:
@@ -51,6 +51,7 @@ def shared_server(root: Path, owner: psutil.Process) -> str:
     if url := os.environ.get("PREFECT_API_URL"):
         return url
     with _locked(root):
+        # a stage may outlive the `dvc` that it works for by a moment
         for process in (owner, psutil.Process()):
             _write_lease(root, process)
         return running_server(root) or start_server(root)
@@ -92,7 +93,7 @@ def answers(url: str) -> bool:
     return False
 
 
-# -- starting and stopping --------------------------------------------------------------------------
+# -- starting and stopping ------------------------------------------------------------------------
 
 
 def start_server(root: Path) -> str:
@@ -102,6 +103,7 @@ def start_server(root: Path) -> str:
     """
     log = records_root(root) / "logs" / "prefect-server.log"
     log.parent.mkdir(parents=True, exist_ok=True)
+    # 0: any that is free
     for wanted in (PORT, 0):
         port = free_port(wanted)
         if port is None:
@@ -180,7 +182,7 @@ def _leave(_signal: int, _frame: object) -> NoReturn:
     sys.exit(0)
 
 
-# -- leases -----------------------------------------------------------------------------------------
+# -- leases ---------------------------------------------------------------------------------------
 
 
 def is_leased(root: Path) -> bool:

@@ -34,7 +34,7 @@ _RESUMABLE = (
 )
 
 
-# -- the run in MLflow ------------------------------------------------------------------------------
+# -- the run in MLflow ----------------------------------------------------------------------------
 
 
 @contextmanager
@@ -84,7 +84,7 @@ def open_run(stage: str, root: Path, settings: Settings, lineage: Lineage) -> Tr
     return tracking.open_run(root, stage, settings.experiment, execution, lineage, content)
 
 
-# -- the work ---------------------------------------------------------------------------------------
+# -- the work -------------------------------------------------------------------------------------
 
 
 @task(task_run_name="run {run.stage}", cache_policy=NO_CACHE)
@@ -154,7 +154,7 @@ def move_logs_aside(workspace: Workspace, stage: str) -> None:
             path.replace(folder / path.name)
 
 
-# -- the results ------------------------------------------------------------------------------------
+# -- the results ----------------------------------------------------------------------------------
 
 
 @task(task_run_name="record {run.stage}", cache_policy=NO_CACHE)

@@ -1,5 +1,6 @@
-"""A study's workspace below `studies/`: a DVC repository whose stages are those of the chain and one an arm.
+"""A study's workspace below `studies/`, a DVC repository of its own.
 
+Its stages are those of the chain that all arms share, one an arm, and the findings.
 What is asked for is written as data (`params.yaml`, `arms/<arm>.yaml`) and what follows from it as
 `dvc.yaml`, so that DVC knows which arms are done. Cache and records (MLflow, Prefect) are those of
 the workspace around it.
@@ -49,7 +50,7 @@ def arm_stage(arm: str) -> str:
     return f"arm-{arm.replace('.', '_')}"
 
 
-# -- laying it out ----------------------------------------------------------------------------------
+# -- laying it out --------------------------------------------------------------------------------
 
 
 def lay_out(
@@ -61,7 +62,9 @@ def lay_out(
     figures: Sequence[str],
     finished: Collection[str] = (),
 ) -> Path:
-    """Write the workspace of the study `name` and give its directory; what is unchanged stays as it is.
+    """Write the workspace of the study `name` and give its directory.
+
+    What is unchanged is not written again.
 
     settings: the text of its params.yaml
     arms: the changes of each arm (dotted key -> value)
@@ -87,6 +90,7 @@ def lay_out(
     write_changed(study / "params.yaml", settings)
     for arm, changes in arms.items():
         plan = study / "arms" / f"{arm}.yaml"
+        # other seeds would make a finished arm stale
         former = _planned_seeds(plan) if arm in finished else None
         content = {"seeds": former or list(seeds), "changes": dict(changes)}
         write_changed(plan, write_yaml(content))
@@ -107,6 +111,7 @@ def _planned_seeds(plan: Path) -> list[int] | None:
 
 
 def _link(link: Path, target: Path) -> None:
+    # an earlier study has made it
     with suppress(FileExistsError):
         link.symlink_to(target)
     if not link.is_symlink() or link.readlink() != target:
@@ -114,9 +119,9 @@ def _link(link: Path, target: Path) -> None:
 
 
 def adopt_results(chain_lock: Path, study_lock: Path) -> None:
-    """Give a new study the results of the workspace around it: DVC checks them out of the common cache.
+    """Give a new study the results of the workspace around it.
 
-    Whether they fit (settings, code, data) is for DVC to see; it runs what does not.
+    DVC checks them out of the common cache. Whether they fit (settings, code, data) is for DVC to see; it runs what does not.
     """
     if study_lock.exists() or not chain_lock.is_file():
         return
@@ -136,7 +141,7 @@ def write_changed(path: Path, text: str) -> None:
 def study_stages(
     chain: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]], figures: Sequence[str]
 ) -> dict[str, Any]:
-    """Derive the study's stages from those of the chain: the shared ones, one an arm, the findings."""
+    """Derive the study's stages from those of the chain."""
     stages = {name: dict(chain[name]) for name in SHARED_STAGES}
     for arm, changes in arms.items():
         stages[arm_stage(arm)] = {
@@ -173,7 +178,7 @@ def _is_covered(path: Path, deps: Collection[str]) -> bool:
     return any(parent.as_posix() in deps for parent in (path, *path.parents))
 
 
-# -- recording an arm -------------------------------------------------------------------------------
+# -- recording an arm -----------------------------------------------------------------------------
 
 
 @task(task_run_name="record {name}", cache_policy=NO_CACHE)

@@ -63,11 +63,12 @@ def without_credentials(text: str) -> str:
 
 def client_of(root: Path) -> MlflowClient:
     """Give a client of the workspace's tracking server or database, for runs and models alike."""
+    # both given: the registry's default is a variable of its own
     uri = tracking_uri(root)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
-# -- a stage's run ----------------------------------------------------------------------------------
+# -- a stage's run --------------------------------------------------------------------------------
 
 
 def open_run(
@@ -90,6 +91,7 @@ def open_run(
         if parent is None:
             parent = _create_parent(client, root, experiment_id, execution, lineage, settings)
         parent_id = parent.info.run_id
+        # an earlier stage of this execution has ended it
         client.update_run(parent_id, status="RUNNING")
         tags = {
             "mlflow.parentRunId": parent_id,
@@ -132,7 +134,7 @@ def best_effort(what: str, warn: Callable[[str], None]) -> Iterator[None]:
         warn(f"MLflow: {what} not recorded: {_first_line(error)}")
 
 
-# -- what a run holds -------------------------------------------------------------------------------
+# -- what a run holds -----------------------------------------------------------------------------
 
 
 def log_params(client: MlflowClient, run_id: str, settings: Mapping[str, Any]) -> None:
@@ -164,7 +166,7 @@ def set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
-# -- experiments and executions ---------------------------------------------------------------------
+# -- experiments and executions -------------------------------------------------------------------
 
 
 def execution_run(client: MlflowClient, experiment: str, execution: str) -> Run | None:

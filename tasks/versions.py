@@ -43,7 +43,7 @@ class RegisteredVersion:
         return f"{self.name}/{self.version}"
 
 
-# -- finding a version ------------------------------------------------------------------------------
+# -- finding a version ----------------------------------------------------------------------------
 
 
 def find_by_alias(root: Path, experiment: str, model: str, alias: str) -> RegisteredVersion | None:
@@ -76,6 +76,7 @@ def find_version(root: Path, experiment: str, reference: str) -> RegisteredVersi
     name, has_alias, alias = reference.partition("@")
     name, _, number = name.partition("/")
     client = client_of(root)
+    # a model of this experiment, else a name as it is registered
     for full_name in (registered_name(experiment, name), name):
         try:
             if has_alias:
@@ -123,7 +124,7 @@ def _described(version: ModelVersion) -> RegisteredVersion:
     )
 
 
-# -- its bytes --------------------------------------------------------------------------------------
+# -- its bytes ------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -137,6 +138,7 @@ def restored(root: Path, model: RegisteredVersion) -> Iterator[Path]:
         config = {key: dict(repo.config.get(key) or {}) for key in ("cache", "remote", "core")}
         config["cache"] |= {"dir": str(Path(repo.cache.local.path).parents[1])}
         config["core"] |= {"no_scm": True}
+        # on the same disk as the cache: DVC may link instead of copying
         scratch = Path(repo.tmp_dir)
     scratch.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch, prefix="version-") as folder:

@@ -65,6 +65,7 @@ def worker_environment(
         if sys.platform == "linux":
             environment.setdefault("GLIBC_TUNABLES", _LARGE_PAGES)
     engine = settings.engine
+    # or torchrun gives each process one thread
     if trains(stage) and engine.processes > 1:
         share = max((os.cpu_count() or 1) // engine.processes, 1)
         environment.setdefault("OMP_NUM_THREADS", str(engine.threads or share))

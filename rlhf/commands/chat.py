@@ -26,7 +26,7 @@ _NO_WINDOW = 1 << 30
 
 
 def model_directory(name: str, workspace: Workspace) -> Path:
-    """The directory of a stage's model or of a path; raises ModelError that lists the models there are."""
+    """The directory of a stage's model, or of a path; raises ModelError with the models there are."""
     directory = workspace.model(name) if name in CHAT_MODELS else Path(name)
     if directory.is_dir():
         return directory
@@ -74,7 +74,10 @@ class Chat:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the dialogue but for the system prompt; the same seed then gives the same replies again."""
+        """Forget the dialogue but for the system prompt.
+
+        The same seed then gives the same replies again.
+        """
         self.messages = []
         if self.system is not None:
             self.messages.append({"role": "system", "content": self.system})
@@ -91,9 +94,11 @@ class Chat:
         for drawn in decode(self.model, [prompt], uniforms[None], self._rule()):
             response.append(int(drawn.tokens))
             answer = self._text(response)
+            # a character may take several tokens
             if not answer.endswith(_INCOMPLETE):
                 yield answer[len(shown) :]
                 shown = answer
+        # what was held back
         answer = self._text(response)
         yield answer[len(shown) :]
 
@@ -123,7 +128,7 @@ class Chat:
         )
 
     def _fitting_prompt(self) -> list[int]:
-        """Prompt ids; the oldest exchanges are forgotten where they and the reply exceed the window."""
+        """Prompt ids that leave room for the reply; the oldest exchanges are forgotten for it."""
         window = int(getattr(self.model.config, "max_position_embeddings", 0)) or _NO_WINDOW
         room = window - self.generation.max_new_tokens
         first = 0 if self.system is None else 1
@@ -154,7 +159,7 @@ def open_chat(
     score: bool,
     system: str | None,
 ) -> Chat:
-    """Load a model for talking, in float32, and with `score` the reward models that the workspace has."""
+    """Load a model for talking, in float32, and with `score` the workspace's reward models."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     scorers = _load_scorers(workspace, device) if score else {}
     tokenizer = load_tokenizer(directory)

@@ -1,6 +1,7 @@
-"""The `rlhf` command: what a user does by hand. The stages themselves are run by `dvc repro` or the pipeline flow.
+"""The `rlhf` command: what a user does by hand.
 
-A command is a function of its own module; here it is given its name.
+The stages themselves are run by `dvc repro` or the pipeline flow. A command is a function of its own
+module; here it is given its name.
 """
 
 from pathlib import Path

@@ -14,7 +14,7 @@ _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _INSTALL = "install the pinned packages: pip install -e . -c requirements.lock"
 
 
-# -- what there is ----------------------------------------------------------------------------------
+# -- what there is --------------------------------------------------------------------------------
 
 
 def usable_cores() -> int:
@@ -43,7 +43,7 @@ def bf16_instructions() -> list[str]:
     return precision.bf16_instructions()
 
 
-# -- whether it is enough ---------------------------------------------------------------------------
+# -- whether it is enough -------------------------------------------------------------------------
 
 
 def python_check(version: tuple[int, ...]) -> Check:

@@ -31,7 +31,7 @@ _INSTALL = 'pip install -e ".[dev]" -c requirements.lock'
 _IMPORT_SECONDS = 180
 
 
-# -- versions ---------------------------------------------------------------------------------------
+# -- versions -------------------------------------------------------------------------------------
 
 
 def pins_check(lock: Path) -> Check:
@@ -81,7 +81,7 @@ def _installed_version(name: str) -> str | None:
         return None
 
 
-# -- imports ----------------------------------------------------------------------------------------
+# -- imports --------------------------------------------------------------------------------------
 
 
 def start_import(name: str) -> subprocess.Popen[str]:

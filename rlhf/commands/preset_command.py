@@ -42,6 +42,7 @@ def preset(
         return
     params = cli.workspace.params
     text = preset_text(name)
+    # what a preset wrote may be replaced: nothing of the user's own is in it
     if params.exists() and not force and not _written_preset(cli.workspace):
         raise SettingsError(
             f"{params}: edited since it was written from a preset; --force overwrites it"

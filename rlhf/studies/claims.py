@@ -14,7 +14,8 @@ Runs = Mapping[int, Mapping[str, float]]
 
 # in place of an arm: where the same run began
 START = "start"
-# our choice: "the same" is an interval within this share of how far the other side came from its start
+# our choice: "the same" is an interval within this share of the change that training made to the
+# other side
 EQUIVALENCE_MARGIN = 0.25
 
 

@@ -33,6 +33,7 @@ def run_record(settings: Settings, workspace: Workspace) -> dict[str, Any]:
     `reward_tail` (each with _first and _last) and `plain_text_loss`.
     """
     samples = read_steps(workspace.samples("ppo"))
+    # the prompts are the same at each validation, so that the scores can be compared
     validations = judged_validations(samples, gold_scores(settings, workspace, samples))
     summary = read_json(workspace.metrics("ppo"))
     for key in JUDGED:

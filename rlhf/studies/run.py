@@ -1,4 +1,6 @@
-"""One arm of a study: a policy run a seed, each in a workspace of its own, on the models that all arms share.
+"""One arm of a study: a policy run a seed, each in a workspace of its own.
+
+The models that come before the policy are those that all arms share.
 
 `python -m rlhf.studies.run ARM` in a study's workspace reads `arms/<arm>.yaml` and writes
 `runs/<arm>.json`.
@@ -67,6 +69,7 @@ def run_arm(base: Workspace, arm: str) -> None:
     runs = side_by_side(base, folder, arm, plan.changes, plan.seeds)
     record = {"arm": arm, "changes": plan.changes, "runs": runs}
     write_json(base.root / "runs" / f"{arm}.json", record)
+    # models and checkpoints, of which the record holds all that counts
     for seed in plan.seeds:
         shutil.rmtree(folder / f"{arm}-{seed}", ignore_errors=True)
 
