@@ -1,3 +1,4 @@
-"""Prefect flows: one module a stage, the pipeline that goes through DVC, and what serves and shows them."""
+"""Prefect flows: one module a stage, the pipeline through DVC, and what serves and shows them."""
 
-import tasks  # noqa: F401 - sets the environment before Prefect is imported
+# sets the environment before Prefect is imported
+import tasks  # noqa: F401

@@ -1,6 +1,6 @@
 """What the command lines of the flows have in common: values that argparse refuses with a message."""
 
-from argparse import ArgumentTypeError
+from argparse import ArgumentParser, ArgumentTypeError
 from typing import Any
 
 from rlhf.common.errors import SettingsError
@@ -24,3 +24,16 @@ def stage_name(text: str) -> str:
     if text not in STAGES:
         raise ArgumentTypeError(f"no stage {text!r}; there are: {', '.join(STAGES)}")
     return text
+
+
+def add_targets(parser: ArgumentParser) -> None:
+    """Add the stages to bring up to date, as `targets`."""
+    text = "stage to bring up to date with all that it needs; all stages if none is named"
+    parser.add_argument("targets", nargs="*", type=stage_name, metavar="STAGE", help=text)
+
+
+def add_settings(parser: ArgumentParser, text: str) -> None:
+    """Add `--set KEY=VALUE`, which may be repeated, as the pairs `set`; `text` is its help."""
+    parser.add_argument(
+        "--set", type=assignment, action="append", default=[], metavar="KEY=VALUE", help=text
+    )

@@ -1,6 +1,7 @@
 """Compare any two models of the registry: `python -m flows.compare CHALLENGER BASELINE [--promote]`.
 
-The workspace's held-out prompts are answered by both and judged by the first of `evaluate.judges`. `rlhf compare` calls it.
+The workspace's held-out prompts are answered by both and judged by the first of `evaluate.judges`.
+`rlhf compare` calls it.
 """
 
 import argparse
@@ -9,16 +10,19 @@ from pathlib import Path
 
 from flows.stage import exit_code, main, stage_flow
 from rlhf.settings import load_settings
+from rlhf.stages import STAGES
 from rlhf.workspace import Workspace
-from tasks.matches import SHARES, ComparisonResult, decide, play, refuse_promotion_over, settle
-from tasks.steps import check_inputs, kept_open, open_run
-from tasks.versions import find_version
-
-_PLAYERS = (
-    "models/base",
-    "models/sft",
-    "models/policy",
-)  # what evaluate reads and a match does not
+from tasks.lineage import Lineage
+from tasks.matches import (
+    SHARES,
+    ComparisonResult,
+    apply_decision,
+    champion_to_beat,
+    decide,
+    run_match,
+)
+from tasks.steps import check_inputs, closing_run, open_run
+from tasks.versions import RegisteredVersion, find_version
 
 _KINDS = ("helpful", "harmless", "other")
 
@@ -28,36 +32,45 @@ def compare(challenger: str, baseline: str, promote: bool = False) -> None:
     """Print and record how `challenger` does against `baseline`; with `promote` it becomes champion if it is better."""
     root = Path()
     experiment = load_settings(Workspace(root).params).experiment
-    first, second = (
-        find_version(root, experiment, reference) for reference in (challenger, baseline)
-    )
-    champion = refuse_promotion_over(root, experiment, first, second) if promote else None
+    first = find_version(root, experiment, challenger)
+    second = find_version(root, experiment, baseline)
+    champion = champion_to_beat(root, experiment, first, second) if promote else None
     settings, lineage = check_inputs("evaluate", root)
-    read = {path: value for path, value in lineage.dependencies.items() if path not in _PLAYERS}
-    read |= {"challenger": first.dvc_hash, "baseline": second.dvc_hash}
-    with kept_open(open_run("compare", root, settings, replace(lineage, dependencies=read))) as run:
-        result = play(run, first, second)
-        decision = decide(result, str(second), settings.evaluate.promotion)
+    lineage = _lineage_of_match(lineage, first, second)
+    with closing_run(open_run("compare", root, settings, lineage)) as run:
+        match = run_match(run, first, second)
+        decision = decide(match, str(second), settings.evaluate.promotion)
         if promote:
-            settle(run, first, champion, decision)
-    for line in told(result):
+            apply_decision(run, first, champion, decision)
+    for line in format_match(match):
         print(line)
     print(f"{first}: {decision.reason}")
 
 
-def told(result: ComparisonResult) -> list[str]:
+def _lineage_of_match(
+    lineage: Lineage, challenger: RegisteredVersion, baseline: RegisteredVersion
+) -> Lineage:
+    """That of the stage evaluate, with these two models in place of those that it compares."""
+    compared = {f"models/{name}" for name in STAGES["evaluate"].models if name != "gold"}
+    read = {path: value for path, value in lineage.dependencies.items() if path not in compared}
+    read |= {"challenger": challenger.dvc_hash, "baseline": baseline.dvc_hash}
+    return replace(lineage, dependencies=read)
+
+
+def format_match(match: ComparisonResult) -> list[str]:
     """A line for all prompts and one for each kind that there is."""
-    by_kind = {"all": result.figures} | {kind: result.kinds.get(kind, {}) for kind in _KINDS}
+    by_kind = {"all": match.figures} | {kind: match.kinds.get(kind, {}) for kind in _KINDS}
     lines = []
-    for name, shares in by_kind.items():
-        win, tie, lose, rate, low, high = (shares.get(key) for key in SHARES)
+    for name, figures in by_kind.items():
+        win, tie, lose, rate, low, high = (figures.get(key) for key in SHARES)
         if rate is not None:
-            parts = f"win {win:.1%}, tie {tie:.1%}, lose {lose:.1%}"
-            lines.append(f"{name:9} {parts}; win rate {rate:.3f} [{low:.3f}, {high:.3f}]")
+            shares = f"win {win:.1%}, tie {tie:.1%}, lose {lose:.1%}"
+            lines.append(f"{name:9} {shares}; win rate {rate:.3f} [{low:.3f}, {high:.3f}]")
     return lines
 
 
 def _parser() -> argparse.ArgumentParser:
+    assert __doc__ is not None
     parser = argparse.ArgumentParser(
         prog="python -m flows.compare", description=__doc__.split("\n")[0]
     )
@@ -74,7 +87,8 @@ def _parser() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     options = _parser().parse_args()
-    with exit_code():  # a name that nobody has is told before a flow begins
+    # a name that nobody has is refused before a flow begins
+    with exit_code():
         for reference in (options.challenger, options.baseline):
             find_version(Path(), load_settings(Workspace().params).experiment, reference)
     main(compare, options.challenger, options.baseline, options.promote)

@@ -1,9 +1,9 @@
 """Serve the pipeline as a Prefect deployment: `python -m flows.deployments --cron "0 3 * * *"`.
 
-Without a work pool this process runs what is due, on this machine. With `--work-pool gpu` it only registers the
-deployment with the server that PREFECT_API_URL names; `prefect worker start --pool gpu` with the same PREFECT_API_URL,
-started in a clone on the machine with the GPUs, runs it. That clone has to lie at the same path as the one that registers:
-the path is what Prefect keeps.
+Without a work pool this process runs what is due, on this machine. With `--work-pool gpu` it only
+registers the deployment with the server that PREFECT_API_URL names; `prefect worker start --pool gpu`
+with the same PREFECT_API_URL, started in a clone on the machine with the GPUs, runs it. That clone has
+to lie at the same path as the one that registers: the path is what Prefect keeps.
 """
 
 import argparse
@@ -18,12 +18,12 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.types.entrypoint import EntrypointType
 
-from flows.arguments import assignment, stage_name
+from flows.arguments import add_settings, add_targets
 from flows.pipeline import pipeline
 from flows.stage import exit_code, prefect_server
 from rlhf.common.errors import RlhfError
 from tasks.execution import current_execution
-from tasks.tracking import shown
+from tasks.tracking import without_credentials
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -36,23 +36,25 @@ def main(arguments: list[str] | None = None) -> None:
         "retry_delay_seconds": options.retry_delay_seconds,
     }
     with exit_code():
+        # a server of this process ends with it, and nobody is left to keep the schedule
         if options.work_pool and not os.environ.get("PREFECT_API_URL"):
             raise RlhfError(
-                "--work-pool needs a server that stays: start one (make ui, or prefect server start) and set "
-                "PREFECT_API_URL to its address, here and where the worker runs"
+                "--work-pool needs a server that stays: start one (make ui, or prefect server start)"
+                " and set PREFECT_API_URL to its address, here and where the worker runs"
             )
     with exit_code(), prefect_server(Path(), current_execution()) as url:
-        print(f"Prefect: {shown(url.removesuffix('/api'))}")
+        address = without_credentials(url)
+        print(f"Prefect: {address.removesuffix('/api')}")
         if options.work_pool:
             register(options.name, options.work_pool, options.cron, parameters)
-            print(
-                f"A worker runs it: PREFECT_API_URL={shown(url)} prefect worker start --pool {options.work_pool}"
-            )
+            worker = f"prefect worker start --pool {options.work_pool}"
+            print(f"A worker runs it: PREFECT_API_URL={address} {worker}")
         else:
             pipeline.serve(
                 options.name,
                 cron=options.cron,
                 parameters=parameters,
+                # a second run would only wait for the first
                 limit=1,
                 entrypoint_type=EntrypointType.MODULE_PATH,
             )
@@ -71,11 +73,11 @@ def register(name: str, work_pool: str, cron: str | None, parameters: dict[str, 
 
 
 def _parser() -> argparse.ArgumentParser:
+    assert __doc__ is not None
     parser = argparse.ArgumentParser(
         prog="python -m flows.deployments", description=__doc__.split("\n")[0]
     )
-    help_ = "stage to bring up to date with all that it needs; all stages if none is named"
-    parser.add_argument("targets", nargs="*", type=stage_name, metavar="STAGE", help=help_)
+    add_targets(parser)
     parser.add_argument("--name", default="pipeline", help="name of the deployment")
     parser.add_argument(
         "--cron",
@@ -86,10 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         "--retries", type=int, default=2, help="how often a failed run is tried again"
     )
     parser.add_argument("--retry-delay-seconds", type=int, default=60)
-    help_ = "change a setting first; may be repeated"
-    parser.add_argument(
-        "--set", type=assignment, action="append", default=[], metavar="KEY=VALUE", help=help_
-    )
+    add_settings(parser, "change a setting first; may be repeated")
     parser.add_argument(
         "--work-pool", help="register for workers of this pool instead of serving here"
     )

@@ -1,8 +1,7 @@
 """The evaluate flow: models answer held-out prompts and are judged pairwise."""
 
-from flows.stage import main, stage_flow
+from flows.stage import main, run_stage, stage_flow
 from tasks.matches import promote_policy
-from tasks.steps import record, recorded, run_worker
 
 
 @stage_flow
@@ -11,10 +10,7 @@ def evaluate() -> None:
 
     The policy becomes the registry's `challenger`, and its `champion` if it beats the one before.
     """
-    with recorded("evaluate") as run:
-        run_worker(run)
-        record(run, "data/evaluation/comparisons.parquet")
-        promote_policy(run)
+    run_stage("evaluate", promote_policy)
 
 
 if __name__ == "__main__":

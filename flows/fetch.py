@@ -1,15 +1,15 @@
-"""The fetch flow: bring the base model and the raw data, pinned by hash. The only stage that touches a network."""
+"""The fetch flow: bring the base model and the raw data, pinned by hash.
 
-from flows.stage import main, stage_flow
-from tasks.steps import record, recorded, run_worker
+The only stage that touches a network.
+"""
+
+from flows.stage import main, run_stage, stage_flow
 
 
 @stage_flow
 def fetch() -> None:
     """Write `models/base` and `data/raw`."""
-    with recorded("fetch") as run:
-        run_worker(run)
-        record(run)
+    run_stage("fetch")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
-"""The findings flow: what a study's runs say to what the paper found, as a page and a table. DVC calls it."""
+"""The findings flow: what a study's runs say to what the paper found, as a page and a table.
+
+DVC calls it.
+"""
 
 import sys
 
 from flows.stage import main, stage_flow
-from tasks.steps import record, recorded, run_worker
+from tasks.steps import record, run_worker, tracked_stage
 
 
 @stage_flow
 def findings(figures: list[str]) -> None:
     """Write `reports/index.html`, `reports/findings.json` and `metrics/findings.json`."""
-    with recorded("findings") as run:
+    with tracked_stage("findings") as run:
         run_worker(run, "rlhf.report.study", *figures)
         record(run, "reports/index.html", "reports/findings.json")
 

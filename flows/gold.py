@@ -1,16 +1,12 @@
 """The gold flow: train a second reward model, on pairs that the first never saw. It only judges."""
 
-from flows.stage import main, stage_flow
-from tasks.steps import record, recorded, register, run_worker
+from flows.stage import main, run_stage, stage_flow
 
 
 @stage_flow
 def gold() -> None:
     """Write and register `models/gold`; the registry's `current` is the last one made."""
-    with recorded("gold") as run:
-        run_worker(run)
-        record(run)
-        register(run, "gold", alias="current")
+    run_stage("gold")
 
 
 if __name__ == "__main__":

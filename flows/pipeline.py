@@ -1,11 +1,10 @@
 """The pipeline flow: bring the workspace up to date through DVC, by hand, on a schedule or from Prefect's UI.
 
-A scheduled run and a `dvc repro` by hand give the same `dvc.lock`. The stages run as flows of their own, under the
-same name of the execution and the same MLflow parent run as this one.
+A scheduled run and a `dvc repro` by hand give the same `dvc.lock`. The stages run as flows of their
+own, under the same name of the execution and the same MLflow parent run as this one.
 """
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,14 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from flows.arguments import assignment, stage_name
+from flows.arguments import add_settings, add_targets
 from flows.stage import exit_code, prefect_server
 from rlhf.settings import load_settings
 from rlhf.workspace import Workspace
-from tasks.execution import VARIABLE, current_execution
+from tasks.execution import current_execution, named_execution
 from tasks.recording import record_execution
 from tasks.repro import ReproFailed, repro
-from tasks.tracking import tolerated
+from tasks.tracking import best_effort
 
 
 @flow(name="pipeline", persist_result=False)
@@ -41,22 +40,24 @@ def pipeline(
         retry_delay_seconds: between tries
     """
     execution = f"pipeline-{flow_run.id}"
-    os.environ[VARIABLE] = execution
-    try:
-        run_dvc.with_options(
-            retries=retries,
-            retry_delay_seconds=retry_delay_seconds,
-            retry_condition_fn=_worth_another_try,
-        )(targets or [], overrides or {}, wait)
+    run_again = run_dvc.with_options(
+        retries=retries,
+        retry_delay_seconds=retry_delay_seconds,
+        retry_condition_fn=_is_worth_another_try,
+    )
+    with named_execution(execution):
+        run_again(targets or [], overrides or {}, wait)
         complete_record(execution)
-    finally:
-        del os.environ[VARIABLE]
 
 
 @task(task_run_name="dvc repro", cache_policy=NO_CACHE)
 def run_dvc(targets: list[str], overrides: dict[str, Any], wait: bool) -> None:
-    """Let DVC run what is stale, its output in the log; settings that a stage would refuse are refused here."""
-    if not overrides:  # with them, repro checks the outcome
+    """Let DVC run what is stale, its output in the log.
+
+    Settings that a stage would refuse are refused here.
+    """
+    # with overrides, `repro` checks the outcome
+    if not overrides:
         load_settings(Workspace().params)
     repro(Path(), targets, overrides, get_run_logger().info, wait=wait)
 
@@ -65,26 +66,26 @@ def run_dvc(targets: list[str], overrides: dict[str, Any], wait: bool) -> None:
 def complete_record(execution: str) -> None:
     """Bring the figures of stages that were up to date into the execution's MLflow run."""
     settings = load_settings(Workspace().params)
-    with tolerated("the execution", get_run_logger().warning):
+    with best_effort("the execution", get_run_logger().warning):
         record_execution(Path(), settings.experiment, execution)
 
 
-def _worth_another_try(_task: Any, _run: Any, state: Any) -> bool:
-    """A stage may fail for want of memory or a network; refused settings and a busy workspace stay what they are."""
+def _is_worth_another_try(_task: Any, _run: Any, state: Any) -> bool:
+    """A stage may fail for want of memory or a network.
+
+    Refused settings and a busy workspace stay what they are.
+    """
     return isinstance(state.result(raise_on_failure=False), ReproFailed)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line and run the flow."""
+    assert __doc__ is not None
     parser = argparse.ArgumentParser(
         prog="python -m flows.pipeline", description=__doc__.split("\n")[0]
     )
-    help_ = "stage to bring up to date with all that it needs; all stages if none is named"
-    parser.add_argument("targets", nargs="*", type=stage_name, metavar="STAGE", help=help_)
-    help_ = "change a setting in params.yaml first; may be repeated"
-    parser.add_argument(
-        "--set", type=assignment, action="append", default=[], metavar="KEY=VALUE", help=help_
-    )
+    add_targets(parser)
+    add_settings(parser, "change a setting in params.yaml first; may be repeated")
     options = parser.parse_args(arguments)
     with exit_code(), prefect_server(Path(), current_execution()):
         pipeline(options.targets, dict(options.set))

@@ -1,16 +1,12 @@
 """The ppo flow: train the policy against the reward model."""
 
-from flows.stage import main, stage_flow
-from tasks.steps import record, recorded, register, run_worker
+from flows.stage import main, run_stage, stage_flow
 
 
 @stage_flow
 def ppo() -> None:
     """Write and register `models/policy`; `evaluate` makes its version the registry's `challenger`."""
-    with recorded("ppo") as run:
-        run_worker(run)
-        record(run, "metrics/ppo_samples.jsonl")
-        register(run, "policy")
+    run_stage("ppo")
 
 
 if __name__ == "__main__":

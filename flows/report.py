@@ -1,15 +1,12 @@
 """The report flow: draw one page from the metrics and the judged pairs."""
 
-from flows.stage import main, stage_flow
-from tasks.steps import record, recorded, run_worker
+from flows.stage import main, run_stage, stage_flow
 
 
 @stage_flow
 def report() -> None:
     """Write `reports/index.html`, and keep it with the run."""
-    with recorded("report") as run:
-        run_worker(run)
-        record(run, "reports/index.html")
+    run_stage("report")
 
 
 if __name__ == "__main__":

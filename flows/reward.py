@@ -1,16 +1,12 @@
 """The reward flow: train the reward model on preference pairs."""
 
-from flows.stage import main, stage_flow
-from tasks.steps import record, recorded, register, run_worker
+from flows.stage import main, run_stage, stage_flow
 
 
 @stage_flow
 def reward() -> None:
     """Write and register `models/reward`; the registry's `current` is the last one made."""
-    with recorded("reward") as run:
-        run_worker(run)
-        record(run)
-        register(run, "reward", alias="current")
+    run_stage("reward")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,12 @@
 """The sft flow: fine-tune the base model on dialogues."""
 
-from flows.stage import main, stage_flow
-from tasks.steps import record, recorded, register, run_worker
+from flows.stage import main, run_stage, stage_flow
 
 
 @stage_flow
 def sft() -> None:
     """Write and register `models/sft`; the registry's `current` is the last one made."""
-    with recorded("sft") as run:
-        run_worker(run)
-        record(run)
-        register(run, "sft", alias="current")
+    run_stage("sft")
 
 
 if __name__ == "__main__":

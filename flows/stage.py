@@ -1,4 +1,4 @@
-"""What all stage flows share: how one is declared, and how `python -m flows.<stage>` runs it and ends."""
+"""What all stage flows share: how one is declared, what it does, how `python -m flows.<stage>` ends."""
 
 import argparse
 import logging
@@ -16,110 +16,130 @@ from prefect import Flow, flow
 from prefect.exceptions import PrefectException, TerminationSignal
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from rlhf.common.errors import RlhfError
+from rlhf.common.command import exit_on_fault
+from rlhf.stages import STAGES
 from tasks.execution import Execution, current_execution
-from tasks.guard import end_with, heed_hangup
+from tasks.guard import hangup_as_sigterm, terminate_with
 from tasks.server import is_own, shared_server
+from tasks.steps import record, register, run_worker, tracked_stage
+from tasks.tracking import TrackedRun
 
 P = ParamSpec("P")
-_done: set[str] = set()  # stages whose whole body has run in this process
+
+# flows whose whole body has run in this process
+_done: set[str] = set()
 
 
 def stage_flow(function: Callable[P, None]) -> Flow[P, None]:
-    """Declare a stage's flow, named as its function. Prefect caches and retries nothing here: DVC owns staleness.
+    """Declare a stage's flow, named as its function.
 
-    Its runs carry the name of their execution, as the MLflow runs do in the tag rlhf.execution.
+    Prefect caches and retries nothing here: DVC owns staleness. Its runs carry the name of their
+    execution, as the MLflow runs do in the tag rlhf.execution.
     """
+    name = function.__name__
 
     @wraps(function)
     def body(*arguments: P.args, **named: P.kwargs) -> None:
         function(*arguments, **named)
-        _done.add(function.__name__)
+        _done.add(name)
 
-    name = function.__name__
-    return flow(
-        name=name, flow_run_name=lambda: f"{name}-{current_execution().key}", persist_result=False
-    )(body)
+    # asked at each run: a flow that is served has many
+    def run_name() -> str:
+        return f"{name}-{current_execution().key}"
+
+    return flow(name=name, flow_run_name=run_name, persist_result=False)(body)
+
+
+def run_stage(name: str, *then: Callable[[TrackedRun], object]) -> None:
+    """Do what the flow of a stage does, as the table of stages has it.
+
+    Its worker runs, what it wrote is recorded, its model registered; then come the tasks of this
+    stage alone, which are given its run.
+    """
+    stage = STAGES[name]
+    with tracked_stage(name) as run:
+        run_worker(run)
+        record(run, *stage.recorded)
+        if stage.model is not None and stage.registered:
+            register(run, stage.model, alias=stage.alias)
+        for task in then:
+            task(run)
 
 
 def main(stage: Flow[P, None], *arguments: P.args, **named: P.kwargs) -> None:
-    """Run a stage's flow in the current directory and exit: 0 done, 1 failed, 130 interrupted, 143 terminated.
+    """Run a stage's flow in the current directory and exit.
 
-    The worker's own words are on the log above; a failure adds one line, without a traceback. A Prefect server that
-    is lost in mid-run costs its record of the run, not the stage.
+    Exit codes: 0 done, 1 failed, 130 interrupted, 143 terminated. The worker's output is on the log
+    above; a failure adds one line, without a traceback. A Prefect server that is lost in mid-run
+    costs its record of the run, not the stage.
     """
-    if (
-        not arguments and not named
-    ):  # no argument is a stage's own: help is given, others are refused
-        about = (stage.description or "").split("\n")[0]
-        argparse.ArgumentParser(
-            prog=f"python -m flows.{stage.name}", description=about
-        ).parse_args()
+    if not arguments and not named:
+        _refuse_arguments(stage)
     execution = current_execution()
     if execution.owner != psutil.Process():
-        end_with(
-            execution.owner
-        )  # a killed `dvc repro` must not leave a trainer that writes into its outputs
+        # a killed `dvc repro` must not leave a trainer that writes into its outputs
+        terminate_with(execution.owner)
     with exit_code(), prefect_server(Path(), execution):
         try:
             stage(*arguments, **named)
         except (httpx.HTTPError, PrefectException) as error:
+            # Prefect may fail before the stage's work, too
             if stage.name not in _done:
                 raise
-            print(
-                f"warning: {stage.name} is done, but Prefect could not be told: {error}",
-                file=sys.stderr,
-            )
+            problem = f"{stage.name} is done, but Prefect could not be told: {error}"
+            print(f"warning: {problem}", file=sys.stderr)
 
 
-@contextmanager
-def prefect_server(root: Path, execution: Execution) -> Iterator[str]:
-    """Use the workspace's Prefect server in the block and in processes started there; gives its address."""
-    url = shared_server(root, execution.owner)
-    _quiet_engine(links=not is_own(root, url))
-    with temporary_settings({PREFECT_API_URL: url}):
-        os.environ["PREFECT_API_URL"] = url
-        yield url
+def _refuse_arguments(stage: Flow[P, None]) -> None:
+    """A flow of a stage takes none: give help, refuse others."""
+    about = (stage.description or "").split("\n")[0]
+    parser = argparse.ArgumentParser(prog=f"python -m flows.{stage.name}", description=about)
+    parser.parse_args()
 
 
 @contextmanager
 def exit_code() -> Iterator[None]:
-    """Turn the way the block ends into the process' exit code; faults meant for the user are told in one line.
+    """Turn the way the block ends into the process' exit code, as `exit_on_fault` does.
 
     From here on a closed terminal ends the process as SIGTERM does.
     """
-    heed_hangup()
-    try:
+    hangup_as_sigterm()
+    with exit_on_fault(terminated=(TerminationSignal,)):
         yield
-    except RlhfError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
-    except TerminationSignal:
-        print("terminated", file=sys.stderr)
-        sys.exit(143)
+
+
+@contextmanager
+def prefect_server(root: Path, execution: Execution) -> Iterator[str]:
+    """Use the workspace's Prefect server in the block and in processes started there.
+
+    Gives its address.
+    """
+    url = shared_server(root, execution.owner)
+    _quiet_engine(links=not is_own(root, url))
+    with temporary_settings({PREFECT_API_URL: url}):
+        # for the stages that `dvc repro` starts
+        os.environ["PREFECT_API_URL"] = url
+        yield url
 
 
 def _quiet_engine(links: bool) -> None:
-    """Keep the tracebacks that Prefect's engine logs at every level of a failed run off the terminal, not out of its UI.
+    """Keep the tracebacks that Prefect's engine logs at every level of a failed run off the terminal.
 
-    `exit_code` tells faults meant for the user; any other exception leaves with the one traceback of Python itself.
-    Without `links` those to the run's page are kept off too: a server that goes with the run answers nobody later.
+    They stay in its UI. `exit_code` prints faults meant for the user; any other exception leaves with
+    the one traceback of Python itself. Without `links` those to the run's page are kept off too: a
+    server that goes with the run answers nobody later.
     """
     for handler in logging.getLogger().handlers:
-        handler.addFilter(_told_once)
+        handler.addFilter(_is_no_engine_fault)
         if not links:
-            handler.addFilter(_no_link)
+            handler.addFilter(_is_no_link)
 
 
-def _no_link(entry: logging.LogRecord) -> bool:
+def _is_no_engine_fault(entry: logging.LogRecord) -> bool:
+    if entry.name not in ("prefect.flow_runs", "prefect.task_runs"):
+        return True
+    return entry.levelno < logging.ERROR and "Finished in state" not in str(entry.msg)
+
+
+def _is_no_link(entry: logging.LogRecord) -> bool:
     return not (entry.name == "prefect.flow_runs" and str(entry.msg).startswith("View at "))
-
-
-def _told_once(entry: logging.LogRecord) -> bool:
-    engine = entry.name in ("prefect.flow_runs", "prefect.task_runs")
-    return not (
-        engine and (entry.levelno >= logging.ERROR or "Finished in state" in str(entry.msg))
-    )

@@ -1,11 +1,11 @@
 """The study flow: `python -m flows.study fig7` runs the arms of a figure of the paper and holds its findings to them.
 
-Arms and seeds that are done are not run again, and a study that was killed goes on: DVC keeps its stages in
-`studies/<preset>/`, the policies keep their checkpoints. `all` stands for every figure.
+Arms and seeds that are done are not run again, and a study that was killed goes on: DVC keeps its
+stages in `studies/<preset>/`, the policies keep their checkpoints. `all` stands for every figure of
+the paper; what goes beyond it, such as `apa`, is run by its own name.
 """
 
 import argparse
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,20 +15,26 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from flows.arguments import assignment
+from flows.arguments import add_settings
 from flows.stage import exit_code, prefect_server
 from rlhf.common.errors import RlhfError
 from rlhf.common.yaml import read_yaml
 from rlhf.settings import preset_text
 from rlhf.settings.edit import edited
 from rlhf.studies.arms import ARMS
-from rlhf.studies.figures import STUDIES
-from tasks.environment import STUDIES as FOLDER
-from tasks.execution import VARIABLE, current_execution
+from rlhf.studies.figures import PAPER_FIGURES, STUDIES
+from tasks.environment import STUDIES as STUDIES_FOLDER
+from tasks.execution import current_execution, named_execution
 from tasks.repro import repro
-from tasks.study import lay_out, stage_of
+from tasks.study import arm_stage, lay_out
 
-_AGAIN = """New seeds run the arms of the figures asked for again, new settings (--set) those of all that the page shows, in
+_EPILOG = """figures of the paper (all) and their arms:
+{paper}
+
+beyond the paper, not in all:
+{beyond}
+
+New seeds run the arms of the figures asked for again, new settings (--set) those of all that the page shows, in
 place of the old. A claim whose two sides have no seed in common is left out."""
 
 
@@ -43,17 +49,14 @@ def study(
     """Bring the arms of figures of the paper up to date, and the page of findings with them.
 
     Args:
-        figures: names of figures: fig4 fig6 fig7 fig8 fig9 fig12 fig14 fig15 fig16 fig17 fig18 fig19
+        figures: names of figures: fig4 fig6 fig7 fig8 fig9 fig12 fig14 fig15 fig16 fig17 fig18 fig19; or apa
         preset: the settings that all arms start from
         seeds: how many runs of the policy each arm gets
         overrides: settings to change for all arms, by dotted key: {"ppo.iterations": 200}
         first_seed: the first of those runs' seeds; the others follow it
     """
-    os.environ[VARIABLE] = f"study-{flow_run.id}"
-    try:
+    with named_execution(f"study-{flow_run.id}"):
         run_study(figures, preset, range(first_seed, first_seed + seeds), overrides or {})
-    finally:
-        del os.environ[VARIABLE]
 
 
 @task(task_run_name="dvc repro of the study", cache_policy=NO_CACHE)
@@ -61,24 +64,31 @@ def run_study(
     figures: list[str], preset: str, seeds: Sequence[int], overrides: dict[str, Any]
 ) -> None:
     """Lay out the study's workspace, once no other study works in it, and let DVC run what is stale."""
+    logger = get_run_logger()
     text = settings_text(preset, overrides)
-    directory = Path() / FOLDER / preset
-    plan = partial(lay_out_figures, Path(), preset, text, figures, seeds)
-    repro(directory, [], {}, get_run_logger().info, prepare=plan)
-    get_run_logger().info("the findings: %s", directory / "reports" / "index.html")
+    directory = Path() / STUDIES_FOLDER / preset
+    prepare = partial(lay_out_figures, Path(), preset, text, figures, seeds)
+    repro(directory, [], {}, logger.info, prepare=prepare)
+    logger.info("the findings: %s", directory / "reports" / "index.html")
 
 
 def lay_out_figures(
-    root: Path, preset: str, settings: str, asked: Sequence[str], seeds: Sequence[int]
+    root: Path, preset: str, settings: str, requested: Sequence[str], seeds: Sequence[int]
 ) -> Path:
-    """Write the study's workspace: the figures asked for with these seeds, and those of earlier studies as they are."""
-    directory = root / FOLDER / preset
-    figures = [name for name in STUDIES if name in asked or finished(directory, STUDIES[name].arms)]
-    names = dict.fromkeys(arm for figure in figures for arm in STUDIES[figure].arms)
-    kept = names.keys() - {arm for figure in asked for arm in STUDIES[figure].arms}
-    return lay_out(
-        root, preset, settings, {arm: ARMS[arm] for arm in names}, seeds, figures, finished=kept
-    )
+    """Write the study's workspace.
+
+    It has the requested figures with these seeds, and figures of earlier studies as they are.
+    """
+    directory = root / STUDIES_FOLDER / preset
+    figures = [
+        name
+        for name, figure in STUDIES.items()
+        if name in requested or is_finished(directory, figure.arms)
+    ]
+    arms = {arm: ARMS[arm] for figure in figures for arm in STUDIES[figure].arms}
+    requested_arms = {arm for figure in requested for arm in STUDIES[figure].arms}
+    finished = arms.keys() - requested_arms
+    return lay_out(root, preset, settings, arms, seeds, figures, finished=finished)
 
 
 def settings_text(preset: str, overrides: dict[str, Any]) -> str:
@@ -87,42 +97,54 @@ def settings_text(preset: str, overrides: dict[str, Any]) -> str:
     return edited(text, overrides, f"preset {preset}") if overrides else text
 
 
-def finished(directory: Path, arms: Sequence[str]) -> bool:
-    """Whether an earlier study ran these arms: they stay on its page, and DVC looks whether they are stale.
+def is_finished(directory: Path, arms: Sequence[str]) -> bool:
+    """Whether an earlier study ran these arms, which then stay on its page.
 
-    Its lock file tells, for it removes what an arm wrote before it runs it again.
+    Whether they are stale is for DVC to see. It takes an arm out of its lock file before it runs it
+    again.
     """
     lock = directory / "dvc.lock"
     stages = read_yaml(lock)["stages"] if lock.is_file() else {}
-    return all(stage_of(arm) in stages for arm in arms)
+    return all(arm_stage(arm) in stages for arm in arms)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line and run the flow."""
     options = _parser().parse_args(arguments)
-    figures = list(STUDIES) if "all" in options.figures else list(dict.fromkeys(options.figures))
+    overrides = dict(options.set)
     with exit_code():
         if options.seeds < 1:
             raise RlhfError(f"--seeds {options.seeds}: a study needs at least one")
-        settings_text(options.preset, dict(options.set))  # refused before a server is started
+        # refused before a server is started
+        settings_text(options.preset, overrides)
     with exit_code(), prefect_server(Path(), current_execution()):
-        study(figures, options.preset, options.seeds, dict(options.set), options.first_seed)
+        figures = named_figures(options.figures)
+        study(figures, options.preset, options.seeds, overrides, options.first_seed)
+
+
+def named_figures(names: Sequence[str]) -> list[str]:
+    """Give each figure once; `all` stands for those of the paper."""
+    figures: list[str] = []
+    for name in names:
+        figures += PAPER_FIGURES if name == "all" else [name]
+    return list(dict.fromkeys(figures))
 
 
 def _parser() -> argparse.ArgumentParser:
     assert __doc__ is not None
-    figures = "\n".join(
-        f"  {name:6} {each.title}: {', '.join(each.arms)}" for name, each in STUDIES.items()
-    )
+    beyond = [name for name in STUDIES if name not in PAPER_FIGURES]
     parser = argparse.ArgumentParser(
         prog="python -m flows.study",
         description=__doc__.split("\n")[0],
-        epilog=f"figures and their arms:\n{figures}\n\n{_AGAIN}",
+        epilog=_EPILOG.format(paper=_list_figures(PAPER_FIGURES), beyond=_list_figures(beyond)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    choices = ["all", *STUDIES]
     parser.add_argument(
-        "figures", nargs="+", choices=choices, metavar="FIGURE", help="listed below; or all"
+        "figures",
+        nargs="+",
+        choices=["all", *STUDIES],
+        metavar="FIGURE",
+        help="listed below; or all, which is every figure of the paper",
     )
     parser.add_argument(
         "--preset", default="study", help="settings that all arms start from (default: study)"
@@ -130,13 +152,24 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seeds", type=int, default=3, help="runs of the policy per arm (default: 3)"
     )
-    help_ = "seed of the first of them (default: 1)"
-    parser.add_argument("--first-seed", type=int, default=1, metavar="SEED", help=help_)
-    help_ = "change a setting for all arms, for example --set ppo.iterations=200; may be repeated"
     parser.add_argument(
-        "--set", type=assignment, action="append", default=[], metavar="KEY=VALUE", help=help_
+        "--first-seed",
+        type=int,
+        default=1,
+        metavar="SEED",
+        help="seed of the first of them (default: 1)",
     )
+    example = "change a setting for all arms, for example --set ppo.iterations=200; may be repeated"
+    add_settings(parser, example)
     return parser
+
+
+def _list_figures(names: Sequence[str]) -> str:
+    lines = []
+    for name in names:
+        figure = STUDIES[name]
+        lines.append(f"  {name:6} {figure.title}: {', '.join(figure.arms)}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

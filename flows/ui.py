@@ -1,4 +1,7 @@
-"""Both user interfaces on loopback: `python -m flows.ui`. Flows that start while it runs use its Prefect server."""
+"""Both user interfaces on loopback: `python -m flows.ui`.
+
+Flows that start while it runs use its Prefect server.
+"""
 
 import os
 import signal
@@ -6,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -13,78 +17,89 @@ import psutil
 
 from flows.stage import exit_code
 from rlhf.common.errors import RlhfError
+from tasks.guard import guard_environment, guarded_command
 from tasks.server import HOST, free_port, release, shared_server
-from tasks.tracking import shown, tracking_uri
+from tasks.tracking import tracking_uri, without_credentials
 
-MLFLOW_PORT = 5000  # MLflow's own; another one if it is taken
+# MLflow's own; another one where it is taken
+MLFLOW_PORT = 5000
 _START_SECONDS = 600.0
+_STOP_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class MlflowServer:
+    """An MLflow server that was started here, and the address at which it will answer."""
+
+    address: str
+    process: subprocess.Popen[bytes]
 
 
 def main() -> None:
-    """Start what is not running yet, print both addresses, stop on Ctrl-C, SIGTERM or SIGHUP what nobody else uses."""
+    """Start what is not running yet, print both addresses, and wait.
+
+    Ctrl-C, SIGTERM or SIGHUP stops what nobody else uses.
+    """
     root, own = Path(), psutil.Process()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with exit_code():
         mlflow = None
         try:
-            uri = os.environ.get("MLFLOW_TRACKING_URI")
-            if not uri:
-                address, mlflow = start_mlflow(root)  # while Prefect's server starts
-            prefect_url = shared_server(root, own)
-            print(f"Prefect  {shown(prefect_url.removesuffix('/api'))}", flush=True)
-            if mlflow is None:
-                print(
-                    f"MLflow   {shown(uri or '')} (MLFLOW_TRACKING_URI; not started here)",
-                    flush=True,
-                )
-            else:
-                wait_for(mlflow, address, root)
-                print(f"MLflow   {address}", flush=True)
+            if not os.environ.get("MLFLOW_TRACKING_URI"):
+                # it starts while Prefect's server does
+                mlflow = start_mlflow(root)
+            print_addresses(root, shared_server(root, own), mlflow)
             print("Ctrl-C stops both.", flush=True)
-            while mlflow is None or mlflow.poll() is None:
+            while mlflow is None or mlflow.process.poll() is None:
                 time.sleep(1)
             raise RlhfError(f"the MLflow server stopped; see {_log(root)}")
         except KeyboardInterrupt:
             print("stopping")
         finally:
             if mlflow is not None:
-                stop(mlflow)
+                stop(mlflow.process)
             if not release(root, own):
                 print("The Prefect server stays until the runs that use it end.")
 
 
-def start_mlflow(root: Path) -> tuple[str, subprocess.Popen[bytes]]:
-    """Start an MLflow server on the workspace's database, give the address at which it will answer."""
+def print_addresses(root: Path, prefect_url: str, mlflow: MlflowServer | None) -> None:
+    """Print where both interfaces are, MLflow's once it answers; without a server it is another's."""
+    prefect = without_credentials(prefect_url.removesuffix("/api"))
+    print(f"Prefect  {prefect}", flush=True)
+    if mlflow is None:
+        address = without_credentials(os.environ["MLFLOW_TRACKING_URI"])
+        print(f"MLflow   {address} (MLFLOW_TRACKING_URI; not started here)", flush=True)
+    else:
+        wait_for(mlflow, root)
+        print(f"MLflow   {mlflow.address}", flush=True)
+
+
+def start_mlflow(root: Path) -> MlflowServer:
+    """Start an MLflow server on the workspace's database."""
     log = _log(root)
     log.parent.mkdir(exist_ok=True)
     port = free_port(MLFLOW_PORT) or free_port(0)
-    guarded = [sys.executable, "-m", "tasks.guard", sys.executable, "-m", "mlflow", "server"]
-    command = [
-        *guarded,
-        "--backend-store-uri",
-        tracking_uri(root),
-        "--host",
-        HOST,
-        "--port",
-        str(port),
-    ]
+    command = [sys.executable, "-m", "mlflow", "server"]
+    command += ["--backend-store-uri", tracking_uri(root)]
+    command += ["--host", HOST, "--port", str(port), "--workers", "1"]
     with log.open("w", encoding="utf-8") as stream:
-        server = subprocess.Popen(
-            [*command, "--workers", "1"],
-            env=os.environ | {"RLHF_GUARD_PARENT": str(os.getpid())},
+        process = subprocess.Popen(
+            guarded_command(*command),
+            env=os.environ | guard_environment(),
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=stream,
-            start_new_session=True,  # Ctrl-C comes here first; this process then stops it
+            # Ctrl-C comes to this process alone, which then stops it
+            start_new_session=True,
         )
-    return f"http://{HOST}:{port}", server
+    return MlflowServer(f"http://{HOST}:{port}", process)
 
 
-def wait_for(server: subprocess.Popen[bytes], address: str, root: Path) -> None:
+def wait_for(server: MlflowServer, root: Path) -> None:
     """Wait until the MLflow server answers; raises RlhfError that names its log."""
     end = time.monotonic() + _START_SECONDS
-    while server.poll() is None and time.monotonic() < end:
-        if _answers(address):
+    while server.process.poll() is None and time.monotonic() < end:
+        if _answers(server.address):
             return
         time.sleep(0.2)
     raise RlhfError(f"the MLflow server did not start; see {_log(root)}")
@@ -95,7 +110,7 @@ def stop(server: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(server.pid, signal.SIGTERM)
     try:
-        server.wait(20)
+        server.wait(_STOP_SECONDS)
     except subprocess.TimeoutExpired:
         with suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGKILL)

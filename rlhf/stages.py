@@ -1,7 +1,7 @@
 """The stages of the chain: one table, which whoever lists stages reads.
 
 A new stage is a row here, its function, and `flows/<name>.py`; `make dvc.yaml` writes the row into
-`dvc.yaml`.
+`dvc.yaml`. `flows/README.md` shows how.
 """
 
 from collections.abc import Callable
@@ -24,10 +24,14 @@ class Stage:
     function: where it is, `module:name`; takes the settings and the workspace
     tables: of `data/prepared`, read; models: below `models/`, read; reads: other paths
     params: sections of params.yaml, or keys that every settings file has
-    model: below `models/`, written; tracked: registered in MLflow; alias: its alias there
-    writes: other paths, written; step_log, details, samples: whether it writes these
+    model: below `models/`, written
+    registered: whether MLflow's registry gets that model; alias: its alias there
+    writes: other paths, written; summary, step_log, details, samples: whether it writes these
+    recorded: further files that MLflow keeps with its run (.jsonl and .parquet become tables)
     trains: on `engine.processes` processes, with checkpoints
-    key_metrics: those that `rlhf show` tells
+    downloads: whether it may use the network
+    shared_by_arms: whether a study runs it once, for all of its arms
+    key_metrics: those that `rlhf show` prints
     """
 
     name: str
@@ -38,14 +42,17 @@ class Stage:
     models: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     model: str | None = None
-    tracked: bool = False
+    registered: bool = False
     alias: str | None = None
     writes: tuple[str, ...] = ()
     summary: bool = True
     step_log: bool = False
     details: bool = False
     samples: bool = False
+    recorded: tuple[str, ...] = ()
     trains: bool = False
+    downloads: bool = False
+    shared_by_arms: bool = False
     key_metrics: tuple[str, ...] = ()
 
     @property
@@ -98,6 +105,8 @@ _ALL = (
         ),
         model="base",
         writes=("data/raw",),
+        downloads=True,
+        shared_by_arms=True,
         key_metrics=("bytes",),
     ),
     Stage(
@@ -115,6 +124,7 @@ _ALL = (
             "data/prepared/sft.parquet",
         ),
         details=True,
+        shared_by_arms=True,
     ),
     Stage(
         name="sft",
@@ -124,10 +134,11 @@ _ALL = (
         models=("base",),
         params=("seed", "engine", "sft"),
         model="sft",
-        tracked=True,
+        registered=True,
         alias="current",
         step_log=True,
         trains=True,
+        shared_by_arms=True,
         key_metrics=(
             "validation_loss",
             "validation_perplexity",
@@ -143,11 +154,12 @@ _ALL = (
         models=("${reward.initial}",),
         params=("seed", "engine", "reward"),
         model="reward",
-        tracked=True,
+        registered=True,
         alias="current",
         step_log=True,
         details=True,
         trains=True,
+        shared_by_arms=True,
         key_metrics=_RANKING_METRICS,
     ),
     Stage(
@@ -159,10 +171,11 @@ _ALL = (
         params=("seed", "engine", "ppo", "data.max_response_tokens"),
         model="policy",
         # `evaluate` makes its version the registry's challenger
-        tracked=True,
+        registered=True,
         step_log=True,
         details=True,
         samples=True,
+        recorded=("metrics/ppo_samples.jsonl",),
         trains=True,
         key_metrics=(
             "reward_first",
@@ -181,11 +194,12 @@ _ALL = (
         models=("${gold.initial}",),
         params=("seed", "engine", "gold"),
         model="gold",
-        tracked=True,
+        registered=True,
         alias="current",
         step_log=True,
         details=True,
         trains=True,
+        shared_by_arms=True,
         key_metrics=_RANKING_METRICS,
     ),
     Stage(
@@ -198,6 +212,7 @@ _ALL = (
         reads=("rlhf/evaluation/knowledge.jsonl",),
         params=("seed", "engine", "evaluate"),
         writes=("data/evaluation",),
+        recorded=("data/evaluation/comparisons.parquet",),
         details=True,
         key_metrics=(
             "compared",
@@ -234,6 +249,7 @@ _ALL = (
             "report",
         ),
         writes=("reports/index.html",),
+        recorded=("reports/index.html",),
         summary=False,
     ),
 )

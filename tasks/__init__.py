@@ -2,4 +2,5 @@
 
 from tasks.environment import prepare_environment
 
-prepare_environment()  # before any of the three is imported: each reads its switches once
+# before any of the three is imported: each reads its switches once
+prepare_environment()

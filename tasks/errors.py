@@ -1,4 +1,4 @@
-"""Faults of the orchestration that are told to the user in one message."""
+"""Faults of the orchestration that are meant for the user, each one message."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from rlhf.common.errors import RlhfError
 
 
 class StageFailed(RlhfError):
-    """A stage's worker ended with a code other than 0; `last_lines` is what it said at the end."""
+    """A stage's worker ended with a code other than 0; `last_lines` is the end of its output."""
 
     def __init__(self, stage: str, code: int, log: Path, last_lines: list[str]) -> None:
         super().__init__(f"{stage} {_reason(code)}; its output is in {log}")
@@ -26,6 +26,5 @@ def _reason(code: int) -> str:
     if code >= 0:
         return f"failed (exit code {code})"
     hint = ", perhaps for want of memory" if code == -9 else ""
-    return (
-        f"was killed by signal {-code}{hint}; run it again and it goes on from its last checkpoint"
-    )
+    resume = "run it again and it goes on from its last checkpoint"
+    return f"was killed by signal {-code}{hint}; {resume}"

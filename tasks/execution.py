@@ -1,32 +1,56 @@
-"""Which execution of the pipeline a stage belongs to: the `pipeline` flow, a `dvc repro` by hand, or itself alone."""
+"""Which execution of the pipeline a stage belongs to.
+
+That is a run of the `pipeline` flow, a `dvc repro` by hand, or the stage alone.
+"""
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePath
 
 import psutil
 
-VARIABLE = "RLHF_EXECUTION"
+# the environment variable by which a flow names the execution of all stages that it starts
+EXECUTION_VARIABLE = "RLHF_EXECUTION"
 
 
 @dataclass(frozen=True)
 class Execution:
-    """`key` is the same for all stages of one execution and for no other; `owner` lives as long as the execution."""
+    """One execution of the pipeline.
+
+    key: the same for all its stages, and for no other execution
+    owner: the process that lives as long as the execution
+    """
 
     key: str
     owner: psutil.Process
 
 
 def current_execution() -> Execution:
-    """Find this process' execution: by the environment, or else the nearest `dvc` that started it, or else itself."""
+    """Find this process' execution.
+
+    The environment names it, or else the nearest `dvc` that started this process, or else this
+    process itself.
+    """
     ancestors = psutil.Process().parents()
     owner = next((process for process in ancestors if is_dvc(process)), psutil.Process())
-    return Execution(os.environ.get(VARIABLE) or key_of(owner), owner)
+    return Execution(os.environ.get(EXECUTION_VARIABLE) or process_key(owner), owner)
 
 
-def key_of(process: psutil.Process) -> str:
-    """Name a process for good: ids are used again, together with host and start time they are not."""
+@contextmanager
+def named_execution(key: str) -> Iterator[None]:
+    """Name the execution of all stages that are started in the block."""
+    os.environ[EXECUTION_VARIABLE] = key
+    try:
+        yield
+    finally:
+        del os.environ[EXECUTION_VARIABLE]
+
+
+def process_key(process: psutil.Process) -> str:
+    """Name a process for good: ids are used again, with host and start time they are unique."""
     return f"{socket.gethostname()}-{process.pid}-{process.create_time():.2f}"
 
 

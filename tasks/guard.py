@@ -1,8 +1,8 @@
-"""No process outlives the one that it works for, even where that one is killed outright and cannot clean up.
+"""No process outlives the one that it works for, even one that is killed and cannot clean up.
 
-`python -m tasks.guard COMMAND ...` runs a command that Linux ends with its parent (elsewhere it runs unguarded);
-`end_with` does it for the present process and any other one, which need not be its parent; `heed_hangup` has it end in
-order with its terminal.
+`python -m tasks.guard COMMAND ...` runs a command that Linux ends with its parent (elsewhere it runs
+unguarded). `terminate_with` ends the present process with any other one, which need not be its
+parent. `hangup_as_sigterm` ends it in order when its terminal closes.
 """
 
 import ctypes
@@ -14,54 +14,67 @@ import time
 
 import psutil
 
+from rlhf.common.command import TERMINATED
+
+# carries the id of the process that a guarded command works for
+PARENT_VARIABLE = "RLHF_GUARD_PARENT"
+
 _PR_SET_PDEATHSIG = 1
-_INSIST_SECONDS = 90.0  # a stage asks its own worker three times before it gives up
-_LOOK_SECONDS = 0.5
+# a stage asks its own worker three times before it gives up
+_GRACE_SECONDS = 90.0
+_POLL_SECONDS = 0.5
+
 _hung_up = threading.Event()
 
 
-def die_with_parent() -> None:
-    """Ask the kernel to send SIGTERM to this process when its parent ends; survives exec. Linux only."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def guarded_command(*command: str) -> list[str]:
+    """Give the command line that runs `command` under the guard."""
+    return [sys.executable, "-m", "tasks.guard", *command]
 
 
-def end_with(owner: psutil.Process, insist: float = _INSIST_SECONDS) -> None:
-    """Send this process SIGTERM when `owner` ends, and SIGKILL `insist` seconds later if it is still there.
+def guard_environment() -> dict[str, str]:
+    """Give what the environment of a command guarded by this process has on top."""
+    return {PARENT_VARIABLE: str(os.getpid())}
 
-    Asking the kernel does not do here: between DVC and a stage there may be a shell, which outlives DVC. Nor does
-    psutil's wait: a dead process whose parent has not asked for its exit code yet still counts as present there.
+
+def terminate_with(owner: psutil.Process, grace: float = _GRACE_SECONDS) -> None:
+    """Send this process SIGTERM when `owner` ends, and SIGKILL `grace` seconds later.
+
+    Asking the kernel does not do here: between DVC and a stage there may be a shell, which outlives
+    DVC. Nor does psutil's wait: a dead process whose parent has not asked for its exit code yet
+    still counts as present there.
     """
 
     def watch() -> None:
-        while alive(owner):
-            time.sleep(_LOOK_SECONDS)
-        if (
-            not _hung_up.is_set()
-        ):  # a closed terminal ends the owner too, and a second SIGTERM would disturb the first
+        while is_alive(owner):
+            time.sleep(_POLL_SECONDS)
+        # a closed terminal ends the owner too, and a second SIGTERM would disturb the first
+        if not _hung_up.is_set():
             os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(insist)
+        time.sleep(grace)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    threading.Thread(target=watch, name="end with owner", daemon=True).start()
+    threading.Thread(target=watch, name="terminate with owner", daemon=True).start()
 
 
-def heed_hangup() -> None:
-    """Take the first SIGHUP (a closed terminal, a dropped ssh) for a SIGTERM; one that is ignored, as under nohup, stays so.
+def hangup_as_sigterm() -> None:
+    """Take the first SIGHUP (a closed terminal, a dropped ssh) for a SIGTERM.
 
-    Nothing but SIGTERM is caught by Prefect: a process that SIGHUP ends leaves its records running for ever.
+    One that is ignored, as under nohup, stays ignored. Prefect catches nothing but SIGTERM: a
+    process that SIGHUP ends leaves its records running for ever.
     """
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
         signal.signal(signal.SIGHUP, _terminate_once)
 
 
 def _terminate_once(_signal: int, _frame: object) -> None:
-    if not _hung_up.is_set():  # the shell sends one and the kernel another
+    # the shell sends one and the kernel another
+    if not _hung_up.is_set():
         _hung_up.set()
         signal.raise_signal(signal.SIGTERM)
 
 
-def alive(process: psutil.Process) -> bool:
+def is_alive(process: psutil.Process) -> bool:
     """Whether a process runs: a zombie does not, nor one that may not be looked at."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
@@ -70,11 +83,14 @@ def alive(process: psutil.Process) -> bool:
 
 
 def main() -> None:
-    """Become the command given as arguments; `RLHF_GUARD_PARENT` is the parent's id, checked against a lost race."""
-    parent = int(os.environ.pop("RLHF_GUARD_PARENT", "0"))
-    die_with_parent()
+    """Become the command given as arguments."""
+    parent = int(os.environ.pop(PARENT_VARIABLE, "0"))
+    if sys.platform == "linux":
+        # the kernel sends SIGTERM when the parent ends; this survives exec
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    # the parent may have ended before that
     if parent and os.getppid() != parent:
-        sys.exit(143)
+        sys.exit(TERMINATED)
     os.execvp(sys.argv[1], sys.argv[1:])
 
 

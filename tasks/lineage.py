@@ -1,9 +1,12 @@
-"""Which commit, settings and bytes a stage works on, in DVC's own hashes: what `dvc.lock` holds or is about to hold."""
+"""Which commit, settings and bytes a stage works on, in DVC's own hashes.
+
+These are what `dvc.lock` holds or is about to hold.
+"""
 
 import hashlib
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,8 +24,8 @@ from rlhf.settings import Settings, flatten
 class Lineage:
     """What a stage is made from.
 
-    dependencies: path -> DVC hash (md5, or md5.dir of a directory), as in `dvc.lock`; and the md5 of each file whose
-        every key is a parameter, which `dvc.lock` holds key by key
+    dependencies: path -> DVC hash (md5, or md5.dir of a directory), as in `dvc.lock`; and the md5 of
+        each file whose every key is a parameter, which `dvc.lock` holds key by key
     settings: dotted key -> value, of the sections that the stage depends on
     """
 
@@ -34,67 +37,82 @@ class Lineage:
 
     def tags(self) -> dict[str, str]:
         """Give the lineage as tags of an MLflow run or model version."""
-        return {
+        tags = {
             "git.commit": self.commit,
             "git.dirty": str(self.dirty).lower(),
             "settings.sha256": self.settings_sha256,
-            # of a study, what lies above it: MLflow refuses `..` in a key
-            **{
-                f"dvc.dep.{path.replace('../', '')}": value
-                for path, value in self.dependencies.items()
-            },
         }
+        for path, value in self.dependencies.items():
+            # a study reads what lies above it, and MLflow refuses `..` in a key
+            tags[f"dvc.dep.{path.replace('../', '')}"] = value
+        return tags
+
+    def changed_keys(self, other: "Lineage") -> list[str]:
+        """List the paths and settings that differ from another lineage of the same stage."""
+        mine = self.dependencies | self.settings
+        theirs = other.dependencies | other.settings
+        return sorted(
+            key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)
+        )
 
 
 def stage_lineage(root: Path, stage: str, settings: Settings) -> Lineage:
-    """Hash what `stage` reads; raises RlhfError when something is missing or `root` is no DVC repository."""
+    """Hash what `stage` reads; raises RlhfError when it is missing or `root` is no DVC repository."""
     content = settings.model_dump(mode="json", by_alias=True)
+    # the order of the keys in the file means nothing
     text = json.dumps(content, sort_keys=True).encode()
     commit, dirty = git_state(root)
-    dependencies, keys = _dependencies(root, stage)
+    dependencies, params = _dependencies(root, stage)
     return Lineage(
-        commit,
-        dirty,
-        hashlib.sha256(text).hexdigest(),
-        dependencies,
-        _chosen(flatten(content), keys),
+        commit=commit,
+        dirty=dirty,
+        settings_sha256=hashlib.sha256(text).hexdigest(),
+        dependencies=dependencies,
+        settings=_select_keys(flatten(content), params),
     )
 
 
 def output_hashes(root: Path, stage: str) -> dict[str, str]:
     """Hash what `stage` wrote: path -> DVC hash; an output that is missing is left out."""
     with _repo(root) as repo:
-        return {str(out.def_path): _hash(out) for out in _load(repo, stage).outs if out.exists}
+        outputs = _load_stage(repo, stage).outs
+        return {str(output.def_path): _hash(output) for output in outputs if output.exists}
 
 
 def git_state(root: Path) -> tuple[str, bool]:
-    """Give the commit and whether anything but dvc.lock differs from it; ("none", True) where there is no commit."""
+    """Give the commit, and whether anything but dvc.lock differs from it.
+
+    ("none", True) where there is no commit.
+    """
     commit = _git(root, "rev-parse", "--verify", "--quiet", "HEAD")
+    if not commit:
+        return "none", True
+    # every stage changes dvc.lock
     changes = _git(root, "status", "--porcelain", "--", ":(top)", ":(top,exclude)dvc.lock")
-    return (commit or "none"), not commit or bool(changes)
+    return commit, bool(changes)
 
 
-def _chosen(flat: Mapping[str, Any], keys: list[str]) -> dict[str, Any]:
-    return {
-        name: value
-        for name, value in flat.items()
-        if any(name == key or name.startswith(f"{key}.") for key in keys)
-    }
+def _select_keys(flat: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """The values of dotted keys, and of all keys below them."""
+    below = tuple(f"{key}." for key in keys)
+    return {name: value for name, value in flat.items() if name in keys or name.startswith(below)}
 
 
 def _dependencies(root: Path, stage: str) -> tuple[dict[str, str], list[str]]:
-    hashes, keys = {}, []
+    """Hashes by path, and the keys of params.yaml that a stage depends on."""
+    hashes: dict[str, str] = {}
+    params: list[str] = []
     with _repo(root) as repo:
-        for dependency in _load(repo, stage).deps:
+        for dependency in _load_stage(repo, stage).deps:
             if isinstance(dependency, ParamsDependency) and dependency.params:
-                keys += dependency.params
-            elif dependency.exists:
-                hashes[str(dependency.def_path)] = _hash(dependency)
-            else:
-                raise RlhfError(
-                    f"{dependency.def_path}: missing, and {stage} reads it; `dvc repro {stage}` makes it"
-                )
-    return hashes, keys
+                params += dependency.params
+                continue
+            path = str(dependency.def_path)
+            if not dependency.exists:
+                remedy = f"`dvc repro {stage}` makes it"
+                raise RlhfError(f"{path}: missing, and {stage} reads it; {remedy}")
+            hashes[path] = _hash(dependency)
+    return hashes, params
 
 
 def _repo(root: Path) -> Repo:
@@ -106,7 +124,7 @@ def _repo(root: Path) -> Repo:
         ) from None
 
 
-def _load(repo: Repo, stage: str) -> Any:
+def _load_stage(repo: Repo, stage: str) -> Any:
     try:
         return repo.stage.load_one(str(Path(repo.root_dir) / "dvc.yaml"), stage)
     except DvcException as error:
@@ -114,17 +132,18 @@ def _load(repo: Repo, stage: str) -> Any:
 
 
 def _hash(item: Output) -> str:
-    """Let DVC hash a path; unchanged files come from its own memory of their sizes and times. Parameters are hashed here."""
+    """Let DVC hash a path; it remembers the hash of a file whose size and time are unchanged."""
+    # DVC gives a file of parameters no hash
     if isinstance(item, ParamsDependency):
         return hashlib.md5(Path(item.fs_path).read_bytes()).hexdigest()
     return str(item.get_hash().value)
 
 
 def _git(root: Path, *arguments: str) -> str:
+    """The output of a git command, "" where it fails or there is no git."""
+    command = ["git", *arguments]
     try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=root, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

@@ -3,17 +3,13 @@
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pandas as pd
 from prefect import get_run_logger, task
-from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.exceptions import PrefectException
 
 from rlhf.common.errors import RlhfError
 from rlhf.common.files import read_json, tree_sha256
@@ -21,14 +17,25 @@ from rlhf.settings import load_settings
 from rlhf.settings.evaluation import Promotion
 from rlhf.workspace import Workspace
 from tasks import tracking
+from tasks.artifacts import show_table, summary_rows
 from tasks.errors import StageFailed
 from tasks.process import run_process
 from tasks.registry import registered_name
-from tasks.tracking import StageRun, client_of, set_tags
-from tasks.versions import CHALLENGER, CHAMPION, Registered, by_alias, by_tree, restored
+from tasks.tracking import TrackedRun, client_of, set_tags
+from tasks.versions import (
+    CHALLENGER,
+    CHAMPION,
+    RegisteredVersion,
+    find_by_alias,
+    find_by_tree,
+    restored,
+)
 from tasks.worker import match_command, worker_environment
 
 SHARES = ("win", "tie", "lose", "win_rate", "win_rate_low", "win_rate_high")
+
+
+# -- results --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -64,8 +71,11 @@ def read_results(workspace: Workspace) -> list[ComparisonResult]:
 
 
 def first_of_policy(results: Sequence[ComparisonResult]) -> ComparisonResult | None:
-    """The policy's first comparison, by the first judge; None where it was compared with no model."""
+    """The policy's first comparison by the first judge; None where there is none."""
     return next((result for result in results if result.challenger == "policy"), None)
+
+
+# -- the decision ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -76,136 +86,158 @@ class Decision:
     reason: str
 
 
-def decide(result: ComparisonResult, over: str, rule: Promotion | None) -> Decision:
-    """Promote when enough was judged and the win rate over `over` is high enough.
+def decide(match: ComparisonResult, baseline: str, rule: Promotion | None) -> Decision:
+    """Decide by a match against `baseline`.
 
-    Its 95 % interval must lie above `evaluate.promotion.above`.
+    A challenger is promoted when enough was judged and the 95 % interval of its win rate lies above
+    `evaluate.promotion.above`.
     """
-    figures = result.figures
-    count = result.prompts - figures["unjudged"]
-    judged = f"by {result.judge}, {count} of {result.prompts} prompts judged"
-    if count == 0:
-        return Decision(False, f"no verdict against {over} {judged}")
+    figures, prompts = match.figures, match.prompts
+    judged = prompts - figures["unjudged"]
+    by = f"by {match.judge}, {judged} of {prompts} prompts judged"
+    if judged == 0:
+        return Decision(False, f"no verdict against {baseline} {by}")
 
     rate, low, high = (figures[key] for key in ("win_rate", "win_rate_low", "win_rate_high"))
-    found = f"win rate {rate:.3f} [{low:.3f}, {high:.3f}] over {over} {judged}"
+    found = f"win rate {rate:.3f} [{low:.3f}, {high:.3f}] over {baseline} {by}"
     if rule is None:
         return Decision(False, f"{found}; evaluate.promotion is null")
-    if count < rule.verdicts or 2 * count < result.prompts:
-        return Decision(
-            False,
-            f"{found}: a promotion needs {rule.verdicts} verdicts, and half of the prompts judged",
-        )
-    above = low > rule.above
-    return Decision(
-        above, f"{found}: its interval {'lies' if above else 'does not lie'} above {rule.above:g}"
-    )
+    # an endpoint that refuses most prompts leaves those it likes
+    if judged < rule.verdicts or 2 * judged < prompts:
+        needed = f"a promotion needs {rule.verdicts} verdicts, and half of the prompts judged"
+        return Decision(False, f"{found}: {needed}")
+    if low > rule.above:
+        return Decision(True, f"{found}: its interval lies above {rule.above:g}")
+    return Decision(False, f"{found}: its interval does not lie above {rule.above:g}")
+
+
+# -- after `evaluate` -----------------------------------------------------------------------------
 
 
 @task(task_run_name="champion and challenger", cache_policy=NO_CACHE)
-def promote_policy(run: StageRun) -> None:
-    """Make the evaluated policy `challenger`, and `champion` if it beats the present one; says why in MLflow.
+def promote_policy(run: TrackedRun) -> None:
+    """Make the evaluated policy `challenger`, and `champion` if it beats the present one.
 
-    Where there is no champion yet, it has to beat the model that it was compared with first.
+    Where there is no champion yet, it has to beat the model that it was compared with first. The
+    reason is in MLflow.
     """
     logger = get_run_logger()
-    with tracking.tolerated("champion and challenger", logger.warning):
-        policy = by_tree(
-            run.root, run.experiment, "policy", tree_sha256(Workspace(run.root).model("policy"))
-        )
+    with tracking.best_effort("champion and challenger", logger.warning):
+        # by its bytes: DVC may have brought back a policy that an earlier run registered
+        tree = tree_sha256(Workspace(run.root).model("policy"))
+        policy = find_by_tree(run.root, run.experiment, "policy", tree)
         if policy is None:
             logger.warning(
-                "the policy is not in MLflow's registry (another server was in use?): nothing is promoted"
+                "the policy is not in MLflow's registry (another server was in use?): "
+                "nothing is promoted"
             )
             return
-        client_of(run.root).set_registered_model_alias(policy.name, CHALLENGER, policy.version)
-        champion = by_alias(run.root, run.experiment, "policy", CHAMPION)
+        client = client_of(run.root)
+        client.set_registered_model_alias(policy.name, CHALLENGER, policy.version)
+        champion = find_by_alias(run.root, run.experiment, "policy", CHAMPION)
         if champion == policy:
-            set_tags(client_of(run.root), run.run_id, {"promotion": "it is the champion already"})
+            set_tags(client, run.run_id, {"promotion": "it is the champion already"})
             return
-        settle(run, policy, champion, _against(run, policy, champion))
+        decision = _decide_on_policy(run, policy, champion)
+        apply_decision(run, policy, champion, decision)
 
 
-def _against(run: StageRun, policy: Registered, champion: Registered | None) -> Decision:
+def _decide_on_policy(
+    run: TrackedRun, policy: RegisteredVersion, champion: RegisteredVersion | None
+) -> Decision:
     settings = load_settings(Workspace(run.root).params)
     rule = settings.evaluate.promotion
     if champion is None:
-        result = first_of_policy(read_results(Workspace(run.root)))
-        if result is None:
+        match = first_of_policy(read_results(Workspace(run.root)))
+        if match is None:
             return Decision(
                 False, "no champion yet, and evaluate.comparisons compares policy with no model"
             )
-        first = decide(result, result.baseline, rule)
-        return Decision(first.promoted, f"no champion yet; {first.reason}")
+        decision = decide(match, match.baseline, rule)
+        return Decision(decision.promoted, f"no champion yet; {decision.reason}")
     if rule is None:
         return Decision(False, "evaluate.promotion is null")
     try:
-        result = play(run, policy, champion)
+        match = run_match(run, policy, champion)
     except RlhfError as error:
         return Decision(False, f"it could not be compared with the champion, {champion}: {error}")
-    return decide(result, str(champion), rule)
+    return decide(match, str(champion), rule)
+
+
+# -- a match --------------------------------------------------------------------------------------
 
 
 @task(task_run_name="compare {challenger} with {baseline}", cache_policy=NO_CACHE)
-def play(run: StageRun, challenger: Registered, baseline: Registered) -> ComparisonResult:
-    """Let two versions answer the workspace's held-out prompts and its first judge compare them; MLflow gets it all."""
+def run_match(
+    run: TrackedRun, challenger: RegisteredVersion, baseline: RegisteredVersion
+) -> ComparisonResult:
+    """Let two versions answer the held-out prompts and the first judge compare them.
+
+    MLflow gets the metrics and the table of answers.
+    """
     logger = get_run_logger()
+    with tempfile.TemporaryDirectory() as scratch:
+        output = Workspace(Path(scratch) / "match")
+        _compare_models(run, challenger, baseline, output)
+        (match,) = read_results(output)
+        metrics = read_json(output.metrics("evaluate"))
+        table = pd.read_parquet(output.comparisons)
+
+    with tracking.best_effort("the comparison", logger.warning):
+        client = client_of(run.root)
+        tracking.log_metrics(client, run.run_id, tracking.metrics_of(metrics, 0, prefix="match."))
+        sides = {"match.challenger": str(challenger), "match.baseline": str(baseline)}
+        set_tags(client, run.run_id, sides)
+        client.log_table(run.run_id, table, "tables/match.json")
+    show_table("compare-metrics", summary_rows(metrics), f"{challenger} against {baseline}")
+    return match
+
+
+def _compare_models(
+    run: TrackedRun, challenger: RegisteredVersion, baseline: RegisteredVersion, output: Workspace
+) -> None:
+    """Run the worker of a match, which writes below `output`; raises StageFailed."""
     settings = load_settings(Workspace(run.root).params)
-    log = run.root / "logs" / "compare.log"
-    with (
-        restored(run.root, challenger) as first,
-        restored(run.root, baseline) as second,
-        tempfile.TemporaryDirectory() as place,
-    ):
-        output = Workspace(Path(place) / "match")
+    log_file = run.root / "logs" / "compare.log"
+    with restored(run.root, challenger) as first, restored(run.root, baseline) as second:
         code, last_lines = run_process(
             match_command(first, second, output.root),
-            log=log,
-            say=logger.info,
+            log_file=log_file,
+            on_line=get_run_logger().info,
             environment=worker_environment("evaluate", settings),
             directory=run.root,
         )
-        if code:
-            raise StageFailed("compare", code, log, last_lines)
-        (result,) = read_results(output)
-        metrics = read_json(output.metrics("evaluate"))
-        table = pd.read_parquet(output.comparisons)
-    with tracking.tolerated("the comparison", logger.warning):
-        client = client_of(run.root)
-        tracking.log_metrics(client, run.run_id, tracking.metrics_of(metrics, 0, prefix="match."))
-        set_tags(
-            client,
-            run.run_id,
-            {"match.challenger": str(challenger), "match.baseline": str(baseline)},
-        )
-        client.log_table(run.run_id, table, "tables/match.json")
-    rows = [{"metric": key, "value": value} for key, value in sorted(metrics.items())]
-    with suppress(
-        httpx.HTTPError, PrefectException
-    ):  # a Prefect server that was lost must not cost the result
-        create_table_artifact(
-            rows, key="compare-metrics", description=f"{challenger} against {baseline}"
-        )
-    return result
+    if code:
+        raise StageFailed("compare", code, log_file, last_lines)
 
 
-def settle(
-    run: StageRun, challenger: Registered, champion: Registered | None, decision: Decision
+# -- promotion ------------------------------------------------------------------------------------
+
+
+def apply_decision(
+    run: TrackedRun,
+    challenger: RegisteredVersion,
+    champion: RegisteredVersion | None,
+    decision: Decision,
 ) -> None:
-    """Move the alias `champion` if that was decided, and write the reason on the run and on both versions.
+    """Move the alias `champion` if that was decided; the reason goes to the run and the version.
 
-    `champion` is the one that was played against; if another has taken its place meanwhile, nothing is promoted.
+    `champion` is the one that the match was against; if another has taken its place meanwhile,
+    nothing is promoted.
     """
     client = client_of(run.root)
-    present = by_alias(run.root, run.experiment, "policy", CHAMPION)
+    present = find_by_alias(run.root, run.experiment, "policy", CHAMPION)
     if decision.promoted and present != champion:
-        decision = Decision(
-            False,
-            f"{decision.reason}, but meanwhile {present} became champion: compare with that one",
-        )
+        late = f"but meanwhile {present} became champion: compare with that one"
+        decision = Decision(False, f"{decision.reason}, {late}")
+
     verdict = "promoted to champion" if decision.promoted else "not promoted"
-    tags = {"promotion": verdict, "promotion.reason": decision.reason, "promotion.run": run.run_id}
-    tags["promotion.time"] = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    tags = {
+        "promotion": verdict,
+        "promotion.reason": decision.reason,
+        "promotion.run": run.run_id,
+        "promotion.time": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+    }
     if decision.promoted:
         client.set_registered_model_alias(challenger.name, CHAMPION, challenger.version)
         if champion is not None:
@@ -218,23 +250,24 @@ def settle(
     get_run_logger().info("%s: %s; %s", challenger, verdict, decision.reason)
 
 
-def refuse_promotion_over(
-    root: Path, experiment: str, challenger: Registered, baseline: Registered
-) -> Registered | None:
+def champion_to_beat(
+    root: Path, experiment: str, challenger: RegisteredVersion, baseline: RegisteredVersion
+) -> RegisteredVersion | None:
     """Give the champion that a match would be against, None where there is none yet.
 
-    Raises RlhfError unless winning would make a champion: a policy that is not it yet, over the present one, or over the
-    SFT model where there is none.
+    Raises RlhfError unless winning would make a champion: a policy that is not it yet, over the
+    present one, or over the SFT model where there is none.
     """
-    name = registered_name(experiment, "policy")
-    champion = by_alias(root, experiment, "policy", CHAMPION)
-    if challenger.name != name or challenger == champion:
+    policies = registered_name(experiment, "policy")
+    first_opponent = registered_name(experiment, "sft")
+    champion = find_by_alias(root, experiment, "policy", CHAMPION)
+    if challenger.name != policies or challenger == champion:
         raise RlhfError(
-            f"{challenger}: only a version of {name} that is not champion yet can become it"
+            f"{challenger}: only a version of {policies} that is not champion yet can become it"
         )
-    if champion is None and baseline.name != registered_name(experiment, "sft"):
+    if champion is None and baseline.name != first_opponent:
         raise RlhfError(
-            f"{baseline}: there is no champion yet; the first has to beat {registered_name(experiment, 'sft')}"
+            f"{baseline}: there is no champion yet; the first has to beat {first_opponent}"
         )
     if champion is not None and champion != baseline:
         raise RlhfError(

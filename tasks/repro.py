@@ -1,8 +1,8 @@
-"""`dvc repro`, one at a time in a workspace: the second run waits for the first instead of failing on DVC's locks.
+"""`dvc repro`, one at a time in a workspace: the second run waits instead of failing on DVC's locks.
 
-DVC waits for its repository lock when asked to, but it drops that lock while a stage runs, and then refuses a second
-`dvc repro` because the running stage's outputs are busy. So runs started here queue on a lock of their own, and a
-`dvc repro` by hand that holds a stage is waited for.
+DVC waits for its repository lock when asked to, but it drops that lock while a stage runs, and then
+refuses a second `dvc repro` because the running stage's outputs are busy. So runs started here queue
+on a lock of their own, and a `dvc repro` by hand that holds a stage is waited for.
 """
 
 import fcntl
@@ -14,10 +14,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 
+from rlhf.common.command import TERMINATED, exit_on_fault
 from rlhf.common.errors import RlhfError
 from rlhf.common.files import write_text
 from rlhf.settings import load_settings
@@ -26,15 +27,15 @@ from rlhf.settings.read import settings_text
 from rlhf.workspace import Workspace
 from tasks.errors import BusyError
 from tasks.execution import is_dvc
-from tasks.guard import heed_hangup
-from tasks.process import run_process
+from tasks.guard import hangup_as_sigterm
+from tasks.process import OnLine, run_process
 
-_BUSY = "is busy, it is being blocked by"  # what DVC says of a stage that another process runs
+# DVC's message about a stage that another process runs
+_BUSY = "is busy, it is being blocked by"
 _RWLOCK_READS = 10
 _POLL_SECONDS = 2.0
-_GRACE_SECONDS = 90.0  # a stage asks its own worker three times before it gives up
-
-Say = Callable[[str], None]
+# a stage asks its own worker three times before it gives up
+_GRACE_SECONDS = 90.0
 
 
 class ReproFailed(RlhfError):
@@ -45,50 +46,48 @@ def repro(
     root: Path,
     targets: Sequence[str],
     overrides: Mapping[str, Any],
-    say: Say,
+    on_line: OnLine,
     *,
     wait: bool = True,
-    force: bool = False,
     prepare: Callable[[], object] = lambda: None,
 ) -> None:
-    """Bring `targets` (all stages if empty) up to date; `overrides` (dotted key -> value) are written to params.yaml.
+    """Bring `targets` (all stages if empty) up to date; DVC's output goes to `on_line`.
 
-    What else is to be written before DVC reads it, `prepare` writes, once no other run works on this workspace.
-    Without `wait` a workspace that is in use raises BusyError; a stage that fails raises ReproFailed.
+    overrides: dotted key -> value, written to params.yaml first
+    wait: for another run of this workspace; otherwise a workspace in use raises BusyError
+    prepare: writes whatever else is to be written before DVC reads it, once no other run works here
+
+    Raises ReproFailed where a stage fails.
     """
-    with _only_run(root, say, wait):
-        _wait_for_others(root, say, wait)
+    with _only_run(root, on_line, wait):
+        _wait_for_others(root, on_line, wait)
         prepare()
         if overrides:
             override(Workspace(root).params, overrides)
-        command = [
-            sys.executable,
-            "-m",
-            "dvc",
-            "--wait-for-lock",
-            "repro",
-            *(["--force"] if force else []),
-            *targets,
-        ]
-        environment = os.environ | {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        }
-        while True:
-            code, last_lines = run_process(
-                command,
-                log=root / "logs" / "repro.log",
-                say=say,
-                environment=environment,
-                directory=root,
-                grace=_GRACE_SECONDS,
-            )
-            if code == 0:
-                return
-            if not any(_BUSY in line for line in last_lines):
-                raise ReproFailed(f"dvc repro ended with exit code {code}")
-            _tell(say, wait, "another DVC command holds this workspace")
+        while not _dvc_repro(root, targets, on_line):
+            # one by hand began between the look and our own
+            _report_busy(on_line, wait, "another DVC command holds this workspace")
             time.sleep(_POLL_SECONDS)
-            _wait_for_others(root, say, wait)
+            _wait_for_others(root, on_line, wait)
+
+
+def _dvc_repro(root: Path, targets: Sequence[str], on_line: OnLine) -> bool:
+    """Run DVC; False where another DVC command holds a stage. Raises ReproFailed."""
+    # the stages' `python` is the one that runs this
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    code, last_lines = run_process(
+        [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *targets],
+        log_file=root / "logs" / "repro.log",
+        on_line=on_line,
+        environment=os.environ | {"PATH": path},
+        directory=root,
+        grace=_GRACE_SECONDS,
+    )
+    if code == 0:
+        return True
+    if any(_BUSY in line for line in last_lines):
+        return False
+    raise ReproFailed(f"dvc repro ended with exit code {code}")
 
 
 def override(path: Path, values: Mapping[str, Any]) -> None:
@@ -96,8 +95,12 @@ def override(path: Path, values: Mapping[str, Any]) -> None:
     write_text(path, edited(settings_text(path), values, str(path)))
 
 
+# -- one run at a time ----------------------------------------------------------------------------
+
+
 @contextmanager
-def _only_run(root: Path, say: Say, wait: bool) -> Iterator[None]:
+def _only_run(root: Path, on_line: OnLine, wait: bool) -> Iterator[None]:
+    """Hold this project's own lock of the workspace, with our process id in it."""
     path = root / ".dvc" / "tmp" / "rlhf-repro.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as stream:
@@ -105,41 +108,48 @@ def _only_run(root: Path, say: Say, wait: bool) -> Iterator[None]:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             stream.seek(0)
-            _tell(say, wait, f"another run holds this workspace (process {stream.read().strip()})")
+            holder = stream.read().strip()
+            _report_busy(on_line, wait, f"another run holds this workspace (process {holder})")
             fcntl.flock(stream, fcntl.LOCK_EX)
+        # for the message of the next one
         stream.truncate(0)
         stream.write(str(os.getpid()))
         stream.flush()
         yield
 
 
-def _wait_for_others(root: Path, say: Say, wait: bool) -> None:
+def _wait_for_others(root: Path, on_line: OnLine, wait: bool) -> None:
     """Wait until no other DVC process runs a stage here."""
-    told = False
-    while busy := _writers(root / ".dvc" / "tmp" / "rwlock"):
-        if not told:
-            _tell(say, wait, f"another DVC command holds this workspace ({busy[0]})")
-            told = True
+    reported = False
+    while writers := _writers(root / ".dvc" / "tmp" / "rwlock"):
+        if not reported:
+            problem = f"another DVC command holds this workspace ({writers[0]})"
+            _report_busy(on_line, wait, problem)
+            reported = True
         time.sleep(_POLL_SECONDS)
 
 
 def _writers(rwlock: Path) -> list[str]:
-    """List the living processes that DVC's own lock file says are writing outputs."""
+    """The living processes that, by DVC's own lock file, are writing outputs."""
+    writers = []
+    for entry in _read_rwlock(rwlock).get("write", {}).values():
+        if _runs_dvc(int(entry["pid"])):
+            writers.append(f"process {entry['pid']}: {entry['cmd']}")
+    return writers
+
+
+def _read_rwlock(rwlock: Path) -> dict[str, Any]:
     for _ in range(_RWLOCK_READS):
         try:
-            writers = json.loads(rwlock.read_text(encoding="utf-8")).get("write", {}).values()
-            break
+            content: dict[str, Any] = json.loads(rwlock.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            return []
-        except json.JSONDecodeError:  # DVC rewrites the file in place: for a moment it is empty
+            return {}
+        except json.JSONDecodeError:
+            # DVC rewrites the file in place: for a moment it is empty
             time.sleep(0.1)
-    else:
-        return []
-    return [
-        f"process {writer['pid']}: {writer['cmd']}"
-        for writer in writers
-        if _runs_dvc(int(writer["pid"]))
-    ]
+        else:
+            return content
+    return {}
 
 
 def _runs_dvc(pid: int) -> bool:
@@ -150,44 +160,44 @@ def _runs_dvc(pid: int) -> bool:
         return False
 
 
-def _tell(say: Say, wait: bool, problem: str) -> None:
+def _report_busy(on_line: OnLine, wait: bool, problem: str) -> None:
     if not wait:
         raise BusyError(problem)
-    say(f"{problem}; waiting for it to end")
+    on_line(f"{problem}; waiting for it to end")
+
+
+# -- the command ----------------------------------------------------------------------------------
 
 
 def main() -> None:
     """`python -m tasks.repro [TARGET ...]`: what `make repro` runs."""
     workspace = Workspace()
-    with _told():
-        load_settings(
-            workspace.params
-        )  # or DVC would tell of missing keys only, and set outputs aside first
+    with exit_on_fault():
+        # or DVC would name missing keys only, and set outputs aside first
+        load_settings(workspace.params)
     targets = sys.argv[1:]
     run(targets)
-    if not targets:  # with them the report may be an earlier one
+    # with targets the report may be an earlier one
+    if not targets:
         print(f"the report: {workspace.report}; the figures: rlhf show")
 
 
 def run(targets: Sequence[str]) -> None:
-    """Bring targets of the present directory up to date, and exit with 1, 130 or 143 where that cannot be done."""
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(143)
-    )  # so that DVC and its stage are ended in order
-    heed_hangup()
-    with _told():
-        repro(Path(), targets, {}, lambda line: print(line, flush=True))
+    """Bring targets of the present directory up to date; exits with 1, 130 or 143 where it fails."""
+    # so that DVC and its stage are ended in order
+    signal.signal(signal.SIGTERM, _terminate)
+    hangup_as_sigterm()
+    # DVC reports a Ctrl-C itself
+    with exit_on_fault(interrupted=None):
+        repro(Path(), targets, {}, _print_line)
 
 
-@contextmanager
-def _told() -> Iterator[None]:
-    try:
-        yield
-    except RlhfError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+def _print_line(line: str) -> None:
+    print(line, flush=True)
+
+
+def _terminate(_signal: int, _frame: object) -> NoReturn:
+    sys.exit(TERMINATED)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""MLflow runs: one parent an execution of the pipeline, one child a stage. Run ids are passed, nothing is ambient.
+"""MLflow runs: one parent an execution of the pipeline, one child a stage. Run ids are passed along.
 
-An MLflow that cannot be reached stops a stage before it works (`open_run`). One that goes away later costs a warning:
-the stage goes on, and what it wrote stays in the workspace (`tolerated`).
+An MLflow that cannot be reached stops a stage before it works (`open_run`). One that goes away later
+costs a warning: the stage goes on, and what it wrote stays in the workspace (`best_effort`).
 """
 
 import logging
@@ -19,25 +19,28 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, LifecycleStage, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from tasks.environment import home_of
+from rlhf.workspace import Workspace
+from tasks.environment import records_root
 from tasks.errors import TrackingError
 from tasks.lineage import Lineage
 
-logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every table of a new database
-logging.getLogger("urllib3.connectionpool").setLevel(
-    logging.ERROR
-)  # and of every try to reach a server
+# MLflow logs every table of a new database, and urllib3 every try to reach a server
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
-_LOST = (
-    MlflowException,
-    OSError,
-)  # what a server that went away and a locked or full database raise
-_NO_NAME = re.compile(r"[^/\w.\- :]")  # what MLflow refuses in the name of a metric
-_PARAMS_A_CALL, _METRICS_A_CALL, _VALUE_LENGTH = 100, 1000, 5000  # MLflow's limits
+# what a server that went away and a locked or full database raise
+_LOST = (MlflowException, OSError)
+# what MLflow refuses in the name of a metric
+_REFUSED_IN_NAMES = re.compile(r"[^/\w.\- :]")
+
+# MLflow's limits of one call and of one value
+_PARAMS_A_CALL = 100
+_METRICS_A_CALL = 1000
+_VALUE_LENGTH = 5000
 
 
 @dataclass(frozen=True)
-class StageRun:
+class TrackedRun:
     """A stage's run in MLflow: what the tasks of a flow hand on."""
 
     stage: str
@@ -50,18 +53,22 @@ class StageRun:
 
 def tracking_uri(root: Path) -> str:
     """Give MLFLOW_TRACKING_URI, or else the database of the workspace."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home_of(root)}/mlflow.db"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{records_root(root)}/mlflow.db"
 
 
-def shown(text: str) -> str:
-    """Give `text` without the user name and password of the addresses in it, fit for terminals and logs."""
+def without_credentials(text: str) -> str:
+    """Give `text` without the user name and password of the addresses in it, fit for logs."""
     return re.sub(r"(?<=://)[^/\s]+@", "", text)
 
 
 def client_of(root: Path) -> MlflowClient:
     """Give a client of the workspace's tracking server or database, for runs and models alike."""
+    # both given: the registry's default is a variable of its own
     uri = tracking_uri(root)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+# -- a stage's run --------------------------------------------------------------------------------
 
 
 def open_run(
@@ -71,34 +78,43 @@ def open_run(
     execution: str,
     lineage: Lineage,
     settings: Mapping[str, Any],
-) -> StageRun:
-    """Start a stage's run below its execution's parent; raises TrackingError when MLflow cannot be reached.
+) -> TrackedRun:
+    """Start a stage's run below its execution's parent.
 
-    `settings` is the whole of params.yaml, flat, for the parent; the child gets those that its stage depends on.
+    `settings` is the whole of params.yaml, flat, for the parent; the child gets those that its stage
+    depends on. Raises TrackingError when MLflow cannot be reached.
     """
     try:
         client = client_of(root)
-        found = _experiment(client, root, experiment)
-        parent = _parent(client, root, found.experiment_id, execution, lineage, settings)
-        client.update_run(parent.info.run_id, status="RUNNING")
+        experiment_id = _experiment(client, root, experiment).experiment_id
+        parent = _search_execution(client, experiment_id, execution)
+        if parent is None:
+            parent = _create_parent(client, root, experiment_id, execution, lineage, settings)
+        parent_id = parent.info.run_id
+        # an earlier stage of this execution has ended it
+        client.update_run(parent_id, status="RUNNING")
         tags = {
-            "mlflow.parentRunId": parent.info.run_id,
+            "mlflow.parentRunId": parent_id,
             "rlhf.training.run": stage,
             "rlhf.execution": execution,
+            **lineage.tags(),
         }
-        child = client.create_run(found.experiment_id, tags=tags | lineage.tags(), run_name=stage)
-        run = StageRun(stage, root, child.info.run_id, parent.info.run_id, experiment, lineage)
-        log_params(client, run.run_id, lineage.settings)
+        child = client.create_run(experiment_id, tags=tags, run_name=stage)
+        log_params(client, child.info.run_id, lineage.settings)
     except _LOST as error:
+        address = without_credentials(tracking_uri(root))
         raise TrackingError(
-            f"MLflow at {shown(tracking_uri(root))} cannot be used: {_first_line(error)}. "
+            f"MLflow at {address} cannot be used: {_first_line(error)}. "
             "Start that server, or unset MLFLOW_TRACKING_URI to record in the workspace"
         ) from None
-    return run
+    return TrackedRun(stage, root, child.info.run_id, parent_id, experiment, lineage)
 
 
-def close_run(run: StageRun, status: str, message: str | None = None) -> None:
-    """End a stage's run and, until the next stage begins, its parent: FINISHED, FAILED or KILLED and why."""
+def close_run(run: TrackedRun, status: str, message: str | None = None) -> None:
+    """End a stage's run and, until the next stage begins, its parent.
+
+    `status` is FINISHED, FAILED or KILLED, `message` why.
+    """
     client = client_of(run.root)
     for run_id in (run.run_id, run.parent_id):
         if message:
@@ -107,16 +123,22 @@ def close_run(run: StageRun, status: str, message: str | None = None) -> None:
 
 
 @contextmanager
-def tolerated(what: str, say: Callable[[str], None]) -> Iterator[None]:
-    """Turn a tracking failure into a warning: results are in the workspace and must not be lost over a record."""
+def best_effort(what: str, warn: Callable[[str], None]) -> Iterator[None]:
+    """Turn a tracking failure into a warning.
+
+    Results are in the workspace and must not be lost over a record of them.
+    """
     try:
         yield
     except _LOST as error:
-        say(f"MLflow: {what} not recorded: {_first_line(error)}")
+        warn(f"MLflow: {what} not recorded: {_first_line(error)}")
+
+
+# -- what a run holds -----------------------------------------------------------------------------
 
 
 def log_params(client: MlflowClient, run_id: str, settings: Mapping[str, Any]) -> None:
-    """Log flat settings as params."""
+    """Log flat settings as params, in as few calls as MLflow allows."""
     params = [Param(key, str(value)[:_VALUE_LENGTH]) for key, value in settings.items()]
     for start in range(0, len(params), _PARAMS_A_CALL):
         client.log_batch(run_id, params=params[start : start + _PARAMS_A_CALL])
@@ -129,64 +151,14 @@ def log_metrics(client: MlflowClient, run_id: str, metrics: list[Metric]) -> Non
 
 
 def metrics_of(row: Mapping[str, Any], step: int, prefix: str = "") -> list[Metric]:
-    """Turn a row's numbers and truth values into metrics; text and missing values are passed over."""
+    """Turn a row's numbers and truth values into metrics; text and missing values are left out."""
     now = int(time.time() * 1000)
-    return [
-        Metric(_NO_NAME.sub("_", prefix + key), float(value), now, step)
-        for key, value in row.items()
-        if key != "step" and isinstance(value, bool | int | float)
-    ]
-
-
-def _experiment(client: MlflowClient, root: Path, name: str) -> Experiment:
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        local = tracking_uri(root).startswith(
-            "sqlite:"
-        )  # a server knows where its artifacts belong
-        place = (home_of(root) / "mlruns").as_uri() if local else None
-        found = client.get_experiment(client.create_experiment(name, artifact_location=place))
-    if found.lifecycle_stage != LifecycleStage.ACTIVE:
-        raise TrackingError(
-            f"the MLflow experiment {name!r} was deleted: bring it back with `mlflow experiments restore "
-            f"--experiment-id {found.experiment_id}`, or set another name for the key experiment in params.yaml"
-        )
-    return found
-
-
-def _parent(
-    client: MlflowClient,
-    root: Path,
-    experiment_id: str,
-    execution: str,
-    lineage: Lineage,
-    settings: Mapping[str, Any],
-) -> Run:
-    """Find the parent that an earlier stage of the same execution made, or make it."""
-    found = _search(client, experiment_id, execution)
-    if found:
-        return found
-    tags = {"rlhf.role": "execution", "rlhf.execution": execution}
-    tags |= {key: value for key, value in lineage.tags().items() if not key.startswith("dvc.dep.")}
-    name = (
-        f"{time.strftime('%Y-%m-%d %H:%M:%S')} {lineage.commit[:8]}{'+' if lineage.dirty else ''}"
-    )
-    parent = client.create_run(experiment_id, tags=tags, run_name=name)
-    log_params(client, parent.info.run_id, settings)
-    client.log_artifact(parent.info.run_id, str(root / "params.yaml"))
-    return parent
-
-
-def execution_run(client: MlflowClient, experiment: str, execution: str) -> Run | None:
-    """Find the parent run of an execution."""
-    found = client.get_experiment_by_name(experiment)
-    return _search(client, found.experiment_id, execution) if found else None
-
-
-def _search(client: MlflowClient, experiment_id: str, execution: str) -> Run | None:
-    query = f"tags.`rlhf.execution` = '{execution}' and tags.`rlhf.role` = 'execution'"
-    found = client.search_runs([experiment_id], query, max_results=1)
-    return found[0] if found else None
+    metrics = []
+    for key, value in row.items():
+        if key != "step" and isinstance(value, bool | int | float):
+            name = _REFUSED_IN_NAMES.sub("_", prefix + key)
+            metrics.append(Metric(name, float(value), now, step))
+    return metrics
 
 
 def set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
@@ -194,6 +166,61 @@ def set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
+# -- experiments and executions -------------------------------------------------------------------
+
+
+def execution_run(client: MlflowClient, experiment: str, execution: str) -> Run | None:
+    """Find the parent run of an execution."""
+    known = client.get_experiment_by_name(experiment)
+    return _search_execution(client, known.experiment_id, execution) if known else None
+
+
+def _experiment(client: MlflowClient, root: Path, name: str) -> Experiment:
+    """Find the experiment of that name, or make it."""
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        # a server knows where its artifacts belong
+        is_local = tracking_uri(root).startswith("sqlite:")
+        location = (records_root(root) / "mlruns").as_uri() if is_local else None
+        number = client.create_experiment(name, artifact_location=location)
+        experiment = client.get_experiment(number)
+    if experiment.lifecycle_stage != LifecycleStage.ACTIVE:
+        raise TrackingError(
+            f"the MLflow experiment {name!r} was deleted: bring it back with "
+            f"`mlflow experiments restore --experiment-id {experiment.experiment_id}`, "
+            "or set another name for the key experiment in params.yaml"
+        )
+    return experiment
+
+
+def _create_parent(
+    client: MlflowClient,
+    root: Path,
+    experiment_id: str,
+    execution: str,
+    lineage: Lineage,
+    settings: Mapping[str, Any],
+) -> Run:
+    """Make the parent run, which later stages of the same execution find."""
+    tags = {"rlhf.role": "execution", "rlhf.execution": execution}
+    for key, value in lineage.tags().items():
+        # dependencies are those of one stage
+        if not key.startswith("dvc.dep."):
+            tags[key] = value
+    changed = "+" if lineage.dirty else ""
+    name = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {lineage.commit[:8]}{changed}"
+    parent = client.create_run(experiment_id, tags=tags, run_name=name)
+    log_params(client, parent.info.run_id, settings)
+    client.log_artifact(parent.info.run_id, str(Workspace(root).params))
+    return parent
+
+
+def _search_execution(client: MlflowClient, experiment_id: str, execution: str) -> Run | None:
+    query = f"tags.`rlhf.execution` = '{execution}' and tags.`rlhf.role` = 'execution'"
+    runs = client.search_runs([experiment_id], query, max_results=1)
+    return runs[0] if runs else None
+
+
 def _first_line(error: Exception) -> str:
-    text = shown(str(error)).strip() or type(error).__name__
+    text = without_credentials(str(error)).strip() or type(error).__name__
     return textwrap.shorten(text.splitlines()[0], 200)

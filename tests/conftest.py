@@ -3,8 +3,9 @@
 import os
 import shutil
 import signal
+import socket
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,29 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tasks.server import shared_server
 from tests.project_copy import Project, copy_project
+from tests.waiting import kill_below
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny, and the tests share the cores
+# the models are tiny, and the tests share the cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A script that starts pytest with `&` has it ignored, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME", "RLHF_EXECUTION"):
     os.environ.pop(name, None)
 
 
-CHAIN_FILE = "test_chain.py"  # looks at the finished chain
-A_COPY_A_TEST = "test_interrupted_chain.py"
-# xdist hands a process its next file when two tests are left of the last one: short files between the two long ones.
-COPYING_FILES = ("test_changed_chain.py", A_COPY_A_TEST, "test_pipeline.py", "test_killed_study.py")
+# looks at the finished chain
+CHAIN_FILE = "test_chain.py"
+# each of its tests changes a copy of its own
+COPY_FOR_EACH_TEST_FILE = "test_interrupted_chain.py"
+# xdist hands a process its next file when two tests are left of the last one: short files between
+# the two long ones
+COPYING_FILES = (
+    "test_changed_chain.py",
+    COPY_FOR_EACH_TEST_FILE,
+    "test_pipeline.py",
+    "test_killed_study.py",
+)
 TYPES_FILE = "test_types.py"
 
 
@@ -37,7 +48,7 @@ class FileScheduling(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         path = Path(nodeid.split("::", 1)[0])
-        return nodeid if path.name == A_COPY_A_TEST else str(path)
+        return nodeid if path.name == COPY_FOR_EACH_TEST_FILE else str(path)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileScheduling:
@@ -46,18 +57,23 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileScheduli
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest first; what copies the finished chain in the middle: by then it is made, and small files fill the end."""
-    first = [item for name in (CHAIN_FILE, TYPES_FILE) for item in items if item.path.name == name]
-    copying = [item for name in COPYING_FILES for item in items if item.path.name == name]
-    rest = [
-        item for item in items if item.path.name not in (CHAIN_FILE, TYPES_FILE, *COPYING_FILES)
-    ]
+    """The longest first; what copies the finished chain in the middle.
+
+    By then the chain is made, and small files fill the end.
+    """
+    first = _in_files(items, (CHAIN_FILE, TYPES_FILE))
+    copying = _in_files(items, COPYING_FILES)
+    rest = [item for item in items if item not in first and item not in copying]
     half = len(rest) // 2
-    while (
-        0 < half < len(rest) and rest[half].path == rest[half - 1].path
-    ):  # a file stays in one piece
+    # a file stays in one piece
+    while 0 < half < len(rest) and rest[half].path == rest[half - 1].path:
         half += 1
     items[:] = [*first, *rest[:half], *copying, *rest[half:]]
+
+
+def _in_files(items: Sequence[pytest.Item], names: Sequence[str]) -> list[pytest.Item]:
+    """The tests of these files, in the order of the files."""
+    return [item for name in names for item in items if item.path.name == name]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -74,6 +90,14 @@ def without_nohup() -> Iterator[None]:
     signal.signal(signal.SIGHUP, before)
 
 
+@pytest.fixture
+def unanswered() -> Iterator[str]:
+    """An address, HOST:PORT, at which nobody answers; nobody else can listen there meanwhile."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{holder.getsockname()[1]}"
+
+
 @pytest.fixture(scope="session")
 def _chain_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run the whole chain once for all test processes, by `dvc repro` in a clone with the tiny preset; keep a copy."""
@@ -81,8 +105,9 @@ def _chain_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished-chain"
     with FileLock(f"{folder}.lock"):
         if not (folder / "copy").exists():
-            for left in ("rlhf", "making"):  # by a process whose attempt failed
-                shutil.rmtree(folder / left, ignore_errors=True)
+            # left by a process whose attempt failed
+            for name in ("rlhf", "making"):
+                shutil.rmtree(folder / name, ignore_errors=True)
             project = copy_project(folder / "rlhf", "tiny")
             project.repro()
             # without Prefect's state: its server is still ending; the copies use one of their own
@@ -112,27 +137,29 @@ def prefect_server(_chain_folder: Path) -> str:
 
 
 @pytest.fixture
-def copied_chain(_chain_folder: Path, prefect_server: str, tmp_path: Path) -> Project:
-    """A copy of the finished chain of the test's own."""
-    return _copy(_chain_folder, tmp_path, prefect_server)
+def copied_chain(_chain_folder: Path, prefect_server: str, tmp_path: Path) -> Iterator[Project]:
+    """A copy of the finished chain of the test's own; what is still running there ends with it."""
+    project = _copy(_chain_folder, tmp_path, prefect_server)
+    yield project
+    kill_below(project.root)
 
 
 @pytest.fixture(scope="module")
 def changed_chain(
     _chain_folder: Path, prefect_server: str, tmp_path_factory: pytest.TempPathFactory
-) -> Project:
+) -> Iterator[Project]:
     """A copy of the finished chain that the tests of a file change in turn."""
-    return _copy(_chain_folder, tmp_path_factory.mktemp("changed"), prefect_server)
+    project = _copy(_chain_folder, tmp_path_factory.mktemp("changed"), prefect_server)
+    yield project
+    kill_below(project.root)
 
 
 def _copy(chain_folder: Path, directory: Path, prefect_server: str) -> Project:
     root = directory / "rlhf"
     shutil.copytree(chain_folder / "copy", root, symlinks=True)
     moved = (str(chain_folder / "rlhf"), str(root))
-    with (
-        closing(sqlite3.connect(root / "mlflow.db")) as records,
-        records,
-    ):  # artifacts lie at absolute paths
+    # artifacts lie at absolute paths
+    with closing(sqlite3.connect(root / "mlflow.db")) as records, records:
         records.execute(
             "UPDATE experiments SET artifact_location = replace(artifact_location, ?, ?)", moved
         )
@@ -141,6 +168,8 @@ def _copy(chain_folder: Path, directory: Path, prefect_server: str) -> Project:
 
 
 @pytest.fixture
-def repository(tmp_path: Path) -> Project:
+def repository(tmp_path: Path) -> Iterator[Project]:
     """A git and DVC repository with two quick stages and nothing of the project in it."""
-    return Project.small(tmp_path / "repository")
+    project = Project.small(tmp_path / "repository")
+    yield project
+    kill_below(project.root)

@@ -7,47 +7,63 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlhf.common.yaml import write_yaml
+from rlhf.settings import preset_text
 from tests.source_tree import ROOT
 
 _RECORDS = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME", "RLHF_EXECUTION")
+_AUTHOR = ("user.name=Test", "user.email=test@example.org", "commit.gpgsign=false")
+# the first stage waits as long as there is a file `hold`
+_SMALL_STAGES = {
+    "one": {
+        "cmd": "touch begun; while [ -e hold ]; do sleep 0.1; done; cat data/in > one.txt",
+        "deps": ["data"],
+        "params": ["number"],
+        "outs": ["one.txt"],
+    },
+    "two": {
+        "cmd": "cat one.txt > two.txt",
+        "deps": ["one.txt"],
+        "params": ["section"],
+        "outs": ["two.txt"],
+    },
+}
 
 
 @dataclass(frozen=True)
 class Project:
-    """A workspace with git and DVC below `root`; `prefect` is the address of a server that its flows use, if not their own."""
+    """A workspace with git and DVC below `root`.
+
+    prefect: the address of a server that its flows use, if not their own
+    """
 
     root: Path
     prefect: str | None = None
 
     @staticmethod
     def small(root: Path) -> "Project":
-        """`one` copies data/in to one.txt after `seconds`, `two` copies one.txt to two.txt."""
+        """`one` copies data/in to one.txt, `two` copies one.txt to two.txt."""
         root.mkdir(parents=True)
         (root / "data").mkdir()
         (root / "data" / "in").write_text("in\n")
         (root / ".dvc").mkdir()
         shutil.copy(ROOT / ".dvc" / "config", root / ".dvc" / "config")
         (root / ".dvc" / ".gitignore").write_text("/tmp\n/cache\n")
-        (root / "params.yaml").write_text("# the pause\nseconds: 0\nsection: {key: 1}\n")
-        (root / "dvc.yaml").write_text(
-            "stages:\n"
-            "  one: {cmd: 'sleep ${seconds} && cat data/in > one.txt', deps: [data], params: [seconds], outs: [one.txt]}\n"
-            "  two: {cmd: 'cat one.txt > two.txt', deps: [one.txt], params: [section], outs: [two.txt]}\n"
-        )
+        (root / "params.yaml").write_text("# a remark\nnumber: 0\nsection: {key: 1}\n")
+        (root / "dvc.yaml").write_text(write_yaml({"stages": _SMALL_STAGES}))
         project = Project(root)
         project.commit()
         return project
 
+    def hold(self) -> Path:
+        """Make the first stage of a small project wait until the file that this gives is removed."""
+        path = self.root / "hold"
+        path.touch()
+        return path
+
     def commit(self) -> None:
         """Make a git repository of all that is here and not ignored."""
-        author = [
-            "-c",
-            "user.name=Test",
-            "-c",
-            "user.email=test@example.org",
-            "-c",
-            "commit.gpgsign=false",
-        ]
+        author = [word for setting in _AUTHOR for word in ("-c", setting)]
         if not (self.root / ".git").exists():
             self.run("git", "init", "--quiet", "--initial-branch=main")
         self.run("git", "add", "--all")
@@ -55,23 +71,19 @@ class Project:
 
     def environment(self, **extra: str) -> dict[str, str]:
         """What a user's shell would have with the virtual environment active."""
-        kept = {
+        environment = {
             key: value
             for key, value in os.environ.items()
             if key not in _RECORDS and "PYTEST" not in key
         }
-        path = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
+        environment |= {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}",
+            "PYTHONPATH": str(self.root),
+            "GIT_CEILING_DIRECTORIES": str(self.root.parent),
+        }
         if self.prefect is not None:
-            kept["PREFECT_API_URL"] = self.prefect
-        return (
-            kept
-            | {
-                "PATH": path,
-                "PYTHONPATH": str(self.root),
-                "GIT_CEILING_DIRECTORIES": str(self.root.parent),
-            }
-            | extra
-        )
+            environment["PREFECT_API_URL"] = self.prefect
+        return environment | extra
 
     def start(self, *command: str, **extra: str) -> subprocess.Popen[str]:
         """Start a command in a group of its own, as a terminal does."""
@@ -90,9 +102,8 @@ class Project:
         """Run a command to its end, give its output, and hold it to an exit code."""
         process = self.start(*command, **extra)
         output, _ = process.communicate()
-        assert process.returncode == code, (
-            f"{' '.join(command)} ended with {process.returncode}:\n{output}"
-        )
+        words = " ".join(command)
+        assert process.returncode == code, f"{words} ended with {process.returncode}:\n{output}"
         return output
 
     def repro(self, *arguments: str, code: int = 0, **extra: str) -> str:
@@ -101,9 +112,8 @@ class Project:
 
     def ran(self, output: str) -> list[str]:
         """List the stages that a `dvc repro` ran, in order."""
-        return [
-            line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")
-        ]
+        lines = [line for line in output.splitlines() if line.startswith("Running stage '")]
+        return [line.split("'")[1] for line in lines]
 
 
 def copy_project(root: Path, preset: str) -> Project:
@@ -118,8 +128,17 @@ def copy_project(root: Path, preset: str) -> Project:
         source, target = ROOT / name, root / name
         if source.is_file() and name not in ("params.yaml", "dvc.lock"):
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(source, target)
-    shutil.copy(ROOT / "rlhf" / "presets" / f"{preset}.yaml", root / "params.yaml")
+            # the links of rlhf/.code stay links
+            shutil.copy(source, target, follow_symlinks=False)
+    (root / "params.yaml").write_text(preset_text(preset), encoding="utf-8")
     project = Project(root)
     project.commit()
     return project
+
+
+def link_clone(root: Path) -> Path:
+    """Link what of a clone DVC needs to see, to look at what is written there; nothing is run."""
+    for name in ("dvc.yaml", ".dvcignore", "requirements.lock", "rlhf", ".dvc/config"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).symlink_to(ROOT / name)
+    return root

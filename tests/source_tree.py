@@ -1,30 +1,26 @@
-"""Reading the project's own source: which file imports which. Used by the tests of layers and of dvc.yaml."""
+"""Reading the project's own source: which file imports which, and the examples in its READMEs."""
 
 import ast
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
 
 def imported_names(path: Path) -> list[tuple[int, str]]:
-    """List (line, dotted name) of every import, local ones too; `from a import b` gives both `a` and `a.b`."""
-    found = []
-    package = (
-        module_name(path).rpartition(".")[0] if path.name != "__init__.py" else module_name(path)
-    )
+    """List (line, dotted name) of every import, local ones too.
+
+    `from a import b` gives both `a` and `a.b`.
+    """
+    names: list[tuple[int, str]] = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found += [(node.lineno, alias.name) for alias in node.names]
+            names += [(node.lineno, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            above = (
-                package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            )
-            base = ".".join([*above, *([node.module] if node.module else [])])
-            found += [
-                (node.lineno, base),
-                *((node.lineno, f"{base}.{alias.name}") for alias in node.names),
-            ]
-    return found
+            assert node.level == 0, f"{path}:{node.lineno}: imports of the project are absolute"
+            names.append((node.lineno, str(node.module)))
+            names += [(node.lineno, f"{node.module}.{alias.name}") for alias in node.names]
+    return names
 
 
 def module_name(path: Path) -> str:
@@ -56,3 +52,8 @@ def closure(name: str) -> set[Path]:
         seen.add(path.relative_to(ROOT))
         waiting += [imported for _, imported in imported_names(path)]
     return seen
+
+
+def python_examples(readme: Path) -> list[str]:
+    """The Python blocks of a README, in order."""
+    return re.findall(r"^```python\n(.*?)^```$", readme.read_text(encoding="utf-8"), re.S | re.M)

@@ -1,4 +1,4 @@
-"""Talking with a model: dialogue, streamed sampling and scores; what it says is shown without control characters."""
+"""Talking with a model: dialogue, streamed sampling and scores, without control characters."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,34 +17,46 @@ from rlhf.rollout.sampler import SamplingRule
 from rlhf.settings.evaluation import Generation
 from rlhf.workspace import Workspace
 
-TALKERS = ("base", "sft", "policy")
+CHAT_MODELS = ("base", "sft", "policy")
 SCORERS = ("reward", "gold")
-DEFAULT_GENERATION = Generation(max_new_tokens=128)
+
+# what a decoder makes of bytes that are no whole character
+_INCOMPLETE = "\ufffd"
+_NO_WINDOW = 1 << 30
 
 
 def model_directory(name: str, workspace: Workspace) -> Path:
-    """The directory of a stage's model or of a path; raises ModelError that says which models there are."""
-    directory = workspace.model(name) if name in TALKERS else Path(name)
-    if name in SCORERS and not directory.is_dir():
+    """The directory of a stage's model, or of a path; raises ModelError with the models there are."""
+    directory = workspace.model(name) if name in CHAT_MODELS else Path(name)
+    if directory.is_dir():
+        return directory
+    if name in SCORERS:
         raise ModelError(
             f"{name} scores answers and gives none; talk to policy with --score to see its scores"
         )
-    if not directory.is_dir():
-        present = [stage for stage in TALKERS if workspace.model(stage).is_dir()]
-        there = (
-            f"there are: {', '.join(present)}"
-            if present
-            else "no stage has written one yet (dvc repro)"
-        )
-        raise ModelError(
-            f"{directory}: no such model; {there}, or give the path of a model directory"
-        )
-    return directory
+    known = "no stage has written one yet (dvc repro)"
+    present = [stage for stage in CHAT_MODELS if workspace.model(stage).is_dir()]
+    if present:
+        known = f"there are: {', '.join(present)}"
+    raise ModelError(f"{directory}: no such model; {known}, or give the path of a model directory")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A prompt and the reply to it, as token ids."""
+
+    prompt: list[int]
+    response: list[int]
 
 
 @dataclass
 class Chat:
-    """One dialogue. `seed` and the number of the turn name the stream of uniform numbers of each reply."""
+    """One dialogue.
+
+    seed: it and the number of the turn name the stream of uniform numbers of each reply
+    forgotten: how many messages no longer fit into the model's window
+    last_turn: what the scorers score
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -54,45 +66,55 @@ class Chat:
     system: str | None = None
     scorers: dict[str, ResponseScorer] = field(default_factory=dict)
     messages: list[dict[str, str]] = field(default_factory=list)
-    forgotten: int = 0  # messages that no longer fit into the model's window
-    _last: tuple[list[int], list[int]] = field(default=([], []))
+    forgotten: int = 0
+    last_turn: Turn = field(default_factory=lambda: Turn([], []))
     _turn: int = 0
 
     def __post_init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the dialogue but for the system prompt; the same seed then gives the same replies again."""
-        self.messages = (
-            [{"role": "system", "content": self.system}] if self.system is not None else []
-        )
-        self._turn = self.forgotten = 0
+        """Forget the dialogue but for the system prompt.
+
+        The same seed then gives the same replies again.
+        """
+        self.messages = []
+        if self.system is not None:
+            self.messages.append({"role": "system", "content": self.system})
+        self._turn = 0
+        self.forgotten = 0
 
     def reply(self, text: str) -> Iterator[str]:
         """Answer the user's `text`, piece by piece; the dialogue then holds both turns."""
         self.messages.append({"role": "user", "content": text})
-        prompt = self._fit()
+        prompt = self._fitting_prompt()
         uniforms = row_uniforms(self.generation.max_new_tokens, self.seed, "chat", self._turn)
         response: list[int] = []
-        said = ""
+        shown = ""
         for drawn in decode(self.model, [prompt], uniforms[None], self._rule()):
             response.append(int(drawn.tokens))
-            decoded = printable(str(self.tokenizer.decode(response, skip_special_tokens=True)))
-            if not decoded.endswith("\ufffd"):  # else a character is not whole yet
-                yield decoded[len(said) :]
-                said = decoded
-        decoded = printable(str(self.tokenizer.decode(response, skip_special_tokens=True)))
-        yield decoded[len(said) :]
-        self.messages.append({"role": "assistant", "content": decoded.strip()})
-        self._last = (prompt, response)
+            answer = self._text(response)
+            # a character may take several tokens
+            if not answer.endswith(_INCOMPLETE):
+                yield answer[len(shown) :]
+                shown = answer
+        # what was held back
+        answer = self._text(response)
+        yield answer[len(shown) :]
+
+        self.messages.append({"role": "assistant", "content": answer.strip()})
+        self.last_turn = Turn(prompt, response)
         self._turn += 1
 
     def scores(self) -> dict[str, float]:
-        """What each reward model says of the last reply."""
-        prompt, response = self._last
-        return {
-            name: scorer.scores([prompt], [response])[0] for name, scorer in self.scorers.items()
-        }
+        """The score that each reward model gives the last reply."""
+        scores = {}
+        for name, scorer in self.scorers.items():
+            scores[name] = scorer.scores([self.last_turn.prompt], [self.last_turn.response])[0]
+        return scores
+
+    def _text(self, response: list[int]) -> str:
+        return printable(str(self.tokenizer.decode(response, skip_special_tokens=True)))
 
     def _rule(self) -> SamplingRule:
         return SamplingRule(
@@ -105,22 +127,23 @@ class Chat:
             greedy=self.greedy,
         )
 
-    def _fit(self) -> list[int]:
-        """Prompt ids; the oldest exchanges are forgotten when the window is too small for them and the reply."""
-        window = int(getattr(self.model.config, "max_position_embeddings", 0)) or 1 << 30
+    def _fitting_prompt(self) -> list[int]:
+        """Prompt ids that leave room for the reply; the oldest exchanges are forgotten for it."""
+        window = int(getattr(self.model.config, "max_position_embeddings", 0)) or _NO_WINDOW
         room = window - self.generation.max_new_tokens
+        first = 0 if self.system is None else 1
         while True:
             ids: Any = self.tokenizer.apply_chat_template(
                 self.messages, add_generation_prompt=True, return_dict=False
             )
             if len(ids) <= room:
                 return list(ids)
-            first = 1 if self.system is not None else 0
+            # nothing is left to forget but the message itself
             if len(self.messages) <= first + 1:
                 self.messages.pop()
                 raise ModelError(
-                    f"the message takes {len(ids)} tokens; the model's window of {window} leaves {room} beside a reply of "
-                    f"{self.generation.max_new_tokens} (--max-new-tokens)"
+                    f"the message takes {len(ids)} tokens; the model's window of {window} leaves "
+                    f"{room} beside a reply of {self.generation.max_new_tokens} (--max-new-tokens)"
                 )
             del self.messages[first : first + 2]
             self.forgotten += 2
@@ -136,27 +159,32 @@ def open_chat(
     score: bool,
     system: str | None,
 ) -> Chat:
-    """Load a model for talking, in float32, and with `score` the reward models that the workspace has."""
+    """Load a model for talking, in float32, and with `score` the workspace's reward models."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    scorers: dict[str, ResponseScorer] = {}
-    if score:
-        there = [name for name in SCORERS if workspace.model(name).is_dir()]
-        if not there:
-            raise ModelError(
-                "--score: no reward model here; the stages reward and gold write them (dvc repro reward)"
-            )
-        for name in there:
-            scorer = load_scalar_model(workspace.model(name))
-            scorer.to(device).eval()
-            scorers[name] = ResponseScorer(scorer, device)
+    scorers = _load_scorers(workspace, device) if score else {}
     tokenizer = load_tokenizer(directory)
     if tokenizer.chat_template is None:
         raise ModelError(
             f"{directory}: the tokenizer has no chat template, so turns cannot be told apart"
         )
     model = load_causal_lm(directory)
-    model.to(device)  # type: ignore[arg-type] # transformers types it for strings
+    # transformers types it for strings
+    model.to(device)  # type: ignore[arg-type]
     return Chat(model, tokenizer, generation, seed, greedy=greedy, system=system, scorers=scorers)
+
+
+def _load_scorers(workspace: Workspace, device: torch.device) -> dict[str, ResponseScorer]:
+    scorers = {}
+    for name in SCORERS:
+        if workspace.model(name).is_dir():
+            model = load_scalar_model(workspace.model(name))
+            model.to(device).eval()
+            scorers[name] = ResponseScorer(model, device)
+    if not scorers:
+        raise ModelError(
+            "--score: no reward model here; the stages reward and gold write them (dvc repro reward)"
+        )
+    return scorers
 
 
 def printable(text: str) -> str:

@@ -1,10 +1,10 @@
-"""What the stages have found so far: their key metrics, read from the metrics files."""
+"""What the stages have measured so far, read from the metrics files."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from rlhf.common.files import read_json
-from rlhf.stages import STAGES
+from rlhf.stages import STAGES, Stage
 from rlhf.workspace import Workspace
 
 
@@ -16,30 +16,28 @@ class StageState:
     done: bool
     metrics: dict[str, Any]
 
-    def chosen(self, everything: bool) -> dict[str, Any]:
-        """The key metrics that are there, or all of them."""
-        keys = (
-            self.metrics
-            if everything
-            else [key for key in STAGES[self.name].key_metrics if key in self.metrics]
-        )
-        return {key: self.metrics[key] for key in keys}
+    @property
+    def key_metrics(self) -> dict[str, Any]:
+        """Those of its metrics that the table of stages calls key."""
+        keys = STAGES[self.name].key_metrics
+        return {key: self.metrics[key] for key in keys if key in self.metrics}
 
 
 def stage_states(workspace: Workspace) -> list[StageState]:
     """The stages in order; raises DataError for a metrics file that is not readable."""
-    return [_state(name, workspace) for name in STAGES]
+    return [_state(stage, workspace) for stage in STAGES.values()]
 
 
-def _state(name: str, workspace: Workspace) -> StageState:
-    if name == "report":
-        return StageState(name, workspace.report.is_file(), {})
-    path = workspace.metrics(name)
+def _state(stage: Stage, workspace: Workspace) -> StageState:
+    if not stage.summary:
+        written = [workspace.root / path for path in stage.writes]
+        return StageState(stage.name, all(path.exists() for path in written), {})
+    path = workspace.metrics(stage.name)
     done = path.is_file()
-    return StageState(name, done, read_json(path) if done else {})
+    return StageState(stage.name, done, read_json(path) if done else {})
 
 
-def spoken(value: Any) -> str:
+def format_metric(value: Any) -> str:
     """A metric as a person reads it."""
     if isinstance(value, bool):
         return "yes" if value else "no"

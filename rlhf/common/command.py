@@ -1,35 +1,69 @@
-"""How a worker's process begins and ends, whatever its work is."""
+"""How a command ends: the one place where a fault becomes a message and an exit code."""
 
 import logging
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
 
 from rlhf.common.errors import RlhfError
 
+FAILED = 1
+# 128 and the signal's number, as a shell has it
+INTERRUPTED = 128 + signal.SIGINT
+TERMINATED = 128 + signal.SIGTERM
 
-def guarded(run: Callable[[], object]) -> int:
-    """Do a worker's work and give its exit code: 0 done, 1 a fault told in one message, 130 interrupted."""
+_WORKER_INTERRUPTED = (
+    "interrupted; a training stage goes on from its last checkpoint when it is run again"
+)
+
+
+@contextmanager
+def exit_on_fault(
+    *,
+    interrupted: str | None = "interrupted",
+    terminated: tuple[type[BaseException], ...] = (),
+) -> Iterator[None]:
+    """End the process where the block fails: one message, and exit code 1, 130 or 143.
+
+    An RlhfError or OSError ends it with 1. Ctrl-C ends it with 130 and the message `interrupted`
+    (None: no message); an exception of `terminated` is a SIGTERM, and gives 143. Anything else is a
+    bug of ours and keeps its traceback.
+    """
+    try:
+        yield
+    except RlhfError as error:
+        _end(FAILED, f"error: {error}")
+    except OSError as error:
+        place = error.filename or "file system"
+        _end(FAILED, f"error: {place}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        _end(INTERRUPTED, interrupted)
+    except terminated:
+        _end(TERMINATED, "terminated")
+
+
+def run_as_command(work: Callable[[], object]) -> int:
+    """Do a worker's work and give its exit code: 0 done, 1 a fault, 130 interrupted or terminated.
+
+    SIGTERM interrupts it as Ctrl-C does, and log lines of this project go to stderr as they are.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("rlhf").setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        run()
-    except RlhfError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(
-            f"error: {error.filename or 'file system'}: {error.strerror or error}", file=sys.stderr
-        )
-        return 1
-    except KeyboardInterrupt:
-        print(
-            "interrupted; a training stage goes on from its last checkpoint when it is run again",
-            file=sys.stderr,
-        )
-        return 130
+        with exit_on_fault(interrupted=_WORKER_INTERRUPTED):
+            work()
+    except SystemExit as end:
+        return int(end.code or 0)
     return 0
+
+
+def _end(code: int, message: str | None) -> NoReturn:
+    if message is not None:
+        print(message, file=sys.stderr)
+    raise SystemExit(code)
 
 
 def _interrupt(_signal: int, _frame: object) -> None:

@@ -12,8 +12,10 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from rlhf.common.errors import SettingsError
 
 _NEVER_FOLD = 4096
-# values, tags and aliases stand in quotes; so do the parser's own words, '<scalar>', which may stay
-_QUOTED = re.compile(r"'[^'<][^']+'|\"[^\"]+\"")
+# values, tags and aliases stand in quotes; so do the parser's own words, as in '<scalar>' and ',',
+# which may stay
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+_PARSERS_WORD = re.compile(r"'(<.*|.)'")
 
 
 def parse_yaml(text: str, where: str) -> Any:
@@ -47,7 +49,11 @@ def _problem(error: MarkedYAMLError) -> str:
     if isinstance(error, DuplicateKeyError):
         key = re.search(r'duplicate key "([^"]*)"', text)
         return f"{key[1] if key else 'a key'}: a second time"
-    return _QUOTED.sub("'...'", text)
+    return _QUOTED.sub(_without_value, text)
+
+
+def _without_value(quoted: re.Match[str]) -> str:
+    return quoted[0] if _PARSERS_WORD.fullmatch(quoted[0]) else "'...'"
 
 
 def write_yaml(content: Any) -> str:

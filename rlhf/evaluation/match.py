@@ -7,7 +7,7 @@ gets what `evaluate` writes: the comparisons and their figures. Nothing else cha
 import sys
 from pathlib import Path
 
-from rlhf.common.command import guarded
+from rlhf.common.command import run_as_command
 from rlhf.common.errors import RlhfError
 from rlhf.common.files import staged_directory
 from rlhf.engine.single import TorchEngine
@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
         challenger, baseline, output = map(Path, arguments)
         run_match(load_settings(workspace.params), workspace, challenger, baseline, output)
 
-    return guarded(run)
+    return run_as_command(run)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import get_args
 
 import numpy as np
 
-from rlhf.common.command import guarded
+from rlhf.common.command import run_as_command
 from rlhf.common.files import read_json, write_json, write_text
 from rlhf.report.build import commit_from_environment
 from rlhf.report.figures import Panel
@@ -167,4 +167,4 @@ def _describe_alarm(record: JsonObject) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: build_study(Workspace(Path()), sys.argv[1:])))
+    sys.exit(run_as_command(lambda: build_study(Workspace(Path()), sys.argv[1:])))

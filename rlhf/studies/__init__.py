@@ -1,1 +1,4 @@
-"""The paper's experiments as data: arms are changes of settings, studies are arms side by side with the paper's findings."""
+"""The paper's experiments as data: arms are changes of settings, studies are arms side by side.
+
+A study holds its arms to what the paper found.
+"""

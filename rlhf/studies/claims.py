@@ -9,13 +9,22 @@ from scipy.stats import t as student
 
 Direction = Literal["higher", "lower", "same"]
 Verdict = Literal["agrees", "differs", "inside the noise"]
-START = "start"  # in place of an arm: where the same run began
-LITTLE = 0.25  # our choice: "the same" is an interval within this share of how far the other side came from its start
+# the summaries of an arm's runs: seed -> metric -> value
+Runs = Mapping[int, Mapping[str, float]]
+
+# in place of an arm: where the same run began
+START = "start"
+# our choice: "the same" is an interval within this share of the change that training made to the
+# other side
+EQUIVALENCE_MARGIN = 0.25
 
 
 @dataclass(frozen=True)
 class Claim:
-    """`metric` of `arm` is higher or lower than, or the same as, that of `against` (an arm, or where the run began)."""
+    """`metric` of `arm` is higher or lower than, or the same as, that of `against`.
+
+    against: an arm, or START
+    """
 
     text: str
     metric: str
@@ -24,26 +33,30 @@ class Claim:
     direction: Direction
 
     def __post_init__(self) -> None:
-        if self.against == START and self.direction == "same":
+        if self.direction == "same" and self.against == START:
             raise ValueError(
-                f"{self.text}: 'same' is measured by how far the other side came; a start came nowhere"
+                f"{self.text}: 'same' is measured by how far the other side came; "
+                "a start came nowhere"
             )
-        if (self.against == START or self.direction == "same") and not self.metric.endswith(
-            "_last"
-        ):
+        needs_start = self.direction == "same" or self.against == START
+        if needs_start and not self.metric.endswith("_last"):
             raise ValueError(
-                f"{self.text}: {self.metric} has no start to compare with; that takes a metric *_last"
+                f"{self.text}: {self.metric} has no start to compare with; "
+                "that takes a metric *_last"
             )
 
     @property
-    def first(self) -> str:
+    def metric_at_start(self) -> str:
         """The metric where the run began."""
         return self.metric.removesuffix("_last") + "_first"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim with what was measured: mean over seeds of the paired differences, its 95 % interval, and the verdict."""
+    """A claim with what was measured.
+
+    difference: mean over seeds of the paired differences; low, high: its 95 % interval
+    """
 
     claim: Claim
     difference: float
@@ -60,47 +73,54 @@ def interval(differences: Sequence[float]) -> tuple[float, float, float]:
     if count < 2:
         return mean, -math.inf, math.inf
     variance = sum((value - mean) ** 2 for value in differences) / (count - 1)
-    half = float(student.ppf(0.975, count - 1)) * math.sqrt(variance / count)
-    return mean, mean - half, mean + half
+    half_width = float(student.ppf(0.975, count - 1)) * math.sqrt(variance / count)
+    return mean, mean - half_width, mean + half_width
 
 
-def judge(
-    claim: Claim, measured: Mapping[str, Mapping[int, Mapping[str, float]]]
-) -> Finding | None:
-    """Hold a claim to the runs, `measured[arm][seed][metric]`; None where a side has no run with the metric.
+def judge(claim: Claim, measured: Mapping[str, Runs]) -> Finding | None:
+    """Hold a claim to the runs, `measured[arm][seed][metric]`.
 
-    Where a run began is its `_first` in place of `_last`. Seeds are paired: both sides saw the same prompts in the same order.
-    A difference whose interval holds 0 is inside the noise; it does not show that there is no effect. That is shown by an
-    interval within LITTLE of the change that training made to the other side (a test of equivalence); its contrary by one
-    that lies beyond it. The margin is an estimate from these seeds too, and taken as known.
+    None where the two sides have no seed with the metric in common. Seeds are paired: both sides saw
+    the same prompts in the same order. A difference whose interval holds 0 is inside the noise; it
+    does not show that there is no effect. That is shown by an interval within EQUIVALENCE_MARGIN of
+    the change that training made to the other side (a test of equivalence); its contrary by one that
+    lies beyond it. The margin is an estimate from these seeds too, and taken as known.
     """
-    own = measured.get(claim.arm, {})
-    other = own if claim.against == START else measured.get(claim.against, {})
-    reference = claim.first if claim.against == START else claim.metric
-    needed = {reference, claim.first} if claim.direction == "same" else {reference}
-    seeds = [
-        seed
-        for seed in sorted(own.keys() & other.keys())
-        if claim.metric in own[seed] and needed <= other[seed].keys()
-    ]
-    if not seeds:
-        return None
-    mean, low, high = interval([own[seed][claim.metric] - other[seed][reference] for seed in seeds])
-    little = 0.0
+    runs = measured.get(claim.arm, {})
+    if claim.against == START:
+        others, reference = runs, claim.metric_at_start
+    else:
+        others, reference = measured.get(claim.against, {}), claim.metric
+    needed = {reference}
     if claim.direction == "same":
-        little = (
-            LITTLE
-            * sum(abs(other[seed][claim.metric] - other[seed][claim.first]) for seed in seeds)
-            / len(seeds)
-        )
-    return Finding(claim, mean, low, high, len(seeds), _verdict(claim.direction, low, high, little))
+        needed.add(claim.metric_at_start)
+
+    pairs = []
+    for seed in sorted(runs.keys() & others.keys()):
+        if claim.metric in runs[seed] and needed <= others[seed].keys():
+            pairs.append((runs[seed], others[seed]))
+    if not pairs:
+        return None
+
+    mean, low, high = interval([run[claim.metric] - other[reference] for run, other in pairs])
+    if claim.direction == "same":
+        changes = [abs(other[claim.metric] - other[claim.metric_at_start]) for _, other in pairs]
+        verdict = _equivalence(low, high, EQUIVALENCE_MARGIN * sum(changes) / len(changes))
+    else:
+        verdict = _difference(claim.direction, low, high)
+    return Finding(claim, mean, low, high, len(pairs), verdict)
 
 
-def _verdict(direction: Direction, low: float, high: float, little: float) -> Verdict:
-    if direction == "same":
-        if -little <= low and high <= little:
-            return "agrees"
-        return "differs" if low > little or high < -little else "inside the noise"
+def _difference(direction: Direction, low: float, high: float) -> Verdict:
     if low <= 0 <= high:
         return "inside the noise"
-    return "agrees" if direction == ("higher" if low > 0 else "lower") else "differs"
+    measured = "higher" if low > 0 else "lower"
+    return "agrees" if direction == measured else "differs"
+
+
+def _equivalence(low: float, high: float, margin: float) -> Verdict:
+    if -margin <= low and high <= margin:
+        return "agrees"
+    if low > margin or high < -margin:
+        return "differs"
+    return "inside the noise"

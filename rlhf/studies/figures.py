@@ -1,6 +1,5 @@
-"""The paper's figures: which arms stand side by side, and what was found."""
+"""The studies: which arms stand side by side, and what was found; most are figures of the paper."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rlhf.studies.claims import START, Claim
@@ -8,21 +7,27 @@ from rlhf.studies.claims import START, Claim
 
 @dataclass(frozen=True)
 class Study:
-    """One figure of the paper (or two of one experiment)."""
+    """One figure of the paper (or two of one experiment), or what goes beyond it.
+
+    in_paper: whether `python -m flows.study all` runs it
+    """
 
     title: str
     arms: tuple[str, ...]
     claims: tuple[Claim, ...]
+    in_paper: bool = True
 
 
-def _little_effect(arm: str, against: str = "vanilla") -> tuple[Claim, ...]:
-    return tuple(
-        Claim(f"{arm}: little effect", metric, arm, against, "same")
-        for metric in ("reward_last", "kl_last", "gold_last")
-    )
+# measured by what an arm ended with
+_ENDS = ("reward_last", "kl_last", "gold_last")
 
 
-STUDIES: Mapping[str, Study] = {
+def _little_effect(arm: str) -> tuple[Claim, ...]:
+    text = f"{arm}: little effect"
+    return tuple(Claim(text, metric, arm, "vanilla", "same") for metric in _ENDS)
+
+
+STUDIES: dict[str, Study] = {
     "fig4": Study(
         "Vanilla PPO collapses (fig. 4 and 13)",
         ("vanilla",),
@@ -181,4 +186,31 @@ STUDIES: Mapping[str, Study] = {
         ("gae-0.9", "gae-0", "gae-1"),
         (Claim("lambda 0 holds the policy nearer than 1", "kl_last", "gae-0", "gae-1", "lower"),),
     ),
+    # arXiv 2306.02231, abstract: a more stable form of control over the deviation from the initial
+    # policy, better by a separate reward model, without collapsing to deterministic output
+    "apa": Study(
+        "Advantage-induced policy alignment (arXiv 2306.02231)",
+        ("ppo-max", "apa"),
+        (
+            Claim("APA holds the policy nearer than PPO", "kl_last", "apa", "ppo-max", "lower"),
+            Claim(
+                "a separate reward model prefers it",
+                "gold_last",
+                "apa",
+                "ppo-max",
+                "higher",
+            ),
+            Claim(
+                "its output stays less deterministic",
+                "entropy_last",
+                "apa",
+                "ppo-max",
+                "higher",
+            ),
+        ),
+        in_paper=False,
+    ),
 }
+
+# what `all` stands for
+PAPER_FIGURES = tuple(name for name, study in STUDIES.items() if study.in_paper)

@@ -1,4 +1,7 @@
-"""What a policy run is judged by, beyond its own metrics: the gold model over the looks, and plain text at the end."""
+"""What a policy run is judged by beyond its own metrics.
+
+That is the gold model over the validations, and the loss on plain text at the end.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,61 +17,82 @@ from rlhf.models.scoring import ResponseScorer
 from rlhf.settings import Settings
 from rlhf.workspace import Workspace
 
-BATCH = 32
-JUDGED = ("gold", "reward_tail")
 CURVES = ("reward", "kl", "perplexity", "response_length", "entropy", "finished", "value_loss")
+# measured at each validation; the summary has where they began and ended
+JUDGED = ("gold", "reward_tail")
 
-Row = dict[str, Any]
+_BATCH = 32
+
+SampleRow = dict[str, Any]
 
 
 def run_record(settings: Settings, workspace: Workspace) -> dict[str, Any]:
-    """A finished policy run as one JSON object: `curves` by iteration, `looks` by look, `summary` by name.
+    """A finished policy run as one JSON object.
 
-    The summary holds the run's own, and `gold`, `reward_tail` (each with _first and _last) and `plain_text_loss`.
+    `curves` are by iteration, `looks` by validation, `summary` by name: the run's own, and `gold`,
+    `reward_tail` (each with _first and _last) and `plain_text_loss`.
     """
     samples = read_steps(workspace.samples("ppo"))
-    looks = looks_of(samples, gold_scores(settings, workspace, samples))
-    curves = [
-        {"step": row["step"], **{key: row[key] for key in CURVES if key in row}}
-        for row in read_steps(workspace.steps("ppo"))
-        if "reward" in row
-    ]
-    ends = {
-        f"{key}_{end}": look[key]
-        for key in ("gold", "reward_tail")
-        for end, look in (("first", looks[0]), ("last", looks[-1]))
-    }
-    tax = plain_text_loss(workspace.model("policy"), workspace, TorchEngine(settings.engine))
-    summary = read_json(workspace.metrics("ppo")) | ends | {"plain_text_loss": tax}
-    return {"curves": curves, "looks": looks, "summary": summary}
+    # the prompts are the same at each validation, so that the scores can be compared
+    validations = judged_validations(samples, gold_scores(settings, workspace, samples))
+    summary = read_json(workspace.metrics("ppo"))
+    for key in JUDGED:
+        summary[f"{key}_first"] = validations[0][key]
+        summary[f"{key}_last"] = validations[-1][key]
+    engine = TorchEngine(settings.engine)
+    summary["plain_text_loss"] = plain_text_loss(workspace.model("policy"), workspace, engine)
+    return {"curves": _curves(workspace), "looks": validations, "summary": summary}
 
 
-def looks_of(samples: Sequence[Row], gold: Sequence[float]) -> list[dict[str, float]]:
-    """Mean reward and gold score of each look, and the tail of its rewards: 95th percentile less median."""
-    found = []
+def _curves(workspace: Workspace) -> list[dict[str, Any]]:
+    """The metrics of each iteration; steps without a rollout have no reward and are left out."""
+    rows = [row for row in read_steps(workspace.steps("ppo")) if "reward" in row]
+    columns = ("step", *CURVES)
+    return [_select(row, columns) for row in rows]
+
+
+def _select(row: dict[str, Any], columns: Sequence[str]) -> dict[str, Any]:
+    return {key: row[key] for key in columns if key in row}
+
+
+def judged_validations(
+    samples: Sequence[SampleRow], gold: Sequence[float]
+) -> list[dict[str, float]]:
+    """Mean reward and gold score of each validation, and the tail of its rewards.
+
+    The tail is the 95th percentile less the median. `gold` has a score for each of `samples`.
+    """
+    validations = []
     for step in sorted({int(row["step"]) for row in samples}):
-        places = [place for place, row in enumerate(samples) if row["step"] == step]
-        rewards = np.array([samples[place]["reward"] for place in places])
-        found.append(
+        indices = [index for index, row in enumerate(samples) if row["step"] == step]
+        rewards = np.array([samples[index]["reward"] for index in indices])
+        validations.append(
             {
                 "step": step,
                 "reward": float(rewards.mean()),
                 "reward_tail": float(np.percentile(rewards, 95) - np.median(rewards)),
-                "gold": float(np.mean([gold[place] for place in places])),
+                "gold": float(np.mean([gold[index] for index in indices])),
             }
         )
-    return found
+    return validations
 
 
-def gold_scores(settings: Settings, workspace: Workspace, samples: Sequence[Row]) -> list[float]:
+def gold_scores(
+    settings: Settings, workspace: Workspace, samples: Sequence[SampleRow]
+) -> list[float]:
     """The gold model's score of every sample, in units of the standard deviation of its scores."""
     engine = TorchEngine(settings.engine)
     scorer = ResponseScorer.load(workspace.model("gold"), engine, unit_scale=True)
-    table = read_rows_of(workspace, "prompts", "validation")
+    # a sample's `row` is an index into the prompts of the validation split (PromptBatch.table_rows)
+    prompt_ids = read_rows_of(workspace, "prompts", "validation")["prompt_ids"]
     scores: list[float] = []
-    for start in range(0, len(samples), BATCH):
-        part = samples[start : start + BATCH]
-        prompts = [table["prompt_ids"].iloc[row["row"]] for row in part]
-        responses = [[int(token) for token in row["response_ids"].split()] for row in part]
+    for start in range(0, len(samples), _BATCH):
+        part = samples[start : start + _BATCH]
+        prompts = [prompt_ids.iloc[row["row"]] for row in part]
+        responses = [_token_ids(row["response_ids"]) for row in part]
         scores += scorer.scores(prompts, responses)
     return scores
+
+
+def _token_ids(text: str) -> list[int]:
+    return [int(token) for token in text.split()]

@@ -1,6 +1,9 @@
-"""One arm of a study: a policy run a seed, each in a workspace of its own, on the models that all arms share.
+"""One arm of a study: a policy run a seed, each in a workspace of its own.
 
-`python -m rlhf.studies.run ARM` in a study's workspace reads `arms/<arm>.yaml` and writes `runs/<arm>.json`.
+The models that come before the policy are those that all arms share.
+
+`python -m rlhf.studies.run ARM` in a study's workspace reads `arms/<arm>.yaml` and writes
+`runs/<arm>.json`.
 """
 
 import logging
@@ -10,14 +13,15 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from rlhf.common.command import guarded
-from rlhf.common.errors import DataError, SettingsError
+from rlhf.common.command import run_as_command
+from rlhf.common.errors import DataError, RlhfError, SettingsError
 from rlhf.common.files import write_json, write_text
 from rlhf.common.yaml import parse_yaml, read_yaml
 from rlhf.settings import settings_from
@@ -30,23 +34,43 @@ from rlhf.workspace import Workspace
 SHARED = ("models/base", "models/sft", "models/reward", "models/gold", "data/prepared")
 
 
+@dataclass(frozen=True)
+class ArmPlan:
+    """What `arms/<arm>.yaml` asks for: a policy run for each seed, with these changed settings.
+
+    changes: dotted key -> value
+    """
+
+    arm: str
+    seeds: tuple[int, ...]
+    changes: Mapping[str, Any]
+
+
+def read_plan(base: Workspace, arm: str) -> ArmPlan:
+    """Read an arm's plan; raises DataError that names its file."""
+    path = base.root / "arms" / f"{arm}.yaml"
+    try:
+        content = read_yaml(path)
+        seeds = tuple(int(seed) for seed in content["seeds"])
+        return ArmPlan(arm, seeds, dict(content["changes"]))
+    except FileNotFoundError:
+        raise DataError(path, "no such file; `python -m flows.study` writes it") from None
+    except (SettingsError, KeyError, TypeError, ValueError) as error:
+        raise DataError(path, f"expected seeds and changes: {error}") from None
+
+
 def run_arm(base: Workspace, arm: str) -> None:
-    """Train the policies of `arms/<arm>.yaml` ({"seeds": [...], "changes": {dotted key: value}}) and keep their records.
+    """Train the policies of an arm and write their records, `runs/<arm>.json`.
 
     The seeds run side by side; one that was killed goes on from its checkpoint.
     """
-    plan = base.root / "arms" / f"{arm}.yaml"
-    try:
-        content = read_yaml(plan)
-        seeds, changes = [int(seed) for seed in content["seeds"]], dict(content["changes"])
-    except FileNotFoundError:
-        raise DataError(plan, "no such file; `python -m flows.study` writes it") from None
-    except (SettingsError, KeyError, TypeError, ValueError) as error:
-        raise DataError(plan, f"expected seeds and changes: {error}") from None
+    plan = read_plan(base, arm)
     folder = base.root / ".arms"
-    runs = side_by_side(base, folder, arm, changes, seeds)
-    write_json(base.root / "runs" / f"{arm}.json", {"arm": arm, "changes": changes, "runs": runs})
-    for seed in seeds:
+    runs = side_by_side(base, folder, arm, plan.changes, plan.seeds)
+    record = {"arm": arm, "changes": plan.changes, "runs": runs}
+    write_json(base.root / "runs" / f"{arm}.json", record)
+    # models and checkpoints, of which the record holds all that counts
+    for seed in plan.seeds:
         shutil.rmtree(folder / f"{arm}-{seed}", ignore_errors=True)
 
 
@@ -54,12 +78,15 @@ def side_by_side(
     base: Workspace, folder: Path, arm: str, changes: Mapping[str, Any], seeds: Sequence[int]
 ) -> list[dict[str, Any]]:
     """The records of all seeds, each trained in a process of its own; on a GPU one after the other."""
-    workers = 1 if torch.cuda.is_available() else min(len(seeds), 2 * (os.cpu_count() or 1))
+    workers = min(len(seeds), 2 * (os.cpu_count() or 1))
+    if torch.cuda.is_available():
+        workers = 1
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # the libraries are imported once
-    one = partial(run_seed, base, folder, arm, changes)
+    # the libraries are imported once
+    context.set_forkserver_preload([__name__])
+    run_one = partial(run_seed, base, folder, arm, changes)
     with ProcessPoolExecutor(workers, context) as pool:
-        return list(pool.map(one, seeds))
+        return list(pool.map(run_one, seeds))
 
 
 def run_seed(
@@ -67,26 +94,21 @@ def run_seed(
 ) -> dict[str, Any]:
     """Train the policy of an arm under `seed` below `folder`, and give its record.
 
-    `base` holds the settings of the study and what the stages before ppo made of them, and gold. The seed is that of the
-    policy run alone: all runs share prompts, models and judges.
+    `base` holds the settings of the study and what the stages before ppo made of them, and gold. The
+    seed is that of the policy run alone: all runs share prompts, models and judges.
     """
-    logging.basicConfig(
-        level=logging.WARNING,
-        format=f"{arm}, seed {seed}: %(message)s",
-        stream=sys.stderr,
-        force=True,
-    )
-    logging.getLogger("rlhf").setLevel(logging.INFO)
+    _log_as(f"{arm}, seed {seed}")
     workspace = Workspace(folder / f"{arm}-{seed}")
     for name in SHARED:
-        link, target = workspace.root / name, (base.root / name).resolve()
+        link = workspace.root / name
         link.parent.mkdir(parents=True, exist_ok=True)
         if not link.is_symlink():
-            link.symlink_to(target)
-    where = f"arm {arm}"
-    text = edited(settings_text(base.params), {**changes, "seed": seed}, where)
+            link.symlink_to((base.root / name).resolve())
+
+    title = f"arm {arm}"
+    text = edited(settings_text(base.params), {**changes, "seed": seed}, title)
     write_text(workspace.params, text)
-    settings = settings_from(parse_yaml(text, where), where)
+    settings = settings_from(parse_yaml(text, title), title)
     loop.train(settings, workspace)
     return {
         "seed": seed,
@@ -95,5 +117,24 @@ def run_seed(
     }
 
 
+def _log_as(name: str) -> None:
+    """Begin this process' log lines with the run that they are about."""
+    logging.basicConfig(
+        level=logging.WARNING, format=f"{name}: %(message)s", stream=sys.stderr, force=True
+    )
+    logging.getLogger("rlhf").setLevel(logging.INFO)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the arm named on the command line; gives the exit code."""
+    return run_as_command(partial(_run, arguments))
+
+
+def _run(arguments: Sequence[str]) -> None:
+    if len(arguments) != 1:
+        raise RlhfError("usage: python -m rlhf.studies.run ARM")
+    run_arm(Workspace(Path()), arguments[0])
+
+
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: run_arm(Workspace(Path()), sys.argv[1])))
+    sys.exit(main(sys.argv[1:]))

@@ -28,7 +28,7 @@ def test_settings_are_read_as_yaml_reads_them() -> None:
         (deployments.main, ["--cron", "nonsense"], "'nonsense': five fields"),
         (deployments.main, ["--set", "ppo.kl"], "'ppo.kl': expected KEY=VALUE"),
         (pipeline.main, ["sftt"], "no stage 'sftt'; there are: fetch, prepare"),
-        (pipeline.main, ["--set", "data.sft=[starter"], "--set data.sft:1:9: not readable as YAML"),
+        (pipeline.main, ["--set", "data.sft=[starter"], "--set data.sft:2:1: not readable as YAML"),
         (pipeline.main, ["--nonsense"], "unrecognized arguments"),
     ],
 )

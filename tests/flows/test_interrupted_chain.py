@@ -2,9 +2,7 @@
 
 import os
 import signal
-import socket
 import sqlite3
-import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 
@@ -15,6 +13,7 @@ from rlhf.common.yaml import read_yaml, write_yaml
 from tasks.tracking import client_of
 from tests.flows.records import newest
 from tests.project_copy import Project
+from tests.waiting import SECONDS, processes_below, wait_until, wait_until_gone
 
 
 def set_params(project: Project, change: Callable[[dict], None]) -> None:
@@ -31,13 +30,14 @@ def forever(content: dict) -> None:
 def training(project: Project, lines: int = 12) -> psutil.Process:
     """Wait until sft has written some steps, and give its worker."""
     steps = project.root / "metrics" / "sft.jsonl"
-    end = time.monotonic() + 600
-    seen = 0
-    while seen < lines:
-        assert time.monotonic() < end, "sft did not begin"
-        time.sleep(0.1)
-        with suppress(FileNotFoundError):  # DVC removes that of the finished chain first
-            seen = steps.read_text().count("\n")
+
+    def has_begun() -> bool:
+        # DVC removes that of the finished chain first
+        with suppress(FileNotFoundError):
+            return steps.read_text().count("\n") >= lines
+        return False
+
+    wait_until(has_begun, "sft did not begin")
     (worker,) = of(project, "rlhf.commands.worker")
     return worker
 
@@ -45,13 +45,10 @@ def training(project: Project, lines: int = 12) -> psutil.Process:
 def of(project: Project, word: str) -> list[psutil.Process]:
     """The living processes of a project whose command line has a word."""
     found = []
-    for process in psutil.process_iter():
-        try:
-            alive = process.status() != psutil.STATUS_ZOMBIE
-            if alive and process.cwd() == str(project.root) and word in process.cmdline():
+    for process in processes_below(project.root):
+        with suppress(psutil.Error):
+            if word in process.cmdline():
                 found.append(process)
-        except psutil.Error:
-            continue
     return found
 
 
@@ -79,15 +76,18 @@ def the_log_is_set_aside(project: Project) -> None:
 
 
 def test_ctrl_c_ends_everything_and_is_recorded(copied_chain: Project) -> None:
-    project = Project(copied_chain.root)  # with a Prefect server of its own, as by hand
+    # with a Prefect server of its own, as by hand
+    project = Project(copied_chain.root)
     set_params(project, forever)
     run = project.start("dvc", "repro", "sft")
     worker = training(project)
-    os.killpg(run.pid, signal.SIGINT)  # what a terminal does
-    output, _ = run.communicate(timeout=300)
+    # what a terminal does
+    os.killpg(run.pid, signal.SIGINT)
+    output, _ = run.communicate(timeout=SECONDS)
     assert run.returncode != 0
     assert "Traceback" not in output
-    assert "View at" not in output  # its server goes with it
+    # its server goes with it
+    assert "View at" not in output
     assert (
         "is kept: with the settings, data, code and libraries that it was made from, `dvc repro` resumes it"
         in output
@@ -98,7 +98,8 @@ def test_ctrl_c_ends_everything_and_is_recorded(copied_chain: Project) -> None:
     the_log_is_set_aside(project)
     found = last_runs(project)
     assert (found["status"], found["parent"]) == ("KILLED", "KILLED")
-    assert int(found["losses"]) >= 10  # the steps until then are not lost
+    # the steps until then are not lost
+    assert int(found["losses"]) >= 10
     key = newest(client_of(project.root), "sft").data.tags["rlhf.execution"]
     with closing(sqlite3.connect(project.root / ".prefect" / "prefect.db")) as states:
         rows = states.execute(
@@ -111,7 +112,7 @@ def test_a_killed_worker_fails_the_stage_with_one_message(copied_chain: Project)
     set_params(copied_chain, forever)
     run = copied_chain.start("dvc", "repro", "sft")
     training(copied_chain).kill()
-    output, _ = run.communicate(timeout=300)
+    output, _ = run.communicate(timeout=SECONDS)
     assert run.returncode != 0
     assert output.count("killed by signal 9") == 1
     assert "Traceback" not in output
@@ -129,9 +130,12 @@ def test_settings_that_change_under_a_running_stage_are_refused(copied_chain: Pr
     """DVC hashes settings when a stage has ended: it would tie the model to settings that it was not trained with."""
     set_params(copied_chain, lambda content: content["sft"].update(epochs=30.0))
     run = copied_chain.start("dvc", "repro", "sft")
-    training(copied_chain)
+    worker = training(copied_chain)
+    # or it might end before
+    worker.suspend()
     set_params(copied_chain, lambda content: content["sft"].update(checkpoint_every=5))
-    output, _ = run.communicate(timeout=300)
+    worker.resume()
+    output, _ = run.communicate(timeout=SECONDS)
     assert run.returncode != 0
     assert output.count("sft.checkpoint_every: changed while sft ran") == 1
     assert "Traceback" not in output
@@ -150,8 +154,8 @@ def test_a_dvc_that_is_killed_or_hung_up_takes_its_trainer_along(
     run = copied_chain.start("dvc", "repro", "sft")
     worker = training(copied_chain)
     send(run.pid, signum)
-    run.communicate(timeout=300)
-    worker.wait(timeout=120)
+    run.communicate(timeout=SECONDS)
+    wait_until_gone(worker.pid)
     nothing_half_written(copied_chain)
     found = last_runs(copied_chain)
     assert (found["status"], found["parent"]) == ("KILLED", "KILLED")
@@ -168,10 +172,10 @@ def test_refused_settings_are_told_once_and_nothing_runs(copied_chain: Project) 
     )
 
 
-def test_without_its_tracking_server_a_stage_does_not_begin(copied_chain: Project) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{probe.getsockname()[1]}"
+def test_without_its_tracking_server_a_stage_does_not_begin(
+    copied_chain: Project, unanswered: str
+) -> None:
+    address = f"http://{unanswered}"
     log = copied_chain.root / "logs" / "report.log"
     log.unlink()
     output = copied_chain.repro(

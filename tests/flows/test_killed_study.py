@@ -1,74 +1,67 @@
 """A study of the paper's figures, run by its command in a clone: killed in the middle, gone on with, then run again."""
 
 import json
-import time
-from contextlib import suppress
+import os
 from pathlib import Path
-
-import psutil
 
 from tasks.tracking import client_of
 from tests.project_copy import Project
+from tests.waiting import SECONDS, kill_below, wait_until
 
 SETTINGS = {"ppo.iterations": 8, "ppo.checkpoint_every": 2, "ppo.samples_every": 8}
 COMMAND = (
-    *(
-        "python",
-        "-m",
-        "flows.study",
-        "fig12",
-        "--preset",
-        "tiny",
-        "--seeds",
-        "2",
-        "--first-seed",
-        "5",
-    ),
+    *("python", "-m", "flows.study", "fig12", "--preset", "tiny"),
+    *("--seeds", "2", "--first-seed", "5"),
     *(word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")),
 )
 
+# every Python that finds it imports it: where HOLD_ARMS is set, policy runs stop in mid-course
+SITECUSTOMIZE = """
+import os, time
 
-def living(root: Path) -> list[psutil.Process]:
-    """The processes that work at or below a directory."""
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if (
-                Path(process.cwd()).is_relative_to(root)
-                and process.status() != psutil.STATUS_ZOMBIE
-            ):
-                found.append(process)
-    return found
+if "HOLD_ARMS" in os.environ:
+    from rlhf.core.steps import StepLog
+
+    write = StepLog.write
+
+    def write_and_hold(log, step, values):
+        write(log, step, values)
+        if log.path.name == "ppo.jsonl" and step == 5:
+            time.sleep(3600)
+
+    StepLog.write = write_and_hold
+"""
 
 
-def kill_once(project: Project, pattern: str) -> None:
-    """Start the study and, when a path has come, kill all that works on it without warning, as a power cut would."""
-    run = project.start(*COMMAND)
-    end = time.monotonic() + 600
-    while not list(project.root.glob(pattern)):
-        assert run.poll() is None and time.monotonic() < end, f"no {pattern}"
-        time.sleep(0.02)  # a few iterations later it would be finished
-    while left := living(project.root):
-        assert time.monotonic() < end, f"still there: {left}"
-        for process in left:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        time.sleep(0.1)
-    run.communicate()
+def kill_once(project: Project, scratch: Path, pattern: str) -> None:
+    """Start the study; when a path has come, kill all that works on it, as a power cut would.
+
+    Its runs are held behind that path, or on a busy machine they might be finished by then.
+    """
+    scratch.mkdir()
+    (scratch / "sitecustomize.py").write_text(SITECUSTOMIZE)
+    path = f"{scratch}{os.pathsep}{project.root}"
+    run = project.start(*COMMAND, PYTHONPATH=path, HOLD_ARMS="1")
+    wait_until(
+        lambda: list(project.root.glob(pattern)) or run.poll() is not None, f"no {pattern} came"
+    )
+    assert run.poll() is None, run.communicate()[0]
+    kill_below(project.root)
+    run.communicate(timeout=SECONDS)
 
 
 def test_a_killed_study_goes_on_where_its_seeds_were_and_a_finished_one_runs_nothing(
-    copied_chain: Project,
+    copied_chain: Project, tmp_path: Path
 ) -> None:
     project = copied_chain
     study = project.root / "studies" / "tiny"
     # a complete checkpoint: beside it lie `best` and the one in the making, from which nothing resumes
-    kill_once(project, "studies/tiny/.arms/ppo-max-5/.checkpoints/ppo/*/step-*/")
+    checkpoint = "studies/tiny/.arms/ppo-max-5/.checkpoints/ppo/*/step-*/"
+    kill_once(project, tmp_path / "holding", checkpoint)
     assert not (study / "runs" / "ppo-max.json").exists()
 
-    assert not (
-        study / "logs" / "gold.log"
-    ).exists()  # the models of the finished chain were taken over
+    # the models of the finished chain were taken over
+    assert not (study / "logs" / "gold.log").exists()
     output = project.run(*COMMAND)
     assert "Stage 'gold' didn't change" in output and "Running stage 'arm-ppo-ptx'" in output
     assert (

@@ -10,17 +10,13 @@ from flows import study
 from rlhf.common.yaml import read_yaml, write_yaml
 from rlhf.settings import preset_text
 from rlhf.studies.figures import STUDIES
-from tasks.study import stage_of
-from tests.source_tree import ROOT
+from tasks.study import arm_stage
+from tests.project_copy import link_clone
 
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """What of a clone DVC needs to see."""
-    for name in ("dvc.yaml", ".dvcignore", "requirements.lock", "rlhf", ".dvc/config"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).symlink_to(ROOT / name)
-    return tmp_path
+    return link_clone(tmp_path / "clone")
 
 
 def seeds_of(directory: Path) -> dict[str, list[int]]:
@@ -32,7 +28,7 @@ def finish(directory: Path, figure: str) -> None:
     lock = directory / "dvc.lock"
     stages = read_yaml(lock)["stages"] if lock.is_file() else {}
     lock.write_text(
-        write_yaml({"stages": stages | {stage_of(arm): {} for arm in STUDIES[figure].arms}})
+        write_yaml({"stages": stages | {arm_stage(arm): {} for arm in STUDIES[figure].arms}})
     )
 
 
@@ -68,3 +64,9 @@ def test_nothing_is_written_before_the_workspace_is_this_studys_own(
     monkeypatch.setattr(study, "get_run_logger", lambda: logging.getLogger("study"))
     study.run_study.fn(["fig9"], "tiny", [1], {})
     assert seen == [False, True]
+
+
+def test_all_is_every_figure_of_the_paper_and_what_goes_beyond_is_named() -> None:
+    figures = study.named_figures(["all"])
+    assert figures[0] == "fig4" and figures[-1] == "fig19" and "apa" not in figures
+    assert study.named_figures(["apa", "all", "fig4"]) == ["apa", *figures]

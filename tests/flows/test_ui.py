@@ -9,9 +9,11 @@ import httpx
 import pytest
 
 from flows import ui
+from flows.ui import MlflowServer
 from rlhf.common.errors import RlhfError
 from tests.project_copy import Project
 from tests.source_tree import ROOT
+from tests.waiting import SECONDS, processes_below, wait_until
 
 
 @pytest.fixture
@@ -22,13 +24,13 @@ def without_servers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(ui, "release", lambda *_: True)
     monkeypatch.setattr(ui, "stop", lambda _: None)
 
-    class Server:
+    class Interrupted:
         def poll(self) -> None:
             raise KeyboardInterrupt
 
-    def start(_root: object) -> tuple[str, Server]:
+    def start(_root: object) -> MlflowServer:
         started.append("mlflow")
-        return "http://127.0.0.1:5001", Server()
+        return MlflowServer("http://127.0.0.1:5001", Interrupted())  # type: ignore[arg-type]
 
     def pause(_seconds: float) -> None:
         raise KeyboardInterrupt
@@ -44,8 +46,8 @@ def test_a_server_of_ones_own_is_named_without_its_password_and_none_is_started(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ann:s3cret@tracking.example")
     ui.main()
-    told = capsys.readouterr().out
-    assert "https://tracking.example" in told and "s3cret" not in told
+    output = capsys.readouterr().out
+    assert "https://tracking.example" in output and "s3cret" not in output
     assert without_servers == []
 
 
@@ -58,34 +60,35 @@ def test_an_empty_address_is_none(
     assert "MLflow   http://127.0.0.1:5001" in capsys.readouterr().out
 
 
-def test_an_mlflow_that_does_not_start_is_told_with_its_log(tmp_path: Path) -> None:
-    told = r"the MLflow server did not start; see .*logs/mlflow-server\.log"
+def test_an_mlflow_that_does_not_start_is_reported_with_its_log(tmp_path: Path) -> None:
+    message = r"the MLflow server did not start; see .*logs/mlflow-server\.log"
     with (
-        subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"]) as server,
-        pytest.raises(RlhfError, match=told),
+        subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"]) as process,
+        pytest.raises(RlhfError, match=message),
     ):
-        ui.wait_for(server, "http://127.0.0.1:1", tmp_path)
+        ui.wait_for(MlflowServer("http://127.0.0.1:1", process), tmp_path)
 
 
 def test_mlflow_is_stopped_where_prefect_does_not_start(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    server = subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(3600)"], start_new_session=True
     )
 
     def refuse(*_: object) -> str:
         raise RlhfError("the Prefect server did not start; see prefect-server.log")
 
+    server = MlflowServer("http://127.0.0.1:1", process)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(ui, "start_mlflow", lambda _: ("http://127.0.0.1:1", server))
+    monkeypatch.setattr(ui, "start_mlflow", lambda _: server)
     monkeypatch.setattr(ui, "shared_server", refuse)
     monkeypatch.setattr(ui, "release", lambda *_: True)
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as end:
         ui.main()
-    assert ended.value.code == 1
+    assert end.value.code == 1
     assert "the Prefect server did not start" in capsys.readouterr().err
-    assert server.returncode is not None
+    assert process.returncode is not None
 
 
 @pytest.mark.usefixtures("without_nohup")
@@ -96,21 +99,22 @@ def test_both_interfaces_show_this_workspace_whatever_holds_the_usual_ports_and_
         (repository.root / name).symlink_to(ROOT / name)
     holders = []
     for port in (4200, 5000):
-        with suppress(OSError):  # somebody else holds it already
+        # somebody else may hold it already
+        with suppress(OSError):
             holders.append(socket.create_server(("127.0.0.1", port)))
     servers = repository.start(sys.executable, "-m", "flows.ui")
     assert servers.stdout is not None
     prefect, mlflow, _ = (servers.stdout.readline().split()[-1] for _ in range(3))
-    assert httpx.get(f"{prefect}/ui-settings", timeout=60).json()["api_url"] == f"{prefect}/api"
-    assert httpx.get(f"{mlflow}/health", timeout=60).text == "OK"
-    held = [
-        f":{holder.getsockname()[1]}" for holder in holders
-    ]  # a port that was free by then may be used
+    settings = httpx.get(f"{prefect}/ui-settings", timeout=SECONDS, trust_env=False).json()
+    assert settings["api_url"] == f"{prefect}/api"
+    assert httpx.get(f"{mlflow}/health", timeout=SECONDS, trust_env=False).text == "OK"
+    # a port that somebody else held may have been free by then
+    held = [f":{holder.getsockname()[1]}" for holder in holders]
     assert not [port for port in held if prefect.endswith(port) or mlflow.endswith(port)]
-    servers.send_signal(signal.SIGHUP)  # which is taken for SIGTERM
-    servers.communicate(timeout=120)
-    for address in (prefect, mlflow):
-        with pytest.raises(httpx.ConnectError):
-            httpx.get(address, timeout=10)
+    # which is taken for SIGTERM
+    servers.send_signal(signal.SIGHUP)
+    servers.communicate(timeout=SECONDS)
+    # their ports may be another's by now
+    wait_until(lambda: not processes_below(repository.root), "a server is still there")
     for holder in holders:
         holder.close()

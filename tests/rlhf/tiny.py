@@ -256,12 +256,17 @@ def simulate_processes(
     def run(rank: int) -> Any:
         def all_sum(value: Tensor) -> Tensor:
             slots[rank] = value.clone()
-            barrier.wait(timeout=20)
+            barrier.wait()
             total = torch.stack(slots).sum(dim=0)
-            barrier.wait(timeout=20)
+            barrier.wait()
             return total
 
-        return work(rank, all_sum)
+        try:
+            return work(rank, all_sum)
+        except BaseException:
+            # the others would wait for this one for ever
+            barrier.abort()
+            raise
 
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(run, range(count)))

@@ -18,7 +18,7 @@ from rlhf.common.metrics import Value
 from rlhf.core.steps import StepLog
 
 # a worker needs about one; a busy machine may take its time
-SECONDS = 300
+SECONDS = 600
 _server = get_context("forkserver")
 _server.set_forkserver_preload(
     ["rlhf.training.sft", "rlhf.training.reward", "rlhf.training.loop", "workers"]
@@ -52,7 +52,8 @@ class Worker:
     ) -> None:
         self.output = root / "worker.log"
         arguments = (stage, root, harm, self.output, prepare)
-        self._process = _server.Process(target=_run, args=arguments)
+        # daemon: one that a failed test leaves behind ends with the tests
+        self._process = _server.Process(target=_run, args=arguments, daemon=True)
         self._process.start()
 
     def interrupt_when(self, ready: Callable[[], bool], signum: int = signal.SIGINT) -> None:

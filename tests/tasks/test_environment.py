@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.environment import home_of, prepare_environment
+from tasks.environment import prepare_environment, records_root
 
 
 def test_importing_tasks_silences_all_three_before_they_are_imported(tmp_path: Path) -> None:
@@ -42,4 +42,4 @@ def test_a_queued_experiment_keeps_its_records_in_the_workspace_it_came_from(
 ) -> None:
     copy = tmp_path / ".dvc" / "tmp" / "exps" / "tmp123"
     copy.mkdir(parents=True)
-    assert home_of(copy) == home_of(tmp_path) == tmp_path.resolve()
+    assert records_root(copy) == records_root(tmp_path) == tmp_path.resolve()

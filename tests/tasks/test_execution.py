@@ -5,7 +5,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks.execution import VARIABLE, current_execution, key_of
+from tasks.execution import EXECUTION_VARIABLE, current_execution, named_execution, process_key
 
 SHOW = "from tasks.execution import current_execution as c; print(c().key, c().owner.pid)"
 
@@ -13,12 +13,18 @@ SHOW = "from tasks.execution import current_execution as c; print(c().key, c().o
 def test_alone_a_stage_is_its_own_execution() -> None:
     execution = current_execution()
     assert execution.owner == psutil.Process()
-    assert execution.key == key_of(psutil.Process())
+    assert execution.key == process_key(psutil.Process())
 
 
 def test_the_environment_names_the_execution(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, "pipeline-1")
+    monkeypatch.setenv(EXECUTION_VARIABLE, "pipeline-1")
     assert current_execution().key == "pipeline-1"
+
+
+def test_a_flow_names_the_execution_of_what_it_starts() -> None:
+    with named_execution("pipeline-2"):
+        assert current_execution().key == "pipeline-2"
+    assert current_execution().key == process_key(psutil.Process())
 
 
 def test_stages_of_one_dvc_command_find_the_same_execution(tmp_path: Path) -> None:

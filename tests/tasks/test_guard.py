@@ -5,13 +5,15 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.waiting import SECONDS
+
 WATCHED = (
-    "import sys, time, psutil\n"
-    "from tasks.guard import end_with\n"
+    "import os, signal, sys, time, psutil\n"
+    "from tasks.guard import hangup_as_sigterm, terminate_with\n"
     "{before}"
-    "end_with(psutil.Process(int(sys.argv[1])), insist=0.5)\n"
-    "print('ready', flush=True)\n"
-    "time.sleep(600)\n"
+    "terminate_with(psutil.Process(int(sys.argv[1])), grace=0.5)\n"
+    "os.write(1, b'ready\\n')\n"
+    "time.sleep(3600)\n"
 )
 
 
@@ -25,6 +27,7 @@ def owner() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def watched(owner: subprocess.Popen[bytes], before: str = "") -> subprocess.Popen[str]:
+    """A process that ends with `owner`; `before` is code that it runs first."""
     script = WATCHED.format(before=before)
     process = subprocess.Popen(
         [sys.executable, "-c", script, str(owner.pid)], stdout=subprocess.PIPE, text=True
@@ -37,35 +40,38 @@ def watched(owner: subprocess.Popen[bytes], before: str = "") -> subprocess.Pope
 def test_a_process_ends_with_one_that_is_not_its_parent(owner: subprocess.Popen[bytes]) -> None:
     process = watched(owner)
     assert process.poll() is None
-    owner.kill()  # and nobody asks for its exit code
-    assert process.wait(30) == -signal.SIGTERM
+    # and nobody asks for its exit code
+    owner.kill()
+    assert process.wait(SECONDS) == -signal.SIGTERM
 
 
-def test_one_that_does_not_heed_is_killed(owner: subprocess.Popen[bytes]) -> None:
-    process = watched(owner, "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n")
+def test_one_that_ignores_the_request_is_killed(owner: subprocess.Popen[bytes]) -> None:
+    process = watched(owner, "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n")
     owner.kill()
     owner.wait()
-    assert process.wait(30) == -signal.SIGKILL
+    assert process.wait(SECONDS) == -signal.SIGKILL
 
 
 @pytest.mark.usefixtures("without_nohup")
 def test_a_hangup_is_taken_for_sigterm_once_and_its_work_is_left_in_peace(
     owner: subprocess.Popen[bytes],
 ) -> None:
-    caught = "import signal; signal.signal(signal.SIGTERM, lambda *_: print('told', flush=True))\n"
-    process = watched(owner, f"{caught}from tasks.guard import heed_hangup; heed_hangup()\n")
+    # os.write: print would fail where the handler interrupts a print
+    caught = "signal.signal(signal.SIGTERM, lambda *_: os.write(1, b'terminated\\n'))\n"
+    process = watched(owner, f"{caught}hangup_as_sigterm()\n")
     process.send_signal(signal.SIGHUP)
     assert process.stdout is not None
-    assert process.stdout.readline() == "told\n"
+    assert process.stdout.readline() == "terminated\n"
     process.send_signal(signal.SIGHUP)
-    owner.kill()  # its terminal was closed too
-    assert process.wait(30) == -signal.SIGKILL
+    # its terminal was closed too
+    owner.kill()
+    assert process.wait(SECONDS) == -signal.SIGKILL
     assert process.stdout.read() == ""
 
 
-def test_a_hangup_that_is_ignored_stays_so(owner: subprocess.Popen[bytes]) -> None:
-    nohup = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
-    process = watched(owner, f"{nohup}from tasks.guard import heed_hangup; heed_hangup()\n")
+def test_a_hangup_that_is_ignored_stays_ignored(owner: subprocess.Popen[bytes]) -> None:
+    nohup = "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    process = watched(owner, f"{nohup}hangup_as_sigterm()\n")
     process.send_signal(signal.SIGHUP)
     owner.kill()
-    assert process.wait(30) == -signal.SIGTERM
+    assert process.wait(SECONDS) == -signal.SIGTERM

@@ -4,11 +4,11 @@ from typing import Any
 import pytest
 
 from rlhf.common.errors import ChangedError, RlhfError
-from rlhf.common.yaml import parse_yaml, read_yaml
+from rlhf.common.yaml import parse_yaml, read_yaml, write_yaml
 from rlhf.settings import preset_text, settings_from
 from tasks.lineage import Lineage, git_state, output_hashes, stage_lineage
 from tasks.steps import refuse_changes
-from tasks.tracking import StageRun
+from tasks.tracking import TrackedRun
 from tests.project_copy import Project
 
 SETTINGS = settings_from(parse_yaml(preset_text("tiny"), "tiny"))
@@ -58,12 +58,9 @@ def test_outside_of_a_repository_it_says_so(tmp_path: Path) -> None:
 
 
 def test_settings_of_a_stage_are_those_it_depends_on(repository: Project) -> None:
-    text = (
-        (repository.root / "dvc.yaml")
-        .read_text()
-        .replace("[section]", "[seed, ppo.kl, data.limits]")
-    )
-    (repository.root / "dvc.yaml").write_text(text)
+    pipeline = read_yaml(repository.root / "dvc.yaml")
+    pipeline["stages"]["two"]["params"] = ["seed", "ppo.kl", "data.limits"]
+    (repository.root / "dvc.yaml").write_text(write_yaml(pipeline))
     repository.repro("one")
     found = stage_lineage(repository.root, "two", SETTINGS).settings
     assert found["seed"] == SETTINGS.seed
@@ -86,7 +83,7 @@ def test_a_plan_that_is_a_parameter_as_a_whole_may_not_change_while_its_stage_ru
     (root / "arms" / "kl.yaml").write_text("seeds: [1, 2]\n")
     lineage = stage_lineage(root, "arm", SETTINGS)
     assert lineage.settings == {"seed": SETTINGS.seed}
-    run = StageRun("arm", root, "run", "parent", "experiment", lineage)
+    run = TrackedRun("arm", root, "run", "parent", "experiment", lineage)
     refuse_changes(run)
     (root / "arms" / "kl.yaml").write_text("seeds: [3, 4]\n")
     with pytest.raises(ChangedError, match=r"^arms/kl\.yaml: changed while arm ran"):

@@ -16,15 +16,22 @@ from tasks.lineage import Lineage, output_hashes
 from tasks.matches import (
     ComparisonResult,
     Decision,
+    apply_decision,
+    champion_to_beat,
     decide,
     first_of_policy,
     read_results,
-    refuse_promotion_over,
-    settle,
 )
 from tasks.registry import register_model
 from tasks.tracking import client_of, open_run
-from tasks.versions import CHAMPION, Registered, by_alias, by_tree, find_version, restored
+from tasks.versions import (
+    CHAMPION,
+    RegisteredVersion,
+    find_by_alias,
+    find_by_tree,
+    find_version,
+    restored,
+)
 from tests.project_copy import Project
 
 FIGURES = {"win_rate": 0.58, "win_rate_low": 0.51, "win_rate_high": 0.65, "unjudged": 0}
@@ -132,12 +139,12 @@ def test_what_the_registry_lacks_is_said_with_what_it_has(registry: Path, refere
 
 
 def test_an_alias_or_bytes_that_nobody_has_give_none(registry: Path) -> None:
-    assert by_alias(registry, "exp", "policy", "challenger") is None
-    assert by_alias(registry, "exp", "nothing", CHAMPION) is None
-    assert by_tree(registry, "exp", "policy", "0" * 64) is None
+    assert find_by_alias(registry, "exp", "policy", "challenger") is None
+    assert find_by_alias(registry, "exp", "nothing", CHAMPION) is None
+    assert find_by_tree(registry, "exp", "policy", "0" * 64) is None
     champion = find_version(registry, "exp", "champion")
-    assert by_alias(registry, "exp", "policy", CHAMPION) == champion
-    assert by_tree(registry, "exp", "policy", champion.tree_sha256) == champion
+    assert find_by_alias(registry, "exp", "policy", CHAMPION) == champion
+    assert find_by_tree(registry, "exp", "policy", champion.tree_sha256) == champion
 
 
 def test_an_older_version_comes_back_out_of_dvcs_cache(registry: Path) -> None:
@@ -167,7 +174,7 @@ def test_an_older_version_comes_back_out_of_dvcs_remote(registry: Path, tmp_path
 
 def test_bytes_that_are_not_those_registered_are_refused(registry: Path) -> None:
     found = find_version(registry, "exp", "policy/1")
-    other = Registered(found.name, found.version, found.dvc_hash, "0" * 64)
+    other = RegisteredVersion(found.name, found.version, found.dvc_hash, "0" * 64)
     with (
         pytest.raises(RlhfError, match="not those that were registered"),
         restored(registry, other),
@@ -177,21 +184,24 @@ def test_bytes_that_are_not_those_registered_are_refused(registry: Path) -> None
 
 def test_only_a_match_of_a_policy_against_the_champion_can_promote(registry: Path) -> None:
     first, second = (find_version(registry, "exp", f"policy/{number}") for number in (1, 2))
-    assert refuse_promotion_over(registry, "exp", second, first) == first
+    assert champion_to_beat(registry, "exp", second, first) == first
     with pytest.raises(RlhfError, match="the champion is exp-policy/1"):
-        refuse_promotion_over(registry, "exp", second, second)
+        champion_to_beat(registry, "exp", second, second)
     with pytest.raises(RlhfError, match="not champion yet"):
-        refuse_promotion_over(registry, "exp", first, first)
+        champion_to_beat(registry, "exp", first, first)
     with pytest.raises(RlhfError, match="only a version of exp-policy"):
-        refuse_promotion_over(registry, "exp", Registered("exp-sft", "1", "", ""), first)
+        champion_to_beat(registry, "exp", RegisteredVersion("exp-sft", "1", "", ""), first)
 
 
 def test_the_first_champion_has_to_beat_the_sft_model(registry: Path) -> None:
-    policy, base = Registered("new-policy", "1", "", ""), Registered("new-base", "1", "", "")
+    policy, base = (
+        RegisteredVersion("new-policy", "1", "", ""),
+        RegisteredVersion("new-base", "1", "", ""),
+    )
     with pytest.raises(RlhfError, match="the first has to beat new-sft"):
-        refuse_promotion_over(registry, "new", policy, base)
+        champion_to_beat(registry, "new", policy, base)
     assert (
-        refuse_promotion_over(registry, "new", policy, Registered("new-sft", "1", "", "")) is None
+        champion_to_beat(registry, "new", policy, RegisteredVersion("new-sft", "1", "", "")) is None
     )
 
 
@@ -199,7 +209,7 @@ def test_a_champion_that_came_during_the_match_stays(registry: Path) -> None:
     run = open_run(registry, "compare", "exp", "late", Lineage("c0ffee", False, "5e77"), {})
     second = find_version(registry, "exp", "policy/2")
     with disable_run_logger():  # that of a flow, which this is not
-        settle(run, second, None, Decision(True, "it won against nobody"))
+        apply_decision(run, second, None, Decision(True, "it won against nobody"))
     tags = client_of(registry).get_model_version("exp-policy", "2").tags
     assert (
         tags["promotion"] == "not promoted"

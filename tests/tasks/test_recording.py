@@ -13,11 +13,11 @@ def values(metrics: list[Metric]) -> list[tuple[str, int, float]]:
 
 def test_steps_are_sent_as_they_are_written_and_the_rest_at_the_end(tmp_path: Path) -> None:
     sent: list[Metric] = []
-    tail = StepTail(tmp_path / "x.jsonl", sent.extend, seconds=60)
+    tail = StepTail(tmp_path / "x.jsonl", sent.extend, seconds=3600)
     with closing(StepLog(tmp_path / "x.jsonl")) as log:
         log.write(-1, {"loss": 2.0, "note": "text", "missing": None})
         log.write(0, {"loss": 1.0, "done": True})
-        tail._pass()
+        tail.send_new()
         assert values(sent) == [("loss", -1, 2.0), ("loss", 0, 1.0), ("done", 0, 1.0)]
         log.write(1, {"loss": 0.5})
     with (tmp_path / "x.jsonl").open("a") as stream:
@@ -31,8 +31,8 @@ def test_an_earlier_runs_log_is_not_taken_for_this_one(tmp_path: Path) -> None:
     with closing(StepLog(path)) as log:
         log.write(5, {"loss": 9.0})
     sent: list[Metric] = []
-    tail = StepTail(path, sent.extend, seconds=60)
-    tail._pass()
+    tail = StepTail(path, sent.extend, seconds=3600)
+    tail.send_new()
     assert sent == []
     with closing(StepLog(path)) as log:  # begins anew, and is shorter for a while
         log.write(1, {"loss": 1.0})

@@ -1,9 +1,8 @@
 import os
 import signal
-import subprocess
 import sys
 import threading
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,49 +14,62 @@ from tasks.errors import BusyError
 from tasks.repro import ReproFailed, main, override, repro
 from tests.project_copy import Project
 from tests.source_tree import ROOT
+from tests.waiting import SECONDS, processes_below, wait_for_text, wait_until
+
+WAITING = "waiting for it to end"
 
 
-def wait_for(path: Path, text: str, seconds: float = 300.0) -> None:
-    end = time.monotonic() + seconds
-    while not (path.exists() and text in path.read_text()):
-        assert time.monotonic() < end, f"{path} never held {text!r}"
-        time.sleep(0.05)
+def first_stage_runs(project: Project) -> None:
+    """Wait until DVC holds the first stage's output and the stage has begun."""
+    wait_for_text(project.root / ".dvc" / "tmp" / "rwlock", "one.txt")
+    wait_until((project.root / "begun").exists, "the stage did not begin")
 
 
-def test_targets_and_what_dvc_says(repository: Project) -> None:
-    said: list[str] = []
-    repro(repository.root, ["one"], {}, said.append)
+def letting_go(hold: Path, lines: list[str]) -> Callable[[str], None]:
+    """Collect lines; the first run goes on once the second says that it waits for it."""
+
+    def on_line(line: str) -> None:
+        lines.append(line)
+        if WAITING in line:
+            hold.unlink()
+
+    return on_line
+
+
+def test_targets_and_the_output_of_dvc(repository: Project) -> None:
+    lines: list[str] = []
+    repro(repository.root, ["one"], {}, lines.append)
     assert (repository.root / "one.txt").exists()
     assert not (repository.root / "two.txt").exists()
-    assert "Running stage 'one':" in said
+    assert "Running stage 'one':" in lines
 
 
-def test_a_stage_that_fails_is_told(repository: Project) -> None:
+def test_a_stage_that_fails_is_reported(repository: Project) -> None:
     (repository.root / "data" / "in").unlink()
     with pytest.raises(ReproFailed, match="exit code"):
         repro(repository.root, [], {}, print)
 
 
 def test_a_run_waits_for_a_dvc_repro_by_hand(repository: Project) -> None:
-    (repository.root / "params.yaml").write_text("seconds: 5\nsection: {key: 1}\n")
+    hold = repository.hold()
     by_hand = repository.start("dvc", "repro")
-    wait_for(repository.root / ".dvc" / "tmp" / "rwlock", "one.txt")
+    first_stage_runs(repository)
     with pytest.raises(BusyError, match="another DVC command"):
         repro(repository.root, [], {}, print, wait=False)
-    said: list[str] = []
-    repro(repository.root, [], {}, said.append)
-    by_hand.communicate()
+    lines: list[str] = []
+    repro(repository.root, [], {}, letting_go(hold, lines))
+    by_hand.communicate(timeout=SECONDS)
     assert by_hand.returncode == 0
-    assert any("waiting for it to end" in line for line in said)
+    assert any(WAITING in line for line in lines)
     assert (repository.root / "two.txt").read_text() == "in\n"
 
 
 def test_two_runs_queue(repository: Project) -> None:
-    (repository.root / "params.yaml").write_text("seconds: 3\nsection: {key: 1}\n")
-    said: list[str] = []
-    first = threading.Thread(target=repro, args=(repository.root, [], {}, said.append))
-    first.start()
-    wait_for(repository.root / ".dvc" / "tmp" / "rwlock", "one.txt")
+    hold = repository.hold()
+    first: list[str] = []
+    thread = threading.Thread(target=repro, args=(repository.root, [], {}, first.append))
+    thread.start()
+    first_stage_runs(repository)
     with pytest.raises(BusyError, match=f"process {os.getpid()}"):
         repro(
             repository.root,
@@ -68,12 +80,18 @@ def test_two_runs_queue(repository: Project) -> None:
             prepare=lambda: pytest.fail("written under the first run"),
         )
     second: list[str] = []
-    found: list[bool] = []
+    after_the_first: list[bool] = []
     two = repository.root / "two.txt"
-    repro(repository.root, [], {}, second.append, prepare=lambda: found.append(two.exists()))
-    assert found == [True]  # after the end of the first run
-    first.join()
-    assert said.count("Running stage 'one':") == 1
+    repro(
+        repository.root,
+        [],
+        {},
+        letting_go(hold, second),
+        prepare=lambda: after_the_first.append(two.exists()),
+    )
+    assert after_the_first == [True]
+    thread.join(SECONDS)
+    assert first.count("Running stage 'one':") == 1
     assert not any(line.startswith("Running stage") for line in second)
 
 
@@ -82,22 +100,16 @@ def test_two_runs_queue(repository: Project) -> None:
 def test_an_interrupted_run_leaves_no_process_and_frees_the_workspace(
     repository: Project, signum: signal.Signals, code: int
 ) -> None:
-    (repository.root / "params.yaml").write_text("seconds: 4321\nsection: {key: 1}\n")
+    hold = repository.hold()
     run = repository.start(
         sys.executable, "-c", "from tasks.repro import run; run([])", PYTHONPATH=str(ROOT)
     )
-    wait_for(repository.root / ".dvc" / "tmp" / "rwlock", "one.txt")
-    time.sleep(0.5)
+    first_stage_runs(repository)
     run.send_signal(signum)
-    run.communicate(timeout=300)
+    run.communicate(timeout=SECONDS)
     assert run.returncode == code
-    assert (
-        "sleep 4321"
-        not in subprocess.run(
-            ["ps", "-eo", "args"], capture_output=True, text=True, check=True
-        ).stdout
-    )
-    (repository.root / "params.yaml").write_text("seconds: 0\nsection: {key: 1}\n")
+    assert processes_below(repository.root) == []
+    hold.unlink()
     repro(repository.root, [], {}, print, wait=False)
 
 
@@ -131,9 +143,9 @@ def test_make_repro_refuses_settings_before_dvc_and_names_the_report_at_the_end(
     monkeypatch.setattr("tasks.repro.run", ran.append)
     monkeypatch.setattr("sys.argv", ["repro"])
     (tmp_path / "params.yaml").write_text(preset_text("tiny").replace("\nseed: 1", "\nsed: 1"))
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as end:
         main()
-    assert ended.value.code == 1 and ran == [] and "did you mean seed?" in capsys.readouterr().err
+    assert end.value.code == 1 and ran == [] and "did you mean seed?" in capsys.readouterr().err
     (tmp_path / "params.yaml").write_text(preset_text("tiny"))
     main()
     assert ran == [[]] and "the report: reports/index.html" in capsys.readouterr().out

@@ -7,26 +7,20 @@ from rlhf.common.errors import RlhfError
 from rlhf.common.yaml import parse_yaml, read_yaml, write_yaml
 from rlhf.settings import preset_text, settings_from
 from rlhf.studies.arms import ARMS
-from tasks.environment import home_of
+from tasks.environment import records_root
 from tasks.lineage import stage_lineage
-from tasks.study import lay_out, means, stage_of, study_stages
+from tasks.study import SHARED_STAGES, arm_stage, lay_out, mean_metrics, study_stages
+from tests.project_copy import link_clone
 from tests.source_tree import ROOT
 
 CHAIN = read_yaml(ROOT / "dvc.yaml")["stages"]
 
 
-def clone(root: Path) -> Path:
-    """What of a clone DVC needs to see."""
-    for name in ("dvc.yaml", ".dvcignore", "requirements.lock", "rlhf", ".dvc/config"):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).symlink_to(ROOT / name)
-    return root
-
-
 def test_an_arm_depends_on_its_plan_the_shared_models_and_all_code_that_ppo_and_the_judge_depend_on() -> (
     None
 ):
-    stages = study_stages(CHAIN, ["kl", "reward-norm-0.3"], ["fig7"])
+    arms = {arm: ARMS[arm] for arm in ("kl", "reward-norm-0.3")}
+    stages = study_stages(CHAIN, arms, ["fig7"])
     assert list(stages)[-3:] == ["arm-kl", "arm-reward-norm-0_3", "findings"]
     arm = stages["arm-reward-norm-0_3"]
     code = [path for path in CHAIN["ppo"]["deps"] if path.startswith("rlhf/")]
@@ -38,19 +32,33 @@ def test_an_arm_depends_on_its_plan_the_shared_models_and_all_code_that_ppo_and_
     assert "evaluate" not in stages and "ppo" not in stages
 
 
+def test_an_arm_depends_on_the_code_of_its_own_algorithm() -> None:
+    links = "rlhf/.code/${ppo.algorithm}"
+    chain = CHAIN | {"ppo": CHAIN["ppo"] | {"deps": [links, "models/sft"]}}
+    stages = study_stages(chain, {"kl": ARMS["kl"], "apa": ARMS["apa"]}, ["apa"])
+    # DVC fills in the algorithm of params.yaml
+    assert links in stages["arm-kl"]["deps"]
+    assert "rlhf/.code/apa" in stages["arm-apa"]["deps"]
+    assert links not in stages["arm-apa"]["deps"]
+
+
+def test_the_stages_that_arms_share_are_all_that_they_read() -> None:
+    assert SHARED_STAGES == ("fetch", "prepare", "sft", "reward", "gold")
+
+
 def test_what_is_laid_out_is_a_workspace_that_dvc_reads_with_the_records_of_the_one_around_it(
     tmp_path: Path,
 ) -> None:
-    root = clone(tmp_path / "rlhf")
+    root = link_clone(tmp_path / "rlhf")
     arms = {arm: ARMS[arm] for arm in ("kl", "reward-norm-0.3")}
     study = lay_out(root, "tiny", preset_text("tiny"), arms, [1, 2], ["fig7"])
-    assert home_of(study) == root.resolve()
+    assert records_root(study) == root.resolve()
     with Repo(str(study)) as repo:
         assert {stage.name for stage in repo.index.stages} >= {
             "fetch",
             "gold",
             "findings",
-            stage_of("kl"),
+            arm_stage("kl"),
         }
         assert Path(repo.cache.local.path).resolve().is_relative_to((root / ".dvc").resolve())
     plan = read_yaml(study / "arms" / "kl.yaml")
@@ -83,14 +91,14 @@ def test_compiled_code_makes_nothing_stale_and_changed_code_does(tmp_path: Path)
 
 
 def test_a_copy_of_the_code_in_a_study_is_refused_not_taken_for_the_link(tmp_path: Path) -> None:
-    root = clone(tmp_path / "rlhf")
+    root = link_clone(tmp_path / "rlhf")
     (root / "studies" / "tiny" / "rlhf").mkdir(parents=True)
     with pytest.raises(RlhfError, match=r"studies/tiny/rlhf: not the link"):
         lay_out(root, "tiny", preset_text("tiny"), {"kl": ARMS["kl"]}, [1], ["fig7"])
 
 
 def test_laying_out_again_touches_only_what_changed(tmp_path: Path) -> None:
-    root = clone(tmp_path / "rlhf")
+    root = link_clone(tmp_path / "rlhf")
     study = lay_out(
         root,
         "tiny",
@@ -108,7 +116,7 @@ def test_laying_out_again_touches_only_what_changed(tmp_path: Path) -> None:
 
 
 def test_a_new_study_knows_what_the_workspace_around_it_has_run(tmp_path: Path) -> None:
-    root = clone(tmp_path / "rlhf")
+    root = link_clone(tmp_path / "rlhf")
     dep = {"hash": "md5", "md5": "c0ffee", "size": 1}
     stage = {
         "cmd": "python -m flows.sft",
@@ -137,11 +145,13 @@ def test_a_study_needs_a_clone_around_it(tmp_path: Path) -> None:
 
 def test_a_study_needs_a_seed(tmp_path: Path) -> None:
     with pytest.raises(RlhfError, match="at least one seed"):
-        lay_out(clone(tmp_path / "rlhf"), "tiny", preset_text("tiny"), {}, [], [])
+        lay_out(link_clone(tmp_path / "rlhf"), "tiny", preset_text("tiny"), {}, [], [])
 
 
 def test_means_are_of_what_all_seeds_have() -> None:
-    assert means([{"a": 1, "b": 2.0, "c": "x", "d": True}, {"a": 2, "c": "y", "d": False}]) == {
+    assert mean_metrics(
+        [{"a": 1, "b": 2.0, "c": "x", "d": True}, {"a": 2, "c": "y", "d": False}]
+    ) == {
         "a": 1.5,
         "d": 0.5,
     }

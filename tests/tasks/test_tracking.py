@@ -1,5 +1,4 @@
 import json
-import socket
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,15 @@ from tasks.errors import TrackingError
 from tasks.lineage import Lineage
 from tasks.recording import record_execution, record_results
 from tasks.registry import register_model
-from tasks.tracking import StageRun, client_of, close_run, metrics_of, open_run, shown, tolerated
+from tasks.tracking import (
+    TrackedRun,
+    best_effort,
+    client_of,
+    close_run,
+    metrics_of,
+    open_run,
+    without_credentials,
+)
 
 LINEAGE = Lineage("c0ffee", False, "5e77", {"models/base": "ba5e.dir"}, {"sft.epochs": 1.0})
 MANY = {f"section.key{number}": number for number in range(230)}
@@ -27,7 +34,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def opened(root: Path, stage: str, execution: str) -> StageRun:
+def opened(root: Path, stage: str, execution: str) -> TrackedRun:
     return open_run(root, stage, "experiment", execution, LINEAGE, MANY)
 
 
@@ -71,32 +78,29 @@ def test_a_run_ends_with_its_status_and_why(records: Path) -> None:
 
 
 def test_an_unreachable_server_stops_a_stage_soon_and_clearly(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unanswered: str
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    address = f"http://{unanswered}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     with pytest.raises(TrackingError, match=f"MLflow at {address} cannot be used"):
         opened(tmp_path, "sft", "a")
-    said: list[str] = []
-    with tolerated("the last steps", said.append):
+    warnings: list[str] = []
+    with best_effort("the last steps", warnings.append):
         client_of(tmp_path).set_tag("run", "key", "value")
-    assert said[0].startswith("MLflow: the last steps not recorded")
+    assert warnings[0].startswith("MLflow: the last steps not recorded")
 
 
 def test_a_password_in_an_address_is_not_shown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unanswered: str
 ) -> None:
     assert (
-        shown("at https://ann:s3cret@host:1/x and sqlite:////a/b.db")
+        without_credentials("at https://ann:s3cret@host:1/x and sqlite:////a/b.db")
         == "at https://host:1/x and sqlite:////a/b.db"
     )
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ann:s3cret@{address}")
-    with pytest.raises(TrackingError, match=f"MLflow at http://{address} cannot be used") as caught:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ann:s3cret@{unanswered}")
+    with pytest.raises(
+        TrackingError, match=f"MLflow at http://{unanswered} cannot be used"
+    ) as caught:
         opened(tmp_path, "sft", "a")
     assert "s3cret" not in str(caught.value)
 
@@ -122,8 +126,8 @@ def test_results_go_to_the_stage_and_its_parent(records: Path) -> None:
     workspace.samples("sft").write_text(
         '{"step": 0, "response": "<b>"}\n{"step": 1, "response": "æ"}\n'
     )
-    said: list[str] = []
-    record_results(run, (workspace.samples("sft"),), said.append)
+    warnings: list[str] = []
+    record_results(run, [workspace.samples("sft")], warnings.append)
     record_execution(records, "experiment", "d")
     client = reader(records)
     child, parent = client.get_run(run.run_id), client.get_run(run.parent_id)
@@ -134,7 +138,7 @@ def test_results_go_to_the_stage_and_its_parent(records: Path) -> None:
         Path(client.download_artifacts(run.run_id, "tables/sft_samples.json")).read_text()
     )
     assert table == {"columns": ["step", "response"], "data": [[0, "<b>"], [1, "æ"]]}
-    assert said == []
+    assert warnings == []
 
 
 def test_a_model_is_registered_by_reference_and_only_once(

@@ -5,7 +5,7 @@ import pytest
 
 from rlhf.common.yaml import parse_yaml
 from rlhf.settings import Settings, preset_text, settings_from
-from rlhf.workspace import STAGES
+from rlhf.stages import STAGES
 from tasks import worker
 from tasks.worker import worker_command, worker_environment
 

@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.waiting import SECONDS
+
 FLOW = """
 import sys, time
 try:
     print("begun", *sys.argv[1:], flush=True)
-    time.sleep(600)
+    time.sleep(3600)
 except KeyboardInterrupt:
     time.sleep(1.5)
     print("closed", flush=True)
@@ -40,6 +42,7 @@ def test_ctrl_c_is_for_the_flow_to_obey_in_its_own_time(tmp_path: Path) -> None:
     )
     assert run.stdout is not None
     assert run.stdout.readline() == "begun policy/2 sft\n"
-    os.killpg(run.pid, signal.SIGINT)  # what a terminal does
-    output, _ = run.communicate(timeout=60)
+    # what a terminal does
+    os.killpg(run.pid, signal.SIGINT)
+    output, _ = run.communicate(timeout=SECONDS)
     assert (output, run.returncode) == ("closed\n", 130)

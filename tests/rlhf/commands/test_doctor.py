@@ -6,14 +6,24 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf.commands import doctor
+from rlhf.commands.doctor import diagnose
+from rlhf.commands.machine_checks import (
+    bf16_check,
+    compiler_check,
+    cores_check,
+    disk_check,
+    memory_check,
+    python_check,
+)
+from rlhf.commands.package_checks import pins_check
+from rlhf.commands.workspace_checks import addresses_check, judges_check
 from rlhf.common.yaml import parse_yaml
 from rlhf.settings import preset_text, settings_from
 from rlhf.workspace import Workspace
 
 
 def test_it_imports_what_it_is_told_to(tmp_path: Path) -> None:
-    checks = doctor.diagnose(Workspace(tmp_path), ["json", "no_such_package"]).checks
+    checks = diagnose(Workspace(tmp_path), ["json", "no_such_package"]).checks
     states = {check.name: check for check in checks if check.name.startswith("import ")}
     assert states["import json"].state == "ok"
     assert states["import no_such_package"].state == "fault"
@@ -25,26 +35,26 @@ def test_it_tells_what_judges_lack(
 ) -> None:
     workspace = Workspace(tmp_path)
     content = parse_yaml(preset_text("tiny"), "tiny")
-    assert doctor.judges_check(workspace, settings_from(content)).state == "ok"
+    assert judges_check(workspace, settings_from(content)).state == "ok"
     content["evaluate"]["judges"] = ["gold", "api:theirs"]
     content["evaluate"]["endpoints"] = {
         "theirs": {"base_url": "http://127.0.0.1:1/v1", "model": "m", "key_variable": "A_KEY"}
     }
     settings = settings_from(content)
     monkeypatch.delenv("A_KEY", raising=False)
-    found = doctor.judges_check(workspace, settings)
+    found = judges_check(workspace, settings)
     assert found.state == "fault" and "A_KEY" in found.found
     monkeypatch.setenv("A_KEY", "x")
-    assert doctor.judges_check(workspace, settings).state == "ok"
+    assert judges_check(workspace, settings).state == "ok"
 
     content["evaluate"]["opponents"] = {"human": f"file:{tmp_path / 'responses.jsonl'}"}
-    found = doctor.judges_check(workspace, settings_from(content))
+    found = judges_check(workspace, settings_from(content))
     assert found.state == "note" and "prepare" in found.advice
 
     votes = tmp_path / "votes.jsonl"
     votes.write_bytes(b"\xff\xfe")
     content["evaluate"]["judges"] = [f"people:{votes}"]
-    found = doctor.judges_check(workspace, settings_from(content))
+    found = judges_check(workspace, settings_from(content))
     assert found.state == "fault" and f"{votes}: not UTF-8 text" in found.found
 
     model = tmp_path / "model"
@@ -52,29 +62,26 @@ def test_it_tells_what_judges_lack(
     (model / "tokenizer.json").write_text('{"version": "1.0", "model": {"type": "BPE", "vocab":')
     content["evaluate"]["judges"] = ["gold"]
     content["evaluate"]["opponents"] = {"broken": f"path:{model}"}
-    found = doctor.judges_check(workspace, settings_from(content))
+    found = judges_check(workspace, settings_from(content))
     assert found.state == "fault" and str(model) in found.found
 
 
 def test_it_judges_by_numbers(tmp_path: Path) -> None:
-    assert [doctor.memory_check(gib << 30).state for gib in (1, 4, 16)] == ["fault", "note", "ok"]
-    assert [doctor.disk_check(gib << 30).state for gib in (0, 4, 16)] == ["fault", "note", "ok"]
-    assert [doctor.python_check(version).state for version in ((3, 10), (3, 11), (3, 13))] == [
-        "fault",
-        "ok",
-        "fault",
-    ]
-    assert [doctor.cores_check(count).state for count in (1, 2)] == ["note", "ok"]
-    assert [doctor.bf16_check(found, None).state for found in (["amx_bf16"], [])] == ["ok", "note"]
-    assert [doctor.compiler_check(path).state for path in ("/usr/bin/c++", None)] == ["ok", "note"]
+    assert [memory_check(gib << 30).state for gib in (1, 4, 16)] == ["fault", "note", "ok"]
+    assert [disk_check(gib << 30).state for gib in (0, 4, 16)] == ["fault", "note", "ok"]
+    versions = ((3, 10), (3, 11), (3, 13))
+    assert [python_check(version).state for version in versions] == ["fault", "ok", "fault"]
+    assert [cores_check(count).state for count in (1, 2)] == ["note", "ok"]
+    assert [bf16_check(found, None).state for found in (["amx_bf16"], [])] == ["ok", "note"]
+    assert [compiler_check(path).state for path in ("/usr/bin/c++", None)] == ["ok", "note"]
     lock = tmp_path / "requirements.lock"
     lock.write_text(
         f"torch=={torch.__version__.split('+')[0]}\nnot-installed==1.0  # pinned for others\n",
         encoding="utf-8",
     )
-    assert doctor.pins_check(lock).state == "ok"
+    assert pins_check(lock).state == "ok"
     lock.write_text("torch==0.1\n", encoding="utf-8")
-    drifted = doctor.pins_check(lock)
+    drifted = pins_check(lock)
     assert drifted.state == "note" and "pinned 0.1" in drifted.found
 
 
@@ -119,6 +126,6 @@ def test_it_looks_at_addresses(
 ) -> None:
     content = parse_yaml(preset_text("tiny"), "tiny")
     content[section][key] = value
-    found = doctor.addresses_check(Workspace(tmp_path), settings_from(content))
+    found = addresses_check(Workspace(tmp_path), settings_from(content))
     assert found.state == "fault" and told in found.found
     assert list(tmp_path.iterdir()) == []

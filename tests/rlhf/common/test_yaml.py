@@ -51,3 +51,19 @@ def test_a_changed_document_keeps_its_comments_and_order() -> None:
     document = editable(text)
     document["b"] = None
     assert edited_text(document) == text.replace("b: 1", "b: null")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("a: [b", "did not find expected ',' or ']'"),
+        ("a: *s3cret\n", "found undefined alias"),
+        ("a: !s3cret b\n", "could not determine a constructor for the tag '...'"),
+    ],
+)
+def test_a_problem_keeps_the_parsers_words_and_hides_what_was_written(
+    text: str, problem: str
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse_yaml(text, "x")
+    assert problem in str(caught.value) and "s3cret" not in str(caught.value)

@@ -1,6 +1,7 @@
 """An OpenAI-compatible server on loopback that judges by a rule and fails on command, as real ones do."""
 
 import json
+import math
 import random
 import re
 import threading
@@ -21,7 +22,11 @@ FAULTS = (
     *("429", "500", "timeout", "cut", "not json", "a page", "error inside", "no choices"),
     *("nonsense", "prose", "two objects"),
 )
-HELD_UP = 3.5  # seconds, longer than the client's patience
+# seconds: what no answer takes on a busy machine, and what is longer than the client's patience
+PATIENCE = 10.0
+HELD_UP = 11.0
+# more of them would only take time
+HELD_UP_TIMES = 8
 
 
 def endpoint(url: str, **changes: Any) -> Endpoint:
@@ -30,7 +35,7 @@ def endpoint(url: str, **changes: Any) -> Endpoint:
         "model": "scripted",
         "key_variable": "SCRIPTED_KEY",
         "concurrency": 16,
-        "timeout_seconds": 3.0,
+        "timeout_seconds": PATIENCE,
         "price": {"input": 2.0, "output": 8.0},
     }
     return Endpoint.model_validate(content | changes)
@@ -68,6 +73,13 @@ class Script:
         self.keys: set[str] = set()
         self.bodies: list[dict[str, Any]] = []
         self.finish_reason = "stop"
+        # once so many questions are answered, the next ones wait until the test goes on
+        self.hold_at = math.inf
+        self.going_on = threading.Event()
+
+    def wait_for_turn(self) -> None:
+        if len(self.answered) >= self.hold_at:
+            self.going_on.wait(600)
 
     def fault(self) -> str | None:
         with self.lock:
@@ -75,6 +87,8 @@ class Script:
             fault = (
                 self.random.choice(self.faults) if self.random.random() < self.fault_rate else None
             )
+            if fault == "timeout" and self.failed[fault] == HELD_UP_TIMES:
+                fault = "500"
             if fault:
                 self.failed[fault] += 1
             return fault
@@ -86,6 +100,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         script = self.server.script
+        script.wait_for_turn()
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         script.keys.add(self.headers["Authorization"])
         script.bodies.append(body)

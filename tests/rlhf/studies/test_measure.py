@@ -11,7 +11,7 @@ from rlhf.evaluation.plain_text import plain_text_loss
 from rlhf.models.heads import load_scalar_model
 from rlhf.models.saving import load_causal_lm
 from rlhf.settings import Settings
-from rlhf.studies.measure import gold_scores, looks_of, run_record
+from rlhf.studies.measure import gold_scores, judged_validations, run_record
 from rlhf.training import loop, reward
 from rlhf.workspace import Workspace
 
@@ -90,7 +90,7 @@ def test_a_run_s_record_holds_curves_validations_and_a_summary(
 def test_the_tail_of_the_rewards() -> None:
     samples = [{"step": 0, "reward": float(n)} for n in range(21)]
     samples += [{"step": 5, "reward": 1.0}] * 3
-    first, second = looks_of(samples, [0.5] * 24)
+    first, second = judged_validations(samples, [0.5] * 24)
     # 95th percentile 19, median 10
     assert (first["reward_tail"], second["reward_tail"]) == (9.0, 0.0)
     assert (first["gold"], first["reward"]) == (0.5, 10.0)

@@ -1,0 +1,96 @@
+"""`rlhf preset`: whole settings files."""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from rlhf.commands.context import CliContext
+from rlhf.common.errors import SettingsError
+from rlhf.common.files import write_text
+from rlhf.settings import preset_names, preset_text
+from rlhf.settings.edit import edited
+from rlhf.settings.presets import preset_about
+from rlhf.settings.variants import VARIANTS
+from rlhf.workspace import Workspace
+
+
+def preset(
+    context: typer.Context,
+    name: Annotated[
+        str | None, typer.Argument(help="Which one; without it they are listed.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite a params.yaml that you have edited.")
+    ] = False,
+    variant: Annotated[
+        str | None, typer.Option(help=f"Algorithm of the paper: {', '.join(VARIANTS)}.")
+    ] = None,
+) -> None:
+    """Write a whole settings file to params.yaml, or list those there are.
+
+    \b
+    rlhf preset                            list them
+    rlhf preset tiny                       seconds, a random model: does the machinery run?
+    rlhf preset laptop --variant vanilla   PPO without any of the constraints
+    """
+    cli: CliContext = context.obj
+    if name is None:
+        _list_presets(cli)
+        return
+    params = cli.workspace.params
+    text = preset_text(name)
+    # what a preset wrote may be replaced: nothing of the user's own is in it
+    if params.exists() and not force and not _written_preset(cli.workspace):
+        raise SettingsError(
+            f"{params}: edited since it was written from a preset; --force overwrites it"
+        )
+    written = name
+    if variant is not None:
+        text = edited(text, _variant_changes(variant), f"preset {name}")
+        written = f"{name}, {variant}"
+    write_text(params, text)
+    typer.echo(f"{params}: preset {written}. Next: rlhf doctor, then dvc repro")
+
+
+def _variant_changes(name: str) -> Mapping[str, Any]:
+    if name not in VARIANTS:
+        raise SettingsError(f"--variant: no variant {name!r}; there are: {', '.join(VARIANTS)}")
+    return VARIANTS[name]
+
+
+def _list_presets(cli: CliContext) -> None:
+    table = Table("preset", "what it is", box=None)
+    written = _written_preset(cli.workspace)
+    base = written.split(",")[0] if written else None
+    for name in preset_names():
+        mark = " *" if name == base else ""
+        table.add_row(f"{name}{mark}", escape(preset_about(name)))
+    cli.console.print(table)
+    params = escape(str(cli.workspace.params))
+    if written:
+        cli.console.print(f"* what {params} holds: {written}")
+    elif cli.workspace.params.exists():
+        cli.console.print(f"{params} holds settings of your own")
+
+
+def _written_preset(workspace: Workspace) -> str | None:
+    """The preset, or preset and variant, that params.yaml holds to the letter."""
+    if not workspace.params.is_file():
+        return None
+    content = workspace.params.read_bytes().decode(errors="replace")
+    for name, text in _preset_texts():
+        if text == content:
+            return name
+    return None
+
+
+def _preset_texts() -> Iterator[tuple[str, str]]:
+    """What `rlhf preset` can write, by name: the presets, then their variants."""
+    presets = {name: preset_text(name) for name in preset_names()}
+    yield from presets.items()
+    for name, text in presets.items():
+        for variant, changes in VARIANTS.items():
+            yield f"{name}, {variant}", edited(text, changes, name)

@@ -1,0 +1,68 @@
+"""`rlhf doctor` and `rlhf show`: what the machine and the workspace have."""
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from rlhf.commands.context import CliContext
+from rlhf.commands.doctor import Diagnosis, diagnose
+from rlhf.commands.overview import format_metric, stage_states
+from rlhf.commands.package_checks import IMPORTS
+
+_MARKS = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "fault": "[red]fault[/]"}
+
+
+def doctor(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Leave out importing the large packages.")
+    ] = False,
+) -> None:
+    """Tell what this machine and workspace have and lack; exit code 1 if something essential is missing."""
+    cli: CliContext = context.obj
+    with Console(stderr=True).status("looking (packages are imported, which takes a while)"):
+        diagnosis = diagnose(cli.workspace, () if quick else IMPORTS)
+    if as_json:
+        typer.echo(json.dumps(diagnosis.as_dict(), indent=2))
+    else:
+        _print_diagnosis(cli.console, diagnosis)
+    raise typer.Exit(0 if diagnosis.healthy else 1)
+
+
+def _print_diagnosis(console: Console, diagnosis: Diagnosis) -> None:
+    table = Table("", "what", Column("found", overflow="fold"), box=None)
+    for check in diagnosis.checks:
+        advice = f"\n[dim]{escape(check.advice)}[/]" if check.advice else ""
+        table.add_row(_MARKS[check.state], escape(check.name), escape(check.found) + advice)
+    console.print(table)
+    done = [name for name, is_done in diagnosis.stages.items() if is_done]
+    names = ", ".join(done) or "none"
+    console.print(f"stages done: {names}; dvc status tells which are stale")
+    console.print("ready" if diagnosis.healthy else "not ready: mend what is marked fault")
+
+
+def show(
+    context: typer.Context,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All metrics, not only the key ones.")
+    ] = False,
+) -> None:
+    """Show what the stages measured (metrics/*.json)."""
+    cli: CliContext = context.obj
+    table = Table("stage", "metric", "value", box=None)
+    for stage in stage_states(cli.workspace):
+        metrics = stage.metrics if everything else stage.key_metrics
+        if not metrics:
+            table.add_row(stage.name, "done" if stage.done else "[dim]not run yet[/]", "")
+        name = stage.name
+        for key, value in metrics.items():
+            table.add_row(name, escape(key), escape(format_metric(value)))
+            # only the first row of a stage has its name
+            name = ""
+    cli.console.print(table)
+    cli.console.print("[dim]as the stages left it; dvc status tells which are stale by now[/]")

@@ -1,0 +1,59 @@
+"""Whether the settings of a workspace can be used: the file, the addresses in it, the judges."""
+
+from rlhf.commands.check import Check
+from rlhf.common.errors import RlhfError
+from rlhf.settings import Settings, load_settings
+from rlhf.workspace import Workspace
+
+
+def settings_check(workspace: Workspace) -> tuple[Check, Settings | None]:
+    """params.yaml, read as a stage reads it."""
+    try:
+        settings = load_settings(workspace.params)
+    except RlhfError as error:
+        advice = "correct the key, or `rlhf preset NAME` for a whole file"
+        return Check("settings", "fault", str(error), advice), None
+    engine = settings.engine
+    used = f"{engine.kind}, {engine.precision}, {engine.processes} process(es)"
+    found = f"{workspace.params}: {settings.model.source}, {used}"
+    return Check("settings", "ok", found), settings
+
+
+def addresses_check(workspace: Workspace, settings: Settings) -> Check:
+    """Where model and data come from, as far as that can be checked without a network."""
+    try:
+        # takes seconds to import
+        from rlhf.data.fetch import check_addresses
+
+        check_addresses(settings, workspace)
+    except (RlhfError, ImportError, OSError) as error:
+        return Check("model and data", "fault", str(error), "fetch would refuse to begin")
+    addresses = dict.fromkeys([settings.model.source, *settings.data.preferences])
+    return Check("model and data", "ok", ", ".join(addresses))
+
+
+def judges_check(workspace: Workspace, settings: Settings) -> Check:
+    """Keys, files and directories that `evaluate.judges` and `evaluate.opponents` want.
+
+    They are checked as `evaluate` checks them.
+    """
+    section = settings.evaluate
+    names = ", ".join((*section.judges, *section.opponents))
+    candidates = (*section.judges, *section.opponents.values())
+    addresses = [address for address in candidates if ":" in address]
+
+    # responses in a file answer prompts, which prepare makes
+    is_prepared = (workspace.prepared / "prompts.parquet").is_file()
+    ready = [address for address in addresses if is_prepared or not address.startswith("file:")]
+    if ready:
+        try:
+            # takes seconds to import, and most settings need nothing of it
+            from rlhf.evaluation.evaluate import check_ready
+
+            check_ready(settings, workspace, ready)
+        except (RlhfError, ImportError, OSError) as error:
+            return Check("judges", "fault", str(error), "evaluate would refuse to begin")
+    if len(ready) < len(addresses):
+        advice = "the responses in a file: can be looked at once prepare has made the prompts"
+        return Check("judges", "note", names, advice)
+    return Check("judges", "ok", names)
