@@ -29,6 +29,7 @@ from tasks.errors import BusyError
 from tasks.execution import is_dvc
 from tasks.guard import hangup_as_sigterm
 from tasks.process import OnLine, run_process
+from tasks.watched import refuse_unwatched_stages
 
 # DVC's message about a stage that another process runs
 _BUSY = "is busy, it is being blocked by"
@@ -174,7 +175,7 @@ def main() -> None:
     workspace = Workspace()
     with exit_on_fault():
         # or DVC would name missing keys only, and set outputs aside first
-        load_settings(workspace.params)
+        refuse_unwatched_stages(workspace.root, load_settings(workspace.params))
     targets = sys.argv[1:]
     run(targets)
     # with targets the report may be an earlier one

@@ -15,6 +15,7 @@ from prefect.cache_policies import NO_CACHE
 
 from rlhf.common.errors import ChangedError
 from rlhf.settings import Settings, flatten, load_settings
+from rlhf.stages import STAGES
 from rlhf.workspace import Workspace
 from tasks import tracking
 from tasks.artifacts import show_table, summary_rows
@@ -25,6 +26,7 @@ from tasks.process import run_process
 from tasks.recording import record_results, tail_to_mlflow
 from tasks.registry import register_model
 from tasks.tracking import TrackedRun
+from tasks.watched import refuse_unwatched
 from tasks.worker import worker_command, worker_environment
 
 LOGS = Path("logs")
@@ -73,7 +75,11 @@ def closing_run(run: TrackedRun) -> Iterator[TrackedRun]:
 def check_inputs(stage: str, root: Path) -> tuple[Settings, Lineage]:
     """Refuse bad settings and missing inputs before any work; hash what the stage reads."""
     settings = load_settings(Workspace(root).params)
-    return settings, stage_lineage(root, stage, settings)
+    lineage = stage_lineage(root, stage, settings)
+    # an arm of a study lists its code when it is laid out
+    if stage in STAGES:
+        refuse_unwatched(stage, settings, lineage.dependencies)
+    return settings, lineage
 
 
 @task(task_run_name="open MLflow run of {stage}", cache_policy=NO_CACHE)

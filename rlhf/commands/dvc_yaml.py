@@ -33,6 +33,15 @@ _BY_FILE = (
     "rlhf/rewards",
     "rlhf/rollout",
 )
+# the tables from which settings choose for a stage; the algorithm is watched through its links
+_TABLES: Mapping[str, tuple[Mapping[str, str], ...]] = {
+    "fetch": (registry.SOURCES,),
+    "sft": (registry.ENGINES,),
+    "reward": (registry.ENGINES,),
+    "ppo": (registry.ENGINES, registry.REWARDS, registry.SAMPLERS),
+    "gold": (registry.ENGINES,),
+    "evaluate": (registry.JUDGES,),
+}
 _PLOTS = "# The curves over the steps."
 
 
@@ -111,7 +120,7 @@ def shared_code(stage: Stage, listed: Sequence[str] = ()) -> list[Path]:
     """The files that a stage runs whatever algorithm is chosen."""
     algorithms = _modules(registry.ALGORITHMS)
     chosen = {name for one in _known_settings() for name in chosen_modules(stage.name, one)}
-    modules = [stage.module, *sorted(chosen - algorithms), *_listed_modules(listed)]
+    modules = [stage.module, *sorted(chosen - algorithms), *_listed_modules(stage, listed)]
     return closure(modules)
 
 
@@ -154,10 +163,9 @@ def _known_settings() -> list[Settings]:
     return [*presets, load_settings(Workspace(ROOT).params)]
 
 
-def _listed_modules(listed: Iterable[str]) -> list[str]:
-    """What could be chosen and was listed before."""
-    tables = (registry.ENGINES, registry.JUDGES, registry.REWARDS, registry.SAMPLERS)
-    known = set().union(*(_modules(table) for table in (*tables, registry.SOURCES)))
+def _listed_modules(stage: Stage, listed: Iterable[str]) -> list[str]:
+    """What can be chosen for a stage and was listed before."""
+    known = set().union(*(_modules(table) for table in _TABLES.get(stage.name, ())))
     modules = {path.removesuffix(".py").replace("/", ".") for path in listed}
     return sorted(known & modules)
 

@@ -1,0 +1,41 @@
+"""A stage whose code dvc.yaml does not list is refused before any work."""
+
+from pathlib import Path
+
+import pytest
+
+from rlhf.common.errors import SettingsError
+from rlhf.common.yaml import parse_yaml, read_yaml, write_yaml
+from rlhf.settings import Settings, preset_names, preset_text, settings_from
+from rlhf.settings.edit import edited
+from rlhf.settings.variants import VARIANTS
+from tasks.watched import refuse_unwatched, refuse_unwatched_stages
+from tests.source_tree import ROOT
+
+
+def settings_of(preset: str, variant: str = "ppo-ptx") -> Settings:
+    text = edited(preset_text(preset), VARIANTS[variant], preset)
+    return settings_from(parse_yaml(text, preset))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("preset", preset_names())
+def test_dvc_yaml_lists_what_the_presets_run(preset: str, variant: str) -> None:
+    refuse_unwatched_stages(ROOT, settings_of(preset, variant))
+
+
+def test_a_file_that_is_not_listed_is_named(tmp_path: Path) -> None:
+    content = read_yaml(ROOT / "dvc.yaml")
+    content["stages"]["gold"]["deps"].remove("rlhf/engine/single.py")
+    (tmp_path / "dvc.yaml").write_text(write_yaml(content), encoding="utf-8")
+    message = r"^dvc\.yaml: gold runs rlhf/engine/single\.py, .* `make dvc\.yaml` lists it$"
+    with pytest.raises(SettingsError, match=message):
+        refuse_unwatched_stages(tmp_path, settings_of("tiny"))
+
+
+def test_an_algorithm_without_its_links_is_refused() -> None:
+    deps = read_yaml(ROOT / "dvc.yaml")["stages"]["ppo"]["deps"]
+    listed = [path.replace("${ppo.algorithm}", "ppo-max") for path in deps]
+    refuse_unwatched("ppo", settings_of("tiny"), listed)
+    with pytest.raises(SettingsError, match=r"ppo runs rlhf/algorithms/apa\.py, rlhf/ppo/apa\.py"):
+        refuse_unwatched("ppo", settings_of("tiny", "apa"), listed)
