@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from shutil import which
 
+import httpx
 from playwright.sync_api import Page, sync_playwright
 
 from rlhf.core.source import ROOT
@@ -47,7 +48,7 @@ def photograph(workspace: Path) -> None:
         browser = play.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
         page = browser.new_page(viewport=SIZE)
         take(page, "report", (workspace / "reports/index.html").as_uri())
-        take(page, "mlflow", f"{mlflow}/#/experiments/1/runs?compareRunsMode=CHART")
+        take(page, "mlflow", f"{mlflow}/#{policy_curves(mlflow)}")
         take(page, "prefect", f"{prefect}/runs")
 
 
@@ -55,8 +56,23 @@ def take(page: Page, name: str, address: str) -> None:
     """One picture of what a window shows."""
     page.goto(address)
     page.wait_for_timeout(SETTLED_MS)
+    # MLflow opens an assistant beside everything
+    for close in page.get_by_label("Close").all():
+        if close.is_visible():
+            close.click()
     page.screenshot(path=IMAGES / f"{name}.png")
     print(IMAGES / f"{name}.png")
+
+
+def policy_curves(mlflow: str) -> str:
+    """MLflow's page with the curves of the last policy that was trained."""
+    names = f"{mlflow}/api/2.0/mlflow"
+    experiments = httpx.post(f"{names}/experiments/search", json={"max_results": 100}).json()
+    ids = [one["experiment_id"] for one in experiments["experiments"]]
+    query = {"experiment_ids": ids, "filter": "tags.`mlflow.runName` = 'ppo'"}
+    runs = httpx.post(f"{names}/runs/search", json=query).json()["runs"]
+    info = runs[0]["info"]
+    return f"/experiments/{info['experiment_id']}/runs/{info['run_id']}/model-metrics"
 
 
 @contextmanager
@@ -71,6 +87,7 @@ def interfaces(workspace: Path) -> Iterator[tuple[str, str]]:
             yield _address(process, "Prefect"), _address(process, "MLflow")
         finally:
             process.send_signal(signal.SIGINT)
+            process.communicate()
 
 
 def _address(process: subprocess.Popen[str], name: str) -> str:
