@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from rlhf.common.yaml import parse_yaml, write_yaml
 from tasks.tracking import client_of
 from tests.flows.records import EXPERIMENT, newest
@@ -58,3 +60,36 @@ def test_a_ppo_setting_runs_only_what_follows_and_coming_back_runs_nothing(
     output = changed_chain.repro()
     assert changed_chain.ran(output) == []
     assert output.count("is cached - skipping run") == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "stale"),
+    [
+        # a new algorithm, and the line that names it
+        ("rlhf/algorithms/mine.py", []),
+        ("rlhf/registry.py", []),
+        # an algorithm that nobody chose
+        ("rlhf/algorithms/apa.py", []),
+        # the one that was chosen, and what it shares with others
+        ("rlhf/algorithms/ppo_max.py", ["ppo"]),
+        ("rlhf/algorithms/on_policy.py", ["ppo"]),
+        # a caption, a judge, a source of data
+        ("rlhf/report/curves.py", ["report"]),
+        ("rlhf/evaluation/judges/rules.py", ["evaluate"]),
+        ("rlhf/data/sources/wheel.py", ["fetch"]),
+    ],
+)
+def test_a_change_of_code_makes_those_stages_stale_that_run_it(
+    changed_chain: Project, path: str, stale: list[str]
+) -> None:
+    source = changed_chain.root / path
+    before = source.read_text() if source.exists() else None
+    source.write_text(f"{before or ''}\n# changed\n")
+    try:
+        status = json.loads(changed_chain.run("dvc", "status", "--json"))
+    finally:
+        if before is None:
+            source.unlink()
+        else:
+            source.write_text(before)
+    assert list(status) == stale
