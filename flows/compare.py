@@ -4,15 +4,13 @@ The workspace's held-out prompts are answered by both and judged by the first of
 """
 
 import argparse
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from flows.stage import exit_code, main, stage_flow
 from rlhf.settings import load_settings
 from rlhf.workspace import Workspace
-from tasks.matches import SHARES, decide, play, refuse_promotion_over, settle
+from tasks.matches import SHARES, ComparisonResult, decide, play, refuse_promotion_over, settle
 from tasks.steps import check_inputs, kept_open, open_run
 from tasks.versions import find_version
 
@@ -21,6 +19,8 @@ _PLAYERS = (
     "models/sft",
     "models/policy",
 )  # what evaluate reads and a match does not
+
+_KINDS = ("helpful", "harmless", "other")
 
 
 @stage_flow
@@ -36,25 +36,24 @@ def compare(challenger: str, baseline: str, promote: bool = False) -> None:
     read = {path: value for path, value in lineage.dependencies.items() if path not in _PLAYERS}
     read |= {"challenger": first.dvc_hash, "baseline": second.dvc_hash}
     with kept_open(open_run("compare", root, settings, replace(lineage, dependencies=read))) as run:
-        figures = play(run, first, second)
-        decision = decide(figures, str(second), settings.evaluate.promotion)
+        result = play(run, first, second)
+        decision = decide(result, str(second), settings.evaluate.promotion)
         if promote:
             settle(run, first, champion, decision)
-    for line in told(figures):
+    for line in told(result):
         print(line)
     print(f"{first}: {decision.reason}")
 
 
-def told(figures: Mapping[str, Any]) -> list[str]:
+def told(result: ComparisonResult) -> list[str]:
     """A line for all prompts and one for each kind that there is."""
+    by_kind = {"all": result.figures} | {kind: result.kinds.get(kind, {}) for kind in _KINDS}
     lines = []
-    for kind in ("", "_helpful", "_harmless", "_other"):
-        win, tie, lose, rate, low, high = (figures.get(f"{key}{kind}") for key in SHARES)
+    for name, shares in by_kind.items():
+        win, tie, lose, rate, low, high = (shares.get(key) for key in SHARES)
         if rate is not None:
-            shares = f"win {win:.1%}, tie {tie:.1%}, lose {lose:.1%}"
-            lines.append(
-                f"{kind.strip('_') or 'all':9} {shares}; win rate {rate:.3f} [{low:.3f}, {high:.3f}]"
-            )
+            parts = f"win {win:.1%}, tie {tie:.1%}, lose {lose:.1%}"
+            lines.append(f"{name:9} {parts}; win rate {rate:.3f} [{low:.3f}, {high:.3f}]")
     return lines
 
 

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from prefect.exceptions import PrefectException
 
 from rlhf.common.errors import RlhfError
 from rlhf.common.files import read_json, tree_sha256
-from rlhf.settings import Settings, load_settings
+from rlhf.settings import load_settings
 from rlhf.settings.evaluation import Promotion
 from rlhf.workspace import Workspace
 from tasks import tracking
@@ -32,6 +32,43 @@ SHARES = ("win", "tie", "lose", "win_rate", "win_rate_low", "win_rate_high")
 
 
 @dataclass(frozen=True)
+class ComparisonResult:
+    """How one comparison ended, as the details of `evaluate` have it.
+
+    prompts: how many there were
+    figures: over all that were judged, and how many were not; kinds: the shares of each kind
+    """
+
+    challenger: str
+    baseline: str
+    judge: str
+    prompts: int
+    figures: Mapping[str, Any]
+    kinds: Mapping[str, Mapping[str, Any]]
+
+
+def read_results(workspace: Workspace) -> list[ComparisonResult]:
+    """Every comparison of `metrics/evaluate_details.json`, those of the first judge first."""
+    details = read_json(workspace.details("evaluate"))
+    return [
+        ComparisonResult(
+            challenger=row["challenger"],
+            baseline=row["baseline"],
+            judge=row["judge"],
+            prompts=details["prompts"],
+            figures=row["figures"],
+            kinds=row["kinds"],
+        )
+        for row in details["comparisons"]
+    ]
+
+
+def first_of_policy(results: Sequence[ComparisonResult]) -> ComparisonResult | None:
+    """The policy's first comparison, by the first judge; None where it was compared with no model."""
+    return next((result for result in results if result.challenger == "policy"), None)
+
+
+@dataclass(frozen=True)
 class Decision:
     """Whether a challenger is promoted, and why."""
 
@@ -39,17 +76,22 @@ class Decision:
     reason: str
 
 
-def decide(figures: Mapping[str, Any], over: str, rule: Promotion | None) -> Decision:
-    """Promote when enough was judged and the 95 % interval of the win rate over `over` lies above `evaluate.promotion.above`."""
-    count = figures["prompts"] - figures["unjudged"]
-    of = f"by {figures['judge']}, {count} of {figures['prompts']} prompts judged"
+def decide(result: ComparisonResult, over: str, rule: Promotion | None) -> Decision:
+    """Promote when enough was judged and the win rate over `over` is high enough.
+
+    Its 95 % interval must lie above `evaluate.promotion.above`.
+    """
+    figures = result.figures
+    count = result.prompts - figures["unjudged"]
+    judged = f"by {result.judge}, {count} of {result.prompts} prompts judged"
     if count == 0:
-        return Decision(False, f"no verdict against {over} {of}")
+        return Decision(False, f"no verdict against {over} {judged}")
+
     rate, low, high = (figures[key] for key in ("win_rate", "win_rate_low", "win_rate_high"))
-    found = f"win rate {rate:.3f} [{low:.3f}, {high:.3f}] over {over} {of}"
+    found = f"win rate {rate:.3f} [{low:.3f}, {high:.3f}] over {over} {judged}"
     if rule is None:
         return Decision(False, f"{found}; evaluate.promotion is null")
-    if count < rule.verdicts or 2 * count < figures["prompts"]:
+    if count < rule.verdicts or 2 * count < result.prompts:
         return Decision(
             False,
             f"{found}: a promotion needs {rule.verdicts} verdicts, and half of the prompts judged",
@@ -58,18 +100,6 @@ def decide(figures: Mapping[str, Any], over: str, rule: Promotion | None) -> Dec
     return Decision(
         above, f"{found}: its interval {'lies' if above else 'does not lie'} above {rule.above:g}"
     )
-
-
-def headline_of_policy(
-    settings: Settings, metrics: Mapping[str, Any]
-) -> tuple[str, dict[str, Any]] | None:
-    """From the summary of `evaluate`: whom the policy was compared with first, and how that ended."""
-    for place, (challenger, baseline) in enumerate(settings.evaluate.comparisons):
-        if challenger == "policy":
-            prefix = f"policy_vs_{baseline}_" if place else ""
-            found = {key: metrics[f"{prefix}{key}"] for key in (*SHARES, "unjudged")}
-            return baseline, found | {key: metrics[key] for key in ("judge", "prompts")}
-    return None
 
 
 @task(task_run_name="champion and challenger", cache_policy=NO_CACHE)
@@ -100,25 +130,24 @@ def _against(run: StageRun, policy: Registered, champion: Registered | None) -> 
     settings = load_settings(Workspace(run.root).params)
     rule = settings.evaluate.promotion
     if champion is None:
-        headline = headline_of_policy(settings, read_json(Workspace(run.root).metrics("evaluate")))
-        if headline is None:
+        result = first_of_policy(read_results(Workspace(run.root)))
+        if result is None:
             return Decision(
                 False, "no champion yet, and evaluate.comparisons compares policy with no model"
             )
-        baseline, figures = headline
-        first = decide(figures, baseline, rule)
+        first = decide(result, result.baseline, rule)
         return Decision(first.promoted, f"no champion yet; {first.reason}")
     if rule is None:
         return Decision(False, "evaluate.promotion is null")
     try:
-        figures = play(run, policy, champion)
+        result = play(run, policy, champion)
     except RlhfError as error:
         return Decision(False, f"it could not be compared with the champion, {champion}: {error}")
-    return decide(figures, str(champion), rule)
+    return decide(result, str(champion), rule)
 
 
 @task(task_run_name="compare {challenger} with {baseline}", cache_policy=NO_CACHE)
-def play(run: StageRun, challenger: Registered, baseline: Registered) -> dict[str, Any]:
+def play(run: StageRun, challenger: Registered, baseline: Registered) -> ComparisonResult:
     """Let two versions answer the workspace's held-out prompts and its first judge compare them; MLflow gets it all."""
     logger = get_run_logger()
     settings = load_settings(Workspace(run.root).params)
@@ -138,25 +167,26 @@ def play(run: StageRun, challenger: Registered, baseline: Registered) -> dict[st
         )
         if code:
             raise StageFailed("compare", code, log, last_lines)
-        figures: dict[str, Any] = read_json(output.metrics("evaluate"))
+        (result,) = read_results(output)
+        metrics = read_json(output.metrics("evaluate"))
         table = pd.read_parquet(output.comparisons)
     with tracking.tolerated("the comparison", logger.warning):
         client = client_of(run.root)
-        tracking.log_metrics(client, run.run_id, tracking.metrics_of(figures, 0, prefix="match."))
+        tracking.log_metrics(client, run.run_id, tracking.metrics_of(metrics, 0, prefix="match."))
         set_tags(
             client,
             run.run_id,
             {"match.challenger": str(challenger), "match.baseline": str(baseline)},
         )
         client.log_table(run.run_id, table, "tables/match.json")
-    rows = [{"metric": key, "value": value} for key, value in sorted(figures.items())]
+    rows = [{"metric": key, "value": value} for key, value in sorted(metrics.items())]
     with suppress(
         httpx.HTTPError, PrefectException
     ):  # a Prefect server that was lost must not cost the result
         create_table_artifact(
             rows, key="compare-metrics", description=f"{challenger} against {baseline}"
         )
-    return figures
+    return result
 
 
 def settle(

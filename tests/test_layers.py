@@ -84,8 +84,10 @@ def test_flows_and_tasks_import_no_training_code() -> None:
     """They run it in a process of its own: what they may know is settings, names of files and how to read them."""
     allowed = (
         "rlhf.common",
+        "rlhf.core.source",
         "rlhf.core.steps",
         "rlhf.settings",
+        "rlhf.stages",
         "rlhf.workspace",
         "rlhf.studies.arms",
         "rlhf.studies.figures",
