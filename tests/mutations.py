@@ -48,6 +48,7 @@ ALGORITHMS = (
     "algorithms/test_ppo_details.py",
     "algorithms/test_ppo_max.py",
     "algorithms/test_on_policy.py",
+    "algorithms/test_on_policy_batches.py",
 )
 ON_TWO_PROCESSES = ("training/test_loop_processes.py",)
 
@@ -74,7 +75,7 @@ BACKBONE = Place("models/backbone.py", ("models/test_backbone.py", "models/test_
 HEADS = Place("models/heads.py", ("models/test_heads.py",))
 ROLES = Place("models/roles.py", ("models/test_roles.py",))
 SAMPLER = Place("rollout/sampler.py", ("rollout/test_sampler.py",))
-LOCAL = Place("rollout/local.py", ("rollout/test_local.py",))
+LOCAL = Place("rollout/local.py", ("rollout/test_local_sampler.py",))
 PROMPTS = Place("rollout/prompts.py", ("rollout/test_prompts.py",))
 SOURCES = Place("training/sources.py", ("training/test_run_sources.py",))
 LOOP = Place("training/loop.py", ("training/test_loop.py",))
@@ -203,7 +204,8 @@ MUTATIONS = (
     ROLES("trunk", "shared where weights are in parts", "if layers is None or not self._engine.whole_weights:", "if layers is None:"),
     ROLES("trunk", "of the first rows for all", "torch.cat(states)", "torch.cat(states[:1] * len(states))"),
     ROLES("trunk", "never", "self._trunk_blocks = backbone.trunk_size(models[0], layers)", "pass"),
-    ON_POLICY("processes", "a stand-in counts", "            if counts:\n", "            if True:\n"),
+    ON_POLICY("processes", "a stand-in counts", "[(part, True) for part in parts] + [(parts[0], False)] * missing",
+              "[(parts[0], True)] * missing + [(part, True) for part in parts]"),
     ON_POLICY("processes", "no stand-in", "missing = most - len(parts)", "missing = 0"),
 
     # -- random streams and prompts -------------------------------------------------------------------

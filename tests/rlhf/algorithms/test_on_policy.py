@@ -1,47 +1,32 @@
-"""What on-policy algorithms share: their models, the critic, the trunk, batches, what survives."""
+"""What on-policy algorithms share: what a member states, models, the critic, what survives."""
 
-from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from given import alone, gradients, step_loss, update_of, updates_of
+from given import step_loss, update_of, updates_of
+from members import MEMBERS, each_member
 from slow_ppo import make, mean, move, normalised_scores, roll, slow_rows
-from tiny import APA, numbers, same_models, tiny_settings
+from tiny import numbers, same_models, tiny_settings
 from torch import Tensor, nn
 
-from rlhf.algorithms.base import Step, Validation
+from rlhf.algorithms.base import Step
 from rlhf.algorithms.on_policy import OnPolicy, TokenRewards
-from rlhf.core.tally import Tally
-from rlhf.engine.single import TorchEngine, TorchTrainer
+from rlhf.engine.single import TorchTrainer
 from rlhf.models.heads import ScalarModel, load_scalar_model
 from rlhf.models.saving import load_causal_lm
 from rlhf.ppo.kl import kl_estimate
 from rlhf.ppo.rewards import final_score
 from rlhf.registry import ALGORITHMS, find
-from rlhf.rollout.records import Experience, Rollout, Scores
-from rlhf.settings.training import EngineSettings
+from rlhf.rollout.records import Experience, Scores
 from rlhf.training import loop
 from rlhf.workspace import Workspace
-
-PPO_MAX: Mapping[str, Any] = {}
-MEMBERS = {"ppo-max": PPO_MAX, "apa": APA}
-FIELDS = ("old_logprobs", "reference_logprobs", "old_values", "advantages", "returns")
-
-each_member = pytest.mark.parametrize("member", MEMBERS.values(), ids=MEMBERS)
 
 
 def critic_of(algorithm: OnPolicy) -> ScalarModel:
     critic = algorithm.models["critic"]
     assert isinstance(critic, ScalarModel)
     return critic
-
-
-def assert_same_gradients(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
-    assert left and left.keys() == right.keys()
-    for name, value in left.items():
-        torch.testing.assert_close(value, right[name], atol=2e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -225,155 +210,6 @@ def test_the_critic_learns_within_its_band_and_freely_before_the_policy_learns(
     )
     was_clipped = loss.metrics["value_clip_fraction"] > 0
     assert was_clipped is (clip is not None)
-
-
-# -- the trunk ----------------------------------------------------------------------------------
-
-
-class PartedEngine(TorchEngine):
-    """One process that says its models are never whole, so that no trunk is shared."""
-
-    whole_weights = False
-
-
-@each_member
-def test_a_shared_trunk_changes_no_number(prepared: Workspace, member: dict[str, Any]) -> None:
-    """Where only the top layers differ, what is below them is run once, with the same results."""
-    changes = {**member, "ppo.trainable_layers": 1}
-    sharing = make(prepared, changes)
-    separate = make(prepared, changes, PartedEngine(EngineSettings(threads=1)))
-    rollout = roll(sharing)
-    assert sharing.with_trunk_states(rollout).batch.trunk_states is not None
-    assert separate.with_trunk_states(rollout).batch.trunk_states is None
-
-    one, two = (updates_of(algorithm, rollout) for algorithm in (sharing, separate))
-    (first,), (second,) = one[0].mini_batches, two[0].mini_batches
-    for name in FIELDS:
-        left, right = getattr(first, name), getattr(second, name)
-        torch.testing.assert_close(left, right, atol=1e-5, rtol=1e-5)
-    assert one[0].metrics == pytest.approx(two[0].metrics, abs=1e-5)
-    for left, right in zip(one, two, strict=True):
-        slopes = gradients(sharing, left)
-        assert any("layers.1." in name for name in slopes)
-        assert_same_gradients(slopes, gradients(separate, right))
-
-    left, right = sharing.validate(rollout), separate.validate(rollout)
-    torch.testing.assert_close(left.rewards, right.rewards)
-    torch.testing.assert_close(left.objective, right.objective, atol=1e-5, rtol=1e-5)
-
-
-def test_no_trunk_is_shared_where_the_lower_layers_differ_or_learn(prepared: Workspace) -> None:
-    other_origin = {"ppo.initial": "base", "ppo.trainable_layers": 1}
-    # both of the model's two layers learn: nothing but the embeddings is below
-    all_blocks = {"ppo.trainable_layers": 2}
-    for changes in (PPO_MAX, other_origin, all_blocks):
-        algorithm = make(prepared, changes)
-        rollout = roll(algorithm)
-        assert algorithm.with_trunk_states(rollout).batch.trunk_states is None
-
-
-# -- batches ------------------------------------------------------------------------------------
-
-
-@each_member
-@pytest.mark.parametrize("role", ["policy", "critic"])
-def test_micro_batches_change_no_gradient(
-    prepared: Workspace, member: dict[str, Any], role: str
-) -> None:
-    """One at a time there is no padding, all at once every row is as wide as the longest."""
-    found = []
-    for size in (1, 2, 4, 8):
-        algorithm = make(prepared, {**member, "ppo.micro_batch": size})
-        update = update_of(algorithm, role, roll(algorithm))
-        assert len(step_loss(update).parts) == 8 // size
-        found.append(gradients(algorithm, update))
-    for other in found[1:]:
-        assert_same_gradients(found[0], other)
-
-
-def padded(rollout: Rollout, columns: int) -> Rollout:
-    """The same responses with garbage behind them, which no mask shows."""
-    garbage = (0, columns)
-    batch, pad = rollout.batch, nn.functional.pad
-    return replace(
-        rollout,
-        batch=replace(
-            batch,
-            input_ids=pad(batch.input_ids, garbage, value=33),
-            attention_mask=pad(batch.attention_mask, garbage, value=False),
-            target_mask=pad(batch.target_mask, garbage, value=False),
-        ),
-        response_mask=pad(rollout.response_mask, garbage, value=False),
-        sampler_logprobs=pad(rollout.sampler_logprobs, garbage, value=9.0),
-    )
-
-
-@each_member
-def test_padding_changes_nothing(prepared: Workspace, member: dict[str, Any]) -> None:
-    found = []
-    for columns in (0, 3):
-        algorithm = make(prepared, member)
-        rollout = padded(roll(algorithm), columns)
-        updates = updates_of(algorithm, rollout)
-        slopes = [gradients(algorithm, update) for update in updates]
-        (batch,) = updates[0].mini_batches
-        found.append((batch, updates[0].metrics, slopes, algorithm.validate(rollout)))
-    (plain, metrics, slopes, validation), (wide, wide_metrics, wide_slopes, wide_validation) = found
-    for name in FIELDS:
-        torch.testing.assert_close(getattr(wide, name), getattr(plain, name))
-    assert wide_metrics == pytest.approx(metrics, abs=1e-6)
-    for left, right in zip(slopes, wide_slopes, strict=True):
-        assert_same_gradients(left, right)
-    torch.testing.assert_close(wide_validation.objective, validation.objective)
-
-
-# -- processes ----------------------------------------------------------------------------------
-
-
-def tally_of(validation: Validation) -> Tally:
-    tally = Tally()
-    tally.add(reward=validation.rewards, objective=validation.objective, **validation.signals)
-    return tally
-
-
-@pytest.mark.parametrize("role", ["policy", "critic"])
-def test_every_process_of_a_validation_runs_as_many_forwards(
-    prepared: Workspace, monkeypatch: pytest.MonkeyPatch, role: str
-) -> None:
-    """Five prompts over two processes, in micro-batches of two.
-
-    The first has 3 rows in 2 forwards; the second 2 rows in 1, and one that only stands in.
-    """
-    algorithm = make(prepared, {"ppo.micro_batch": 2})
-    shares = [roll(algorithm, rows=range(5)[rank::2]) for rank in range(2)]
-    all_rows = roll(algorithm, rows=range(5))
-    forwards: list[list[list[int]]] = []
-
-    def count(module: nn.Module, positional: object, named: dict[str, Any]) -> None:
-        forwards.append(named["input_ids"].tolist())
-
-    backbone = algorithm.models.language_model(role).base_model
-    backbone.register_forward_pre_hook(count, with_kwargs=True)
-
-    expected = algorithm.validate(all_rows)
-    assert len(forwards) == 3
-    found = []
-    for share in shares:
-        forwards.clear()
-        # how many micro-batches each of the two processes has
-        monkeypatch.setattr(algorithm.engine, "all_gather", lambda items: [2, 1])
-        found.append(algorithm.validate(share))
-        assert len(forwards) == 2
-    # the stand-in of the second process, which counts for nothing:
-    assert forwards[0] == forwards[1]
-
-    first, second = found
-    assert (len(first.rewards), len(second.rewards)) == (3, 2)
-    rewards = torch.cat([first.rewards, second.rewards])
-    torch.testing.assert_close(rewards, expected.rewards[[0, 2, 4, 1, 3]])
-    both = tally_of(first)
-    both.absorb(tally_of(second))
-    assert both.means(alone) == pytest.approx(tally_of(expected).means(alone), abs=1e-5)
 
 
 # -- what survives ------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from torch import Tensor
 from rlhf.algorithms.base import Context
 from rlhf.algorithms.ppo_max import PpoMax
 from rlhf.common.errors import SettingsError
+from rlhf.common.yaml import parse_yaml
 from rlhf.engine import make_engine
 from rlhf.models.heads import load_scalar_model
 from rlhf.models.roles import Models
@@ -17,7 +18,7 @@ from rlhf.registry import REWARDS
 from rlhf.rewards.base import Reward, RewardContext, RewardSum, make_rewards
 from rlhf.rewards.model import ModelReward
 from rlhf.rollout.records import Rollout, Sampled, make_rollout
-from rlhf.settings import Settings
+from rlhf.settings import Settings, preset_text, settings_from
 from rlhf.workspace import Workspace
 
 
@@ -168,5 +169,6 @@ def test_what_is_no_list_of_rewards_is_refused(addresses: object, message: str) 
 
 
 def test_a_settings_file_from_before_there_was_a_choice_is_still_read() -> None:
-    settings = tiny_settings()
-    assert "rewards" not in settings.ppo.model_fields_set
+    content = parse_yaml(preset_text("tiny"), "tiny")
+    content["ppo"].pop("rewards", None)
+    assert settings_from(content).ppo.rewards == ("model:reward",)

@@ -1,4 +1,3 @@
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,20 +16,16 @@ from transformers.generation.logits_process import (
 )
 
 from rlhf.batches.padding import pad_responses
-from rlhf.engine import make_engine
 from rlhf.models.backbone import hidden_states, target_logits, target_tokens, token_logprobs
 from rlhf.rollout.local import (
-    LocalSampler,
     draw,
     left_pad,
     nucleus,
     row_uniforms,
     sample,
-    seeded_uniforms,
 )
 from rlhf.rollout.records import Sampled
 from rlhf.rollout.sampler import SamplingRule
-from rlhf.settings.training import EngineSettings
 
 # uniform numbers, evenly over [0, 1)
 GRID = 20_000
@@ -294,77 +289,3 @@ def test_streams_are_fixed_by_their_names() -> None:
     assert not torch.equal(row_uniforms(5, 1, "a", 2), row_uniforms(5, 1, "a", 3))
     assert torch.equal(row_uniforms(9, 1, "a", 2)[:5], row_uniforms(5, 1, "a", 2))
     assert float(row_uniforms(1000, 1).min()) >= 0 and float(row_uniforms(1000, 1).max()) < 1
-
-
-# -- the sampler of the loop --------------------------------------------------------------------
-
-SEEDS = list(range(10, 14))
-
-
-def local_sampler(policy: PreTrainedModel, precision: str) -> LocalSampler:
-    engine = make_engine(EngineSettings.model_validate({"threads": 1, "precision": precision}))
-    return LocalSampler(policy, engine, RULE)
-
-
-def seeded_rows() -> Tensor:
-    return torch.stack([seeded_uniforms(12, seed) for seed in SEEDS])
-
-
-@torch.no_grad()
-def change(model: PreTrainedModel) -> None:
-    for value in model.parameters():
-        random = torch.Generator().manual_seed(1)
-        value.copy_(torch.randn(value.shape, generator=random) * 0.2)
-
-
-def test_it_draws_each_response_from_the_stream_of_its_seed() -> None:
-    policy = tiny_model(5, std=0.2)
-    expected = sample(policy, PROMPTS, seeded_rows(), RULE)
-    assert local_sampler(policy, "fp32").sample(PROMPTS, SEEDS) == expected
-
-
-def test_in_fp32_the_policy_itself_is_sampled() -> None:
-    policy = tiny_model(5, std=0.2)
-    sampler = local_sampler(policy, "fp32")
-    change(policy)
-    assert sampler.sample(PROMPTS, SEEDS) == sample(policy, PROMPTS, seeded_rows(), RULE)
-
-
-def rounded_weights(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy with weights in bf16; buffers, the rotary frequencies, stay in float32."""
-    duplicate = copy.deepcopy(model)
-    for value in duplicate.parameters():
-        value.data = value.data.bfloat16()
-    return duplicate
-
-
-def test_in_bf16_a_copy_with_rounded_weights_is_sampled() -> None:
-    """Its log-probabilities are to the bit those of a copy whose buffers are not rounded."""
-    policy = tiny_model(5, std=0.2)
-    found = local_sampler(policy, "bf16").sample(PROMPTS, SEEDS)
-    numbers = seeded_rows()
-    assert found == sample(rounded_weights(policy), PROMPTS, numbers, RULE)
-    # which can be told from others
-    assert found.logprobs != sample(policy, PROMPTS, numbers, RULE).logprobs
-    everything = copy.deepcopy(policy).bfloat16()
-    assert found.logprobs != sample(everything, PROMPTS, numbers, RULE).logprobs
-
-
-def test_the_copy_follows_the_policy_once_refreshed() -> None:
-    policy = tiny_model(5, std=0.2)
-    sampler = local_sampler(policy, "bf16")
-    before = sampler.sample(PROMPTS, SEEDS)
-    change(policy)
-    assert sampler.sample(PROMPTS, SEEDS) == before
-    sampler.refresh()
-    after = sample(rounded_weights(policy), PROMPTS, seeded_rows(), RULE)
-    assert sampler.sample(PROMPTS, SEEDS) == after != before
-
-
-def test_the_policy_goes_on_learning_in_float32() -> None:
-    policy = tiny_model(5, std=0.2)
-    sampler = local_sampler(policy, "bf16")
-    sampler.refresh()
-    sampler.sample(PROMPTS, SEEDS)
-    for value in policy.parameters():
-        assert value.dtype == torch.float32 and value.requires_grad

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import made_up
@@ -39,29 +40,34 @@ def known() -> Iterator[None]:
         yield
 
 
+@dataclass(frozen=True)
+class Run:
+    """A finished run: where, and what the algorithm noted in it."""
+
+    workspace: Workspace
+    events: list[tuple[Any, ...]]
+    shown: list[Mapping[str, float]]
+
+
 @pytest.fixture(scope="module")
-def finished(
-    prepared: Workspace, known: None, tmp_path_factory: pytest.TempPathFactory
-) -> Workspace:
-    """A whole run; only to be read, as what MadeUp noted is."""
+def run(prepared: Workspace, known: None, tmp_path_factory: pytest.TempPathFactory) -> Run:
     workspace = copy_workspace(prepared, tmp_path_factory.mktemp("made-up"))
     MadeUp.events.clear()
     MadeUp.shown.clear()
     loop.train(tiny_settings(CHANGES), workspace)
-    return workspace
+    return Run(workspace, list(MadeUp.events), list(MadeUp.shown))
 
 
 @pytest.fixture(scope="module")
-def rows(finished: Workspace) -> dict[int, dict[str, Any]]:
+def rows(run: Run) -> dict[int, dict[str, Any]]:
     """The step log by iteration; the last validation is that of iteration 4."""
-    return {row["step"]: row for row in numbers(finished.steps("ppo"))}
+    return {row["step"]: row for row in numbers(run.workspace.steps("ppo"))}
 
 
 # -- an update after another --------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("finished")
-def test_two_roles_step_in_turn_on_each_mini_batch() -> None:
+def test_two_roles_step_in_turn_on_each_mini_batch(run: Run) -> None:
     together = []
     # two epochs over two mini-batches
     for number in range(4):
@@ -70,7 +76,7 @@ def test_two_roles_step_in_turn_on_each_mini_batch() -> None:
     again = [("step", "again", "policy", number) for number in range(2)]
     iteration = together + again
     # the quiet one is not among them
-    assert MadeUp.events == iteration * 3
+    assert run.events == iteration * 3
 
 
 def test_a_second_update_sees_models_that_the_first_has_moved(rows: dict[int, Any]) -> None:
@@ -82,8 +88,8 @@ def test_a_second_update_sees_models_that_the_first_has_moved(rows: dict[int, An
         assert row["nll_of_target"] > row["nll_between"]
 
 
-def test_every_update_is_sent_what_it_showed(rows: dict[int, Any]) -> None:
-    together, again = MadeUp.shown[::2], MadeUp.shown[1::2]
+def test_every_update_is_sent_what_it_showed(run: Run, rows: dict[int, Any]) -> None:
+    together, again = run.shown[::2], run.shown[1::2]
     learnt = [rows[iteration] for iteration in (0, 1, 3)]
     for row, first, second in zip(learnt, together, again, strict=True):
         assert first == {"together_loss": row["together_loss"]}
@@ -114,10 +120,8 @@ def test_an_iteration_may_have_nothing_to_learn(rows: dict[int, Any]) -> None:
     }
 
 
-def test_a_summary_is_of_the_iterations_that_have_a_metric(
-    finished: Workspace, rows: dict[int, Any]
-) -> None:
-    summary = read_json(finished.metrics("ppo"))
+def test_a_summary_is_of_the_iterations_that_have_a_metric(run: Run, rows: dict[int, Any]) -> None:
+    summary = read_json(run.workspace.metrics("ppo"))
     assert summary["iterations"] == 4
     assert summary["together_loss_first"] == rows[0]["together_loss"]
     assert summary["together_loss_last"] == rows[3]["together_loss"]
@@ -137,14 +141,14 @@ def test_an_algorithm_may_never_learn(workspace: Workspace) -> None:
 
 
 def test_rows_of_weight_0_count_as_if_they_were_not_there(
-    workspace: Workspace, finished: Workspace, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(MadeUp, "removes", True)
     loop.train(tiny_settings(CHANGES), workspace)
-    runs = [numbers(each.steps("ppo")) for each in (finished, workspace)]
+    runs = [numbers(each.steps("ppo")) for each in (run.workspace, workspace)]
     for weighted, removed in zip(*runs, strict=True):
         assert weighted == pytest.approx(removed, rel=1e-4, abs=1e-4)
-    one, two = (load_causal_lm(each.model("policy")) for each in (finished, workspace))
+    one, two = (load_causal_lm(each.model("policy")) for each in (run.workspace, workspace))
     for left, right in zip(one.parameters(), two.parameters(), strict=True):
         torch.testing.assert_close(left, right, atol=1e-4, rtol=0)
 
@@ -161,7 +165,7 @@ def test_a_refused_step_leaves_its_role_and_the_batch_s_own_evidence(workspace: 
     assert batch == {"trainer": "policy", "weights": [1.0, 0.0, 1.0, 0.0]}
 
 
-def test_state_with_tensors_survives_a_kill(workspace: Workspace, finished: Workspace) -> None:
+def test_state_with_tensors_survives_a_kill(workspace: Workspace, run: Run) -> None:
     """The target network is no model that is trained: it is in the algorithm's own state."""
     write_settings(workspace, tiny_settings(CHANGES))
     worker = Worker("ppo", workspace.root, Harm(step=3), prepare=made_up.register)
@@ -171,4 +175,4 @@ def test_state_with_tensors_survives_a_kill(workspace: Workspace, finished: Work
     shutil.rmtree(workspace.root / "metrics")
 
     loop.train(tiny_settings(CHANGES), workspace)
-    assert outcome(workspace, "ppo", "policy") == outcome(finished, "ppo", "policy")
+    assert outcome(workspace, "ppo", "policy") == outcome(run.workspace, "ppo", "policy")
