@@ -5,21 +5,26 @@ The workspace's held-out prompts are answered by both and judged by the first of
 """
 
 import argparse
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from flows.stage import exit_code, main, stage_flow
 from rlhf.settings import load_settings
 from rlhf.stages import STAGES
 from rlhf.workspace import Workspace
 from tasks.lineage import Lineage
-from tasks.matches import SHARES, apply_decision, champion_to_beat, decide, run_match
+from tasks.matches import (
+    SHARES,
+    ComparisonResult,
+    apply_decision,
+    champion_to_beat,
+    decide,
+    run_match,
+)
 from tasks.steps import check_inputs, closing_run, open_run
 from tasks.versions import RegisteredVersion, find_version
 
-_KINDS = ("", "_helpful", "_harmless", "_other")
+_KINDS = ("helpful", "harmless", "other")
 
 
 @stage_flow
@@ -33,11 +38,11 @@ def compare(challenger: str, baseline: str, promote: bool = False) -> None:
     settings, lineage = check_inputs("evaluate", root)
     lineage = _lineage_of_match(lineage, first, second)
     with closing_run(open_run("compare", root, settings, lineage)) as run:
-        match = run_match(run, first, second)
-        decision = decide(match, str(second), settings.evaluate.promotion)
+        result = run_match(run, first, second)
+        decision = decide(result, str(second), settings.evaluate.promotion)
         if promote:
             apply_decision(run, first, champion, decision)
-    for line in format_match(match):
+    for line in format_result(result):
         print(line)
     print(f"{first}: {decision.reason}")
 
@@ -52,15 +57,16 @@ def _lineage_of_match(
     return replace(lineage, dependencies=read)
 
 
-def format_match(match: Mapping[str, Any]) -> list[str]:
+def format_result(result: ComparisonResult) -> list[str]:
     """A line for all prompts and one for each kind that there is."""
+    shares_of = {"all": result.figures}
+    shares_of |= {kind: result.kinds.get(kind, {}) for kind in _KINDS}
     lines = []
-    for kind in _KINDS:
-        win, tie, lose, rate, low, high = (match.get(f"{key}{kind}") for key in SHARES)
+    for name, shares in shares_of.items():
+        win, tie, lose, rate, low, high = (shares.get(key) for key in SHARES)
         if rate is not None:
-            name = kind.strip("_") or "all"
-            shares = f"win {win:.1%}, tie {tie:.1%}, lose {lose:.1%}"
-            lines.append(f"{name:9} {shares}; win rate {rate:.3f} [{low:.3f}, {high:.3f}]")
+            parts = f"win {win:.1%}, tie {tie:.1%}, lose {lose:.1%}"
+            lines.append(f"{name:9} {parts}; win rate {rate:.3f} [{low:.3f}, {high:.3f}]")
     return lines
 
 

@@ -1,3 +1,3 @@
-"""RLHF with PPO-max: the method, its data and its evaluation, free of any orchestration or tracking tool."""
+"""RLHF with PPO-max: method, data, evaluation; knows no orchestration and no tracking tool."""
 
 __version__ = "0.1.0"

@@ -208,6 +208,8 @@ _ALL = (
         function="rlhf.evaluation.evaluate:evaluate",
         tables=("pretrain", "prompts"),
         models=("base", "gold", "policy", "sft"),
+        # the questions of the alignment tax
+        reads=("rlhf/evaluation/knowledge.jsonl",),
         params=("seed", "engine", "evaluate"),
         writes=("data/evaluation",),
         recorded=("data/evaluation/comparisons.parquet",),
@@ -264,8 +266,13 @@ def find_stage(name: str) -> Stage:
 
 def modules_of(name: str, settings: Settings) -> list[str]:
     """The modules that a stage runs: its own, and those that the settings choose by name."""
+    return [STAGES[name].module, *chosen_modules(name, settings)]
+
+
+def chosen_modules(name: str, settings: Settings) -> list[str]:
+    """The modules that the settings choose by name for a stage."""
     chosen = _CHOSEN.get(name)
-    return [STAGES[name].module, *(chosen(settings) if chosen else [])]
+    return chosen(settings) if chosen else []
 
 
 def _sources(settings: Settings) -> list[str]:

@@ -1,4 +1,4 @@
-"""Where everything lies in a workspace: the one place that spells the names which stages, DVC and readers share."""
+"""Where everything lies in a workspace: names that stages, DVC and readers share."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,7 @@ class Workspace:
         return self.root / "data" / "evaluation" / "comparisons.parquet"
 
     @property
-    def kept_answers(self) -> Path:
+    def answer_cache(self) -> Path:
         """What endpoints answered: outside of DVC's outs and of git, so that nothing is paid for twice."""
         return self.root / ".answers" / "answers.db"
 
@@ -78,7 +78,7 @@ class Workspace:
         return self.root / ".checkpoints"
 
     def finished_checkpoints(self, *, but: str) -> list[Path]:
-        """Directories of checkpoints that nobody needs once their stage's outputs are kept; `but` is left out.
+        """Checkpoints that nobody needs once their stage's outputs are kept; `but` is left out.
 
         Those of runs that did not finish stay, of other settings too.
         """

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 
 from rlhf.common.errors import RlhfError
 from rlhf.common.files import read_json, tree_sha256
-from rlhf.settings import Settings, load_settings
+from rlhf.settings import load_settings
 from rlhf.settings.evaluation import Promotion
 from rlhf.workspace import Workspace
 from tasks import tracking
@@ -35,7 +35,47 @@ from tasks.worker import match_command, worker_environment
 SHARES = ("win", "tie", "lose", "win_rate", "win_rate_low", "win_rate_high")
 
 
-# -- the decision ---------------------------------------------------------------------------------
+# -- results ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ComparisonResult:
+    """How one comparison ended, as the details of `evaluate` have it.
+
+    prompts: how many there were
+    figures: over all that were judged, and how many were not; kinds: the shares of each kind
+    """
+
+    challenger: str
+    baseline: str
+    judge: str
+    prompts: int
+    figures: Mapping[str, Any]
+    kinds: Mapping[str, Mapping[str, Any]]
+
+
+def read_results(workspace: Workspace) -> list[ComparisonResult]:
+    """Every comparison of `metrics/evaluate_details.json`, those of the first judge first."""
+    details = read_json(workspace.details("evaluate"))
+    return [
+        ComparisonResult(
+            challenger=row["challenger"],
+            baseline=row["baseline"],
+            judge=row["judge"],
+            prompts=details["prompts"],
+            figures=row["figures"],
+            kinds=row["kinds"],
+        )
+        for row in details["comparisons"]
+    ]
+
+
+def first_of_policy(results: Sequence[ComparisonResult]) -> ComparisonResult | None:
+    """The policy's first comparison, by the first judge; None where it was compared with no model."""
+    return next((result for result in results if result.challenger == "policy"), None)
+
+
+# -- the decision -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -46,41 +86,29 @@ class Decision:
     reason: str
 
 
-def decide(match: Mapping[str, Any], baseline: str, rule: Promotion | None) -> Decision:
-    """Decide by the metrics of a match against `baseline`.
+def decide(result: ComparisonResult, baseline: str, rule: Promotion | None) -> Decision:
+    """Decide by the result of a match against `baseline`.
 
     A challenger is promoted when enough was judged and the 95 % interval of its win rate lies above
     `evaluate.promotion.above`.
     """
-    prompts = match["prompts"]
-    judged = prompts - match["unjudged"]
-    by = f"by {match['judge']}, {judged} of {prompts} prompts judged"
+    figures = result.figures
+    judged = result.prompts - figures["unjudged"]
+    by = f"by {result.judge}, {judged} of {result.prompts} prompts judged"
     if judged == 0:
         return Decision(False, f"no verdict against {baseline} {by}")
 
-    rate, low, high = match["win_rate"], match["win_rate_low"], match["win_rate_high"]
-    result = f"win rate {rate:.3f} [{low:.3f}, {high:.3f}] over {baseline} {by}"
+    rate, low, high = figures["win_rate"], figures["win_rate_low"], figures["win_rate_high"]
+    outcome = f"win rate {rate:.3f} [{low:.3f}, {high:.3f}] over {baseline} {by}"
     if rule is None:
-        return Decision(False, f"{result}; evaluate.promotion is null")
+        return Decision(False, f"{outcome}; evaluate.promotion is null")
     # an endpoint that refuses most prompts leaves those it likes
-    if judged < rule.verdicts or 2 * judged < prompts:
+    if judged < rule.verdicts or 2 * judged < result.prompts:
         needed = f"a promotion needs {rule.verdicts} verdicts, and half of the prompts judged"
-        return Decision(False, f"{result}: {needed}")
+        return Decision(False, f"{outcome}: {needed}")
     if low > rule.above:
-        return Decision(True, f"{result}: its interval lies above {rule.above:g}")
-    return Decision(False, f"{result}: its interval does not lie above {rule.above:g}")
-
-
-def headline_of_policy(
-    settings: Settings, metrics: Mapping[str, Any]
-) -> tuple[str, dict[str, Any]] | None:
-    """From the summary of `evaluate`: whom the policy was compared with first, and how that ended."""
-    for place, (challenger, baseline) in enumerate(settings.evaluate.comparisons):
-        if challenger == "policy":
-            prefix = f"policy_vs_{baseline}_" if place else ""
-            found = {key: metrics[f"{prefix}{key}"] for key in (*SHARES, "unjudged")}
-            return baseline, found | {key: metrics[key] for key in ("judge", "prompts")}
-    return None
+        return Decision(True, f"{outcome}: its interval lies above {rule.above:g}")
+    return Decision(False, f"{outcome}: its interval does not lie above {rule.above:g}")
 
 
 # -- after `evaluate` -----------------------------------------------------------------------------
@@ -120,21 +148,20 @@ def _decide_on_policy(
     settings = load_settings(Workspace(run.root).params)
     rule = settings.evaluate.promotion
     if champion is None:
-        headline = headline_of_policy(settings, read_json(Workspace(run.root).metrics("evaluate")))
-        if headline is None:
+        result = first_of_policy(read_results(Workspace(run.root)))
+        if result is None:
             return Decision(
                 False, "no champion yet, and evaluate.comparisons compares policy with no model"
             )
-        baseline, match = headline
-        decision = decide(match, baseline, rule)
+        decision = decide(result, result.baseline, rule)
         return Decision(decision.promoted, f"no champion yet; {decision.reason}")
     if rule is None:
         return Decision(False, "evaluate.promotion is null")
     try:
-        match = run_match(run, policy, champion)
+        result = run_match(run, policy, champion)
     except RlhfError as error:
         return Decision(False, f"it could not be compared with the champion, {champion}: {error}")
-    return decide(match, str(champion), rule)
+    return decide(result, str(champion), rule)
 
 
 # -- a match --------------------------------------------------------------------------------------
@@ -143,26 +170,27 @@ def _decide_on_policy(
 @task(task_run_name="compare {challenger} with {baseline}", cache_policy=NO_CACHE)
 def run_match(
     run: TrackedRun, challenger: RegisteredVersion, baseline: RegisteredVersion
-) -> dict[str, Any]:
+) -> ComparisonResult:
     """Let two versions answer the held-out prompts and the first judge compare them.
 
-    Gives the metrics of the match; MLflow gets them with the table of answers.
+    MLflow gets the metrics of the match and the table of answers.
     """
     logger = get_run_logger()
     with tempfile.TemporaryDirectory() as scratch:
         output = Workspace(Path(scratch) / "match")
         _compare_models(run, challenger, baseline, output)
-        match: dict[str, Any] = read_json(output.metrics("evaluate"))
+        (result,) = read_results(output)
+        metrics = read_json(output.metrics("evaluate"))
         table = pd.read_parquet(output.comparisons)
 
     with tracking.best_effort("the comparison", logger.warning):
         client = client_of(run.root)
-        tracking.log_metrics(client, run.run_id, tracking.metrics_of(match, 0, prefix="match."))
+        tracking.log_metrics(client, run.run_id, tracking.metrics_of(metrics, 0, prefix="match."))
         sides = {"match.challenger": str(challenger), "match.baseline": str(baseline)}
         set_tags(client, run.run_id, sides)
         client.log_table(run.run_id, table, "tables/match.json")
-    show_table("compare-metrics", summary_rows(match), f"{challenger} against {baseline}")
-    return match
+    show_table("compare-metrics", summary_rows(metrics), f"{challenger} against {baseline}")
+    return result
 
 
 def _compare_models(

@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from rlhf.evaluation.both_orders import judge_both_orders
 from rlhf.evaluation.judges.api import ApiJudge
-from rlhf.evaluation.types import Case, Judge, Outcome, judge_both_orders
+from rlhf.evaluation.types import Case, Judge, Outcome
 from rlhf.settings.evaluation import Endpoint
 
 FAKE_CODE = "0123456789ab"

@@ -6,106 +6,146 @@ from typing import Any
 
 import pytest
 
-from rlhf.commands.worker import stage_function
+from rlhf.commands.dvc_yaml import LINKS, link_name, links_of, pipeline_text
 from rlhf.common.yaml import parse_yaml, read_yaml
-from rlhf.settings import preset_names, preset_text
-from rlhf.workspace import STAGES, Workspace
-from tests.source_tree import ROOT, closure
+from rlhf.core.source import closure, unwatched
+from rlhf.registry import ALGORITHMS, module_of
+from rlhf.settings import Settings, preset_names, preset_text, settings_from
+from rlhf.stages import STAGES, modules_of
+from rlhf.workspace import Workspace
+from tests.source_tree import ROOT
 
+TEXT = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
 PIPELINE: dict[str, Any] = read_yaml(ROOT / "dvc.yaml")
 
-# What cannot change an output: reading settings (their values are params), names of files, writing, progress, messages.
-WITHOUT_EFFECT = (
-    "rlhf/__init__.py",  # the version
-    "rlhf/settings",
-    "rlhf/workspace.py",
-    "rlhf/common/errors.py",
-    "rlhf/common/files.py",
-    "rlhf/common/memory.py",
-    "rlhf/common/metrics.py",
-    "rlhf/common/progress.py",
-)
 
-MODULES = {
-    "fetch": "rlhf.data.fetch",
-    "prepare": "rlhf.data.prepare",
-    "sft": "rlhf.training.sft",
-    "reward": "rlhf.training.reward",
-    "ppo": "rlhf.training.loop",
-    "gold": "rlhf.training.reward",
-    "evaluate": "rlhf.evaluation.evaluate",
-    "report": "rlhf.report.build",
-}
+def listed(stage: str, settings: Settings) -> list[str]:
+    """The dependencies of a stage as DVC fills them in."""
+    chosen = {
+        "${ppo.algorithm}": settings.ppo.algorithm,
+        "${reward.initial}": settings.reward.initial,
+        "${gold.initial}": settings.gold.initial,
+    }
+    filled = []
+    for entry in PIPELINE["stages"][stage]["deps"]:
+        for place, value in chosen.items():
+            entry = entry.replace(place, value)
+        filled.append(entry)
+    return filled
 
 
-def covered(path: Path, listed: list[str]) -> bool:
-    return any(path == Path(entry) or Path(entry) in path.parents for entry in listed)
+def preset(name: str, **ppo: Any) -> Settings:
+    content = parse_yaml(preset_text(name), name)
+    content["ppo"] |= ppo
+    return settings_from(content)
 
 
-def has_code(path: Path) -> bool:
-    """Whether a file holds more than its docstring."""
-    return len(ast.parse((ROOT / path).read_text(encoding="utf-8")).body) > 1
+APA = {"algorithm": "apa", "apa": {"lambda": 0.1}, "kl": None, "surrogate_clip": None}
 
 
 def outs_of(stage: dict[str, Any]) -> list[str]:
     return [*stage["outs"], *stage.get("metrics", [])]
 
 
-def test_the_stages_are_the_eight_in_their_order() -> None:
-    assert tuple(PIPELINE["stages"]) == STAGES
-    assert [stage["cmd"] for stage in PIPELINE["stages"].values()] == [
-        f"python -m flows.{name}" for name in STAGES
-    ]
+def is_covered(path: Path, entries: list[str]) -> bool:
+    return any(path == Path(entry) or Path(entry) in path.parents for entry in entries)
 
 
+def test_it_is_what_the_table_and_the_code_say() -> None:
+    assert pipeline_text(TEXT) == TEXT, "run `make dvc.yaml`"
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_an_algorithm_has_links_to_its_own_files(algorithm: str) -> None:
+    folder = ROOT / LINKS / algorithm
+    expected = {link_name(path): (ROOT / path).resolve() for path in links_of(algorithm)}
+    assert {link.name: link.resolve() for link in folder.iterdir()} == expected
+    assert all(link.is_symlink() for link in folder.iterdir())
+    assert link_name(Path(*module_of(ALGORITHMS, algorithm).split(".")).with_suffix(".py")) in (
+        expected
+    )
+
+
+def test_no_links_are_left_of_an_algorithm_that_is_gone() -> None:
+    assert {folder.name for folder in (ROOT / LINKS).iterdir()} == set(ALGORITHMS)
+
+
+@pytest.mark.parametrize("algorithm", [{}, APA], ids=["ppo-max", "apa"])
+@pytest.mark.parametrize("name", preset_names())
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_module_that_a_stage_runs_is_a_dependency(stage: str) -> None:
-    listed = [*PIPELINE["stages"][stage]["deps"], *WITHOUT_EFFECT]
-    files = {path for path in closure(MODULES[stage]) if has_code(path)}
-    assert files, f"{MODULES[stage]} was not found"
-    missing = sorted(str(path) for path in files if not covered(path, listed))
-    assert not missing, f"{stage} runs {', '.join(missing)}: list them in dvc.yaml"
+def test_every_file_that_a_stage_runs_is_a_dependency(
+    stage: str, name: str, algorithm: dict[str, Any]
+) -> None:
+    settings = preset(name, **algorithm)
+    modules = modules_of(stage, settings)
+    assert closure(modules)
+    assert unwatched(modules, listed(stage, settings)) == []
+
+
+def test_an_algorithm_that_is_not_chosen_is_no_dependency() -> None:
+    own = ROOT / "rlhf" / "algorithms" / "apa.py"
+    for algorithm, watched in (({}, False), (APA, True)):
+        paths = [ROOT / entry for entry in listed("ppo", preset("laptop", **algorithm))]
+        links = {link.resolve() for path in paths if path.is_dir() for link in path.iterdir()}
+        assert (own in {*paths, *links}) is watched
+        assert own.parent not in paths
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_code_that_a_stage_does_not_run_is_no_dependency(stage: str) -> None:
-    """A directory may hold more than is run, but not be run at all."""
-    files = closure(MODULES[stage])
+    """A folder may hold more than is run, but not be run at all."""
+    settings = [preset(name) for name in preset_names()]
+    judges = {"judges": ("gold", "rules", "api:x", "people:y")}
+    everything = [
+        one.model_copy(update={"evaluate": one.evaluate.model_copy(update=judges)})
+        for one in settings
+    ]
+    files = {path for one in everything for path in closure(modules_of(stage, one))}
     code = [entry for entry in PIPELINE["stages"][stage]["deps"] if entry.startswith("rlhf/")]
-    data = ("rlhf/data/starter", "rlhf/presets")
+    data = (*STAGES[stage].reads, f"{LINKS}/${{ppo.algorithm}}")
     idle = [
         entry
         for entry in code
-        if entry not in data and not any(covered(path, [entry]) for path in files)
+        if entry not in data and not any(is_covered(path, [entry]) for path in files)
     ]
-    assert not idle
+    # DeepSpeed is chosen by hh-7b alone, every other engine and source by some preset
+    assert idle == []
 
 
-@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "gold"])
-def test_the_modules_are_those_that_the_worker_runs(stage: str) -> None:
-    function = stage_function(stage)
-    module = function.__module__
-    assert module in (
-        MODULES[stage],
-        "rlhf.commands.worker",
-    )  # the reward model's function is bound to its role there
+def test_what_cannot_change_a_number_is_followed_no_further() -> None:
+    files = closure(["rlhf.training.loop"])
+    assert Path("rlhf/training/loop.py") in files
+    assert not [path for path in files if path.parts[1] in ("common", "settings", "report")]
 
 
-@pytest.mark.parametrize("preset", preset_names())
+def test_imports_for_type_checkers_alone_do_not_count() -> None:
+    """`rlhf.ppo` gives every formula by name: whoever uses one must not depend on the others."""
+    assert closure(["rlhf.ppo"]) == []
+    assert closure(["rlhf.ppo.kl"]) == [Path("rlhf/ppo/kl.py")]
+
+
 @pytest.mark.parametrize("stage", STAGES)
-def test_params_exist_in_every_preset(stage: str, preset: str) -> None:
-    content = parse_yaml(preset_text(preset), preset)
+def test_the_table_names_a_function_that_is_there(stage: str) -> None:
+    module, _, function = STAGES[stage].function.partition(":")
+    tree = ast.parse((ROOT / module.replace(".", "/")).with_suffix(".py").read_text())
+    assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("stage", STAGES)
+def test_params_exist_in_every_preset(stage: str, name: str) -> None:
+    content = parse_yaml(preset_text(name), name)
     for key in PIPELINE["stages"][stage]["params"]:
         node: Any = content
         for part in key.split("."):
-            assert part in node, f"{preset} has no {key}, which {stage} depends on"
+            assert part in node, f"{name} has no {key}, which {stage} depends on"
             node = node[part]
 
 
-@pytest.mark.parametrize("preset", preset_names())
-def test_every_section_of_a_preset_makes_some_stage_stale(preset: str) -> None:
+@pytest.mark.parametrize("name", preset_names())
+def test_every_section_of_a_preset_makes_some_stage_stale(name: str) -> None:
     used = {key.split(".")[0] for stage in PIPELINE["stages"].values() for key in stage["params"]}
-    assert set(parse_yaml(preset_text(preset), preset)) <= used
+    assert set(parse_yaml(preset_text(name), name)) <= used
 
 
 def test_changes_of_ppo_reach_only_what_follows_it() -> None:
@@ -120,11 +160,20 @@ def test_every_stage_writes_its_metrics_and_every_dependency_is_code_or_written(
     for name, stage in PIPELINE["stages"].items():
         if name != "report":
             assert stage["metrics"] == [str(workspace.metrics(name))]
-        for entry in stage["deps"]:
-            entry = entry.replace(f"${{{name}.initial}}", "sft")
-            assert covered(Path(entry), written) or (ROOT / entry).exists(), (
-                f"{name}: {entry} is neither"
-            )
+        for entry in listed(name, preset("laptop")):
+            there = is_covered(Path(entry), written) or (ROOT / entry).exists()
+            assert there, f"{name}: {entry} is neither"
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_an_algorithm_reads_nothing_that_the_stage_does_not_declare(name: str) -> None:
+    from rlhf.registry import find
+
+    for algorithm, changes in (("ppo-max", {}), ("apa", APA)):
+        settings = preset(name, **changes)
+        inputs = find(ALGORITHMS, algorithm).inputs(settings)
+        assert set(inputs.tables) <= set(STAGES["ppo"].tables)
+        assert set(inputs.models) <= set(STAGES["ppo"].models)
 
 
 def test_plots_read_files_that_stages_write_and_have_titles() -> None:

@@ -1,8 +1,8 @@
 """APA, advantage-induced policy alignment (arXiv 2306.02231): regression towards pi_ref exp(A / lambda).
 
-No ratio, no clip, and no KL penalty in the reward: the loss itself holds the policy to the reference.
-lambda is in the units of the advantages, which `ppo.advantage` whitens under the response mask; the
-authors' code whitens over padding too, and takes 0.1.
+No ratio, no clip, and no KL penalty in the reward: the loss itself holds the policy to the
+reference. lambda is in the units of the advantages, which `ppo.advantage` whitens under the
+response mask; the authors' code whitens over padding too, and takes 0.1.
 """
 
 from torch import Tensor

@@ -1,7 +1,7 @@
 """The seam between the policy loop and an algorithm.
 
-An algorithm asks the loop for what it consumes (`Sources`) and hands it what is to be learnt, as data
-(`Update`). The loop knows no algorithm, no role and no metric by name.
+An algorithm asks the loop for what it consumes (`Sources`) and hands it what is to be learnt, as
+data (`Update`). The loop knows no algorithm, no role and no metric by name.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -24,6 +24,9 @@ from rlhf.workspace import Workspace
 
 # the role that every algorithm has: it is validated and saved
 POLICY = "policy"
+
+
+# -- what it is made from --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,9 @@ class Inputs:
         return tables | {f"models/{name}": workspace.model(name) for name in self.models}
 
 
+# -- what an algorithm draws on --------------------------------------------------------------------
+
+
 class Sources(Protocol):
     """What an iteration may draw on; times and counts of sampling are the loop's business."""
 
@@ -67,6 +73,9 @@ class Sources(Protocol):
     def rows(self, table: str) -> pd.DataFrame:
         """The training rows of a prepared table."""
         ...
+
+
+# -- what it hands to the loop ---------------------------------------------------------------------
 
 
 class MiniBatch(Protocol):
@@ -103,7 +112,7 @@ class Update(Generic[B]):
     """What is to be learnt next.
 
     roles: the models that step, on each mini-batch in this order
-    mini_batches: of this process, equally many on every process; each epoch takes them in a new order
+    mini_batches: of this process, equally many on every process; each epoch has a new order of them
     losses: of one step, an entry a micro-batch, equally many on every process; rows that must not
         count get weight 0
     metrics: what is known before anything is learnt
@@ -137,6 +146,9 @@ class Validation:
 # What an update showed, means over all of its steps and processes.
 Means = Mapping[str, float]
 Updates = Generator[Update[Any], Means, None]
+
+
+# -- what it is ------------------------------------------------------------------------------------
 
 
 class Algorithm(Protocol):

@@ -74,7 +74,7 @@ class OnPolicy(ABC):
         "value_loss",
     )
 
-    # -- what a member states -------------------------------------------------------------------------
+    # -- what a member states ----------------------------------------------------------------------
 
     @abstractmethod
     def token_rewards(self, scores: Scores, mask: Tensor) -> TokenRewards:
@@ -96,7 +96,7 @@ class OnPolicy(ABC):
         """Losses of the policy on other data, added to those of the rollout: none, unless overridden."""
         return []
 
-    # -- models ---------------------------------------------------------------------------------------
+    # -- models ------------------------------------------------------------------------------------
 
     @classmethod
     def inputs(cls, settings: Settings) -> Inputs:
@@ -139,7 +139,7 @@ class OnPolicy(ABC):
         """Optimiser steps of one model, for its learning-rate schedule."""
         return iterations * epochs * (self.settings.rollouts // self.settings.mini_batch)
 
-    # -- what members choose from ---------------------------------------------------------------------
+    # -- what members choose from ------------------------------------------------------------------
 
     def reparameterised(self, scores: Tensor) -> Tensor:
         """Details 4 and 5: scores [B] enter the history, are rescaled by it, and clipped."""
@@ -161,7 +161,7 @@ class OnPolicy(ABC):
             advantages = whiten(advantages, batch.response_mask, self.engine.all_sum)
         return replace(batch, advantages=clip(advantages, transform.clip))
 
-    # -- an iteration ---------------------------------------------------------------------------------
+    # -- an iteration ------------------------------------------------------------------------------
 
     def updates(self, sources: Sources, iteration: int) -> Updates:
         # 1. responses of the policy as it is, and what all models say of them
@@ -258,7 +258,7 @@ class OnPolicy(ABC):
     def _logits(self, role: str, batch: TokenBatch) -> Tensor:
         return self.models.target_logits(role, batch, self.settings.sampling.temperature)
 
-    # -- losses ---------------------------------------------------------------------------------------
+    # -- losses ------------------------------------------------------------------------------------
 
     def _policy_losses(
         self, iteration: int, sources: Sources, step: Step[Experience]
@@ -294,7 +294,7 @@ class OnPolicy(ABC):
     def _evidence(self, iteration: int, sources: Sources, step: Step[Experience]) -> dict[str, Any]:
         return step.batch.evidence()
 
-    # -- validation and state -------------------------------------------------------------------------
+    # -- validation and state ----------------------------------------------------------------------
 
     def validate(self, rollout: Rollout) -> Validation:
         rollout = self.with_trunk_states(rollout)

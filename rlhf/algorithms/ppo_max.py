@@ -84,7 +84,7 @@ class PpoMax(OnPolicy):
                 tally.peak(first_ratio_deviation=float(deviation.max()))
         return losses
 
-    # -- ptx ------------------------------------------------------------------------------------------
+    # -- ptx ---------------------------------------------------------------------------------------
 
     def further_losses(
         self, iteration: int, sources: Sources, step: Step[Experience]
@@ -118,7 +118,7 @@ class PpoMax(OnPolicy):
         plain = None if text is None else text.input_ids.tolist()
         return {"plain_text": plain, **super()._evidence(iteration, sources, step)}
 
-    # -- state ----------------------------------------------------------------------------------------
+    # -- state -------------------------------------------------------------------------------------
 
     def before_learning(self) -> Mapping[str, float]:
         return {"penalty_coefficient": self._penalty} if self.settings.penalty else {}

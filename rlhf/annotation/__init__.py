@@ -1,1 +1,1 @@
-"""People as judges: a local page for blind pairwise comparison, and the votes that it keeps."""
+"""People as judges: a local page for blind pairwise comparison, and the store of their votes."""

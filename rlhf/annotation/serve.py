@@ -1,4 +1,4 @@
-"""Serving the annotators' page until Ctrl-C."""
+"""Serving the annotators' pages until Ctrl-C."""
 
 import socket
 from collections.abc import Callable
@@ -6,19 +6,32 @@ from collections.abc import Callable
 import uvicorn
 
 from rlhf.annotation.app import make_app
-from rlhf.annotation.store import Store
+from rlhf.annotation.store import VoteStore
 from rlhf.common.errors import RlhfError
 
-_ANY = ("0.0.0.0", "::")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_ALL_ADDRESSES = ("0.0.0.0", "::")
 
 
-def serve(store: Store, host: str, port: int, say: Callable[[str], None]) -> None:
-    """Run until Ctrl-C; raises RlhfError where the address is taken.
+def serve(store: VoteStore, host: str, port: int, echo: Callable[[str], None]) -> None:
+    """Serve until Ctrl-C; port 0 takes a free one. `echo` is given the address of the page.
 
-    On loopback only requests under its own names are answered, so that no web page elsewhere reaches it by a name of its own.
+    Raises RlhfError if the address cannot be had.
     """
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener = _listen(host, port)
+    url = f"http://{_shown_host(host)}:{listener.getsockname()[1]}/"
+    echo(f"{url} (Ctrl-C ends; every vote is saved)")
+
+    # the socket is ours, so that the address is known before the server runs
+    app = make_app(store, _allowed_hosts(host))
+    config = uvicorn.Config(app, log_level="warning", access_log=False)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    # the port of a server that was killed a moment ago can be had again
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
@@ -26,10 +39,19 @@ def serve(store: Store, host: str, port: int, say: Callable[[str], None]) -> Non
         raise RlhfError(
             f"rlhf annotate: {host}:{port}: {error.strerror}; --port 0 takes a free one"
         ) from None
-    hosts = ["127.0.0.1", "localhost", "[::1]"] if host in LOOPBACK else ["*"]
-    shown = socket.gethostname() if host in _ANY else f"[{host}]" if ":" in host else host
-    say(f"http://{shown}:{listener.getsockname()[1]}/ (Ctrl-C ends; every vote is kept)")
-    server = uvicorn.Server(
-        uvicorn.Config(make_app(store, hosts), log_level="warning", access_log=False)
-    )
-    server.run(sockets=[listener])
+    return listener
+
+
+def _allowed_hosts(host: str) -> list[str]:
+    """On loopback its own names alone: else a foreign site could reach it under a name of its own."""
+    if host in LOOPBACK:
+        return ["127.0.0.1", "localhost", "[::1]"]
+    return ["*"]
+
+
+def _shown_host(host: str) -> str:
+    """The host as it stands in a URL."""
+    # 0.0.0.0 is no address that another machine could open
+    if host in _ALL_ADDRESSES:
+        return socket.gethostname()
+    return f"[{host}]" if ":" in host else host

@@ -57,6 +57,7 @@ class TokenBatch:
 
     def select(self, rows: slice | Tensor) -> "TokenBatch":
         """Some of the rows, by slice or by index [b] int64; padding that none of them needs is cut off."""
+        # fewer columns, the same numbers
         mask = self.attention_mask[rows]
         width = int(mask.sum(dim=1).max())
         trunk = None

@@ -13,9 +13,12 @@ _PADDING, _PROMPT, _CHOSEN, _REJECTED = range(4)
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Rows of prompt, chosen answer, rejected answer, right-padded; the rejected answer does not see the chosen one.
+    """Rows of prompt, chosen answer, rejected answer, right-padded.
 
-    tokens: the rows as they lie, T = longest prompt + chosen + rejected; the targets are the chosen answer's tokens
+    The rejected answer does not see the chosen one.
+
+    tokens: the rows as they lie, T = longest prompt + chosen + rejected; the targets are the tokens
+        of the chosen answer
     parts: [B, T] int64, what each token belongs to
     position_ids: [B, T] int64; the rejected answer counts on from the prompt, as if it were alone
     last: [B, 2] int64, places of the last token of the chosen and of the rejected answer
@@ -29,15 +32,21 @@ class PairBatch:
     @property
     def visible(self) -> Tensor:
         """[B, 1, T, T] bool: True where the token of the third axis sees that of the fourth."""
-        seeing, seen = self.parts[:, :, None], self.parts[:, None, :]
+        seeing = self.parts[:, :, None]
+        seen = self.parts[:, None, :]
         places = torch.arange(self.parts.shape[1], device=self.parts.device)
         before = places[None, :] <= places[:, None]
-        return (((seen == _PROMPT) | (seen == seeing)) & before)[:, None]
+        prompt_or_same_answer = (seen == _PROMPT) | (seen == seeing)
+        return (prompt_or_same_answer & before)[:, None]
 
     def to(self, device: torch.device | str) -> "PairBatch":
         """Move all tensors."""
-        moved = (part.to(device) for part in (self.parts, self.position_ids, self.last))
-        return PairBatch(self.tokens.to(device), *moved)
+        return PairBatch(
+            tokens=self.tokens.to(device),
+            parts=self.parts.to(device),
+            position_ids=self.position_ids.to(device),
+            last=self.last.to(device),
+        )
 
 
 def pad_pairs(
@@ -45,19 +54,25 @@ def pad_pairs(
 ) -> PairBatch:
     """Join each prompt with both answers and pad to the longest row."""
     rows = list(zip(prompts, chosen, rejected, strict=True))
-    tokens = pad(
-        [[*p, *c, *r] for p, c, r in rows],
-        [[False] * len(p) + [True] * len(c) + [False] * len(r) for p, c, r in rows],
-        pad_id,
-    )
+
+    # 1. the tokens of a row, one after the other
+    ids, is_target = [], []
+    for p, c, r in rows:
+        ids.append([*p, *c, *r])
+        is_target.append([False] * len(p) + [True] * len(c) + [False] * len(r))
+    tokens = pad(ids, is_target, pad_id)
+
+    # 2. what each token belongs to, and where it stands in its dialogue
     parts = torch.full_like(tokens.input_ids, _PADDING)
     positions = torch.zeros_like(tokens.input_ids)
+    last = []
     for row, (p, c, r) in enumerate(rows):
         joined = len(p) + len(c)
+        end = joined + len(r)
         parts[row, : len(p)] = _PROMPT
         parts[row, len(p) : joined] = _CHOSEN
-        parts[row, joined : joined + len(r)] = _REJECTED
+        parts[row, joined:end] = _REJECTED
         positions[row, :joined] = torch.arange(joined)
-        positions[row, joined : joined + len(r)] = torch.arange(len(p), len(p) + len(r))
-    last = torch.tensor([[len(p) + len(c) - 1, len(p) + len(c) + len(r) - 1] for p, c, r in rows])
-    return PairBatch(tokens, parts, positions, last)
+        positions[row, joined:end] = torch.arange(len(p), len(p) + len(r))
+        last.append([joined - 1, end - 1])
+    return PairBatch(tokens, parts, positions, torch.tensor(last))

@@ -1,4 +1,7 @@
-"""The prepared tables: their columns, writing and reading them. `messages` and ids come from here, never from raw files."""
+"""The prepared tables: their columns, writing and reading them.
+
+`messages` and ids come from here, never from raw files.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +16,8 @@ from rlhf.workspace import Workspace
 
 _TEXT, _IDS = pyarrow.string(), pyarrow.list_(pyarrow.int32())
 _ROW = {"id": _TEXT, "kind": _TEXT, "split": _TEXT, "source": _TEXT}
-_DIALOGUE = {**_ROW, "opening": _TEXT, "messages": _TEXT}  # messages: JSON text
+# messages: JSON text
+_DIALOGUE = {**_ROW, "opening": _TEXT, "messages": _TEXT}
 
 COLUMNS: Mapping[str, Mapping[str, pyarrow.DataType]] = {
     "sft": {**_DIALOGUE, "input_ids": _IDS, "loss_mask": pyarrow.list_(pyarrow.bool_())},
@@ -47,10 +51,12 @@ def write_table(directory: Path, table: str, rows: Sequence[Mapping[str, Any]]) 
 def read_table(
     workspace: Workspace, table: str, *, split: str | None = None, kind: str | None = None
 ) -> pandas.DataFrame:
-    """Read a table, or its rows of one split and kind, in the table's order with a fresh index; it may be empty.
+    """Read a table, or its rows of one split and kind.
 
-    Columns of ids and masks hold numpy arrays (int32, bool). Raises DataError when the file is missing, unreadable or
-    lacks a column.
+    The rows come in the table's order with a fresh index; there may be none.
+
+    Columns of ids and masks hold numpy arrays (int32, bool). Raises DataError when the file is
+    missing, unreadable or lacks a column.
     """
     path = table_path(workspace, table)
     if not path.is_file():

@@ -29,14 +29,15 @@ def annotate(
     rlhf annotate --export votes.jsonl      then add "people:votes.jsonl" to evaluate.judges
     """
     # pandas and uvicorn take seconds to import
+    from rlhf.annotation.pairs import read_pairs
     from rlhf.annotation.serve import serve
-    from rlhf.annotation.store import Store, pairs_of
+    from rlhf.annotation.store import VoteStore
 
     cli: CliContext = context.obj
     workspace = cli.workspace
-    store = Store(workspace.votes, load_settings(workspace.params).seed)
+    store = VoteStore(workspace.votes, load_settings(workspace.params).seed)
     if export is not None:
         typer.echo(f"{export}: {store.export(export)} votes, of all pairs")
         return
-    store.serve(pairs_of(workspace.comparisons, challenger, baseline))
+    store.serve(read_pairs(workspace.comparisons, challenger, baseline))
     serve(store, host, port, typer.echo)

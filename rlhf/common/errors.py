@@ -1,15 +1,19 @@
-"""Errors that are meant for the user: each names the file, line or key at fault and what would be right."""
+"""Errors meant for the user: each names the file, line or key at fault, and what is right."""
 
 from pathlib import Path
 from typing import Any
 
 
 class RlhfError(Exception):
-    """A fault of input, settings or machine, told in one message; the command line prints it without a traceback."""
+    """A fault of input, settings or machine, told in one message.
+
+    The command line prints it without a traceback.
+    """
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Unpickling an exception calls its class with the message alone, which a kind that makes its message from more
-        # refuses; raised in a process of a pool, such a fault would arrive as that of a broken pool.
+        # Unpickling an exception calls its class with the message alone, which a class that makes
+        # its message from more refuses: raised in a process of a pool, such a fault would arrive
+        # as that of a broken pool.
         return _unpickled, (type(self), self.args), self.__dict__ or None
 
 
@@ -19,7 +23,7 @@ def _unpickled(kind: type[RlhfError], args: tuple[Any, ...]) -> RlhfError:
 
 
 class SettingsError(RlhfError):
-    """A setting is missing, unknown or impossible; the message carries the key's path and what is allowed."""
+    """A setting is missing, unknown or impossible; the message says which and what is allowed."""
 
 
 class DataError(RlhfError):
@@ -43,7 +47,7 @@ class ChangedError(RlhfError):
 
 
 class TrainingError(RlhfError):
-    """Training cannot go on (for example a loss that is not finite); the message names step and saved evidence."""
+    """Training cannot go on, say a loss is not finite; the message names step and evidence."""
 
 
 class JudgeError(RlhfError):

@@ -1,4 +1,4 @@
-"""Writing files so that nothing half-written is ever seen under its final name, and hashing what was written."""
+"""Writing files whole or not at all, and hashing what was written."""
 
 import errno
 import hashlib
@@ -27,7 +27,8 @@ def writing(path: Path) -> Iterator[None]:
         if error.filename is None and error.errno in _FULL:
             error.filename = str(path)
         raise
-    except SafetensorError as error:  # what safetensors makes of the same
+    # what safetensors makes of the same
+    except SafetensorError as error:
         raise OSError(errno.EIO, str(error), str(path)) from error
 
 
@@ -44,7 +45,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write `value` as JSON with sorted keys; NaN and infinity are refused (ValueError), JSON has no such numbers."""
+    """Write `value` as JSON with sorted keys.
+
+    NaN and infinity raise ValueError: JSON has no such numbers.
+    """
     write_text(
         path,
         json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n",
@@ -74,10 +78,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def staged_directory(final: Path) -> Iterator[Path]:
-    """Give an empty directory beside `final` to fill; it takes the name `final` only if the block ends well.
+    """Give an empty directory to fill; it takes the name `final` only if the block ends well.
 
-    Left-overs of killed runs are removed on entry, and the block's own on any exception, Ctrl-C included. What was there
-    before stays whole until then.
+    Left-overs of killed runs are removed on entry, and the block's own on any exception, Ctrl-C
+    included. What was there before stays whole until then.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     for stale in final.parent.glob(f".{final.name}.partial-*"):
@@ -106,7 +110,10 @@ def sha256(path: Path) -> str:
 
 
 def tree_sha256(root: Path) -> str:
-    """Hash a file, or a directory's relative names and contents in sorted order (hex); hidden files count too."""
+    """Hash a file, or a directory's relative names and contents in sorted order (hex).
+
+    Hidden files count too.
+    """
     if root.is_file():
         return sha256(root)
     digest = hashlib.sha256()

@@ -12,7 +12,7 @@ Value = float | int | bool | str | None
 
 
 def finite(values: Mapping[str, Value], where: str) -> dict[str, Value]:
-    """Give the values back; raises TrainingError that begins with `where` and names the keys that are not finite."""
+    """Give the values back; raises TrainingError that names `where` and each key not finite."""
     bad = sorted(
         key
         for key, value in values.items()

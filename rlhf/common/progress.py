@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with rate and time left on a terminal, a log line now and then elsewhere."""
+"""Progress of long work: a bar with rate and time left on a terminal, log lines elsewhere."""
 
 import logging
 import sys
@@ -45,6 +45,7 @@ class Progress:
             time.monotonic() - self._told >= self._every or self.done >= self.total
         ):
             self._told = time.monotonic()
+            # steps of an earlier run that was resumed took none of this time
             rate = (self.done - self._start) / max(self._told - self._began, 1e-9)
             left = (self.total - self.done) / max(rate, 1e-9)
             log.info(

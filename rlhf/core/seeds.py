@@ -4,12 +4,13 @@ import hashlib
 import random
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # imported where it is used: a stage that only derives seeds, the report, starts in half the time
+# imported where it is used: a stage that only derives seeds, the report, starts in half the time
+if TYPE_CHECKING:
     import torch
 
 
 def derive_seed(root: int, *names: str | int) -> int:
-    """Give the seed (0 <= seed < 2**63) that belongs to `names` under the run's root seed; stable across machines.
+    """The seed of `names` under the run's root seed, 0 <= seed < 2**63; stable across machines.
 
     torch's generator on a CPU uses the lower 32 bits: enough to keep names apart.
     """
@@ -20,7 +21,10 @@ def derive_seed(root: int, *names: str | int) -> int:
 def generator(
     root: int, *names: str | int, device: "str | torch.device" = "cpu"
 ) -> "torch.Generator":
-    """Make a torch generator seeded by name; state never needs saving because a step's name gives it back."""
+    """Make a torch generator seeded by name.
+
+    Its state never needs saving: the name gives it back.
+    """
     import torch
 
     return torch.Generator(device=device).manual_seed(derive_seed(root, *names))

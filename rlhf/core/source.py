@@ -1,12 +1,14 @@
 """Which source files a stage can run: the closure of its imports, read from the source itself.
 
-Resume checkpoints are keyed by it and `dvc.yaml` lists it: a stage becomes stale when a file changes
-that it runs, and by no other.
+Resume checkpoints are keyed by it and `dvc.yaml` lists it: a stage becomes stale when a file
+changes that it runs, and by no other.
 """
 
 import ast
 import hashlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 PACKAGE = "rlhf"
@@ -56,6 +58,20 @@ def code_sha256(modules: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
+def unwatched(modules: Iterable[str], listed: Iterable[str]) -> list[Path]:
+    """The files of a closure that none of the `listed` paths of the project covers.
+
+    A path is that of a file, of a folder, or of a folder of links to files.
+    """
+    # dvc.yaml lists an algorithm by a folder of links
+    paths = [ROOT / entry for entry in listed]
+    targets = {link.resolve() for path in paths if path.is_dir() for link in path.iterdir()}
+    covered = {*paths, *targets}
+    return [
+        path for path in closure(modules) if not covered & {ROOT / path, *(ROOT / path).parents}
+    ]
+
+
 def file_of(name: str) -> Path | None:
     """The file of a dotted name, if it is a module or package of ours."""
     if name.partition(".")[0] != PACKAGE:
@@ -69,8 +85,25 @@ def file_of(name: str) -> Path | None:
 
 def imported_names(path: Path) -> tuple[str, ...]:
     """Dotted names that a file imports; `from a import b` gives both `a` and `a.b`."""
+    return _read(path, path.stat().st_mtime_ns).imports
+
+
+# -- reading source --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a file imports, and whether it holds more than its docstring."""
+
+    imports: tuple[str, ...]
+    has_code: bool
+
+
+@cache
+def _read(path: Path, _modified: int) -> _Source:
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    return tuple(name for node in _executed(tree) for name in _names(node))
+    imports = tuple(name for node in _executed(tree) for name in _names(node))
+    return _Source(imports, len(tree.body) > 1)
 
 
 def _names(node: ast.AST) -> Iterator[str]:
@@ -104,4 +137,4 @@ def _counts(path: Path) -> bool:
     name = path.relative_to(ROOT)
     if any(name == Path(entry) or Path(entry) in name.parents for entry in WITHOUT_EFFECT):
         return False
-    return len(ast.parse(path.read_text(encoding="utf-8")).body) > 1
+    return _read(path, path.stat().st_mtime_ns).has_code

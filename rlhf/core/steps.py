@@ -13,8 +13,9 @@ from rlhf.common.metrics import Value, finite
 class StepLog:
     """Append-only `metrics/<stage>.jsonl`; a resumed run goes on from the copy in its checkpoint.
 
-    The file itself may hold steps after the checkpoint, or be gone: DVC removes a stage's outputs before running it.
-    Several points of one step may be written under different keys; every line has `step`.
+    The file itself may hold steps after the checkpoint, or be gone: DVC removes a stage's outputs
+    before running it. Several points of one step may be written under different keys; every line
+    has `step`.
     """
 
     def __init__(self, path: Path, checkpoint: Path | None = None) -> None:
@@ -25,7 +26,10 @@ class StepLog:
         self._stream = path.open("a", encoding="utf-8")
 
     def write(self, step: int, values: Mapping[str, Value]) -> None:
-        """Write one line; a value that is not finite raises TrainingError naming its key, None is left out."""
+        """Write one line without the values that are None.
+
+        A value that is not finite raises TrainingError that names its key.
+        """
         row = {key: value for key, value in values.items() if value is not None}
         line: dict[str, Value] = {"step": step}
         line.update(finite(row, f"{self.path} step {step}"))
@@ -50,6 +54,7 @@ def read_steps(path: Path) -> list[dict[str, Any]]:
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
+            # being written, or cut off by a kill
             break
     return rows
 
@@ -62,7 +67,11 @@ def ends(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[float, float]:
 
 
 def write_plot_data(log: Path, target: Path) -> None:
-    """Write the step log as one JSON list for DVC's plots: a row a step, each with every key, null where not measured."""
+    """Write the step log as one JSON list for DVC's plots.
+
+    A row a step, each with every key, null where it was not measured.
+    """
+    # several lines of one step are one row
     steps: dict[int, dict[str, Any]] = {}
     for row in read_steps(log):
         steps.setdefault(int(row["step"]), {}).update(row)

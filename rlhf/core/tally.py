@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass
 class Tally:
-    """Sums and weights of step metrics, gathered while the losses are computed and averaged once at the end."""
+    """Sums and weights of step metrics, gathered while losses are computed, averaged at the end."""
 
     sums: dict[str, Tensor] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
@@ -18,9 +18,11 @@ class Tally:
     def add(self, weight: float = 1.0, /, **values: Tensor) -> None:
         """Add the values of some tokens or rows, any shape, each element with `weight`.
 
-        Weight 0 is for what a process repeats only to keep step with the others: all must hold the same keys.
+        Weight 0 is for what a process repeats only to keep step with the others: all must hold the
+        same keys.
         """
         for key, value in values.items():
+            # in float64, so that the order of the parts shows in no digit
             total = weight * value.detach().double().sum()
             self.sums[key] = self.sums[key] + total if key in self.sums else total
             self.weights[key] = self.weights.get(key, 0.0) + weight * value.numel()

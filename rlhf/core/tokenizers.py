@@ -13,5 +13,6 @@ def read_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(
             directory, local_files_only=True, trust_remote_code=False
         )
-    except Exception as error:  # of a broken file the Rust library raises nothing more special
+    # of a broken file the Rust library raises nothing more special
+    except Exception as error:
         raise ModelError(f"{directory}: transformers cannot load the tokenizer: {error}") from error

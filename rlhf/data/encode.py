@@ -1,72 +1,98 @@
-"""From candidates to the rows of a table: tokens within the window of the settings, up to the limits of the settings."""
+"""From candidates to the rows of a table: tokens within the window, up to the row limits."""
 
 import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
 
 from rlhf.data.ledger import Ledger
 from rlhf.data.records import Dialogue, Messages, Pair, PlainText, Prompt, as_list
 from rlhf.data.split import Candidate, opening_of
-from rlhf.data.tokens import ChatEncoder, Encoded
+from rlhf.data.tokens import ChatEncoder, EncodedPrompt, EncodedResponse
 from rlhf.settings.schema import Data
 
+# Candidates that are tokenised at once.
 CHUNK = 1024
+
+TableRow = dict[str, Any]
+DropReason = str
 R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A row of a table as the tokenisation leaves it, and what befell it (prompt_shortened, chosen_truncated, ...)."""
+class EncodedRow:
+    """A row of a table as tokenisation leaves it.
+
+    notes: what happened to it (prompt_shortened, chosen_truncated, ...)
+    """
 
     columns: Mapping[str, Any]
     notes: tuple[str, ...] = ()
 
 
-Outcome = Kept | str  # a row, or the reason why there is none
+@dataclass(frozen=True)
+class _Exchange:
+    """A prompt and the answers to it, by name (response; chosen and rejected)."""
+
+    messages: Messages
+    answers: Mapping[str, str] = field(default_factory=dict)
 
 
-def take(
-    chosen: Sequence[Candidate],
+# Texts and tokens of the answers of a row, by name.
+_Answers = Mapping[str, str]
+_Responses = Mapping[str, EncodedResponse]
+# What makes the columns of a row.
+_Columns = Callable[[EncodedPrompt, _Answers, _Responses], TableRow]
+
+
+def encode_up_to_limits(
+    table_candidates: Sequence[Candidate],
     limits: Mapping[str, int],
-    encode: Callable[[Sequence[Candidate]], list[Outcome]],
+    encode: Callable[[Sequence[Candidate]], list[EncodedRow | DropReason]],
     ledger: Ledger,
-) -> list[dict[str, Any]]:
+) -> list[TableRow]:
     """Encode candidates in their order until the limits are reached.
 
-    limits: rows kept by "split" or "split.kind". A row behind the last one kept is `over_limit`, whatever else may be
-    wrong with it, so that the account does not depend on how many are encoded at once.
+    limits: rows to keep by "split" or "split.kind". A row behind the last one kept is `over_limit`,
+        whatever else may be wrong with it, so that the account does not depend on how many are
+        encoded at once.
     """
     counts: Counter[str] = Counter()
-    rows: list[dict[str, Any]] = []
+    rows: list[TableRow] = []
 
-    def full(candidate: Candidate) -> bool:
-        keys = (candidate.split, f"{candidate.split}.{candidate.row.kind}")
-        return any(key in limits and counts[key] >= limits[key] for key in keys)
+    def is_full(candidate: Candidate) -> bool:
+        return any(key in limits and counts[key] >= limits[key] for key in _limit_keys(candidate))
 
-    waiting = iter(chosen)
-    while chunk := list(islice(waiting, CHUNK)):
-        open_now = [candidate for candidate in chunk if not full(candidate)]
-        outcomes = dict(
-            zip((candidate.id for candidate in open_now), encode(open_now), strict=True)
-        )
+    remaining = iter(table_candidates)
+    while chunk := list(islice(remaining, CHUNK)):
+        # what lies behind a limit need not be tokenised
+        wanted = [candidate for candidate in chunk if not is_full(candidate)]
+        encoded = {
+            candidate.id: result for candidate, result in zip(wanted, encode(wanted), strict=True)
+        }
         for candidate in chunk:
-            outcome = "over_limit" if full(candidate) else outcomes[candidate.id]
-            if isinstance(outcome, str):
-                ledger.drop(candidate.place, outcome)
+            # asked again: an earlier row of this chunk may have filled the limit
+            result = "over_limit" if is_full(candidate) else encoded[candidate.id]
+            if isinstance(result, str):
+                ledger.drop(candidate.row.location, result)
                 continue
-            counts.update((candidate.split, f"{candidate.split}.{candidate.row.kind}"))
-            ledger.keep(candidate.place, candidate.split)
-            for note in outcome.notes:
+
+            counts.update(_limit_keys(candidate))
+            ledger.keep(candidate.row.location, candidate.split)
+            for note in result.notes:
                 ledger.note(candidate.row.use, note)
-            rows.append({**_common(candidate), **outcome.columns})
+            rows.append({**_common_columns(candidate), **result.columns})
     return rows
 
 
-def _common(candidate: Candidate) -> dict[str, Any]:
+def _limit_keys(candidate: Candidate) -> tuple[str, str]:
+    return candidate.split, f"{candidate.split}.{candidate.row.kind}"
+
+
+def _common_columns(candidate: Candidate) -> TableRow:
     row = candidate.row
     return {
         "id": candidate.id,
@@ -77,170 +103,198 @@ def _common(candidate: Candidate) -> dict[str, Any]:
 
 
 class TableEncoder:
-    """Encodes candidates of each table; special tokens within a text would act as commands, such rows are refused.
+    """Encodes the candidates of each table.
 
-    taken: openings that no row may begin with: where a prompt was shortened, another turn opens it
+    Special tokens within a text would act as commands; such rows are dropped.
+
+    taken: openings that no row may begin with. Where a prompt was shortened, another turn opens it.
     """
 
     def __init__(
         self, encoder: ChatEncoder, data: Data, taken: frozenset[str] = frozenset()
     ) -> None:
         self.encoder, self.data, self.taken = encoder, data, taken
-        names = sorted(
-            {*encoder.tokenizer.all_special_tokens, *encoder.tokenizer.get_added_vocab()},
-            key=len,
-            reverse=True,
-        )
-        self._special = re.compile("|".join(re.escape(name) for name in names if name.strip()))
+        tokenizer = encoder.tokenizer
+        names = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
+        # the longest first, since one may begin with another
+        ordered = sorted((name for name in names if name.strip()), key=len, reverse=True)
+        self._special_token = re.compile("|".join(re.escape(name) for name in ordered))
 
-    def sft(self, chosen: Sequence[Candidate]) -> list[Outcome]:
+    def sft(self, rows: Sequence[Candidate]) -> list[EncodedRow | DropReason]:
         """Columns messages, input_ids and loss_mask."""
-        dialogues = [_record(candidate, Dialogue).messages for candidate in chosen]
-        rows = [(messages[:-1], (messages[-1].content,)) for messages in dialogues]
-        return self._encode(rows, ("response",), self._sft_columns)
+        exchanges = []
+        for candidate in rows:
+            *before, answer = _record(candidate, Dialogue).messages
+            exchanges.append(_Exchange(tuple(before), {"response": answer.content}))
+        return self._encode(exchanges, _sft_columns)
 
-    def preferences(self, chosen: Sequence[Candidate]) -> list[Outcome]:
+    def preferences(self, rows: Sequence[Candidate]) -> list[EncodedRow | DropReason]:
         """Columns messages, chosen, rejected and the ids of prompt, chosen and rejected."""
-        pairs = [_record(candidate, Pair) for candidate in chosen]
-        rows = [(pair.messages, (pair.chosen, pair.rejected)) for pair in pairs]
-        return self._encode(rows, ("chosen", "rejected"), self._pair_columns)
+        exchanges = []
+        for candidate in rows:
+            pair = _record(candidate, Pair)
+            answers = {"chosen": pair.chosen, "rejected": pair.rejected}
+            exchanges.append(_Exchange(pair.messages, answers))
+        return self._encode(exchanges, _preference_columns)
 
-    def prompts(self, chosen: Sequence[Candidate]) -> list[Outcome]:
+    def prompts(self, rows: Sequence[Candidate]) -> list[EncodedRow | DropReason]:
         """Columns messages and prompt_ids."""
-        return self._encode(
-            [(_record(candidate, Prompt).messages, ()) for candidate in chosen],
-            (),
-            self._prompt_columns,
-        )
+        exchanges = [_Exchange(_record(candidate, Prompt).messages) for candidate in rows]
+        return self._encode(exchanges, _prompt_columns)
 
     def _encode(
-        self,
-        rows: Sequence[tuple[Messages, tuple[str, ...]]],
-        names: Sequence[str],
-        columns: Callable[[Encoded, Sequence[str], Sequence[list[int]]], dict[str, Any] | str],
-    ) -> list[Outcome]:
-        """Encode prompts with one answer for each of `names`."""
-        prompts = self.encoder.prompts([messages for messages, _ in rows])
-        fits = [
-            (prompt.messages, answer)
-            for prompt, row in zip(prompts, rows, strict=True)
-            if prompt
-            for answer in row[1]
-        ]
-        responses = iter(
-            self.encoder.responses(
-                [messages for messages, _ in fits], [answer for _, answer in fits]
-            )
-        )
-        outcomes: list[Outcome] = []
-        for prompt, (messages, answers) in zip(prompts, rows, strict=True):
+        self, exchanges: Sequence[_Exchange], columns: _Columns
+    ) -> list[EncodedRow | DropReason]:
+        prompts = self.encoder.prompts([exchange.messages for exchange in exchanges])
+        responses = self._encode_answers(exchanges, prompts)
+
+        results: list[EncodedRow | DropReason] = []
+        for exchange, prompt, row_responses in zip(exchanges, prompts, responses, strict=True):
             if prompt is None:
-                outcomes.append("prompt_too_long")
+                results.append("prompt_too_long")
                 continue
-            own = list(islice(responses, len(answers)))
-            cut = [
-                f"{name}_truncated"
-                for name, response in zip(names, own, strict=True)
-                if response.cut
-            ]
-            if any(
-                self._special.search(text)
-                for text in (*(message.content for message in messages), *answers)
-            ):
-                outcomes.append("special_token")
-            elif (opening := opening_of(prompt.messages)) in self.taken:
-                outcomes.append("opening_in_other_split")
-            elif cut and self.data.long_responses == "drop":
-                outcomes.append("long_response")
-            else:
-                made = columns(prompt, answers, [response.ids for response in own])
-                shortened = ["prompt_shortened"] if len(prompt.messages) < len(messages) else []
-                whole = (
-                    made
-                    if isinstance(made, str)
-                    else Kept({**made, "opening": opening}, (*shortened, *cut))
-                )
-                outcomes.append(whole)
-        return outcomes
+            opening = opening_of(prompt.messages)
+            reason = self._drop_reason(exchange, opening, row_responses)
+            if reason is not None:
+                results.append(reason)
+                continue
+            row = columns(prompt, exchange.answers, row_responses) | {"opening": opening}
+            results.append(EncodedRow(row, _notes(exchange, prompt, row_responses)))
+        return results
 
-    @staticmethod
-    def _sft_columns(
-        prompt: Encoded, answers: Sequence[str], responses: Sequence[list[int]]
-    ) -> dict[str, Any]:
-        messages = [*as_list(prompt.messages), {"role": "assistant", "content": answers[0]}]
-        return {
-            "messages": _json(messages),
-            "input_ids": prompt.ids + responses[0],
-            "loss_mask": prompt.learned + [True] * len(responses[0]),
-        }
+    def _encode_answers(
+        self, exchanges: Sequence[_Exchange], prompts: Sequence[EncodedPrompt | None]
+    ) -> list[dict[str, EncodedResponse]]:
+        """Encode the answers of all rows in one batch; a prompt that is too long gets none."""
+        messages: list[Messages] = []
+        texts: list[str] = []
+        for exchange, prompt in zip(exchanges, prompts, strict=True):
+            if prompt is not None:
+                messages += [prompt.messages] * len(exchange.answers)
+                texts += exchange.answers.values()
+        encoded = iter(self.encoder.responses(messages, texts))
 
-    @staticmethod
-    def _pair_columns(
-        prompt: Encoded, answers: Sequence[str], responses: Sequence[list[int]]
-    ) -> dict[str, Any] | str:
-        if responses[0] == responses[1]:
+        # dealt out again, row by row
+        responses: list[dict[str, EncodedResponse]] = []
+        for exchange, prompt in zip(exchanges, prompts, strict=True):
+            names = exchange.answers if prompt is not None else ()
+            responses.append({name: next(encoded) for name in names})
+        return responses
+
+    def _drop_reason(
+        self, exchange: _Exchange, opening: str, responses: _Responses
+    ) -> DropReason | None:
+        # The order of the checks decides what a row with several faults is counted as.
+        texts = [message.content for message in exchange.messages]
+        if any(self._special_token.search(text) for text in (*texts, *exchange.answers.values())):
+            return "special_token"
+        if opening in self.taken:
+            return "opening_in_other_split"
+
+        is_truncated = any(response.truncated for response in responses.values())
+        if is_truncated and self.data.long_responses == "drop":
+            return "long_response"
+
+        # nothing is left to prefer
+        is_pair = {"chosen", "rejected"} <= set(responses)
+        if is_pair and responses["chosen"].ids == responses["rejected"].ids:
             return "equal_once_cut"
-        return {
-            "messages": _json(as_list(prompt.messages)),
-            "chosen": answers[0],
-            "rejected": answers[1],
-            "prompt_ids": prompt.ids,
-            "chosen_ids": responses[0],
-            "rejected_ids": responses[1],
-        }
-
-    @staticmethod
-    def _prompt_columns(
-        prompt: Encoded, answers: Sequence[str], responses: Sequence[list[int]]
-    ) -> dict[str, Any]:
-        return {"messages": _json(as_list(prompt.messages)), "prompt_ids": prompt.ids}
+        return None
 
 
-def text_windows(
-    encoder: ChatEncoder, chosen: Sequence[Candidate], data: Data, ledger: Ledger
-) -> list[dict[str, Any]]:
-    """Join the texts of each split and cut them into windows of `pretrain_tokens`; a shorter rest is left out.
+def _notes(exchange: _Exchange, prompt: EncodedPrompt, responses: _Responses) -> tuple[str, ...]:
+    is_shortened = len(prompt.messages) < len(exchange.messages)
+    shortened = ["prompt_shortened"] if is_shortened else []
+    truncated = [f"{name}_truncated" for name, response in responses.items() if response.truncated]
+    return (*shortened, *truncated)
 
-    A split with less than one window of text gets the one short window that there is.
+
+def _sft_columns(prompt: EncodedPrompt, answers: _Answers, responses: _Responses) -> TableRow:
+    answer = {"role": "assistant", "content": answers["response"]}
+    response_ids = responses["response"].ids
+    return {
+        "messages": _json([*as_list(prompt.messages), answer]),
+        "input_ids": prompt.ids + response_ids,
+        "loss_mask": prompt.answer_mask + [True] * len(response_ids),
+    }
+
+
+def _preference_columns(
+    prompt: EncodedPrompt, answers: _Answers, responses: _Responses
+) -> TableRow:
+    return {
+        "messages": _json(as_list(prompt.messages)),
+        "chosen": answers["chosen"],
+        "rejected": answers["rejected"],
+        "prompt_ids": prompt.ids,
+        "chosen_ids": responses["chosen"].ids,
+        "rejected_ids": responses["rejected"].ids,
+    }
+
+
+def _prompt_columns(prompt: EncodedPrompt, answers: _Answers, responses: _Responses) -> TableRow:
+    return {"messages": _json(as_list(prompt.messages)), "prompt_ids": prompt.ids}
+
+
+# -- plain text --
+
+
+def pack_texts(
+    encoder: ChatEncoder, texts: Sequence[Candidate], data: Data, ledger: Ledger
+) -> list[TableRow]:
+    """Join the texts of each split and cut them into windows of `pretrain_tokens`.
+
+    A shorter rest is left out. A split with less than one window of text gets the one short window
+    that there is.
     """
-    size = data.pretrain_tokens
-    rows: list[dict[str, Any]] = []
-    for split in dict.fromkeys(candidate.split for candidate in chosen):
-        keys = (f"pretrain.{split}", f"pretrain.{split}.plain")
-        limit = min((data.limits[key] for key in keys if key in data.limits), default=None)
-        windows: list[dict[str, Any]] = []
-        buffer: list[int] = []
-        own = [candidate for candidate in chosen if candidate.split == split]
-        for candidate in own:
-            if limit is not None and len(windows) >= limit:
-                ledger.drop(candidate.place, "over_limit")
-                continue
-            ledger.keep(candidate.place, split)
-            buffer += encoder.texts([_record(candidate, PlainText).text + "\n\n"])[0]
-            while len(buffer) >= size:
-                windows.append(_window(candidate, buffer[:size], len(windows), encoder))
-                buffer = buffer[size:]
-        if not windows and buffer:
-            windows.append(_window(own[-1], buffer, 0, encoder))
-        rows += windows[:limit]
+    rows: list[TableRow] = []
+    for split in dict.fromkeys(candidate.split for candidate in texts):
+        texts_of_split = [candidate for candidate in texts if candidate.split == split]
+        rows += _pack_split(encoder, split, texts_of_split, data, ledger)
     return rows
 
 
-def _window(
-    candidate: Candidate, ids: list[int], number: int, encoder: ChatEncoder
-) -> dict[str, Any]:
+def _pack_split(
+    encoder: ChatEncoder, split: str, texts: Sequence[Candidate], data: Data, ledger: Ledger
+) -> list[TableRow]:
+    size = data.pretrain_tokens
+    keys = (f"pretrain.{split}", f"pretrain.{split}.plain")
+    limit = min((data.limits[key] for key in keys if key in data.limits), default=None)
+
+    windows: list[TableRow] = []
+    buffer: list[int] = []
+    for candidate in texts:
+        if limit is not None and len(windows) >= limit:
+            ledger.drop(candidate.row.location, "over_limit")
+            continue
+        ledger.keep(candidate.row.location, split)
+        # an empty line keeps texts apart, since no special token does
+        (ids,) = encoder.texts([_record(candidate, PlainText).text + "\n\n"])
+        buffer += ids
+        while len(buffer) >= size:
+            windows.append(_window(candidate, buffer[:size], len(windows), encoder))
+            buffer = buffer[size:]
+
+    if not windows and buffer:
+        windows.append(_window(texts[-1], buffer, 0, encoder))
+    # one long text may fill several windows
+    return windows[:limit]
+
+
+def _window(candidate: Candidate, ids: list[int], number: int, encoder: ChatEncoder) -> TableRow:
     """A window, under the name of the text that it ends with."""
     return {
-        **_common(candidate),
+        **_common_columns(candidate),
         "id": f"{candidate.id}-{number}",
         "text": encoder.tokenizer.decode(ids),
         "input_ids": ids,
     }
 
 
-def _record(candidate: Candidate, kind: type[R]) -> R:
+def _record(candidate: Candidate, record_type: type[R]) -> R:
     record = candidate.row.record
-    assert isinstance(record, kind)  # load_rows made it so
+    # load_rows made it so
+    assert isinstance(record, record_type)
     return record
 
 

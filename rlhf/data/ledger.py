@@ -1,4 +1,4 @@
-"""The account of what became of every row: kept in which split, or dropped for which reason."""
+"""The account of what became of every row: in which split it is, or why it was dropped."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 from rlhf.common.errors import DataError
 from rlhf.common.metrics import Value
+from rlhf.data.records import RowLocation
 
-# Reasons that are no fault of the row: it has no place in the tables as they were asked for.
+# Reasons that are no fault of the row: the tables, as the settings want them, have no place for it.
 UNWANTED = frozenset(
     {
         "duplicate",
@@ -19,99 +20,109 @@ UNWANTED = frozenset(
         "equal_once_cut",
     }
 )
-# What can befall a row that is kept.
+# What can happen to a row that stays, by use.
 NOTES: Mapping[str, tuple[str, ...]] = {
     "sft": ("prompt_shortened", "response_truncated"),
     "preferences": ("prompt_shortened", "chosen_truncated", "rejected_truncated"),
     "prompts": ("prompt_shortened",),
     "evaluation": ("prompt_shortened",),
 }
-SHOWN = 5
-REREAD = "once that is mended where it came from, `dvc repro -f -s fetch` reads it again"
-
-
-@dataclass(frozen=True)
-class Place:
-    """A row's place: the use that its file was brought for, the file and its line."""
-
-    use: str
-    file: str
-    line: int
+# How many broken rows a message names.
+MAX_NAMED = 5
+REFETCH_HINT = "once that is corrected at its source, `dvc repro -f -s fetch` reads it again"
 
 
 @dataclass
 class Ledger:
-    """Counts by (use, file, outcome), where an outcome is a split or a reason, and every broken row by its place."""
+    """Counts of rows, and the location of every broken one.
+
+    counts: by (use, file, outcome), where an outcome is a split or the reason of a drop
+    broken: rows that were dropped for a fault of their own, with the reason
+    notes: by (use, note)
+    """
 
     counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    broken: list[tuple[Place, str]] = field(default_factory=list)
+    broken: list[tuple[RowLocation, str]] = field(default_factory=list)
     notes: Counter[tuple[str, str]] = field(default_factory=Counter)
 
-    def keep(self, place: Place, split: str) -> None:
+    def keep(self, location: RowLocation, split: str) -> None:
         """Count a row that is in a table."""
-        self.counts[place.use, place.file, split] += 1
+        self.counts[location.use, location.file, split] += 1
 
-    def drop(self, place: Place, reason: str) -> None:
-        """Count a row that is not."""
-        self.counts[place.use, place.file, reason] += 1
+    def drop(self, location: RowLocation, reason: str) -> None:
+        """Count a row that is in no table."""
+        self.counts[location.use, location.file, reason] += 1
+        # a fault of the row itself
         if reason not in UNWANTED:
-            self.broken.append((place, reason))
+            self.broken.append((location, reason))
 
-    def note(self, use: str, what: str) -> None:
-        """Count something that befell a row which was kept."""
-        self.notes[use, what] += 1
+    def note(self, use: str, note: str) -> None:
+        """Count something that happened to a row which stays."""
+        self.notes[use, note] += 1
 
     def refuse_broken(self) -> None:
         """Raise DataError if any row was broken, naming the first."""
         if not self.broken:
             return
-        place, reason = self.broken[0]
-        others = (
-            f" (and {len(self.broken) - 1} more: {self.first_broken(1)})"
-            if len(self.broken) > 1
-            else ""
-        )
+
+        location, reason = self.broken[0]
+        # the first is named by file and line, the next ones in passing
+        more = len(self.broken) - 1
+        others = f" (and {more} more: {self.first_broken(start=1)})" if more else ""
         raise DataError(
-            place.file,
-            f"{reason} in data.{place.use}{others}; data.broken: drop leaves such rows out; {REREAD}",
-            place.line,
+            location.file,
+            f"{reason} in data.{location.use}{others}; "
+            f"data.broken: drop leaves such rows out; {REFETCH_HINT}",
+            location.line,
         )
 
     def first_broken(self, start: int = 0) -> str:
-        """Name some broken rows in one line of text."""
-        chosen = self.broken[start : start + SHOWN]
-        return "; ".join(f"{place.file}:{place.line} {reason}" for place, reason in chosen)
+        """Name the first broken rows, from number `start` on, in one line of text."""
+        named = self.broken[start : start + MAX_NAMED]
+        return "; ".join(f"{row.file}:{row.line} {reason}" for row, reason in named)
 
     def summary(self, splits: frozenset[str]) -> dict[str, Value]:
-        """Give rows by use, file and outcome, dropped rows and notes by use and reason, flat."""
-        dropped: Counter[str] = Counter()
-        for (use, _, outcome), count in self.counts.items():
-            if outcome not in splits:
-                dropped[f"{use}_dropped_{outcome}"] += count
-        noted = {
-            f"{use}_{what}": self.notes[use, what] for use, whats in NOTES.items() for what in whats
-        }
+        """Flat keys: rows by use, file and outcome; dropped rows and notes by use.
+
+        splits: the outcomes that are no reasons
+        """
         files = {
-            f"{use}/{file}/{outcome}": count
-            for (use, file, outcome), count in sorted(self.counts.items())
+            f"{use}/{file}/{outcome}": count for (use, file, outcome), count in self.counts.items()
         }
-        total = sum(dropped.values())
+        dropped = self._dropped(splits)
         return {
             **files,
             **dropped,
-            **noted,
-            "dropped": total,
+            **self._noted(),
+            "dropped": sum(dropped.values()),
             "broken": len(self.broken),
             "broken_first": self.first_broken(),
         }
 
+    def _dropped(self, splits: frozenset[str]) -> Counter[str]:
+        dropped: Counter[str] = Counter()
+        for (use, _, outcome), count in self.counts.items():
+            if outcome not in splits:
+                dropped[f"{use}_dropped_{outcome}"] += count
+        return dropped
+
+    def _noted(self) -> dict[str, int]:
+        """Every note that a use can have, 0 included."""
+        noted = {}
+        for use, notes in NOTES.items():
+            for note in notes:
+                noted[f"{use}_{note}"] = self.notes[use, note]
+        return noted
+
     def details(self) -> dict[str, object]:
-        """Give counts per file, and all broken rows."""
+        """Counts by file, and all broken rows."""
+        # sorted, so that the file is the same in whatever order rows were dropped
         files: dict[str, dict[str, int]] = {}
         for (use, file, outcome), count in sorted(self.counts.items()):
             files.setdefault(f"{use}: {file}", {})[outcome] = count
+
         broken = [
-            {"use": place.use, "file": place.file, "line": place.line, "reason": reason}
-            for place, reason in self.broken
+            {"use": row.use, "file": row.file, "line": row.line, "reason": reason}
+            for row, reason in self.broken
         ]
         return {"files": files, "broken": broken}

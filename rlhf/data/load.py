@@ -7,7 +7,8 @@ from pathlib import Path
 
 from rlhf.common.errors import DataError
 from rlhf.common.files import tree_sha256
-from rlhf.data.ledger import REREAD, Ledger, Place
+from rlhf.data.files import data_files
+from rlhf.data.ledger import REFETCH_HINT, Ledger
 from rlhf.data.parse import parse_row
 from rlhf.data.read import BrokenRow, kind_from_path, published_split, read_rows
 from rlhf.data.records import (
@@ -20,72 +21,89 @@ from rlhf.data.records import (
     PublishedSplit,
     Record,
     Row,
+    RowLocation,
 )
-from rlhf.data.sources.base import data_files
 
 
 @dataclass(frozen=True)
-class _Parsed:
-    outcome: tuple[Record, Kind] | BrokenRow
+class _ParsedRow:
+    """A row of a file, before it is known what it is for."""
+
+    content: tuple[Record, Kind] | BrokenRow
     file: str
     line: int
-    published: PublishedSplit
+    published_split: PublishedSplit
 
 
 def load_rows(
-    directory: Path, use: str, address: int, ledger: Ledger, *, alone: bool = True
+    directory: Path, use: str, address_index: int, ledger: Ledger, *, only_address: bool = True
 ) -> Iterator[Row]:
-    """Read what `fetch` brought for one address; rows that cannot serve `use` go to the ledger.
+    """Read what `fetch` wrote for one address; rows that cannot serve `use` go to the ledger.
 
-    Unless it is `alone`, the address's number stands before the names of its files: two may bring files of one name.
+    only_address: whether the use has no other one. If it has, the index of the address stands
+        before the names of its files, since files of two addresses may have the same name.
 
     Raises DataError when there are no files or one is unreadable as a whole.
     """
     if not directory.is_dir():
         raise DataError(directory, "no raw data; run the stage fetch first (dvc repro)")
-    for parsed in _parse_directory(_Tree(directory, tree_sha256(directory))):
-        file = parsed.file if alone else f"{address}/{parsed.file}"
-        place = Place(use, file, parsed.line)
+
+    convert = _CONVERSIONS[use]
+    for parsed in _parse_directory(_HashedDirectory(directory, tree_sha256(directory))):
+        file = parsed.file if only_address else f"{address_index}/{parsed.file}"
         try:
-            if isinstance(parsed.outcome, BrokenRow):
-                raise parsed.outcome
-            record, kind = parsed.outcome
-            yield Row(_FITS[use](record), kind, use, address, file, parsed.line, parsed.published)
+            record, kind = _unbroken(parsed)
+            converted = convert(record)
         except BrokenRow as broken:
-            ledger.drop(place, broken.reason)
+            ledger.drop(RowLocation(use, file, parsed.line), broken.reason)
+            continue
+        yield Row(converted, kind, use, address_index, file, parsed.line, parsed.published_split)
+
+
+def _unbroken(parsed: _ParsedRow) -> tuple[Record, Kind]:
+    if isinstance(parsed.content, BrokenRow):
+        raise parsed.content
+    return parsed.content
 
 
 @dataclass(frozen=True)
-class _Tree:
-    """A directory that is the same as another one if its contents are: several uses often share one address."""
+class _HashedDirectory:
+    """A directory that equals another one if its contents do.
+
+    Several uses often share one address; its files are then parsed once.
+    """
 
     root: Path = field(compare=False)
-    digest: str
+    sha256: str
 
 
+# No more than two, since all rows of a directory are held in memory.
 @lru_cache(maxsize=2)
-def _parse_directory(tree: _Tree) -> list[_Parsed]:
-    files = data_files(tree.root)
+def _parse_directory(directory: _HashedDirectory) -> list[_ParsedRow]:
+    files = data_files(directory.root)
     if not files:
-        raise DataError(tree.root, f"no data files; {REREAD}")
-    return [parsed for file in files for parsed in _parse_file(file, tree.root)]
+        raise DataError(directory.root, f"no data files; {REFETCH_HINT}")
+    return [row for file in files for row in _parse_file(file, directory.root)]
 
 
-def _parse_file(path: Path, directory: Path) -> Iterator[_Parsed]:
+def _parse_file(path: Path, directory: Path) -> Iterator[_ParsedRow]:
     name = path.relative_to(directory)
-    kind, published = kind_from_path(name), published_split(name)
+    kind, split = kind_from_path(name), published_split(name)
     for line, row in read_rows(path):
+        content: tuple[Record, Kind] | BrokenRow
+        # a broken row is kept as one, since it is dropped once for each use
         try:
-            if isinstance(row, BrokenRow):
-                raise row
-            outcome: tuple[Record, Kind] | BrokenRow = parse_row(row, kind)
+            content = row if isinstance(row, BrokenRow) else parse_row(row, kind)
         except BrokenRow as broken:
-            outcome = broken
-        yield _Parsed(outcome, name.as_posix(), line, published)
+            content = broken
+        yield _ParsedRow(content, name.as_posix(), line, split)
+
+
+# -- what the uses make of a record --
 
 
 def as_dialogue(record: Record) -> Dialogue:
-    """Give a demonstration; of a pair, the chosen answer. Raises BrokenRow."""
+    """A demonstration; of a pair, the chosen answer. Raises BrokenRow."""
     if isinstance(record, Pair):
         return Dialogue((*record.messages, Message("assistant", record.chosen)))
     if isinstance(record, Prompt):
@@ -96,27 +114,29 @@ def as_dialogue(record: Record) -> Dialogue:
 
 
 def as_pair(record: Record) -> Pair:
-    """Give a pair; raises BrokenRow."""
+    """A pair as it is; raises BrokenRow for any other record."""
     if not isinstance(record, Pair):
         raise BrokenRow("not_a_pair")
     return record
 
 
 def as_prompt(record: Record) -> Prompt:
-    """Give the messages before the (last) answer; raises BrokenRow."""
+    """The messages before the (last) answer; raises BrokenRow."""
     if isinstance(record, PlainText):
         raise BrokenRow("not_a_prompt")
-    return Prompt(record.messages[:-1] if isinstance(record, Dialogue) else record.messages)
+    if isinstance(record, Dialogue):
+        return Prompt(record.messages[:-1])
+    return Prompt(record.messages)
 
 
 def as_text(record: Record) -> PlainText:
-    """Give plain text; raises BrokenRow."""
+    """Plain text as it is; raises BrokenRow for any other record."""
     if not isinstance(record, PlainText):
         raise BrokenRow("not_plain_text")
     return record
 
 
-_FITS: dict[str, Callable[[Record], Record]] = {
+_CONVERSIONS: dict[str, Callable[[Record], Record]] = {
     "sft": as_dialogue,
     "preferences": as_pair,
     "prompts": as_prompt,

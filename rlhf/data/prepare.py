@@ -4,7 +4,6 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -13,20 +12,29 @@ from rlhf.common.errors import DataError, ModelError
 from rlhf.common.files import staged_directory, write_json
 from rlhf.common.metrics import Value, write_summary
 from rlhf.core.tokenizers import read_tokenizer
-from rlhf.data.encode import Outcome, TableEncoder, take, text_windows
-from rlhf.data.fetch import USES, addresses, raw_directory
-from rlhf.data.ledger import REREAD, Ledger
+from rlhf.data.encode import (
+    DropReason,
+    EncodedRow,
+    TableEncoder,
+    TableRow,
+    encode_up_to_limits,
+    pack_texts,
+)
+from rlhf.data.ledger import REFETCH_HINT, Ledger
 from rlhf.data.load import load_rows
 from rlhf.data.records import Pair, Row
-from rlhf.data.split import SPLITS, Assignment, Candidate, assign, candidates, check_limits
+from rlhf.data.split import Candidate, SplitAssignment, assign_splits, candidates, check_limits
+from rlhf.data.tables import SPLITS
 from rlhf.data.tokens import ChatEncoder
+from rlhf.data.uses import USES, addresses, raw_directory
 from rlhf.settings import Settings
 from rlhf.workspace import Workspace
 
-Rows = list[dict[str, Any]]
-
-DIALOGUES = ("sft", "preferences", "prompts")
-TRIED = 64  # rows on which the chat template is tried out
+DIALOGUE_TABLES = ("sft", "preferences", "prompts")
+# What is held out comes first: later splits leave its openings alone.
+ENCODING_ORDER = ("test", "validation", "gold", "train")
+# Pairs on which the chat template is tried out.
+BOUNDARY_CHECKS = 64
 
 log = logging.getLogger(__name__)
 
@@ -34,43 +42,46 @@ log = logging.getLogger(__name__)
 def prepare(settings: Settings, workspace: Workspace) -> None:
     """Write `data/prepared/*.parquet`, `metrics/prepare.json` and `metrics/prepare_details.json`.
 
-    Raises DataError for unusable files, for broken rows under `data.broken: refuse`, and when nothing is left to train on;
-    after the last two, `.failures/prepare_details.json` tells what became of every row.
+    Raises DataError for unusable files, for broken rows under `data.broken: refuse`, and when
+    nothing is left to train on. After the last two, `.failures/prepare_details.json` tells what
+    became of every row.
     """
     data = settings.data
     check_limits(data.limits)
-    account(workspace).unlink(missing_ok=True)  # of an earlier failure
+    # of an earlier failure
+    failure_details(workspace).unlink(missing_ok=True)
     encoder = ChatEncoder(_tokenizer(workspace), data.max_prompt_tokens, data.max_response_tokens)
     ledger = Ledger()
 
     # 1. Files to rows, checked row by row.
     rows = {use: _load(settings, workspace, use, ledger) for use in USES}
+
     # 2. Every opening gets its one split.
-    assignment = assign(rows, data, settings.seed)
-    # 3. Rows to tokens, up to the limits; what is held out first.
-    answered = [row.record for row in rows["preferences"][:TRIED] if isinstance(row.record, Pair)]
-    encoder.check_boundaries(
-        [pair.messages for pair in answered], [pair.chosen for pair in answered]
-    )
-    tables = _tables(rows, assignment, encoder, ledger)
+    assignment = assign_splits(rows, data, settings.seed)
+
+    # 3. Rows to tokens, up to the limits.
+    _check_chat_template(encoder, rows["preferences"])
+    tables = _encode_tables(rows, assignment, encoder, ledger)
     mark_unseen_openings(tables)
-    # 4. Broken rows and empty splits are told before anything is written.
-    if ledger.broken:
-        log.warning(
-            "broken rows: %d, for example %s; %s", len(ledger.broken), ledger.first_broken(), REREAD
-        )
+
+    # 4. Broken rows and empty splits are reported before anything is written.
     try:
-        if data.broken == "refuse":
-            ledger.refuse_broken()
-        check_not_empty(tables, account(workspace))
+        _check_account(settings, workspace, tables, ledger)
     except DataError:
-        write_json(account(workspace), ledger.details())
+        write_json(failure_details(workspace), ledger.details())
         raise
+
+    # 5. The tables appear once everything else is written.
     with staged_directory(workspace.prepared) as directory:
-        for table, content in tables.items():
-            write_table(directory, table, content)
+        for table, table_rows in tables.items():
+            write_table(directory, table, table_rows)
         write_json(workspace.details("prepare"), ledger.details())
         write_summary(workspace.metrics("prepare"), summary(tables, ledger))
+
+
+def failure_details(workspace: Workspace) -> Path:
+    """Where a prepare that fails writes what became of every row."""
+    return workspace.failures / "prepare_details.json"
 
 
 def _tokenizer(workspace: Workspace) -> PreTrainedTokenizerBase:
@@ -81,122 +92,205 @@ def _tokenizer(workspace: Workspace) -> PreTrainedTokenizerBase:
 
 
 def _load(settings: Settings, workspace: Workspace, use: str, ledger: Ledger) -> list[Row]:
-    places = range(len(addresses(settings, use)))
-    rows = [
-        row
-        for index in places
-        for row in load_rows(
-            raw_directory(workspace, use, index), use, index, ledger, alone=len(places) == 1
-        )
-    ]
+    count = len(addresses(settings, use))
+    rows: list[Row] = []
+    for index in range(count):
+        directory = raw_directory(workspace.raw, use, index)
+        rows += load_rows(directory, use, index, ledger, only_address=count == 1)
     log.info("%s: rows read: %d", use, len(rows))
     return rows
 
 
-def _tables(
-    rows: Mapping[str, Sequence[Row]], assignment: Assignment, encoder: ChatEncoder, ledger: Ledger
-) -> dict[str, Rows]:
-    """Encode split by split: no row may open as one of an earlier split does once both are shortened."""
-    chosen = {table: candidates(table, rows, assignment, ledger) for table in SPLITS}
-    tables: dict[str, Rows] = {table: [] for table in SPLITS}
-    held_out, gold = assignment.test_openings, frozenset[str]()
-    for split in ("test", "validation", "gold", "train"):
-        for table, content in tables.items():
-            # what gold learns from is kept from the other reward model alone
-            taken = held_out | gold if table == "preferences" else held_out
-            encode = TableEncoder(
-                encoder, assignment.data, taken if split != "test" else frozenset()
-            )
-            content += _encoded(
-                table, [one for one in chosen[table] if one.split == split], encode, ledger
-            )
-        found = frozenset(
-            row["opening"] for table in DIALOGUES for row in tables[table] if row["split"] == split
+def _check_chat_template(encoder: ChatEncoder, rows: Sequence[Row]) -> None:
+    """Try the template out on some pairs; raises ModelError."""
+    pairs = [row.record for row in rows[:BOUNDARY_CHECKS] if isinstance(row.record, Pair)]
+    encoder.check_boundaries([pair.messages for pair in pairs], [pair.chosen for pair in pairs])
+
+
+def _check_account(
+    settings: Settings,
+    workspace: Workspace,
+    tables: Mapping[str, Sequence[TableRow]],
+    ledger: Ledger,
+) -> None:
+    if ledger.broken:
+        log.warning(
+            "broken rows: %d, for example %s; %s",
+            len(ledger.broken),
+            ledger.first_broken(),
+            REFETCH_HINT,
         )
-        held_out, gold = (held_out, found) if split == "gold" else (held_out | found, gold)
-    for table, content in tables.items():
-        counts = Counter(str(row["split"]) for row in content)
+    if settings.data.broken == "refuse":
+        ledger.refuse_broken()
+    check_not_empty(tables, failure_details(workspace))
+
+
+def check_not_empty(tables: Mapping[str, Sequence[TableRow]], details: Path) -> None:
+    """Refuse tables that nothing can be trained or judged on.
+
+    Raises DataError that points to the file of `details`.
+    """
+    # what training, the judges and the gold model cannot do without
+    needed = [(table, "train") for table in tables]
+    needed += [("prompts", "test"), ("preferences", "gold"), ("preferences", "test")]
+    for table, split in needed:
+        if not _rows_of_split(tables[table], split):
+            raise DataError(
+                f"data.{table}",
+                f"no rows left for {split}; {details} tells what became of each row; "
+                "data.* has the limits",
+            )
+
+
+# -- rows to tables --
+
+
+def _encode_tables(
+    rows: Mapping[str, Sequence[Row]],
+    assignment: SplitAssignment,
+    encoder: ChatEncoder,
+    ledger: Ledger,
+) -> dict[str, list[TableRow]]:
+    """Encode split by split, each without the openings of the splits before it.
+
+    Shortened prompts open with a later turn, which may be the opening of another row.
+    """
+    table_candidates = {table: candidates(table, rows, assignment, ledger) for table in SPLITS}
+    tables: dict[str, list[TableRow]] = {table: [] for table in SPLITS}
+    held_out = assignment.test_openings
+    gold: frozenset[str] = frozenset()
+
+    for split in ENCODING_ORDER:
+        for table, table_rows in tables.items():
+            taken = held_out
+            # what gold learns from is kept from the other reward model, and from it alone
+            if table == "preferences":
+                taken |= gold
+            # test rows are where held-out openings belong
+            if split == "test":
+                taken = frozenset()
+            chosen = [
+                candidate for candidate in table_candidates[table] if candidate.split == split
+            ]
+            table_encoder = TableEncoder(encoder, assignment.data, taken)
+            table_rows += _encode_table(table, chosen, table_encoder, ledger)
+
+        openings = _openings(tables, split)
+        if split == "gold":
+            gold = openings
+        else:
+            held_out |= openings
+
+    for table, table_rows in tables.items():
+        counts = Counter(str(row["split"]) for row in table_rows)
         log.info("%s: %s", table, ", ".join(f"{split} {count}" for split, count in counts.items()))
     return tables
 
 
-def _encoded(table: str, chosen: Sequence[Candidate], encode: TableEncoder, ledger: Ledger) -> Rows:
+def _encode_table(
+    table: str, chosen: Sequence[Candidate], table_encoder: TableEncoder, ledger: Ledger
+) -> list[TableRow]:
+    data = table_encoder.data
+    # limits of plain text count windows, not rows
     if table == "pretrain":
-        return text_windows(encode.encoder, chosen, encode.data, ledger)
-    choices: dict[str, Callable[[Sequence[Candidate]], list[Outcome]]] = {
-        "sft": encode.sft,
-        "preferences": encode.preferences,
-        "prompts": encode.prompts,
+        return pack_texts(table_encoder.encoder, chosen, data, ledger)
+
+    encoders: dict[str, Callable[[Sequence[Candidate]], list[EncodedRow | DropReason]]] = {
+        "sft": table_encoder.sft,
+        "preferences": table_encoder.preferences,
+        "prompts": table_encoder.prompts,
     }
-    start = f"{table}."
+    prefix = f"{table}."
     limits = {
-        key.removeprefix(start): limit
-        for key, limit in encode.data.limits.items()
-        if key.startswith(start)
+        key.removeprefix(prefix): limit
+        for key, limit in data.limits.items()
+        if key.startswith(prefix)
     }
-    return take(chosen, limits, choices[table], ledger)
+    return encode_up_to_limits(chosen, limits, encoders[table], ledger)
 
 
-def mark_unseen_openings(tables: Mapping[str, Rows]) -> None:
-    """Set `unseen_opening` of each preference row: no row that anything is trained on opens as it does.
+def _openings(tables: Mapping[str, Sequence[TableRow]], *splits: str) -> frozenset[str]:
+    """The openings of some splits, over all tables of dialogues."""
+    rows = [row for table in DIALOGUE_TABLES for row in tables[table]]
+    return frozenset(row["opening"] for row in rows if row["split"] in splits)
+
+
+def mark_unseen_openings(tables: Mapping[str, Sequence[TableRow]]) -> None:
+    """Set `unseen_opening` of each preference row: no row that is trained on opens as it does.
 
     The split by openings makes that so for every test row; this looks at the tables themselves.
     """
-    rows = [row for table in DIALOGUES for row in tables[table]]
-    trained = {row["opening"] for row in rows if row["split"] in ("train", "gold")}
+    # the gold model is trained too
+    trained = _openings(tables, "train", "gold")
     for row in tables["preferences"]:
         row["unseen_opening"] = row["opening"] not in trained
 
 
-def account(workspace: Workspace) -> Path:
-    """Where a prepare that fails tells what became of every row."""
-    return workspace.failures / "prepare_details.json"
+def _rows_of_split(rows: Sequence[TableRow], split: str) -> list[TableRow]:
+    return [row for row in rows if row["split"] == split]
 
 
-def check_not_empty(tables: Mapping[str, Rows], account: Path) -> None:
-    """Refuse tables that nothing can be trained or judged on; raises DataError that points to the `account` of all rows."""
-    needed = [(table, "train") for table in tables] + [("prompts", "test")]
-    needed += [("preferences", "gold"), ("preferences", "test")]
-    for table, split in needed:
-        if not any(row["split"] == split for row in tables[table]):
-            told = f"{account} tells what became of each row; data.* has the limits"
-            raise DataError(f"data.{table}", f"no rows left for {split}; {told}")
+# -- figures --
 
 
-def longer_wins_accuracy(rows: Rows) -> float | None:
-    """Share of pairs whose chosen answer has more characters than the rejected one; equal lengths count half."""
-    if not rows:
-        return None
-    differences = [len(row["chosen"]) - len(row["rejected"]) for row in rows]
-    return sum(
-        1.0 if difference > 0 else 0.5 * (difference == 0) for difference in differences
-    ) / len(rows)
+def summary(tables: Mapping[str, Sequence[TableRow]], ledger: Ledger) -> dict[str, Value]:
+    """What `metrics/prepare.json` holds.
+
+    Rows by table, split and kind; what was dropped and why; lengths in tokens.
+    """
+    splits = frozenset(split for names in SPLITS.values() for split in names)
+    return {
+        **_row_counts(tables),
+        **_preference_accuracies(tables["preferences"]),
+        **_mean_lengths(tables),
+        **ledger.summary(splits),
+    }
 
 
-def summary(tables: Mapping[str, Rows], ledger: Ledger) -> dict[str, Value]:
-    """Give `metrics/prepare.json`: rows by table, split and kind; what was dropped and why; lengths."""
+def _row_counts(tables: Mapping[str, Sequence[TableRow]]) -> dict[str, Value]:
     values: dict[str, Value] = {}
     for table, rows in tables.items():
         for split in SPLITS[table]:
-            own = [row for row in rows if row["split"] == split]
-            values[f"{table}_{split}"] = len(own)
-            for kind, count in sorted(Counter(row["kind"] for row in own).items()):
+            split_rows = _rows_of_split(rows, split)
+            values[f"{table}_{split}"] = len(split_rows)
+            for kind, count in Counter(row["kind"] for row in split_rows).items():
                 values[f"{table}_{split}_{kind}"] = count
-    pairs = tables["preferences"]
-    values["longer_wins_accuracy"] = longer_wins_accuracy(pairs)
+    return values
+
+
+def _preference_accuracies(pairs: Sequence[TableRow]) -> dict[str, Value]:
+    values: dict[str, Value] = {"longer_wins_accuracy": longer_wins_accuracy(pairs)}
     for kind in ("helpful", "harmless"):
-        values[f"longer_wins_accuracy_{kind}"] = longer_wins_accuracy(
-            [row for row in pairs if row["kind"] == kind]
-        )
-    values["sft_tokens_mean"] = _mean([len(row["input_ids"]) for row in tables["sft"]])
-    for part in ("prompt", "chosen", "rejected"):
-        values[f"preferences_{part}_tokens_mean"] = _mean(
-            [len(row[f"{part}_ids"]) for row in pairs]
-        )
-    values["prompts_tokens_mean"] = _mean([len(row["prompt_ids"]) for row in tables["prompts"]])
-    splits = frozenset(split for names in SPLITS.values() for split in names)
-    return {**values, **ledger.summary(splits)}
+        pairs_of_kind = [row for row in pairs if row["kind"] == kind]
+        values[f"longer_wins_accuracy_{kind}"] = longer_wins_accuracy(pairs_of_kind)
+    return values
 
 
-def _mean(numbers: Sequence[int]) -> float | None:
-    return sum(numbers) / len(numbers) if numbers else None
+def longer_wins_accuracy(pairs: Sequence[TableRow]) -> float | None:
+    """Share of pairs whose chosen answer has more characters than the rejected one.
+
+    Equal lengths count half; None without pairs.
+    """
+    if not pairs:
+        return None
+    differences = [len(row["chosen"]) - len(row["rejected"]) for row in pairs]
+    longer = sum(difference > 0 for difference in differences)
+    equal = sum(difference == 0 for difference in differences)
+    return (longer + 0.5 * equal) / len(pairs)
+
+
+def _mean_lengths(tables: Mapping[str, Sequence[TableRow]]) -> dict[str, Value]:
+    pairs = tables["preferences"]
+    return {
+        "sft_tokens_mean": _mean_length(tables["sft"], "input_ids"),
+        "preferences_prompt_tokens_mean": _mean_length(pairs, "prompt_ids"),
+        "preferences_chosen_tokens_mean": _mean_length(pairs, "chosen_ids"),
+        "preferences_rejected_tokens_mean": _mean_length(pairs, "rejected_ids"),
+        "prompts_tokens_mean": _mean_length(tables["prompts"], "prompt_ids"),
+    }
+
+
+def _mean_length(rows: Sequence[TableRow], column: str) -> float | None:
+    if not rows:
+        return None
+    return sum(len(row[column]) for row in rows) / len(rows)

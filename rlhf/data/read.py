@@ -12,16 +12,16 @@ import pyarrow
 import pyarrow.parquet
 
 from rlhf.common.errors import DataError
-from rlhf.data.ledger import REREAD
+from rlhf.data.ledger import REFETCH_HINT
 from rlhf.data.records import Kind, PublishedSplit
 
-_HALF = re.compile(
-    rb"\\u[dD][89a-fA-F]"
-)  # JSON may name half of a character beyond 16 bits, text may not hold it
+# Half of a surrogate pair: JSON may name one alone, but text may not hold it.
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_PARQUET_BATCH = 1024
 
 
 class BrokenRow(Exception):
-    """A row that cannot be used; `reason` is one short word, the same for all rows with this fault."""
+    """A row that cannot be used; `reason` is one word, the same for all rows with that fault."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -29,31 +29,34 @@ class BrokenRow(Exception):
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | BrokenRow]]:
-    """Give (line, row) of a file, line from 1; a line that is no JSON object comes as BrokenRow.
+    """Yield (line, row) of a file, lines from 1; a line that is no JSON object is a BrokenRow.
 
     Raises DataError when the file as a whole is unreadable (cut-off gzip, no parquet).
     """
     if path.name.endswith(".parquet"):
         yield from _read_parquet(path)
         return
+
     opener = gzip.open if path.name.endswith(".gz") else open
     try:
         with opener(path, "rb") as stream:
             for line, text in enumerate(stream, start=1):
+                # empty lines are no rows, but they are counted
                 if text.strip():
-                    yield line, _object(text)
+                    yield line, _parse_json(text)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(path, f"cannot be read to its end ({error}); {REREAD}") from None
+        raise DataError(path, f"cannot be read to its end ({error}); {REFETCH_HINT}") from None
 
 
-def _object(text: bytes) -> dict[str, Any] | BrokenRow:
+def _parse_json(text: bytes) -> dict[str, Any] | BrokenRow:
     try:
         value = json.loads(text.decode("utf-8"))
     except UnicodeDecodeError:
         return BrokenRow("not_utf8")
     except (json.JSONDecodeError, RecursionError):
         return BrokenRow("not_json")
-    if _HALF.search(text) and not _is_unicode(value):
+
+    if _SURROGATE.search(text) and not _is_unicode(value):
         return BrokenRow("half_a_character")
     return value if isinstance(value, dict) else BrokenRow("not_an_object")
 
@@ -70,16 +73,16 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any] | BrokenRow]
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             line = 0
-            for batch in file.iter_batches(batch_size=1024):
+            for batch in file.iter_batches(batch_size=_PARQUET_BATCH):
                 for row in batch.to_pylist():
                     line += 1
                     yield line, row
     except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(path, f"not readable as parquet: {error}; {REREAD}") from None
+        raise DataError(path, f"not readable as parquet: {error}; {REFETCH_HINT}") from None
 
 
 def published_split(path: Path) -> PublishedSplit:
-    """Tell from a file's name (train.jsonl.gz, test-00000-of-00001.parquet) which split its publisher put it in."""
+    """The split that a file's name shows (train.jsonl.gz, test-00000-of-00001.parquet)."""
     match = re.match(r"(train|test)(?=[-_.])", path.name)
     if match is None:
         return None
@@ -87,7 +90,10 @@ def published_split(path: Path) -> PublishedSplit:
 
 
 def kind_from_path(path: Path) -> Kind | None:
-    """Tell from the names in a path (harmless-base/train.jsonl.gz) what kind of rows it holds, the nearest name first."""
+    """The kind of rows that names in a path show (harmless-base/train.jsonl.gz).
+
+    The name nearest to the file counts.
+    """
     for part in reversed(path.parts):
         if "harmless" in part.lower():
             return "harmless"

@@ -1,4 +1,4 @@
-"""What a row of data is, once its file's shape no longer matters."""
+"""What a row of data is, once the shape of its file no longer matters."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -16,6 +16,7 @@ class Message:
     content: str
 
 
+# A tuple, so that records can be compared and hashed.
 Messages = tuple[Message, ...]
 
 
@@ -53,22 +54,37 @@ Record = Dialogue | Pair | Prompt | PlainText
 
 
 @dataclass(frozen=True)
+class RowLocation:
+    """Where a row stands: the use that its file was fetched for, the file, and the line from 1."""
+
+    use: str
+    file: str
+    line: int
+
+
+@dataclass(frozen=True)
 class Row:
     """A record and where it comes from.
 
-    address: index of the address among those of its use; `file` lies below the address's directory, `line` is from 1
-    published: the split that the file's publisher put it in
+    address_index: index of the address among those of the use
+    file: below the directory of the address; line: from 1
+    published_split: the split that the publisher of the file put it in
     """
 
     record: Record
     kind: Kind
     use: str
-    address: int
+    address_index: int
     file: str
     line: int
-    published: PublishedSplit
+    published_split: PublishedSplit
+
+    @property
+    def location(self) -> RowLocation:
+        """The place that messages and counts name."""
+        return RowLocation(self.use, self.file, self.line)
 
 
 def as_list(messages: Messages) -> list[dict[str, str]]:
-    """Give messages in the form that chat templates and JSON take."""
+    """Messages in the form that chat templates and JSON take."""
     return [{"role": message.role, "content": message.content} for message in messages]

@@ -1,6 +1,7 @@
-"""One assignment of opening turns to splits, over all tables at once, so that nothing trained on is tested on.
+"""One assignment of openings to splits, over all tables at once.
 
-Data sets of dialogues reuse their first turns, so the unit that is assigned is the opening: the first user message.
+Nothing that is trained on is tested on. Data sets of dialogues reuse their first turns, so the unit
+that is assigned is the opening: the first user message.
 """
 
 import hashlib
@@ -11,36 +12,31 @@ from dataclasses import dataclass
 
 from rlhf.common.errors import SettingsError
 from rlhf.core.seeds import derive_seed
-from rlhf.data.ledger import Ledger, Place
+from rlhf.data.ledger import Ledger
 from rlhf.data.records import Messages, PlainText, Record, Row, as_list
+from rlhf.data.tables import KINDS, SPLITS
 from rlhf.settings.schema import Data
 
-SPLITS: Mapping[str, tuple[str, ...]] = {
-    "sft": ("train", "validation", "test"),
-    "preferences": ("train", "gold", "validation", "test"),
-    "prompts": ("train", "validation", "test"),
-    "pretrain": ("train", "validation"),
-}
-KINDS = ("helpful", "harmless", "other", "plain")
+# A source: a use and the index of one of its addresses.
+SourceKey = tuple[str, int]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A row with its split, before limits and tokens; `id` is a hash of the record, `opening` "" for plain text."""
+    """A row with its split, before limits and tokens.
+
+    id: a hash of the record
+    opening: a hash of the first user message, "" for plain text
+    """
 
     id: str
     split: str
     opening: str
     row: Row
 
-    @property
-    def place(self) -> Place:
-        """Where the row stands."""
-        return Place(self.row.use, self.row.file, self.row.line)
-
 
 @dataclass(frozen=True)
-class Assignment:
+class SplitAssignment:
     """Which openings are tested on, and the seed and fractions that place all others."""
 
     test_openings: frozenset[str]
@@ -48,117 +44,147 @@ class Assignment:
     data: Data
 
     def split_of(self, opening: str) -> str:
-        """Give train, validation or test."""
+        """Train, validation or test."""
         if opening in self.test_openings:
             return "test"
+        # Numbers below `test_fraction` mean test, but not in a source that has its own test file:
+        # there such openings are trained on.
         start = self.data.test_fraction
-        return (
-            "validation"
-            if start <= uniform(self.seed, "split", opening) < start + self.data.validation_fraction
-            else "train"
-        )
+        number = uniform(self.seed, "split", opening)
+        in_validation = start <= number < start + self.data.validation_fraction
+        return "validation" if in_validation else "train"
+
+    def split_of_text(self, text_id: str) -> str:
+        """Train or validation, for plain text."""
+        number = uniform(self.seed, "split", text_id)
+        return "validation" if number < self.data.validation_fraction else "train"
 
     def is_gold(self, opening: str) -> bool:
-        """Tell whether a training opening's pairs are set aside for the gold model."""
+        """Whether a training opening's pairs are set aside for the gold model."""
         return uniform(self.seed, "gold", opening) < self.data.gold_fraction
 
 
 def uniform(seed: int, name: str, text: str) -> float:
-    """Give a number in [0, 1) that depends on seed, name and text alone."""
+    """A number in [0, 1) that depends on seed, name and text alone."""
     return derive_seed(seed, name, text) / 2**63
 
 
 def opening_of(messages: Messages) -> str:
     """Hash the first user message, case, punctuation and blanks aside; 16 hex digits."""
+    # a system message may stand before it
     first = next(message.content for message in messages if message.role == "user")
     plain = re.sub(r"[\W_]+", " ", first.casefold()).strip()
+    # a message of punctuation alone would have nothing left
     return hashlib.sha256((plain or first).encode()).hexdigest()[:16]
 
 
-def assign(rows: Mapping[str, Sequence[Row]], data: Data, seed: int) -> Assignment:
+def assign_splits(rows: Mapping[str, Sequence[Row]], data: Data, seed: int) -> SplitAssignment:
     """Decide which openings are tested on.
 
-    These are: all of `evaluation`, all of published test files, and `test_fraction` of the openings in sft and
-    preferences sources that have no test file of their own.
+    These are: all of `evaluation`, all of published test files, and `test_fraction` of the openings
+    in sft and preferences sources that have no test file of their own. Of an evaluation source that
+    has a test file, only that file counts.
     """
-    evaluation, trained = rows["evaluation"], [*rows["sft"], *rows["preferences"]]
-    own_test = _with_test_file([*trained, *evaluation])
-    test = {_opening(row) for row in trained if row.published == "test"}
-    test |= {
-        _opening(row)
-        for row in evaluation
-        if row.published == "test" or (row.use, row.address) not in own_test
-    }
-    for row in trained:
-        if (row.use, row.address) not in own_test and uniform(
-            seed, "split", _opening(row)
-        ) < data.test_fraction:
-            test.add(_opening(row))
-    return Assignment(frozenset(test), seed, data)
+    training, evaluation = [*rows["sft"], *rows["preferences"]], rows["evaluation"]
+    with_test_file = _sources_with_test_file([*training, *evaluation])
+    test_openings: set[str] = set()
+
+    for row in training:
+        opening = _opening(row)
+        if _source(row) in with_test_file:
+            is_tested = row.published_split == "test"
+        else:
+            is_tested = uniform(seed, "split", opening) < data.test_fraction
+        if is_tested:
+            test_openings.add(opening)
+
+    for row in evaluation:
+        if row.published_split == "test" or _source(row) not in with_test_file:
+            test_openings.add(_opening(row))
+
+    return SplitAssignment(frozenset(test_openings), seed, data)
 
 
 def candidates(
-    table: str, rows: Mapping[str, Sequence[Row]], assignment: Assignment, ledger: Ledger
+    table: str, rows: Mapping[str, Sequence[Row]], assignment: SplitAssignment, ledger: Ledger
 ) -> list[Candidate]:
-    """Give the rows of a table with their splits, duplicates dropped, in an order that depends on seed and rows alone.
+    """The rows of a table with their splits, in an order that depends on seed and rows alone.
 
-    Dropped and told to the ledger: training rows whose opening is tested on, rows of published splits that the use has
-    no place for.
+    Dropped and counted in the ledger: duplicates, training rows whose opening is tested on, and
+    rows of published splits that the use has no place for.
     """
-    wanted = [*rows["prompts"], *rows["evaluation"]] if table == "prompts" else rows[table]
-    own_test = _with_test_file(wanted)
-    found: dict[str, Candidate] = {}
-    for row in wanted:
-        place, name = Place(row.use, row.file, row.line), identity(row.record)
-        opening = "" if table == "pretrain" else _opening(row)
-        split = (
-            _text_split(assignment, name) if table == "pretrain" else assignment.split_of(opening)
-        )
-        trains_only = row.published != "test" and (row.use, row.address) in own_test
-        if (trains_only and row.use == "evaluation") or (
-            row.use == "prompts" and row.published == "test"
-        ):
-            ledger.drop(place, "published_split_not_used")
-        elif split == "test" and (trains_only or row.use == "prompts"):
-            ledger.drop(place, "opening_in_test")
-        elif name in found:
-            ledger.drop(place, "duplicate")
+    table_rows = [*rows["prompts"], *rows["evaluation"]] if table == "prompts" else rows[table]
+    with_test_file = _sources_with_test_file(table_rows)
+
+    by_id: dict[str, Candidate] = {}
+    for row in table_rows:
+        candidate = _candidate(table, row, assignment)
+        reason = _drop_reason(candidate, has_test_file=_source(row) in with_test_file)
+        # of rows with the same content the first stays
+        if reason is None and candidate.id in by_id:
+            reason = "duplicate"
+
+        if reason is None:
+            by_id[candidate.id] = candidate
         else:
-            if table == "preferences" and split == "train" and assignment.is_gold(opening):
-                split = "gold"
-            found[name] = Candidate(name, split, opening, row)
+            ledger.drop(row.location, reason)
+
+    # an order that files do not decide: limits keep the first rows
     return sorted(
-        found.values(), key=lambda candidate: uniform(assignment.seed, table, candidate.id)
+        by_id.values(), key=lambda candidate: uniform(assignment.seed, table, candidate.id)
     )
 
 
-def identity(record: Record) -> str:
+def _candidate(table: str, row: Row, assignment: SplitAssignment) -> Candidate:
+    row_id = record_id(row.record)
+    if table == "pretrain":
+        return Candidate(row_id, assignment.split_of_text(row_id), "", row)
+
+    opening = _opening(row)
+    split = assignment.split_of(opening)
+    if table == "preferences" and split == "train" and assignment.is_gold(opening):
+        split = "gold"
+    return Candidate(row_id, split, opening, row)
+
+
+def _drop_reason(candidate: Candidate, *, has_test_file: bool) -> str | None:
+    """Why a row has no place in the table; has_test_file: whether its source published one."""
+    row = candidate.row
+    is_published_test = row.published_split == "test"
+    # what stands beside a published test file is there to be trained on
+    trains_only = has_test_file and not is_published_test
+
+    if row.use == "evaluation" and trains_only:
+        return "published_split_not_used"
+    if row.use == "prompts" and is_published_test:
+        return "published_split_not_used"
+    if candidate.split == "test" and (trains_only or row.use == "prompts"):
+        return "opening_in_test"
+    return None
+
+
+def record_id(record: Record) -> str:
     """Hash a record's content; 16 hex digits."""
+    # neither kind nor location count: the same content twice is a duplicate
+    content: object
     if isinstance(record, PlainText):
-        content: object = record.text
+        content = record.text
     else:
-        content = [
-            as_list(record.messages),
-            getattr(record, "chosen", ""),
-            getattr(record, "rejected", ""),
-        ]
+        chosen, rejected = getattr(record, "chosen", ""), getattr(record, "rejected", "")
+        content = [as_list(record.messages), chosen, rejected]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def check_limits(limits: Mapping[str, int]) -> None:
     """Refuse limits of tables, splits or kinds that do not exist; raises SettingsError."""
+    known = [f"{table}.{split}" for table, splits in SPLITS.items() for split in splits]
     for key in limits:
-        table, *rest = key.split(".")
-        if (
-            len(rest) not in (1, 2)
-            or rest[0] not in SPLITS.get(table, ())
-            or (len(rest) == 2 and rest[1] not in KINDS)
-        ):
-            known = ", ".join(
-                f"{name}.{split}" for name, splits in SPLITS.items() for split in splits
-            )
+        table, _, rest = key.partition(".")
+        split, dot, kind = rest.partition(".")
+        if f"{table}.{split}" not in known or (dot and kind not in KINDS):
             raise SettingsError(
-                f"data.limits.{key}: unknown; known: {known}, each also with .{', .'.join(KINDS[:3])}"
+                f"data.limits.{key}: unknown; known: {', '.join(known)}, "
+                f"each also with .{', .'.join(KINDS[:3])}"
             )
 
 
@@ -166,13 +192,9 @@ def _opening(row: Row) -> str:
     return "" if isinstance(row.record, PlainText) else opening_of(row.record.messages)
 
 
-def _text_split(assignment: Assignment, name: str) -> str:
-    return (
-        "validation"
-        if uniform(assignment.seed, "split", name) < assignment.data.validation_fraction
-        else "train"
-    )
+def _source(row: Row) -> SourceKey:
+    return row.use, row.address_index
 
 
-def _with_test_file(rows: Iterable[Row]) -> set[tuple[str, int]]:
-    return {(row.use, row.address) for row in rows if row.published == "test"}
+def _sources_with_test_file(rows: Iterable[Row]) -> set[SourceKey]:
+    return {_source(row) for row in rows if row.published_split == "test"}

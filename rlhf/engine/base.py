@@ -1,4 +1,4 @@
-"""What a training loop may ask of an engine, and the learning-rate schedule that all engines share."""
+"""What a training loop may ask of an engine, and the learning-rate schedules of all engines."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -26,11 +26,14 @@ class Trainer(Protocol):
     module: nn.Module
 
     def step(self, losses: Sequence[Loss]) -> float:
-        """Run one optimiser step on the sum of the losses over all processes; gives the gradient norm before clipping.
+        """Run one optimiser step on the sum of the losses of all processes.
 
-        Each entry computes the loss of one micro-batch of this process (already divided by the global count) and is
-        called, and its graph freed, one after the other. Every process must pass equally many. A loss or gradient that is not
-        finite raises NonFiniteError before the weights change.
+        Gives the gradient norm before clipping.
+
+        Each entry computes the loss of one micro-batch of this process (already divided by the
+        global count) and is called, and its graph freed, one after the other. Every process must
+        pass equally many. A loss or gradient that is not finite raises NonFiniteError before the
+        weights change.
         """
         ...
 
@@ -47,7 +50,10 @@ class Trainer(Protocol):
         ...
 
     def gathered(self) -> AbstractContextManager[nn.Module]:
-        """The module with whole weights inside the block (ZeRO-3 keeps them apart otherwise), for saving and sampling."""
+        """The module with whole weights inside the block, for saving and sampling.
+
+        Outside of it ZeRO-3 keeps them in parts.
+        """
         ...
 
 
@@ -88,7 +94,10 @@ class NonFiniteError(ArithmeticError):
 
 
 def learning_rate(settings: Optimizer, step: int, total_steps: int) -> float:
-    """Rate of step `step` (from 0): linear warm-up, then constant, cosine to `final_fraction`, or inverse square root."""
+    """Rate of step `step`, from 0: linear warm-up, then constant, cosine or inverse square root.
+
+    The cosine ends at `final_fraction` of the rate.
+    """
     warmup = round(settings.warmup_fraction * total_steps)
     if step < warmup:
         return settings.learning_rate * (step + 1) / warmup
@@ -108,8 +117,8 @@ def share(
 ) -> list[tuple[list[int], float]]:
     """This process's part of a batch: (items, weight) pairs, equally many on every process.
 
-    Where the micro-batches do not divide, the first one stands in with weight 0, so that all processes meet in every
-    reduction and the sum of the losses is still that of the batch.
+    Where the micro-batches do not divide, the first one stands in with weight 0, so that all
+    processes meet in every reduction and the sum of the losses is still that of the batch.
     """
     padding = -len(micro_batches) % world_size
     weighted = [(items, 1.0) for items in micro_batches] + [(micro_batches[0], 0.0)] * padding

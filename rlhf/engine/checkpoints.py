@@ -1,4 +1,7 @@
-"""Resume checkpoints: outside DVC's outputs, keyed by a fingerprint of everything that the numbers depend on."""
+"""Resume checkpoints, keyed by a fingerprint of all that the numbers depend on.
+
+They lie outside DVC's outputs.
+"""
 
 import hashlib
 import json
@@ -40,9 +43,12 @@ def fingerprint(
 
 
 class Checkpoints:
-    """The checkpoints of one stage under one fingerprint; the newest complete one counts, older ones are removed.
+    """The checkpoints of one stage under one fingerprint: the newest complete one counts.
 
-    With several processes every one calls each method: all write into one directory, the main one names and removes.
+    Older ones are removed.
+
+    With several processes every one calls each method: all write into one directory, the main one
+    names and removes.
     """
 
     def __init__(self, root: Path, stage: str, key: str) -> None:
@@ -57,7 +63,8 @@ class Checkpoints:
         return steps[-1]
 
     def save(self, step: int, write: Callable[[Path], None]) -> None:
-        """Write a checkpoint by `write(directory)`; it counts only once all processes have written their part."""
+        """Write a checkpoint by `write(directory)`; it counts once all processes wrote their part."""
+        # the final name appears once every process has written: a killed run leaves a partial one
         final = self.directory / f"step-{step:08d}"
         partial = self.directory / f".{final.name}.partial"
         if is_main():
@@ -76,7 +83,7 @@ class Checkpoints:
         barrier()
 
     def finish(self) -> None:
-        """Mark them as those of a run that wrote its outputs; whoever keeps the outputs may then remove them."""
+        """Mark them as those of a finished run; whoever keeps its outputs may then remove them."""
         if is_main() and self.directory.is_dir():
             (self.directory / FINISHED).touch()
 

@@ -1,4 +1,7 @@
-"""Which process this is and how to wait for the others; without a process group there is one process and no waiting."""
+"""Which process this is and how to wait for the others.
+
+Without a process group there is one process and no waiting.
+"""
 
 import torch.distributed as dist
 

@@ -15,7 +15,10 @@ from rlhf.settings.training import EngineSettings, Optimizer
 
 
 class TorchTrainer:
-    """AdamW over the parameters that want gradients; float32 weights, the forward pass under the engine's autocast."""
+    """AdamW over the parameters that want gradients.
+
+    The weights are float32; the forward pass runs under the engine's autocast.
+    """
 
     def __init__(self, module: nn.Module, settings: Optimizer, total_steps: int) -> None:
         self.module = module
@@ -38,20 +41,26 @@ class TorchTrainer:
         return learning_rate(self.settings, self.steps, self.total_steps)
 
     def step(self, losses: Sequence[Loss]) -> float:
+        # 1. gradients add up over the micro-batches, whose graphs are freed one by one
         with recomputing(self.module):
             for compute in losses:
                 loss = compute()
                 if not torch.isfinite(loss):
                     self._optimizer.zero_grad(set_to_none=True)
                     raise NonFiniteError(f"loss is {float(loss.detach())}")
+                # one of weight 0 may reach no parameter
                 if loss.requires_grad:
                     loss.backward()
+
+        # 2. clip the gradient of the whole step
         norm = torch.nn.utils.clip_grad_norm_(
             self._named.values(), self.settings.max_gradient_norm or float("inf")
         )
         if not torch.isfinite(norm):
             self._optimizer.zero_grad(set_to_none=True)
             raise NonFiniteError(f"gradient norm is {float(norm)}")
+
+        # 3. step
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate()
         self._optimizer.step()
@@ -122,11 +131,12 @@ class TorchEngine:
 
 
 def enable_gradient_checkpointing(model: nn.Module) -> None:
-    """Trade compute for memory in the transformer inside `model`; takes effect within `recomputing`."""
+    """Trade compute for memory in `model`'s transformer; takes effect within `recomputing`."""
     for part in model.modules():
         if isinstance(part, PreTrainedModel):
             part.activation_checkpointing_enable({"use_reentrant": False})
-            part.disable_input_require_grads()  # it would drag gradients through frozen lower layers
+            # it would drag gradients through frozen lower layers
+            part.disable_input_require_grads()
             return
 
 
@@ -134,8 +144,9 @@ def enable_gradient_checkpointing(model: nn.Module) -> None:
 def recomputing(module: nn.Module) -> Iterator[None]:
     """Let gradient checkpointing, where it is enabled, take effect inside the block only.
 
-    Layers of transformers recompute in training mode alone, and would drop the key-value cache when sampling. So the
-    checkpointed layers themselves are in training mode here; what is inside of them, dropout, stays in evaluation mode.
+    Layers of transformers recompute in training mode alone, and would drop the key-value cache when
+    sampling. So the checkpointed layers themselves are in training mode here; what is inside of
+    them, dropout, stays in evaluation mode.
     """
     layers = [part for part in module.modules() if getattr(part, "gradient_checkpointing", False)]
     before = [layer.training for layer in layers]

@@ -13,10 +13,11 @@ _TREE = "state.json"
 
 
 def save_state(directory: Path, name: str, tree: dict[str, Any]) -> None:
-    """Write a tree of dicts and lists with tensors, numbers, strings, booleans and None at its leaves."""
+    """Write a tree of dicts and lists; leaves are tensors, numbers, strings, booleans and None."""
     tensors: dict[str, Tensor] = {}
     folder = directory / name
     folder.mkdir(parents=True, exist_ok=True)
+    # tensors go to one file, and leave their paths behind in the tree
     skeleton = _strip(tree, "", tensors)
     save_file(tensors or {"": torch.zeros(0)}, folder / _TENSORS)
     (folder / _TREE).write_text(json.dumps(skeleton), encoding="utf-8")
@@ -32,6 +33,7 @@ def load_state(directory: Path, name: str) -> dict[str, Any]:
 
 
 def _strip(node: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    # a clone: safetensors refuses tensors that share memory
     if isinstance(node, Tensor):
         tensors[path] = node.detach().cpu().contiguous().clone()
         return {"$tensor": path}

@@ -1,8 +1,9 @@
 """Many processes (or one) with DeepSpeed ZeRO: the sole importer of deepspeed.
 
-DeepSpeed averages gradients over processes; here every loss is multiplied by their number first, so that a step is one
-on the sum of all losses, as with plain torch. In bf16 the weights are kept in bf16 with a float32 master copy that ZeRO
-spreads over the processes; models that are only read are cast too, so that a reference equals the policy it began as.
+DeepSpeed averages gradients over processes; here every loss is multiplied by their number first, so
+that a step is one on the sum of all losses, as with plain torch. In bf16 the weights are kept in
+bf16 with a float32 master copy that ZeRO spreads over the processes; models that are only read are
+cast too, so that a reference equals the policy it began as.
 """
 
 import atexit
@@ -28,10 +29,14 @@ from rlhf.engine.single import enable_gradient_checkpointing, recomputing
 from rlhf.engine.state import load_state, save_state
 from rlhf.settings.training import EngineSettings, Optimizer
 
-MASTER_WEIGHTS = (  # where DeepSpeed 0.19 keeps this process's part of the float32 weights
-    "single_partition_of_fp32_groups",  # ZeRO 1 and 2
-    "fp32_groups_flat_partition",  # ZeRO 1 in bf16
-    "fp32_partitioned_groups_flat",  # ZeRO 3
+# where DeepSpeed 0.19 keeps this process's part of the float32 weights
+MASTER_WEIGHTS = (
+    # ZeRO 1 and 2
+    "single_partition_of_fp32_groups",
+    # ZeRO 1 in bf16
+    "fp32_groups_flat_partition",
+    # ZeRO 3
+    "fp32_partitioned_groups_flat",
 )
 
 
@@ -49,9 +54,10 @@ class _Root(nn.Module):
 class ZeroTrainer:
     """AdamW under ZeRO over the parameters that want gradients.
 
-    The loss of each micro-batch must reach the same parameters on every process, or the processes wait for each
-    other for ever: let a process that has nothing left repeat a micro-batch with weight 0 (`rlhf.engine.share`).
-    After a NonFiniteError the weights are those before the step, and the trainer may save but not step again.
+    The loss of each micro-batch must reach the same parameters on every process, or the processes
+    wait for each other for ever: let a process that has nothing left repeat a micro-batch with
+    weight 0 (`rlhf.engine.share`). After a NonFiniteError the weights are those before the step,
+    and the trainer may save but not step again.
     """
 
     def __init__(
@@ -80,22 +86,23 @@ class ZeroTrainer:
             optimizer=optimizer,
             config=_config(zero_stage, precision, settings),
         )
-        for (
-            name,
-            value,
-        ) in module.named_buffers():  # DeepSpeed casts these too: positions must stay in float32
+        # DeepSpeed casts buffers too: positions must stay in float32
+        for name, value in module.named_buffers():
             value.data = buffers[name].to(value.device)
 
     def learning_rate(self) -> float:
         return learning_rate(self.settings, self.steps, self.total_steps)
 
     def step(self, losses: Sequence[Loss]) -> float:
+        # 1. gradients; ZeRO averages over processes, so each loss is multiplied by their number
         self._expect_equal_counts(len(losses))
         with recomputing(self.module):
             for compute in losses:
                 loss = self._engine(compute)
                 self._refuse_bad_loss(loss)
                 self._engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)
+
+        # 2. step
         for group in self._engine.optimizer.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         self._engine.step()
@@ -120,8 +127,8 @@ class ZeroTrainer:
         state = load_state(directory, f"rank-{dist.get_rank()}")
         if state["world_size"] != dist.get_world_size():
             raise TrainingError(
-                f"{directory}: written by {state['world_size']} processes, this run has {dist.get_world_size()}; "
-                "resume with as many, or remove the checkpoint"
+                f"{directory}: written by {state['world_size']} processes, "
+                f"this run has {dist.get_world_size()}; resume with as many, or remove the checkpoint"
             )
         self.steps = state["steps"]
         for part, saved, moments in zip(
@@ -136,14 +143,13 @@ class ZeroTrainer:
     @contextmanager
     def gathered(self) -> Iterator[nn.Module]:
         offload = getattr(self._engine.optimizer, "parameter_offload", None)
-        if offload is None:  # ZeRO 1 and 2 keep whole weights
+        if offload is None:
+            # ZeRO 1 and 2 keep whole weights
             yield self.module
             return
         with deepspeed.zero.GatheredParameters(list(self.module.parameters())):
-            for hook in (
-                *offload.forward_hooks,
-                *offload.backward_hooks,
-            ):  # they would part the weights layer by layer
+            # the hooks would part the weights layer by layer
+            for hook in (*offload.forward_hooks, *offload.backward_hooks):
                 hook.remove()
             offload.forward_hooks, offload.backward_hooks = [], []
             try:
@@ -167,6 +173,7 @@ class ZeroTrainer:
         if hasattr(wrapper, "update_lp_params"):
             wrapper.update_lp_params()
             return
+        # ZeRO 3: parts from the master copy, then the small parameters that stay whole
         wrapper._partition_all_parameters()
         for index in range(len(wrapper.fp16_groups)):
             wrapper._reassign_or_swap_out_partitioned_parameters(index)
@@ -179,7 +186,8 @@ class ZeroTrainer:
         ).tolist()
         if fewest[0] != -fewest[1] or count == 0:
             raise ValueError(
-                f"every process must pass equally many losses, at least one: {fewest[0]} to {-fewest[1]}"
+                "every process must pass equally many losses, at least one: "
+                f"{fewest[0]} to {-fewest[1]}"
             )
 
     def _refuse_bad_loss(self, loss: Tensor) -> None:
@@ -201,7 +209,7 @@ class ZeroTrainer:
 
 
 class ZeroEngine:
-    """The engine of `torchrun` processes; started without it, the one process makes its own group."""
+    """The engine of `torchrun` processes; a process started without it is a group of one."""
 
     whole_weights = False
 
@@ -228,7 +236,8 @@ class ZeroEngine:
         return model.to(self.device).eval()
 
     def autocast(self) -> AbstractContextManager[object]:
-        return nullcontext()  # the weights themselves are in the settings' precision
+        # the weights themselves are in the settings' precision
+        return nullcontext()
 
     def all_sum(self, value: Tensor) -> Tensor:
         return _all_reduce(value.detach().clone().to(self.device), dist.ReduceOp.SUM).to(
@@ -256,14 +265,12 @@ def _join_processes() -> torch.device:
     for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
         os.environ.setdefault(name, value)
     set_log_level_from_string("warning")
-    warnings.filterwarnings(
-        "ignore", r"`torch\.distributed\..*` is deprecated", FutureWarning
-    )  # DeepSpeed's calls
+    # DeepSpeed's own calls
+    warnings.filterwarnings("ignore", r"`torch\.distributed\..*` is deprecated", FutureWarning)
     atexit.register(_leave_processes)
     if not torch.cuda.is_available():
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = (
-            False  # else it is compiled here, for about a minute
-        )
+        # else it is compiled here, for about a minute
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed("gloo", verbose=False)
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -273,14 +280,18 @@ def _join_processes() -> torch.device:
 
 
 def _leave_processes() -> None:
-    """Close the group in order: left to the interpreter's end, gloo's threads now and then abort the process."""
+    """Close the group in order.
+
+    Left to the interpreter's end, gloo's threads now and then abort the process.
+    """
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def _config(zero_stage: int, precision: Precision, settings: Optimizer) -> dict[str, Any]:
     return {
-        "train_micro_batch_size_per_gpu": 1,  # both counts are bookkeeping only: `step` says where a step ends
+        # both counts are bookkeeping only: `ZeroTrainer.step` says where a step ends
+        "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,
         "gradient_clipping": settings.max_gradient_norm or 0.0,

@@ -1,4 +1,8 @@
-"""What is drawn from judged comparisons: flat metrics, histograms, and how far the judges agree."""
+"""The figures of an evaluation, in their structure: `metrics/evaluate_details.json`.
+
+Readers take figures from here. The flat file for DVC and MLflow, `metrics/evaluate.json`, is made
+from the same records by `flat_metrics.py`.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -8,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from rlhf.common.metrics import Value
-from rlhf.evaluation.agreement import agreement
-from rlhf.evaluation.length import length_controlled
-from rlhf.evaluation.measures import edges_over, histogram, longer_win_rate
-from rlhf.evaluation.responses import Prompt, Response
-from rlhf.evaluation.types import Judgement, Outcome
-from rlhf.evaluation.winrate import (
+from rlhf.evaluation.agreement import Agreement, agreement
+from rlhf.evaluation.comparisons import Comparison
+from rlhf.evaluation.histograms import Histograms, shared_histograms
+from rlhf.evaluation.length import length_controlled, longer_win_rate
+from rlhf.evaluation.responses import EvaluationPrompt, Response, ResponsesByModel
+from rlhf.evaluation.types import Facts, Judgement, Outcome
+from rlhf.evaluation.win_rate import (
     WinRate,
     detectable_difference,
     points,
@@ -22,189 +27,299 @@ from rlhf.evaluation.winrate import (
 )
 from rlhf.rollout.diversity import distinct_2
 
-_SHARES = tuple(field.name for field in fields(WinRate))
-_CLEAR = 0.05  # from 1/2: a difference worth telling
-Answers = Mapping[str, Sequence[Response]]
+# whose scores are drawn and averaged
+_SCORING_JUDGE = "gold"
+# kinds that have figures, if only nulls, whatever the prompts are
+_KINDS = ("helpful", "harmless")
+# a win rate so far from 1/2 is worth telling
+_CLEAR_DIFFERENCE = 0.05
+_NO_SHARES: dict[str, Value] = {field.name: None for field in fields(WinRate)}
+
+Figures = dict[str, Value]
+
+
+# -- the records --
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Two models' responses to the same prompts and what one judge said of each, in the prompts' order."""
+class ComparisonSummary:
+    """One pair of models by one judge.
+
+    headline: the first pair of the settings by their first judge
+    figures: over all prompts, shares in [0, 1]; without any verdict the shares are null, and only
+        `unjudged` stands beside them
+    kinds: the shares of each kind of prompt
+    score_difference: histograms by kind, of the gold model's comparisons
+    """
 
     challenger: str
     baseline: str
     judge: str
-    judgements: list[Judgement]
-
-    @property
-    def name(self) -> str:
-        """For keys of metrics."""
-        return f"{self.challenger}_vs_{self.baseline}"
-
-    @property
-    def outcomes(self) -> list[Outcome | None]:
-        """None where the judge gave no verdict."""
-        return [judgement.outcome for judgement in self.judgements]
+    headline: bool
+    figures: Figures
+    kinds: dict[str, Figures]
+    score_difference: Histograms | None
 
 
-def summary(
-    comparisons: Sequence[Comparison], prompts: Sequence[Prompt], answers: Answers, seed: int
-) -> dict[str, Value]:
-    """Flat metrics: shares in [0, 1], lengths in tokens.
+@dataclass(frozen=True, kw_only=True)
+class JudgeAgreement(Agreement):
+    """How far two judges agree, over all pairs of models."""
 
-    The first pair of models and the first judge carry no prefix in the keys, others `<challenger>_vs_<baseline>_` and
-    `<judge>_`; a kind that does not occur among the prompts has no keys. Agreement is over all pairs of models.
+    left: str
+    right: str
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """One model's responses; those that are missing count in nothing but `missing`.
+
+    response_length: mean, in tokens; finished: share of them that ended by themselves
+    distinct_2: share of bigrams that are different; None without any bigram
+    gold_score: mean, over the prompts that it was scored on; None where gold does not judge it
     """
-    headline = comparisons[0]
-    flat: dict[str, Value] = {
-        "prompts": len(prompts),
-        "compared": f"{headline.challenger} with {headline.baseline}",
-        "judge": headline.judge,
-    }
-    for item in comparisons:
-        pair = "" if item.name == headline.name else f"{item.name}_"
-        prefix = pair if item.judge == headline.judge else f"{pair}{item.judge}_"
-        flat |= {
-            f"{prefix}{key}": value
-            for key, value in comparison_summary(item, prompts, answers, seed).items()
-        }
-    for left, right in combinations(dict.fromkeys(item.judge for item in comparisons), 2):
-        found = agreement(_outcomes_of(left, comparisons), _outcomes_of(right, comparisons))
-        flat |= {f"agreement_{left}_{right}": found.accuracy, f"kappa_{left}_{right}": found.kappa}
-    scores = _scores(_by_gold(comparisons))
-    for name, every in answers.items():
-        responses = [response for response in every if not response.missing]
-        flat[f"missing_{name}"] = len(every) - len(responses)
-        flat[f"response_length_{name}"] = float(
-            np.mean([len(response.ids) for response in responses])
-        )
-        flat[f"finished_{name}"] = float(np.mean([response.finished for response in responses]))
-        flat[f"distinct_2_{name}"] = distinct_2([response.ids for response in responses])
-        flat[f"gold_score_{name}"] = float(np.mean(scores[name])) if scores.get(name) else None
-    return flat
+
+    model: str
+    missing: int
+    response_length: float
+    finished: float
+    distinct_2: float | None
+    gold_score: float | None
 
 
-def comparison_summary(
-    comparison: Comparison, prompts: Sequence[Prompt], answers: Answers, seed: int
-) -> dict[str, Value]:
-    """One pair of models by one judge; of what the judge gave no verdict on, only the number."""
-    values: dict[str, Value] = {
-        f"{key}_{kind}": None for kind in ("helpful", "harmless") for key in _SHARES
-    }
-    judged = [
-        (place, outcome) for place, outcome in enumerate(comparison.outcomes) if outcome is not None
-    ]
-    values["unjudged"] = len(prompts) - len(judged)
-    if not judged:
-        return {key: None for key in _SHARES} | values
-    places, outcomes = [place for place, _ in judged], [outcome for _, outcome in judged]
-    kinds = [prompts[place].kind for place in places]
-    for kind, shares in win_rates_by_kind(outcomes, kinds, seed).items():
-        suffix = "" if kind == "all" else f"_{kind}"
-        values |= {f"{key}{suffix}": value for key, value in asdict(shares).items()}
-    mine, theirs = (
-        [len(answers[name][place].ids) for place in places]
-        for name in (comparison.challenger, comparison.baseline)
+@dataclass(frozen=True)
+class JudgeFacts:
+    """What a judge reports of itself: what it cost, who voted."""
+
+    judge: str
+    facts: Facts
+
+
+@dataclass(frozen=True)
+class OpponentFacts:
+    """What an opponent behind an endpoint cost."""
+
+    opponent: str
+    facts: Facts
+
+
+@dataclass(frozen=True)
+class EvaluationSummary:
+    """All that was judged, in figures.
+
+    comparisons: in the order of the settings, those of the first judge first
+    judges, opponents: only those that report anything
+    lengths: of each model's responses, in tokens; scores: the gold model's, by model
+    """
+
+    prompts: int
+    comparisons: list[ComparisonSummary]
+    agreement: list[JudgeAgreement]
+    models: list[ModelSummary]
+    judges: list[JudgeFacts]
+    opponents: list[OpponentFacts]
+    lengths: Histograms
+    scores: Histograms
+
+    @property
+    def headline(self) -> ComparisonSummary:
+        """The first pair of models by the first judge."""
+        return self.comparisons[0]
+
+    def as_json(self) -> dict[str, Any]:
+        """As `metrics/evaluate_details.json` has it."""
+        return asdict(self)
+
+
+# -- from what was judged --
+
+
+def summarise(
+    comparisons: Sequence[Comparison],
+    prompts: Sequence[EvaluationPrompt],
+    responses: ResponsesByModel,
+    seed: int,
+    judge_facts: Mapping[str, Facts] | None = None,
+    opponent_facts: Mapping[str, Facts] | None = None,
+) -> EvaluationSummary:
+    """Draw the figures from at least one comparison; the first one is the headline."""
+    scores = gold_scores(comparisons)
+    summaries = []
+    for comparison in comparisons:
+        headline = comparison is comparisons[0]
+        summaries.append(summarise_comparison(comparison, prompts, responses, seed, headline))
+
+    models = []
+    lengths = {}
+    for name, every in responses.items():
+        models.append(summarise_model(name, every, scores.get(name, [])))
+        lengths[name] = [float(len(response.ids)) for response in _present(every)]
+
+    judges = [JudgeFacts(name, facts) for name, facts in (judge_facts or {}).items()]
+    opponents = [OpponentFacts(name, facts) for name, facts in (opponent_facts or {}).items()]
+    return EvaluationSummary(
+        prompts=len(prompts),
+        comparisons=summaries,
+        agreement=_agreements(comparisons),
+        models=models,
+        judges=[judge for judge in judges if judge.facts],
+        opponents=[opponent for opponent in opponents if opponent.facts],
+        lengths=shared_histograms(lengths),
+        scores=shared_histograms(scores),
     )
-    numbers = points(outcomes)
-    controlled = length_controlled(numbers, mine, theirs, seed)
+
+
+# -- one comparison --
+
+
+def summarise_comparison(
+    comparison: Comparison,
+    prompts: Sequence[EvaluationPrompt],
+    responses: ResponsesByModel,
+    seed: int,
+    headline: bool,
+) -> ComparisonSummary:
+    """One pair of models by one judge; of what the judge gave no verdict on, only the number."""
+    # 1. the prompts that have an outcome
+    judged: list[int] = []
+    outcomes: list[Outcome] = []
+    for index, outcome in enumerate(comparison.outcomes):
+        if outcome is not None:
+            judged.append(index)
+            outcomes.append(outcome)
+
+    # 2. figures over all of them, and by kind
+    figures: Figures = {"unjudged": len(prompts) - len(judged)}
+    kinds: dict[str, Figures] = {kind: dict(_NO_SHARES) for kind in _KINDS}
+    if judged:
+        shares = win_rates_by_kind(outcomes, [prompts[index].kind for index in judged], seed)
+        figures |= asdict(shares.pop("all"))
+        figures |= _length_and_power(comparison, judged, outcomes, responses, seed)
+        figures |= position_bias(comparison.judgements)
+        kinds |= {kind: asdict(rates) for kind, rates in shares.items()}
+    else:
+        figures |= _NO_SHARES
+
+    return ComparisonSummary(
+        challenger=comparison.challenger,
+        baseline=comparison.baseline,
+        judge=comparison.judge,
+        headline=headline,
+        figures=figures,
+        kinds=kinds,
+        score_difference=_score_differences(comparison, prompts),
+    )
+
+
+def _length_and_power(
+    comparison: Comparison,
+    judged: Sequence[int],
+    outcomes: Sequence[Outcome],
+    responses: ResponsesByModel,
+    seed: int,
+) -> Figures:
+    """What length does to the win rate, and what so many prompts can show."""
+    challenger, baseline = responses[comparison.challenger], responses[comparison.baseline]
+    lengths_challenger = [len(challenger[index].ids) for index in judged]
+    lengths_baseline = [len(baseline[index].ids) for index in judged]
+    values = points(outcomes)
+    controlled = length_controlled(values, lengths_challenger, lengths_baseline, seed)
     return {
-        **values,
         "win_rate_length_controlled": controlled.win_rate if controlled else None,
         "win_rate_length_controlled_low": controlled.low if controlled else None,
         "win_rate_length_controlled_high": controlled.high if controlled else None,
-        "longer_win_rate": longer_win_rate(outcomes, mine, theirs),
-        "detectable_difference": detectable_difference(numbers),
-        "prompts_for_5_points": prompts_needed(numbers, _CLEAR),
-        **position_bias(comparison.judgements),
+        "longer_win_rate": longer_win_rate(outcomes, lengths_challenger, lengths_baseline),
+        "detectable_difference": detectable_difference(values),
+        "prompts_for_5_points": prompts_needed(values, _CLEAR_DIFFERENCE),
     }
 
 
-def position_bias(judgements: Iterable[Judgement]) -> dict[str, Value]:
-    """`orders_agree`: share of pairs judged alike in both orders; `prefers_first_shown`: of all decided verdicts, those for
-    the response shown first (1/2: no bias). None without any."""
-    both = [
-        (item.in_order, item.swapped)
-        for item in judgements
-        if item.in_order is not None and item.swapped is not None
-    ]
-    for_first = [in_order == "win" for in_order, _ in both if in_order != "tie"]
-    for_first += [swapped == "lose" for _, swapped in both if swapped != "tie"]
+def position_bias(judgements: Iterable[Judgement]) -> Figures:
+    """What the order in which responses are shown does; None without any verdict.
+
+    orders_agree: share of pairs judged alike in both orders
+    prefers_first_shown: of all decided verdicts, the share for the response shown first; 1/2 is no
+        bias
+    """
+    alike: list[bool] = []
+    for_first: list[bool] = []
+    for judgement in judgements:
+        if judgement.in_order is None or judgement.swapped is None:
+            continue
+        alike.append(judgement.in_order == judgement.swapped)
+        # shown first: the challenger in order, the baseline when swapped
+        if judgement.in_order != "tie":
+            for_first.append(judgement.in_order == "win")
+        if judgement.swapped != "tie":
+            for_first.append(judgement.swapped == "lose")
     return {
-        "orders_agree": sum(left == right for left, right in both) / len(both) if both else None,
+        "orders_agree": sum(alike) / len(alike) if alike else None,
         "prefers_first_shown": sum(for_first) / len(for_first) if for_first else None,
     }
 
 
-def details(
-    comparisons: Sequence[Comparison], prompts: Sequence[Prompt], answers: Answers
-) -> dict[str, Any]:
-    """For the report: score differences by kind and comparison, lengths and scores by model, agreement of the judges."""
-    scored = _by_gold(comparisons)
-    scores = {name: values for name, values in _scores(scored).items() if values}
-    lengths = {
-        name: [float(len(each.ids)) for each in responses if not each.missing]
-        for name, responses in answers.items()
-    }
-    judges = list(dict.fromkeys(item.judge for item in comparisons))
-    return {
-        "comparisons": [_score_differences(comparison, prompts) for comparison in scored],
-        "lengths": _shared_histograms(lengths),
-        "scores": _shared_histograms(scores),
-        "agreement": [
-            {"left": left, "right": right}
-            | asdict(agreement(_outcomes_of(left, comparisons), _outcomes_of(right, comparisons)))
-            for left, right in combinations(judges, 2)
-        ],
-    }
-
-
-def _outcomes_of(judge: str, comparisons: Sequence[Comparison]) -> list[Outcome | None]:
-    return [outcome for item in comparisons if item.judge == judge for outcome in item.outcomes]
-
-
-def _by_gold(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    return [item for item in comparisons if item.judge == "gold"]
-
-
-def _score_differences(comparison: Comparison, prompts: Sequence[Prompt]) -> dict[str, Any]:
-    differences: dict[str, list[float]] = {}
+def _score_differences(
+    comparison: Comparison, prompts: Sequence[EvaluationPrompt]
+) -> Histograms | None:
+    if comparison.judge != _SCORING_JUDGE:
+        return None
+    by_kind: dict[str, list[float]] = {}
     for prompt, judgement in zip(prompts, comparison.judgements, strict=True):
-        if judgement.score_first is not None and judgement.score_second is not None:
-            differences.setdefault(prompt.kind, []).append(
-                judgement.score_first - judgement.score_second
-            )
-    names = {
-        "challenger": comparison.challenger,
-        "baseline": comparison.baseline,
-        "judge": comparison.judge,
-    }
-    return {**names, "score_difference": _shared_histograms(differences)}
+        first, second = judgement.score_first, judgement.score_second
+        # a prompt that one of the two did not answer has no scores
+        if first is not None and second is not None:
+            by_kind.setdefault(prompt.kind, []).append(first - second)
+    return shared_histograms(by_kind)
 
 
-def _shared_histograms(groups: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """Histograms over common edges: {"edges": [...], "counts": {group: [...]}}; empty without values."""
-    values = [value for group in groups.values() for value in group]
-    if not values:
-        return {"edges": [], "counts": {}}
-    edges = edges_over(values)
-    return {
-        "edges": edges.tolist(),
-        "counts": {name: histogram(group, edges) for name, group in sorted(groups.items())},
-    }
+# -- judges and models --
 
 
-def _scores(comparisons: Sequence[Comparison]) -> dict[str, list[float]]:
-    """The judge's scores of each model's responses, one a prompt that it was scored on in any of the comparisons."""
-    scores: dict[str, dict[int, float]] = {}
-    for item in comparisons:
-        for place, judgement in enumerate(item.judgements):
-            for name, score in (
-                (item.challenger, judgement.score_first),
-                (item.baseline, judgement.score_second),
-            ):
-                if score is not None:  # the same whatever the opponent
-                    scores.setdefault(name, {})[place] = score
-    return {
-        name: [score for _, score in sorted(by_place.items())] for name, by_place in scores.items()
-    }
+def _agreements(comparisons: Sequence[Comparison]) -> list[JudgeAgreement]:
+    # of a judge, over all pairs of models: every judge compares the same ones
+    outcomes: dict[str, list[Outcome | None]] = {}
+    for comparison in comparisons:
+        outcomes.setdefault(comparison.judge, []).extend(comparison.outcomes)
+    agreements = []
+    for left, right in combinations(outcomes, 2):
+        figures = asdict(agreement(outcomes[left], outcomes[right]))
+        agreements.append(JudgeAgreement(**figures, left=left, right=right))
+    return agreements
+
+
+def summarise_model(name: str, every: Sequence[Response], scores: Sequence[float]) -> ModelSummary:
+    """One model's responses and the gold model's scores of them; at least one must be there."""
+    responses = _present(every)
+    return ModelSummary(
+        model=name,
+        missing=len(every) - len(responses),
+        response_length=float(np.mean([len(response.ids) for response in responses])),
+        finished=float(np.mean([response.finished for response in responses])),
+        distinct_2=distinct_2([response.ids for response in responses]),
+        gold_score=float(np.mean(scores)) if scores else None,
+    )
+
+
+def gold_scores(comparisons: Sequence[Comparison]) -> dict[str, list[float]]:
+    """The gold model's scores of each model's responses, in the prompts' order.
+
+    One a prompt that the model was scored on in any comparison: a score is the same whatever the
+    opponent. Models without a score are left out.
+    """
+    by_model: dict[str, dict[int, float]] = {}
+    for comparison in comparisons:
+        if comparison.judge != _SCORING_JUDGE:
+            continue
+        for index, judgement in enumerate(comparison.judgements):
+            if judgement.score_first is not None:
+                by_model.setdefault(comparison.challenger, {})[index] = judgement.score_first
+            if judgement.score_second is not None:
+                by_model.setdefault(comparison.baseline, {})[index] = judgement.score_second
+
+    scores = {}
+    for name, by_index in by_model.items():
+        scores[name] = [by_index[index] for index in sorted(by_index)]
+    return scores
+
+
+def _present(responses: Sequence[Response]) -> list[Response]:
+    return [response for response in responses if not response.missing]

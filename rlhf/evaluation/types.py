@@ -1,17 +1,20 @@
-"""Judges: whoever compares two responses to one prompt. A new judge is one file and one line in `JUDGES`."""
+"""What a judge is given and gives back. Judges import this module; it imports none of them."""
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal, Protocol
 
-from rlhf.common.errors import RlhfError, SettingsError
 from rlhf.settings.schema import Settings
 from rlhf.workspace import Workspace
 
 Preference = Literal["first", "tie", "second"]
 Outcome = Literal["win", "tie", "lose"]
+
+# What a judge or an opponent reports of itself: what it cost, who voted.
+Facts = Mapping[str, float | int | None]
+
+
+# -- what a judge is given, and gives back --
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,8 @@ class Case:
 
     kind: helpful, harmless or other: what the prompt asks to be judged by
     messages: the dialogue up to the user's last turn, each {"role", "content"}
-    prompt_ids, ids_first, ids_second: the very tokens that were sampled; decoding and tokenising again may change them
+    prompt_ids, ids_first, ids_second: the very tokens that were sampled; to decode and tokenise
+        them again may change them
     """
 
     id: str
@@ -45,7 +49,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Which response is better; None: the judge gave no answer that can be read, which is no vote.
+    """Which response is better. None: the judge gave no readable answer, which is no vote.
 
     Scores only from a judge that gives any (higher is better).
     """
@@ -55,8 +59,14 @@ class Verdict:
     score_second: float | None = None
 
 
+# -- the judge itself --
+
+
 class Judge(Protocol):
-    """Compares responses. It must not know which model wrote which, hence it sees neither names nor files."""
+    """Compares responses. It must not know which model wrote which: it sees no names and no files.
+
+    name: as metrics and tables have it; the kind of its address, or the name of its endpoint
+    """
 
     name: str
 
@@ -64,17 +74,29 @@ class Judge(Protocol):
         """One verdict a case, in the cases' order."""
         ...
 
-    def facts(self) -> Mapping[str, float | int | None]:
-        """What is to be told of the judge itself: what it cost, who voted; empty where there is nothing."""
+    def facts(self) -> Facts:
+        """What the judge reports of itself; empty where there is nothing."""
         ...
+
+
+class JudgeClass(Protocol):
+    """What a line of `rlhf.registry.JUDGES` names: a class that makes a judge from an address."""
+
+    def load(self, settings: Settings, workspace: Workspace, detail: str) -> Judge:
+        """Get the judge ready; `detail` follows the colon in its address, "" without one."""
+        ...
+
+
+# -- what both orders together say --
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """A case judged in both orders, told from the view of the response that came first in the case given.
+    """A case judged in both orders, seen from the response that came first in the given case.
 
-    in_order, swapped: the two orders' outcomes; None where the judge gave none
-    outcome: theirs where they agree; a tie where they do not (the order decided, not the responses); None without both
+    in_order, swapped: the outcomes of the two orders; None where the judge gave none
+    outcome: the outcome of both where they agree; a tie where they do not, for then the order
+        decided and not the responses; None unless both are there
     """
 
     in_order: Outcome | None
@@ -84,73 +106,5 @@ class Judgement:
     score_second: float | None
 
 
+# of a prompt that one of the models has no response to
 UNJUDGED = Judgement(None, None, None, None, None)
-_IN_ORDER: dict[Preference, Outcome] = {"first": "win", "tie": "tie", "second": "lose"}
-_SWAPPED: dict[Preference, Outcome] = {"first": "lose", "tie": "tie", "second": "win"}
-
-
-def judge_both_orders(judge: Judge, cases: Sequence[Case]) -> list[Judgement]:
-    """Ask for every case in both orders; raises RlhfError when a judge does not answer every case."""
-    verdicts = _ask(judge, cases)
-    again = _ask(judge, [case.swapped() for case in cases])
-    return [_combine(verdict, other) for verdict, other in zip(verdicts, again, strict=True)]
-
-
-def _ask(judge: Judge, cases: Sequence[Case]) -> list[Verdict]:
-    verdicts = judge.judge(cases)
-    if len(verdicts) != len(cases):
-        raise RlhfError(
-            f"judge {judge.name}: {len(verdicts)} verdicts for {len(cases)} cases; one each is needed"
-        )
-    return verdicts
-
-
-def _combine(verdict: Verdict, other: Verdict) -> Judgement:
-    in_order = None if verdict.preferred is None else _IN_ORDER[verdict.preferred]
-    swapped = None if other.preferred is None else _SWAPPED[other.preferred]
-    outcome: Outcome | None = None
-    if in_order is not None and swapped is not None:
-        outcome = in_order if in_order == swapped else "tie"
-    return Judgement(in_order, swapped, outcome, verdict.score_first, verdict.score_second)
-
-
-def _gold(settings: Settings, workspace: Workspace, _: str) -> Judge:
-    from rlhf.evaluation.judges.gold import (
-        GoldJudge,
-    )  # imported here, as below: judges build on the types above
-
-    return GoldJudge.load(settings, workspace)
-
-
-def _rules(settings: Settings, workspace: Workspace, _: str) -> Judge:
-    from rlhf.evaluation.judges.rules import RuleJudge
-
-    return RuleJudge()
-
-
-def _api(settings: Settings, workspace: Workspace, endpoint: str) -> Judge:
-    from rlhf.evaluation.judges.api import ApiJudge
-
-    return ApiJudge(endpoint, settings.evaluate.endpoints[endpoint], workspace.kept_answers)
-
-
-def _people(settings: Settings, workspace: Workspace, path: str) -> Judge:
-    from rlhf.evaluation.judges.people import PeopleJudge
-
-    return PeopleJudge(Path(os.path.expandvars(path)))
-
-
-JUDGES: Mapping[str, Callable[[Settings, Workspace, str], Judge]] = {
-    "gold": _gold,
-    "rules": _rules,
-    "api": _api,  # api:ENDPOINT, one of evaluate.endpoints
-    "people": _people,  # people:FILE, votes that `rlhf annotate --export` wrote
-}
-
-
-def make_judge(address: str, settings: Settings, workspace: Workspace) -> Judge:
-    """Get a judge ready by its address in `evaluate.judges`; raises SettingsError with the names there are."""
-    name, _, detail = address.partition(":")
-    if name not in JUDGES:
-        raise SettingsError(f"no judge {name!r}; there are: {', '.join(sorted(JUDGES))}")
-    return JUDGES[name](settings, workspace, detail)

@@ -8,12 +8,12 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from transformers.masking_utils import eager_mask
 
 GROUPED = "grouped"
-# Whose own eager attention is this very product, softmax and product, with nothing in between (no cap, no sinks).
+# Whose own eager attention is this very product, softmax and product: no cap, no sinks.
 _PLAIN = ("llama", "mistral", "qwen2", "qwen3")
 
 
 def cpu_attention(config: PreTrainedConfig) -> str:
-    """The fastest implementation on a CPU: grouped where it is the same as the model's own, else that (eager)."""
+    """The fastest on a CPU: grouped where that equals the model's own attention, else eager."""
     return GROUPED if config.model_type in _PLAIN else "eager"
 
 
@@ -32,7 +32,9 @@ def grouped_attention(
     dropout: float = 0.0,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Scaled dot-product attention: query [B, H, Q, D], key and value [B, G, T, D], mask [B or 1, 1, Q, T], added to the scores.
+    """Scaled dot-product attention with a mask that is added to the scores.
+
+    query [B, H, Q, D], key and value [B, G, T, D], mask [B or 1, 1, Q, T].
 
     The queries of the H/G heads that share a key are rows of one product. Gives [B, Q, H, D].
     """

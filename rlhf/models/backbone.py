@@ -1,7 +1,7 @@
 """The transformer: the only file that calls one, and what is read off its output.
 
-Position ids count real tokens, so padding on either side changes nothing. Only the rows that predict
-a target go through the unembedding: with a large vocabulary it is most of the work.
+Position ids count real tokens, so padding on either side changes nothing. Only the rows that
+predict a target go through the unembedding: with a large vocabulary it is most of the work.
 """
 
 import copy
@@ -22,7 +22,7 @@ def position_ids(attention_mask: Tensor) -> Tensor:
     return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
-# -- a forward pass ---------------------------------------------------------------------------------
+# -- a forward pass --------------------------------------------------------------------------------
 
 
 def hidden_states(model: PreTrainedModel, batch: TokenBatch) -> Tensor:
@@ -95,7 +95,7 @@ def _forward(backbone: nn.Module, batch: TokenBatch, inputs: dict[str, Tensor]) 
     return states
 
 
-# -- what is read off the hidden states -------------------------------------------------------------
+# -- what is read off the hidden states ------------------------------------------------------------
 
 
 def unembed(model: PreTrainedModel, hidden: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ def scatter_to_mask(values: Tensor, mask: Tensor) -> Tensor:
     return zeros.masked_scatter(mask, values)
 
 
-# -- the trunk: frozen lower blocks that models of one origin share ----------------------------------
+# -- the trunk: frozen lower blocks that models of one origin share --------------------------------
 #
 # With `trainable_layers` set, policy, reference, critic and reward model differ in their top blocks
 # only. The states below these are the same numbers, need no gradient, and stay valid for as long as

@@ -52,6 +52,9 @@ class ScalarModel(nn.Module):
         return scalars
 
 
+# -- what is read off -------------------------------------------------------------------------------
+
+
 def response_scores(model: ScalarModel, batch: TokenBatch) -> Tensor:
     """The scalar at each sequence's last token, [B]: a reward model's score (section 3.1)."""
     hidden = hidden_states(model.lm, batch)
@@ -62,6 +65,7 @@ def response_scores(model: ScalarModel, batch: TokenBatch) -> Tensor:
 
 def response_values(model: ScalarModel, batch: TokenBatch) -> Tensor:
     """The value of the state before each response token, [N]: a critic's."""
+    # the state before token t is the one after token t - 1
     values: Tensor = model(batch)[:, :-1][batch.target_mask[:, 1:]]
     return values
 
@@ -71,6 +75,9 @@ def pair_scores(model: ScalarModel, hidden: Tensor, batch: PairBatch) -> Tensor:
     rows = torch.arange(hidden.shape[0], device=hidden.device)[:, None]
     scores: Tensor = model.head(hidden[rows, batch.last])
     return scores
+
+
+# -- from and to disk ------------------------------------------------------------------------------
 
 
 def new_scalar_model(directory: Path, seed: int, *names: str | int) -> ScalarModel:

@@ -63,6 +63,7 @@ class Models:
 
     def gathered(self, role: str) -> AbstractContextManager[object]:
         """Whole weights of a model inside the block, for sampling and saving; frozen ones are whole."""
+        # only a trainer may hold weights in parts
         trainer = self._trainers.get(role)
         return nullcontext() if trainer is None else trainer.gathered()
 
@@ -73,7 +74,7 @@ class Models:
                 with staged_directory(directory) as partial:
                     save_causal_lm(self.language_model(role), tokenizer, partial)
 
-    # -- the trunk ------------------------------------------------------------------------------------
+    # -- the trunk ---------------------------------------------------------------------------------
 
     def share_trunk(self) -> None:
         """Let all roles read the states of their common frozen blocks, if they have such blocks.
@@ -92,6 +93,7 @@ class Models:
         """The batch with the states of the shared trunk, if there is one: computed once for all roles."""
         if not self._trunk_blocks:
             return batch
+        # the lower blocks of all roles are the same
         anyone = language_model(next(iter(self._modules.values())))
         states = []
         for part in batch.micro_batches(micro_batch):
@@ -100,7 +102,7 @@ class Models:
             states.append(pad_width(own, batch.width))
         return replace(batch, trunk_states=torch.cat(states), trunk_blocks=self._trunk_blocks)
 
-    # -- forward passes -------------------------------------------------------------------------------
+    # -- forward passes ----------------------------------------------------------------------------
 
     def target_logits(self, role: str, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
         """Logits that predict each target token, [N, V] float32, divided by `temperature`."""

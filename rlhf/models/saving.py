@@ -1,4 +1,7 @@
-"""Causal language models and tokenizers from and to Hugging Face directories (safetensors, no remote code)."""
+"""Causal language models and tokenizers from and to Hugging Face directories.
+
+safetensors only, no remote code.
+"""
 
 from pathlib import Path
 
@@ -25,6 +28,7 @@ def load_causal_lm(directory: Path, dtype: torch.dtype = torch.float32) -> PreTr
     Attention is written out on a CPU, where that is the faster one in bf16, and SDPA on a GPU.
     Raises ModelError that names what is missing.
     """
+    # transformers would look on the hub, or load other formats
     _check_complete(directory)
     try:
         config = AutoConfig.from_pretrained(
@@ -48,6 +52,7 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     """Load a tokenizer whose pad token is not its end-of-turn token; raises ModelError otherwise."""
     _check_complete(directory)
     tokenizer = read_tokenizer(directory)
+    # with one token for both, the end of a response would be masked out as padding
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         raise ModelError(
             f"{directory}: the tokenizer needs a pad token "

@@ -24,6 +24,7 @@ def gae(
     following = torch.cat([values[:, 1:], after_last], dim=1)
     deltas = (rewards + gamma * following - values) * keep
 
+    # from the last token backwards
     advantages = torch.zeros_like(values)
     running = torch.zeros_like(values[:, 0])
     for step in range(values.shape[1] - 1, -1, -1):
@@ -35,8 +36,8 @@ def gae(
 def whiten(advantages: Tensor, response_mask: Tensor, all_sum: AllSum) -> Tensor:
     """Detail 6: (A - mean) / std over the response tokens of a mini-batch, [B, R] -> [B, R].
 
-    0 outside the mask. `all_sum` sums over the processes that hold its parts. The std is the unbiased
-    one; a mini-batch whose advantages are all equal is only centred.
+    0 outside the mask. `all_sum` sums over the processes that hold its parts. The std is the
+    unbiased one; a mini-batch whose advantages are all equal is only centred.
     """
     moments = merge(Moments(), advantages[response_mask], all_sum)
     return normalise(advantages, moments) * response_mask

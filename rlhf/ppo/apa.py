@@ -10,10 +10,11 @@ def apa_loss(
 
     L = (log pi - log pi_ref - A / lambda)^2
 
-    Its minimum over all policies is pi* = pi_ref exp(A / lambda) where that sums to 1: APA takes its
-    normaliser for 1. The sampling policy enters by the tokens and by A alone: there is no ratio, no
-    clip, and no KL penalty in the reward. lambda is in the units of A: say how those are scaled.
-    As in the authors' code (microsoft/RLHF-APA, loss "square"); equation as cited in public reviews.
+    Its minimum over all policies is pi* = pi_ref exp(A / lambda) where that sums to 1: APA takes
+    its normaliser for 1. The sampling policy enters by the tokens and by A alone: there is no
+    ratio, no clip, and no KL penalty in the reward. lambda is in the units of A: say how those are
+    scaled. As in the authors' code (microsoft/RLHF-APA, loss "square"); equation as cited in public
+    reviews.
     """
     target = reference_logprobs + advantages / lam
     return (logprobs - target).square()

@@ -7,6 +7,8 @@ divided by the global count there, so that micro-batches and processes change no
 import torch
 from torch import Tensor
 
+# -- the policy ------------------------------------------------------------------------------------
+
 
 def surrogate(
     logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, epsilon: float | None
@@ -52,6 +54,9 @@ def entropy_loss(entropies: Tensor, target: float | None) -> Tensor:
     if target is None:
         return -entropies
     return (entropies - target).abs()
+
+
+# -- the critic ------------------------------------------------------------------------------------
 
 
 def value_loss(

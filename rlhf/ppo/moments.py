@@ -43,6 +43,7 @@ def merge(history: Moments, values: Tensor, all_sum: AllSum) -> Moments:
     mean = total / count
     squares = float(all_sum((values - mean).square().sum()))
 
+    # Chan et al. 1979: both sides' deviations, and those of their means from the common one
     merged = history.count + count
     shift = mean - history.mean
     return Moments(

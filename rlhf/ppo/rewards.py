@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rlhf.ppo.moments import Moments
 
-# -- reparameterisation -------------------------------------------------------------------------------
+# -- reparameterisation ----------------------------------------------------------------------------
 
 
 def normalise(scores: Tensor, history: Moments) -> Tensor:
@@ -28,7 +28,7 @@ def clip(values: Tensor, delta: float | None) -> Tensor:
     return values if delta is None else values.clamp(-delta, delta)
 
 
-# -- sources of the token reward ----------------------------------------------------------------------
+# -- sources of the token reward -------------------------------------------------------------------
 
 
 def final_score(scores: Tensor, response_mask: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""The report: files of a workspace to figures to one self-contained HTML page."""
+"""The report: from the files of a workspace to figures to one self-contained HTML page."""

@@ -1,4 +1,4 @@
-"""The report stage: one self-contained page, the same bytes for the same files at the same commit."""
+"""The report stage: one self-contained page."""
 
 import os
 
@@ -10,9 +10,15 @@ from rlhf.workspace import Workspace
 
 
 def build(settings: Settings, workspace: Workspace) -> None:
-    """Write `reports/index.html`; raises DataError that names a required file which is missing or broken.
+    """Write `reports/index.html`; the same files at the same commit give the same bytes.
 
-    The commit shown is what the environment variable RLHF_GIT_COMMIT holds, if it is set.
+    The commit shown is that of the environment variable RLHF_GIT_COMMIT, if it is set. Raises
+    DataError that names a required file which is missing or broken.
     """
-    commit = os.environ.get("RLHF_GIT_COMMIT") or None
-    write_text(workspace.report, render(settings, read_inputs(workspace), commit))
+    page = render(settings, read_inputs(workspace), commit_from_environment())
+    write_text(workspace.report, page)
+
+
+def commit_from_environment() -> str | None:
+    """The commit that the flows pass to a stage; None where there is none."""
+    return os.environ.get("RLHF_GIT_COMMIT") or None

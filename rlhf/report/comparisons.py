@@ -1,23 +1,50 @@
-"""The judged comparisons as the page shows them: one view a pair of models and judge."""
+"""The judged comparisons as the page shows them: one view a pair of models and judge.
 
-from collections.abc import Sequence
+All figures come from the structure in `metrics/evaluate_details.json`.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rlhf.common.errors import DataError
 from rlhf.settings.evaluation import judge_name
 from rlhf.settings.schema import Settings
+from rlhf.workspace import Workspace
 
 Row = dict[str, Any]
-_SHARES = ("win", "tie", "lose", "win_rate", "win_rate_low", "win_rate_high", "count")
+# of one comparison over all prompts
 _FACTS = (
-    "longer_win_rate", "orders_agree", "prefers_first_shown", "unjudged", "win_rate_length_controlled",
-    "win_rate_length_controlled_low", "win_rate_length_controlled_high", "detectable_difference", "prompts_for_5_points",
-)  # fmt: skip
+    "longer_win_rate",
+    "orders_agree",
+    "prefers_first_shown",
+    "unjudged",
+    "win_rate_length_controlled",
+    "win_rate_length_controlled_low",
+    "win_rate_length_controlled_high",
+    "detectable_difference",
+    "prompts_for_5_points",
+)
+# what judges and opponents report of themselves
+_REPORTED = (
+    "answers_asked",
+    "answers_kept",
+    "tokens_in",
+    "tokens_out",
+    "price",
+    "price_with_kept",
+    "votes",
+    "annotators",
+    "kappa",
+)
+_OF_MODELS = ("gold_score", "response_length", "distinct_2")
+_KINDS = ("helpful", "harmless", "other")
+_STAGE_MODELS = ("base", "sft", "policy")
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One win / tie / lose bar, shares in [0, 1]; the interval and count only of our own results."""
+    """One win / tie / lose bar, shares in [0, 1]; interval and count only of our own results."""
 
     label: str
     win: float
@@ -31,7 +58,10 @@ class Bar:
 
 @dataclass(frozen=True)
 class ComparisonView:
-    """All bars of one pair of models by one judge; `facts` of the whole, None where it has none."""
+    """All bars of one pair of models by one judge; without verdicts there are none.
+
+    facts: over all prompts, None where one was not measured
+    """
 
     challenger: str
     baseline: str
@@ -40,67 +70,90 @@ class ComparisonView:
     facts: Row = field(default_factory=dict)
 
 
-def comparison_views(settings: Settings, summary: Row) -> list[ComparisonView]:
-    """Views in the order of the settings, the first judge's first; the headline's keys carry no prefix."""
+def comparison_views(settings: Settings, details: Row) -> list[ComparisonView]:
+    """Views in the order of the settings, the first judge's first.
+
+    A comparison that the details do not hold has no bars. Raises DataError for details that an
+    older version wrote.
+    """
+    # 1. the rows of the details, by what they compare
+    rows = {}
+    for row in _comparison_rows(details):
+        rows[row["challenger"], row["baseline"], row["judge"]] = row
+
+    # 2. the settings say which there are, and in which order
     views = []
-    for place, address in enumerate(settings.evaluate.judges):
-        judge = judge_name(address)
-        for position, (challenger, baseline) in enumerate(settings.evaluate.comparisons):
-            pair = f"{challenger}_vs_{baseline}_" if position else ""
-            prefix = f"{pair}{judge}_" if place else pair
-            bars = [
-                _bar(label, {key: summary.get(f"{prefix}{key}{suffix}") for key in _SHARES})
-                for label, suffix in (
-                    ("all", ""),
-                    ("helpful", "_helpful"),
-                    ("harmless", "_harmless"),
-                    ("other", "_other"),
-                )
-                if summary.get(f"{prefix}win{suffix}") is not None
-            ]
-            facts = {key: summary.get(f"{prefix}{key}") for key in _FACTS}
-            views.append(ComparisonView(challenger, baseline, judge, bars, facts))
+    for judge in map(judge_name, settings.evaluate.judges):
+        for challenger, baseline in settings.evaluate.comparisons:
+            row = rows.get((challenger, baseline, judge), {"figures": {}, "kinds": {}})
+            facts = {key: row["figures"].get(key) for key in _FACTS}
+            views.append(ComparisonView(challenger, baseline, judge, _bars(row), facts))
     return views
 
 
-def judge_rows(settings: Settings, summary: Row) -> list[Row]:
-    """What judges and opponents told of themselves: what endpoints cost, who voted; without anything to tell: left out."""
-    keys = (
-        "answers_asked",
-        "answers_kept",
-        "tokens_in",
-        "tokens_out",
-        "price",
-        "price_with_kept",
-        "votes",
-        "annotators",
-        "kappa",
-    )
-    names = {judge_name(address): judge_name(address) for address in settings.evaluate.judges}
-    names |= {f"opponent_{name}": f"{name}, as opponent" for name in settings.evaluate.opponents}
-    rows = [
-        {"judge": shown} | {key: summary.get(f"{name}_{key}") for key in keys}
-        for name, shown in names.items()
+def _comparison_rows(details: Row) -> list[Row]:
+    """The comparisons of the details; none where the file is missing."""
+    if not details:
+        return []
+    rows: list[Row] = details.get("comparisons", [])
+    if not rows or "figures" not in rows[0]:
+        raise DataError(
+            Workspace().details("evaluate"),
+            "its comparisons have no `figures`: an older version wrote it; run dvc repro evaluate",
+        )
+    return rows
+
+
+def _bars(row: Row) -> list[Bar]:
+    shares = {"all": row["figures"]} | {kind: row["kinds"].get(kind, {}) for kind in _KINDS}
+    return [
+        _bar(label, figures) for label, figures in shares.items() if figures.get("win") is not None
     ]
-    return [row for row in rows if any(row[key] is not None for key in keys)]
 
 
-def _bar(label: str, values: Row) -> Bar:
-    shares = [float(values[key] or 0.0) for key in ("win", "tie", "lose")]
-    interval = (values["win_rate"], values["win_rate_low"], values["win_rate_high"])
-    return Bar(label, shares[0], shares[1], shares[2], *interval, values["count"])
+def _bar(label: str, shares: Mapping[str, Any]) -> Bar:
+    return Bar(
+        label=label,
+        win=float(shares["win"]),
+        tie=float(shares["tie"]),
+        lose=float(shares["lose"]),
+        win_rate=shares["win_rate"],
+        low=shares["win_rate_low"],
+        high=shares["win_rate_high"],
+        count=shares["count"],
+    )
+
+
+def judge_rows(details: Row) -> list[Row]:
+    """What judges and opponents report of themselves: what endpoints cost, who voted.
+
+    Without anything to report: left out.
+    """
+    facts = {row["judge"]: row["facts"] for row in details.get("judges", [])}
+    for row in details.get("opponents", []):
+        facts[f"{row['opponent']}, as opponent"] = row["facts"]
+
+    rows = []
+    for name, reported in facts.items():
+        row = {key: reported.get(key) for key in _REPORTED}
+        # a judge may report what the page has no column for
+        if any(value is not None for value in row.values()):
+            rows.append({"judge": name} | row)
+    return rows
+
+
+def model_rows(views: Sequence[ComparisonView], details: Row) -> list[Row]:
+    """What was measured of each model's responses: base, sft, policy, then others by name."""
+    measured = {row["model"]: row for row in details.get("models", [])}
+    names = {name for view in views for name in (view.challenger, view.baseline)}
+    rows = []
+    for name in sorted(names, key=_model_order):
+        figures = measured.get(name, {})
+        rows.append({"name": name} | {key: figures.get(key) for key in _OF_MODELS})
+    return rows
 
 
 def _model_order(name: str) -> tuple[int, str]:
-    known = ["base", "sft", "policy"]
-    return (known.index(name) if name in known else len(known), name)
-
-
-def model_rows(views: Sequence[ComparisonView], summary: Row) -> list[Row]:
-    """What was measured of each model's responses: base, sft, policy, then others by name."""
-    names = {name for view in views for name in (view.challenger, view.baseline)}
-    keys = ("gold_score", "response_length", "distinct_2")
-    return [
-        {"name": name} | {key: summary.get(f"{key}_{name}") for key in keys}
-        for name in sorted(names, key=_model_order)
-    ]
+    if name in _STAGE_MODELS:
+        return _STAGE_MODELS.index(name), name
+    return len(_STAGE_MODELS), name

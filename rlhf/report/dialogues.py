@@ -1,17 +1,18 @@
-"""Which dialogues stand side by side on the page: best gains, worst losses and ones picked at random."""
+"""Which dialogues the page shows side by side: best gains, worst losses and random ones."""
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rlhf.core.seeds import derive_seed
+from rlhf.report.inputs import ComparisonRow
 
-Row = dict[str, Any]
+# the order in which models come from each other; opponents follow by name
+_MODEL_ORDER = ("base", "sft", "policy")
 
 
 @dataclass(frozen=True)
-class Reply:
+class ModelResponse:
     """One model's response; `score` is the judge's, None where it gives none."""
 
     model: str
@@ -20,62 +21,87 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Dialogue:
-    """One prompt with the responses of all models that were asked, and why it is shown."""
+class SelectedDialogue:
+    """One prompt with the responses of all models, and the reason why it is shown.
 
-    why: str  # best gain, worst loss, random
+    reason: best gain, worst loss or random; verdict: win, tie, lose or no verdict
+    """
+
+    reason: str
     kind: str
     verdict: str
     messages: list[dict[str, str]]
-    replies: list[Reply]
+    responses: list[ModelResponse]
 
 
-def choose_dialogues(comparisons: Sequence[Row], count: int, seed: int) -> list[Dialogue]:
-    """Pick `count` prompts of the headline comparison (the first, by the first judge): gains, losses and random ones.
+def select_dialogues(
+    comparisons: Sequence[ComparisonRow], count: int, seed: int
+) -> list[SelectedDialogue]:
+    """Select `count` prompts of the headline comparison: a third each of gains, losses and random.
 
-    A third each. Gains are wins with the largest score difference, losses likewise; where there are too few, random ones
-    fill up. No prompt is shown twice.
+    The headline is the first pair of models by the first judge. Gains are the wins with the
+    largest score difference, losses likewise. Where there are too few, random prompts fill up.
+    No prompt is shown twice, and the order of the rows does not matter.
     """
     if not comparisons:
         return []
-    comparisons = [row for row in comparisons if row["judge"] == comparisons[0]["judge"]]
-    pair = (comparisons[0]["challenger"], comparisons[0]["baseline"])
-    headline = [row for row in comparisons if (row["challenger"], row["baseline"]) == pair]
-    ranked = sorted(headline, key=lambda row: (-_gain(row), str(row["id"])))
-    gains = [row for row in ranked if row["verdict"] == "win"][: count // 3]
-    losses = [row for row in reversed(ranked) if row["verdict"] == "lose"][: count // 3]
-    shown = {row["id"] for row in (*gains, *losses)}
+    first = comparisons[0]
+    judged = [row for row in comparisons if row.judge == first.judge]
+    headline = [row for row in judged if _models(row) == _models(first)]
+
+    # 1. the largest differences
+    ranked = sorted(headline, key=lambda row: (-_gain(row), str(row.id)))
+    gains = [row for row in ranked if row.verdict == "win"][: count // 3]
+    losses = [row for row in reversed(ranked) if row.verdict == "lose"][: count // 3]
+
+    # 2. random ones among the rest, in an order that only the seed decides
+    selected_ids = {row.id for row in (*gains, *losses)}
     rest = sorted(
-        (row for row in headline if row["id"] not in shown), key=lambda row: str(row["id"])
+        (row for row in headline if row.id not in selected_ids), key=lambda row: str(row.id)
     )
     random.Random(derive_seed(seed, "report", "dialogues")).shuffle(rest)
-    picked = [("best gain", row) for row in gains] + [("worst loss", row) for row in losses]
-    picked += [("random", row) for row in rest[: count - len(picked)]]
-    replies = _replies(comparisons)
+    fill = rest[: count - len(gains) - len(losses)]
+
+    # 3. with the responses of every model that answered the prompt
+    responses = _responses_by_prompt(judged)
     return [
-        Dialogue(
-            why, row["kind"], row["verdict"] or "no verdict", row["messages"], replies[row["id"]]
+        SelectedDialogue(
+            reason, row.kind, row.verdict or "no verdict", row.messages, responses[row.id]
         )
-        for why, row in picked
+        for reason, rows in (("best gain", gains), ("worst loss", losses), ("random", fill))
+        for row in rows
     ]
 
 
-def _gain(row: Row) -> float:
-    if row["score_challenger"] is None or row["score_baseline"] is None:
+def _models(row: ComparisonRow) -> tuple[str, str]:
+    return (row.challenger, row.baseline)
+
+
+def _gain(row: ComparisonRow) -> float:
+    """By how much the challenger scores higher; 0 for a judge without scores."""
+    if row.score_challenger is None or row.score_baseline is None:
         return 0.0
-    return float(row["score_challenger"] - row["score_baseline"])
+    return row.score_challenger - row.score_baseline
 
 
-def _replies(comparisons: Sequence[Row]) -> dict[Any, list[Reply]]:
-    """Replies by prompt: base, sft, policy, then any others by name."""
-    found: dict[Any, dict[str, Reply]] = {}
+def _responses_by_prompt(comparisons: Sequence[ComparisonRow]) -> dict[str, list[ModelResponse]]:
+    """Responses by id of the prompt: base, sft, policy, then other models by name."""
+    by_prompt: dict[str, dict[str, ModelResponse]] = {}
     for row in comparisons:
-        for side in ("challenger", "baseline"):
-            reply = Reply(row[side], row[f"response_{side}"], row[f"score_{side}"])
-            found.setdefault(row["id"], {}).setdefault(reply.model, reply)
-    known = ["base", "sft", "policy"]
+        # a model that is in several comparisons gave the same response in each
+        by_model = by_prompt.setdefault(row.id, {})
+        for response in (
+            ModelResponse(row.challenger, row.response_challenger, row.score_challenger),
+            ModelResponse(row.baseline, row.response_baseline, row.score_baseline),
+        ):
+            by_model.setdefault(response.model, response)
+    return {
+        prompt: sorted(by_model.values(), key=_model_order)
+        for prompt, by_model in by_prompt.items()
+    }
 
-    def place(reply: Reply) -> tuple[int, str]:
-        return (known.index(reply.model) if reply.model in known else len(known), reply.model)
 
-    return {key: sorted(replies.values(), key=place) for key, replies in found.items()}
+def _model_order(response: ModelResponse) -> tuple[int, str]:
+    known = response.model in _MODEL_ORDER
+    place = _MODEL_ORDER.index(response.model) if known else len(_MODEL_ORDER)
+    return (place, response.model)

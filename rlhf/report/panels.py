@@ -1,296 +1,190 @@
-"""Which figures stand in which section, and the words beside them."""
+"""Which figures stand in which section of the page, and their captions."""
 
+from rlhf.report.curves import Curve, CurvePlot, plot_curves
 from rlhf.report.figures import (
-    Curve,
-    Lines,
+    ChartBar,
+    GroupedHistogram,
     Panel,
     bar_chart,
-    calibration,
-    histogram,
-    lines,
-    outlines,
-    ridgelines,
+    calibration_plot,
+    outlined_histogram,
+    ridgeline_plot,
+    stacked_histogram,
 )
-from rlhf.report.inputs import Inputs
+from rlhf.report.inputs import JsonObject, ReportInputs
+from rlhf.report.ppo_plots import PPO_GROUPS
+
+# half a 95 % interval of a normal distribution, in standard errors
+_HALF_INTERVAL = 1.96
+
+_SFT_PLOTS = (
+    CurvePlot(
+        name="sft-loss",
+        title="Loss per assistant token",
+        curves=(
+            Curve("train_loss", "training", "base"),
+            Curve("validation_loss", "validation", "sft", markers=True),
+        ),
+        note="Nats; the prompt's tokens do not count.",
+        x_label="step",
+    ),
+    CurvePlot(
+        name="sft-perplexity",
+        title="Validation perplexity",
+        curves=(Curve("validation_perplexity", "validation", "sft", markers=True),),
+        note="Step 0 is the base model.",
+        x_label="step",
+    ),
+    CurvePlot(
+        name="sft-rate",
+        title="Learning rate",
+        curves=(Curve("learning_rate", "rate", "sft", smooth=False),),
+        x_label="step",
+    ),
+)
 
 
-def sft_panels(inputs: Inputs) -> list[Panel]:
-    """Loss and perplexity of supervised fine-tuning."""
+def sft_panels(inputs: ReportInputs) -> list[Panel]:
+    """Loss, perplexity and learning rate of supervised fine-tuning."""
     rows = inputs.steps["sft"]
-    return [
-        lines(
-            Lines(
-                "sft-loss",
-                "Loss per assistant token",
-                (
-                    Curve("train_loss", "training", "base"),
-                    Curve("validation_loss", "validation", "sft", marked=True),
-                ),
-                "Nats; the prompt's tokens do not count.",
-                "step",
-            ),
-            rows,
-        ),
-        lines(
-            Lines(
-                "sft-perplexity",
-                "Validation perplexity",
-                (Curve("validation_perplexity", "validation", "sft", marked=True),),
-                "Step 0 is the base model.",
-                "step",
-            ),
-            rows,
-        ),
-        lines(
-            Lines(
-                "sft-rate",
-                "Learning rate",
-                (Curve("learning_rate", "rate", "sft", exact=True),),
-                unit="step",
-            ),
-            rows,
-        ),
-    ]
+    return [plot_curves(plot, rows) for plot in _SFT_PLOTS]
 
 
-def reward_panels(stage: str, inputs: Inputs) -> list[Panel]:
-    """Of the reward model, or of the gold model: accuracy, margins, calibration, loss."""
-    rows, details = inputs.steps[stage], inputs.details[stage]
-    margins = details.get("margin_histogram", {})
+def reward_panels(stage: str, inputs: ReportInputs) -> list[Panel]:
+    """Accuracy, margins, calibration and loss of the reward model, or of the gold model."""
+    rows = inputs.steps[stage]
+    details = inputs.details[stage]
     return [
-        lines(
-            Lines(
-                f"{stage}-accuracy",
-                "Accuracy over steps",
-                (
-                    Curve("train_accuracy", "training", "base"),
-                    Curve("validation_accuracy", "validation", "policy", marked=True),
-                ),
-                "Share of pairs with the preferred response scored higher; dotted: chance (fig. 3).",
-                "step",
-                percent=True,
-                levels=(0.5,),
-            ),
-            rows,
-        ),
-        histogram(
+        plot_curves(_accuracy_plot(stage), rows),
+        stacked_histogram(
             f"{stage}-margins",
             "Margins on the test pairs",
-            margins.get("edges", []),
-            {kind: counts for kind, counts in margins.items() if kind != "edges"},
-            "Right of zero the model agrees with the preference (fig. 2).",
-            "score of chosen − score of rejected",
+            _margins(details),
+            note="Right of zero the model agrees with the preference (fig. 2).",
+            x_label="score of chosen − score of rejected",
         ),
-        calibration(
+        calibration_plot(
             f"{stage}-calibration",
             "Calibration",
             details.get("calibration", []),
-            "How sure the model is against how often it is right; larger dots hold more pairs.",
+            note="How sure the model is, against how often it is right. Larger dots hold more pairs.",
         ),
-        lines(
-            Lines(
-                f"{stage}-loss",
-                "Loss",
-                (
-                    Curve("pair_loss", "pairs", "policy"),
-                    Curve("lm_loss", "imitation of the chosen", "base", dashed=True),
-                ),
-                "The two terms of eq. 2.",
-                "step",
-            ),
-            rows,
-        ),
+        plot_curves(_reward_loss_plot(stage), rows),
     ]
 
 
-def ppo_groups(inputs: Inputs) -> list[tuple[str, list[Panel]]]:
-    """(heading, panels) of the policy's training; grey ground: the critic learns alone."""
+def _accuracy_plot(stage: str) -> CurvePlot:
+    return CurvePlot(
+        name=f"{stage}-accuracy",
+        title="Accuracy over steps",
+        curves=(
+            Curve("train_accuracy", "training", "base"),
+            Curve("validation_accuracy", "validation", "policy", markers=True),
+        ),
+        note="Share of pairs whose preferred response scores higher (fig. 3). Dotted: chance.",
+        x_label="step",
+        percent=True,
+        reference_levels=(0.5,),
+    )
+
+
+def _reward_loss_plot(stage: str) -> CurvePlot:
+    return CurvePlot(
+        name=f"{stage}-loss",
+        title="Loss",
+        curves=(
+            Curve("pair_loss", "pairs", "policy"),
+            Curve("lm_loss", "imitation of the chosen", "base", dashed=True),
+        ),
+        note="The two terms of eq. 2.",
+        x_label="step",
+    )
+
+
+def _margins(details: JsonObject) -> GroupedHistogram:
+    # the file holds the edges and the counts of each kind side by side
+    counts = dict(details.get("margin_histogram", {}))
+    edges = counts.pop("edges", [])
+    return GroupedHistogram(edges, counts)
+
+
+def ppo_groups(inputs: ReportInputs) -> list[tuple[str, list[Panel]]]:
+    """(heading, panels) of the policy's training."""
     rows = inputs.steps["ppo"]
-    groups = [(heading, [lines(panel, rows) for panel in panels]) for heading, panels in _PPO]
-    histograms = inputs.details["ppo"].get("reward_histograms", [])
-    note = "Rewards of the fixed validation prompts (fig. 13); a long tail that grows is a sign of collapse."
-    groups[0][1].append(ridgelines("ppo-ridges", "Rewards over training", histograms, note))
+    groups = []
+    for group in PPO_GROUPS:
+        panels = [plot_curves(plot, rows) for plot in group.plots]
+        if group.with_reward_histograms:
+            panels.append(_reward_ridges(inputs))
+        groups.append((group.heading, panels))
     return groups
 
 
-def evaluation_panels(inputs: Inputs) -> list[Panel]:
+def _reward_ridges(inputs: ReportInputs) -> Panel:
+    return ridgeline_plot(
+        "ppo-ridges",
+        "Rewards over training",
+        inputs.details["ppo"].get("reward_histograms", []),
+        note="Rewards of the fixed validation prompts (fig. 13). "
+        "A long tail that grows is a sign of collapse.",
+    )
+
+
+def evaluation_panels(inputs: ReportInputs) -> list[Panel]:
     """Score differences of each comparison, then lengths and scores of the models."""
     details = inputs.details["evaluate"]
     panels = []
-    for position, item in enumerate(details.get("comparisons", [])):
-        title = f"Score difference, {item['challenger']} − {item['baseline']}"
-        table = item["score_difference"]
-        note = "Right of zero the judge prefers the challenger."
+    scored = [item for item in details.get("comparisons", []) if item["score_difference"]]
+    for position, comparison in enumerate(scored):
+        challenger, baseline = comparison["challenger"], comparison["baseline"]
         panels.append(
-            histogram(
+            stacked_histogram(
                 f"evaluate-{position}",
-                title,
-                table["edges"],
-                table["counts"],
-                note,
-                "score difference",
+                f"Score difference, {challenger} − {baseline}",
+                _histogram(comparison["score_difference"]),
+                note="Right of zero the judge prefers the challenger.",
+                x_label="score difference",
             )
         )
-    note = "A win by length alone would show here."
-    panels.append(
-        outlines("evaluate-lengths", "Response lengths", details.get("lengths", {}), note, "tokens")
+    # of all models together, so that they can be compared
+    lengths = outlined_histogram(
+        "evaluate-lengths",
+        "Response lengths",
+        _histogram(details.get("lengths", {})),
+        note="Wins that come from length alone would show here.",
+        x_label="tokens",
     )
-    panels.append(
-        outlines("evaluate-scores", "Gold scores", details.get("scores", {}), xlabel="score")
+    scores = outlined_histogram(
+        "evaluate-scores",
+        "Gold scores",
+        _histogram(details.get("scores", {})),
+        x_label="score",
     )
-    return panels
+    return [*panels, lengths, scores]
 
 
-def tax_panels(inputs: Inputs) -> list[Panel]:
-    """Fig. 12: the benchmarks by model, and the loss on plain text."""
-    rows, summary = inputs.details["evaluate"].get("tax", []), inputs.summaries["evaluate"]
-    tasks = dict.fromkeys(row["task"] for row in rows)
+def _histogram(table: JsonObject) -> GroupedHistogram:
+    return GroupedHistogram(table.get("edges", []), table.get("counts", {}))
+
+
+def tax_panels(inputs: ReportInputs) -> list[Panel]:
+    """Fig. 12: accuracy on each benchmark by model, then the loss on plain text."""
+    rows = inputs.details["evaluate"].get("tax", [])
     panels = []
-    for task in tasks:
+    # in the order of the settings, as the rows are
+    for task in dict.fromkeys(row["task"] for row in rows):
         bars = [
-            (row["model"], row["accuracy"], 1.96 * row["standard_error"])
+            ChartBar(row["model"], row["accuracy"], _HALF_INTERVAL * row["standard_error"])
             for row in rows
             if row["task"] == task
         ]
-        note = "Share of questions whose right answer is the likeliest; whiskers: 95 %."
+        note = "Share of questions whose right answer is the likeliest. Whiskers: 95 % interval."
         panels.append(bar_chart(f"tax-{task}", f"Knowledge: {task}", bars, note, percent=True))
-    losses = [
-        (model, summary.get(f"plain_text_loss_{model}"), None)
-        for model in dict.fromkeys(row["model"] for row in rows)
-    ]
-    known = [(model, float(loss), None) for model, loss, _ in losses if loss is not None]
-    if known:
-        note = "Nats per token; lower is better. What ptx is there to hold down."
-        panels.append(bar_chart("tax-plain-text", "Loss on held-out plain text", known, note))
+
+    # a model whose tokenizer differs has no loss that could be compared, and no bar
+    plain_text = inputs.details["evaluate"].get("plain_text", [])
+    losses = [ChartBar(row["model"], row["loss"]) for row in plain_text]
+    if losses:
+        note = "Nats per token; lower is better. The ptx term is there to keep it low."
+        panels.append(bar_chart("tax-plain-text", "Loss on held-out plain text", losses, note))
     return panels
-
-
-_PPO: tuple[tuple[str, tuple[Lines, ...]], ...] = (
-    (
-        "Reward",
-        (
-            Lines(
-                "ppo-reward",
-                "Score of the reward model",
-                (
-                    Curve("reward", "rollouts", "policy"),
-                    Curve("validation_reward", "fixed validation prompts", "harmless", marked=True),
-                ),
-                "Rises under collapse too: not a proof of quality.",
-            ),
-            Lines(
-                "ppo-normalised",
-                "Normalised and clipped reward",
-                (Curve("reward_normalised", "reward"),),
-                "What the policy is given (details 4 and 5).",
-            ),
-        ),
-    ),
-    (
-        "Is training sound? The three signals of section 5.2, and entropy",
-        (
-            Lines(
-                "ppo-kl",
-                "KL to the SFT model",
-                (Curve("kl", "KL"),),
-                "Nats per response token.",
-                watch=True,
-            ),
-            Lines(
-                "ppo-perplexity",
-                "Perplexity on its own responses",
-                (Curve("perplexity", "perplexity"),),
-                "Falls towards 1 on collapse.",
-                watch=True,
-            ),
-            Lines(
-                "ppo-length",
-                "Response length",
-                (Curve("response_length", "length"),),
-                "Tokens; rises to the limit on collapse.",
-                watch=True,
-            ),
-            Lines(
-                "ppo-objective",
-                "Objective on the validation prompts",
-                (Curve("validation_objective", "objective", marked=True),),
-                "Reward in units of its spread, less KL penalty; the policy of the highest sound point is kept.",
-            ),
-            Lines(
-                "ppo-entropy", "Entropy", (Curve("entropy", "entropy"),), "Nats per response token."
-            ),
-            Lines(
-                "ppo-distinct",
-                "Different bigrams on the validation prompts",
-                (Curve("validation_distinct_2", "share", marked=True),),
-                "Falls when responses repeat themselves.",
-                percent=True,
-            ),
-            Lines(
-                "ppo-finished",
-                "Responses that end by themselves",
-                (Curve("finished", "finished"),),
-                percent=True,
-            ),
-        ),
-    ),
-    (
-        "Policy and critic",
-        (
-            Lines(
-                "ppo-value",
-                "Value loss",
-                (Curve("value_loss", "loss"),),
-                "Grey ground: the critic learns alone.",
-                log=True,
-            ),
-            Lines(
-                "ppo-explained",
-                "Explained variance of the returns",
-                (Curve("explained_variance", "variance"),),
-                "1: the critic foresees every return; 0: no better than their mean.",
-                levels=(0.0,),
-            ),
-            Lines(
-                "ppo-clip",
-                "Clipped share of tokens",
-                (
-                    Curve("clip_fraction", "policy ratio"),
-                    Curve("value_clip_fraction", "value", "harmless", dashed=True),
-                ),
-                "Details 11 and 7.",
-                percent=True,
-            ),
-            Lines(
-                "ppo-surrogate",
-                "Surrogate loss",
-                (Curve("policy_loss", "surrogate"),),
-                "Eq. 15, what is minimised.",
-            ),
-            Lines(
-                "ppo-ptx",
-                "Loss on plain text",
-                (Curve("ptx_loss", "ptx"),),
-                "Nats per token; guards against the alignment tax.",
-            ),
-            Lines(
-                "ppo-ratio",
-                "Largest deviation of the ratio from 1",
-                (
-                    Curve("ratio_max_deviation", "all updates"),
-                    Curve("first_ratio_deviation", "first update", "harmless", dashed=True),
-                ),
-                "On the first update it should be rounding only.",
-            ),
-            Lines(
-                "ppo-gradients",
-                "Gradient norms before clipping",
-                (
-                    Curve("policy_gradient_norm", "policy"),
-                    Curve("critic_gradient_norm", "critic", "harmless", dashed=True),
-                ),
-                log=True,
-            ),
-        ),
-    ),
-)

@@ -1,11 +1,11 @@
-"""The paper's own results, shown beside ours: fig. 10, RLHF against SFT, English, 7B models; shares in [0, 1]."""
+"""The paper's own results, shown beside ours for orientation."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class PaperResult:
-    """One bar of fig. 10."""
+    """One bar of fig. 10; shares in [0, 1]."""
 
     judge: str
     kind: str
@@ -14,6 +14,7 @@ class PaperResult:
     lose: float
 
 
+# Fig. 10: RLHF against SFT, English, 7B models.
 FIGURE_10 = (
     PaperResult("people", "helpful", 0.44, 0.26, 0.30),
     PaperResult("GPT-4", "helpful", 0.43, 0.23, 0.34),

@@ -4,25 +4,45 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf.common.yaml import parse_yaml
-from rlhf.settings.read import flatten, preset_names, preset_text, settings_from
+from rlhf.settings import flatten, preset_names, preset_text, settings_from
 from rlhf.settings.schema import Settings
 
 
 @dataclass(frozen=True)
+class SettingChange:
+    """A key, dotted, whose value is not that of the preset; None where one of both lacks it."""
+
+    key: str
+    preset_value: Any
+    run_value: Any
+
+
+@dataclass(frozen=True)
 class PresetDistance:
-    """The nearest preset and the keys that differ: (key, value of the preset, value of the run)."""
+    """A preset, and where a run's settings differ from it."""
 
     name: str
-    changes: list[tuple[str, Any, Any]]
+    changes: list[SettingChange]
 
 
-def describe_preset(settings: Settings) -> PresetDistance:
-    """The committed preset from which the fewest keys differ."""
-    mine = flatten(settings.model_dump(mode="json", by_alias=True))
-    distances = []
-    for name in preset_names():
-        preset = settings_from(parse_yaml(preset_text(name), name), name)
-        its = flatten(preset.model_dump(mode="json", by_alias=True))
-        keys = [key for key in {**its, **mine} if its.get(key) != mine.get(key)]
-        distances.append(PresetDistance(name, [(key, its.get(key), mine.get(key)) for key in keys]))
+def nearest_preset(settings: Settings) -> PresetDistance:
+    """The committed preset from which the fewest keys differ; of several, the first by name."""
+    distances = [_distance(name, settings) for name in preset_names()]
     return min(distances, key=lambda distance: (len(distance.changes), distance.name))
+
+
+def _distance(name: str, settings: Settings) -> PresetDistance:
+    preset_values = _flat(settings_from(parse_yaml(preset_text(name), name), name))
+    run_values = _flat(settings)
+
+    # a section that is null on one side has no keys there
+    changes = []
+    for key in preset_values | run_values:
+        before, after = preset_values.get(key), run_values.get(key)
+        if before != after:
+            changes.append(SettingChange(key, before, after))
+    return PresetDistance(name, changes)
+
+
+def _flat(settings: Settings) -> dict[str, Any]:
+    return flatten(settings.model_dump(mode="json", by_alias=True))

@@ -3,183 +3,168 @@
 `python -m rlhf.report.study FIGURE ...` in a study's workspace reads `runs/<arm>.json`.
 """
 
-import os
+import math
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
 import numpy as np
-from markupsafe import Markup
-from matplotlib.ticker import MaxNLocator
 
 from rlhf.common.command import run_as_command
 from rlhf.common.files import read_json, write_json, write_text
+from rlhf.report.build import commit_from_environment
 from rlhf.report.figures import Panel
-from rlhf.report.page import HERE, environment
-from rlhf.report.svg import COLORS, canvas
-from rlhf.settings import Settings, load_settings
-from rlhf.studies.claims import START, Finding, judge
+from rlhf.report.inputs import JsonObject
+from rlhf.report.page import render_template
+from rlhf.report.seed_bands import plot_seed_bands
+from rlhf.settings import load_settings
+from rlhf.studies.claims import START, Finding, Verdict, judge
 from rlhf.studies.figures import STUDIES
 from rlhf.workspace import Workspace
 
-SHADES = ("policy", "harmless", "sft", "other", "lose", "base", "tie")  # one an arm
-DRAWN = (  # key, where it is, title, unit of the steps
-    ("reward", "curves", "Reward"),
-    ("gold", "looks", "Gold judge"),
-    ("kl", "curves", "KL from SFT, nats per token"),
-    ("perplexity", "curves", "Perplexity of own responses"),
-    ("response_length", "curves", "Response length, tokens"),
-    ("entropy", "curves", "Entropy, nats per token"),
-)
+# by arm, one record a seed: what `rlhf.studies.run` writes
+RunsByArm = Mapping[str, Sequence[JsonObject]]
 
-Runs = Mapping[str, Sequence[Mapping[str, Any]]]  # by arm, one record a seed
+# what the table of arms shows, each the mean over seeds
+_ARM_METRICS = (
+    "reward_last",
+    "gold_last",
+    "kl_last",
+    "perplexity_last",
+    "response_length_last",
+    "plain_text_loss",
+)
+# the two arms that the collapse alarm must tell apart
+_ALARM_ARMS = ("vanilla", "ppo-max")
 
 
 @dataclass(frozen=True)
 class FigureView:
-    """One figure of the paper: its panels, what was found, and the ends of its arms."""
+    """One figure of the paper: its panels, a row for each finding, a row for each arm."""
 
     name: str
     title: str
     panels: list[Panel]
-    rows: list[dict[str, Any]]
-    arms: list[dict[str, Any]]
+    findings: list[JsonObject]
+    arms: list[JsonObject]
 
 
-def build(workspace: Workspace, figures: Sequence[str]) -> None:
-    """Write `reports/index.html`, `reports/findings.json` (every row) and `metrics/findings.json` (how many of each)."""
+def build_study(workspace: Workspace, figures: Sequence[str]) -> None:
+    """Write the page and the findings of these figures, names of `STUDIES`.
+
+    reports/index.html: the page; reports/findings.json: every finding;
+    metrics/findings.json: how many findings there are of each verdict.
+    """
+    # 1. the runs; several figures may show the same arm
     settings = load_settings(workspace.params)
     arms = dict.fromkeys(arm for figure in figures for arm in STUDIES[figure].arms)
     runs = {arm: read_json(workspace.root / "runs" / f"{arm}.json")["runs"] for arm in arms}
+
+    # 2. what they say of the paper's claims; a verdict that no finding has is counted as 0
     views = [figure_view(name, runs) for name in figures]
-    rows = [row for view in views for row in view.rows]
-    verdicts = {
-        name: sum(row["verdict"] == name for row in rows)
-        for name in ("agrees", "differs", "inside the noise")
-    }
-    page = render(
-        settings, views, verdicts, alarms(runs), os.environ.get("RLHF_GIT_COMMIT") or None
+    findings = [finding for view in views for finding in view.findings]
+    counts = Counter(finding["verdict"] for finding in findings)
+    verdicts = {verdict: counts[verdict] for verdict in get_args(Verdict)}
+
+    # 3. the page, and the same findings for programs
+    page = render_template(
+        "study.html",
+        settings=settings,
+        views=views,
+        verdicts=verdicts,
+        alarms=alarms(runs),
+        commit=commit_from_environment(),
     )
-    write_json(workspace.root / "reports" / "findings.json", {"findings": rows})
+    write_json(workspace.root / "reports" / "findings.json", {"findings": findings})
     write_text(workspace.report, page)
     write_json(
         workspace.metrics("findings"),
-        {key.replace(" ", "_"): value for key, value in verdicts.items()},
+        {verdict.replace(" ", "_"): count for verdict, count in verdicts.items()},
     )
 
 
-def figure_view(name: str, runs: Runs) -> FigureView:
-    """Draw a figure's panels and hold its claims to the runs."""
+def figure_view(name: str, runs: RunsByArm) -> FigureView:
+    """Draw a figure's panels and compare its claims with the runs."""
     study = STUDIES[name]
-    measured = {
-        arm: {int(one["seed"]): one["summary"] for one in records}
-        for arm, records in runs.items()
-        if arm in study.arms
-    }
-    findings = [judge(claim, measured) for claim in study.claims]
-    panels = [
-        bands(f"{name}-{key}", title, key, where, {a: runs[a] for a in study.arms})
-        for key, where, title in DRAWN
-    ]
+    runs = {arm: runs[arm] for arm in study.arms}
+    findings = [judge(claim, _summaries(runs)) for claim in study.claims]
     return FigureView(
         name,
         study.title,
-        panels,
-        [finding_row(name, finding) for finding in findings if finding is not None],
-        [arm_row(arm, runs[arm]) for arm in study.arms],
+        panels=plot_seed_bands(name, runs),
+        findings=[finding_row(name, finding) for finding in findings if finding is not None],
+        arms=[arm_row(arm, records) for arm, records in runs.items()],
     )
 
 
-def finding_row(figure: str, finding: Finding) -> dict[str, Any]:
-    """One line of the table of findings."""
+def finding_row(figure: str, finding: Finding) -> JsonObject:
+    """One row of the table of findings, and of `findings.json`."""
     claim = finding.claim
-    against = "its own start" if claim.against == START else claim.against
-    measured = asdict(finding) | {
+    return {
         "figure": figure,
         "claim": claim.text,
         "metric": claim.metric,
         "arm": claim.arm,
+        "against": "its own start" if claim.against == START else claim.against,
+        "paper": claim.direction,
+        "difference": finding.difference,
+        # the interval of a single seed is infinite, which JSON cannot hold
+        "low": finding.low if math.isfinite(finding.low) else None,
+        "high": finding.high if math.isfinite(finding.high) else None,
+        "seeds": finding.seeds,
+        "verdict": finding.verdict,
     }
-    bounded = {
-        key: measured[key] if np.isfinite(measured[key]) else None for key in ("low", "high")
-    }
-    return measured | bounded | {"against": against, "paper": claim.direction}
 
 
-def arm_row(arm: str, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means over seeds of where an arm ended, and in how many seeds the alarm fired."""
+def arm_row(arm: str, records: Sequence[JsonObject]) -> JsonObject:
+    """Means over seeds of where an arm ended, and in how many seeds the collapse alarm fired."""
     summaries = [record["summary"] for record in records]
-    keys = (
-        "reward_last",
-        "gold_last",
-        "kl_last",
-        "perplexity_last",
-        "response_length_last",
-        "plain_text_loss",
-    )
-    ends = {key: float(np.mean([summary[key] for summary in summaries])) for key in keys}
-    best = [max(look["gold"] for look in record["looks"]) for record in records]
+    best_gold = [_best_gold(record) for record in records]
+    # null where an algorithm has none of the signals that the alarm reads
     fired = sum(bool(summary["collapsed"]) for summary in summaries)
     return {
         "arm": arm,
-        **ends,
-        "gold_best": float(np.mean(best)),
+        **{key: _mean(summaries, key) for key in _ARM_METRICS},
+        "gold_best": float(np.mean(best_gold)),
         "alarms": f"{fired} of {len(records)}",
     }
 
 
-def alarms(runs: Runs) -> list[tuple[str, list[str]]]:
+def alarms(runs: RunsByArm) -> list[tuple[str, list[str]]]:
     """For vanilla PPO and PPO-max: when the alarm fired, seed by seed."""
-    return [
-        (arm, [f"seed {one['seed']}: {_step(one['summary'])}" for one in runs[arm]])
-        for arm in ("vanilla", "ppo-max")
-        if arm in runs
-    ]
+    described = []
+    for arm in _ALARM_ARMS:
+        # not every figure has both
+        if arm in runs:
+            described.append((arm, [_describe_alarm(record) for record in runs[arm]]))
+    return described
 
 
-def _step(summary: Mapping[str, Any]) -> str:
-    return f"iteration {summary['collapse_step']}" if summary["collapsed"] else "silent"
+def _summaries(runs: RunsByArm) -> dict[str, dict[int, JsonObject]]:
+    """Summaries by arm and seed."""
+    by_arm = {}
+    for arm, records in runs.items():
+        by_arm[arm] = {int(record["seed"]): record["summary"] for record in records}
+    return by_arm
 
 
-def bands(name: str, title: str, key: str, where: str, runs: Runs) -> Panel:
-    """Mean over seeds of a curve for every arm, with the band between the lowest and the highest seed."""
-    drawn = []
-    with canvas(name, title) as drawing:
-        for (arm, records), shade in zip(runs.items(), SHADES, strict=False):
-            series = [
-                {row["step"]: row[key] for row in record[where] if key in row} for record in records
-            ]
-            steps = sorted(set.intersection(*(set(one) for one in series)))
-            if not steps:
-                continue
-            values = np.array([[one[step] for step in steps] for one in series], dtype=np.float64)
-            color = COLORS[shade]
-            drawing.axes.fill_between(
-                steps, values.min(0), values.max(0), color=color, alpha=0.16, linewidth=0
-            )
-            drawing.axes.plot(steps, values.mean(0), color=color, linewidth=1.4)
-            drawn.append((arm, shade))
-        drawing.axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        drawing.axes.set_xlabel("iteration")
-    return Panel(title, drawing.markup if drawn else None, legend=tuple(drawn))
+def _mean(summaries: Sequence[JsonObject], key: str) -> float:
+    return float(np.mean([summary[key] for summary in summaries]))
 
 
-def render(
-    settings: Settings,
-    views: Sequence[FigureView],
-    verdicts: Mapping[str, int],
-    fired: Sequence[tuple[str, list[str]]],
-    commit: str | None,
-) -> str:
-    """The whole page as HTML text."""
-    style = Markup((HERE / "style.css").read_text(encoding="utf-8"))  # ours, not data
-    page = environment().get_template("study.html")
-    return page.render(
-        style=style, settings=settings, views=views, verdicts=verdicts, fired=fired, commit=commit
-    )
+def _best_gold(record: JsonObject) -> float:
+    """The highest gold score of any validation of a run."""
+    return max(validation["gold"] for validation in record["looks"])
+
+
+def _describe_alarm(record: JsonObject) -> str:
+    summary = record["summary"]
+    fired = f"iteration {summary['collapse_step']}" if summary["collapsed"] else "silent"
+    return f"seed {record['seed']}: {fired}"
 
 
 if __name__ == "__main__":
-    sys.exit(run_as_command(lambda: build(Workspace(Path()), sys.argv[1:])))
+    sys.exit(run_as_command(lambda: build_study(Workspace(Path()), sys.argv[1:])))

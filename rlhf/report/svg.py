@@ -1,4 +1,7 @@
-"""matplotlib figures as inline SVG: the same bytes for the same numbers, colours that follow the page's theme."""
+"""matplotlib figures as inline SVG for the report's pages.
+
+The same numbers give the same bytes, and the colours follow the page's theme.
+"""
 
 import io
 import re
@@ -11,7 +14,8 @@ from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Each colour stands for a variable of style.css: what is drawn in it changes with the page's theme.
+# Each colour stands for a variable of style.css of the same name. What is drawn in it becomes a
+# reference to that variable, so that it changes with the page's theme. No two may be equal.
 COLORS = {
     "ink": "#1c2126",
     "muted": "#66707a",
@@ -27,8 +31,11 @@ COLORS = {
     "tie": "#b9bfc6",
     "lose": "#c9505a",
 }
-WIDTH, HEIGHT = 4.6, 2.55  # inches of a panel: its text stays legible at the width of a phone
+# Inches of a panel, small enough that its text stays legible at the width of a phone.
+WIDTH, HEIGHT = 4.6, 2.55
+
 _STYLE: dict[Any, Any] = {
+    # text stays text: the page's own font, and it can be searched
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 9.0,
@@ -57,37 +64,55 @@ _STYLE: dict[Any, Any] = {
 
 
 class Canvas:
-    """One panel being drawn: draw on `axes`; `markup` is the SVG after the block."""
+    """One figure being drawn: draw on `axes`; `markup` is its SVG once the block has ended."""
 
     def __init__(self, figure: Figure, axes: Axes) -> None:
-        self.figure, self.axes = figure, axes
+        self.figure = figure
+        self.axes = axes
         self.markup = Markup()
 
 
 @contextmanager
-def canvas(name: str, label: str, height: float = HEIGHT) -> Iterator[Canvas]:
-    """A panel to draw on. `name` (letters, digits, dashes) must be its own on the page, `label` is read to the blind."""
+def svg_canvas(name: str, label: str, height: float = HEIGHT) -> Iterator[Canvas]:
+    """A figure to draw on, `height` in inches.
+
+    name: letters, digits and dashes; unique on the page, because ids in the SVG begin with it
+    label: what a screen reader reads out
+    """
+    # without the salt, matplotlib draws the ids of clip paths at random
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        panel = Canvas(figure, figure.add_subplot())
-        panel.axes.margins(x=0.02)
-        yield panel
+        drawing = Canvas(figure, figure.add_subplot())
+        drawing.axes.margins(x=0.02)
+        yield drawing
+
+        # no date and no version of matplotlib: the same numbers must give the same bytes
+        no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         stream = io.StringIO()
-        no_trace = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(stream, format="svg", transparent=True, metadata=no_trace)
-    panel.markup = _inline(stream.getvalue(), name, label)
+        figure.savefig(stream, format="svg", transparent=True, metadata=no_metadata)
+
+    drawing.markup = _inline(stream.getvalue(), name, label)
 
 
 def _inline(text: str, name: str, label: str) -> Markup:
-    """Cut out the <svg> element, give it fluid size and a label, ids of its own and the theme's colours."""
+    """Turn a whole SVG document into an element of an HTML page."""
+    # 1. the <svg> element alone: no XML prologue, no metadata
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.S)
+
+    # 2. as wide as its place on the page, with a label
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
     text = text.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
+
+    # 3. ids that no other figure on the page has, and the references to them
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r"url\(#", f"url(#{name}-", text)
     text = re.sub(r'xlink:href="#', f'xlink:href="#{name}-', text)
+
+    # 4. colours by role
     for role, color in COLORS.items():
         text = text.replace(color, f"var(--{role})")
-    return Markup(text)  # made by matplotlib from numbers and our own labels
+
+    # Markup is not escaped again. This is safe: matplotlib made it from numbers and escaped labels.
+    return Markup(text)

@@ -1,4 +1,7 @@
-"""Keys and values of a batch that is decoded: prompts read in groups of like length, and room for what will be said."""
+"""Keys and values of a batch that is decoded.
+
+Prompts are read in groups of like length; room is kept for the responses.
+"""
 
 from typing import Any
 
@@ -25,9 +28,12 @@ def read_prompts(
         # layers of a window: they keep count themselves
         return next_token_states(model, ids, mask, cache), cache
 
+    # 1. room for all prompts and responses
     lengths, width = mask.sum(dim=1), ids.shape[1]
     layers = [_RoomyLayer(len(ids), width, room) for _ in cache.layers]
     cache.layers = list(layers)
+
+    # 2. prompts of like length together, each group as narrow as its longest
     last: list[Tensor] = []
     order = lengths.argsort(stable=True)
     for rows in order.split(_GROUP):
@@ -38,6 +44,8 @@ def read_prompts(
             assert isinstance(read, DynamicLayer)
             assert read.keys is not None and read.values is not None
             layer.put(rows, start, read.keys, read.values)
+
+    # 3. back to the order of the prompts
     return torch.cat(last)[order.argsort()], cache
 
 

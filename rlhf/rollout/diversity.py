@@ -5,6 +5,6 @@ from itertools import pairwise
 
 
 def distinct_2(responses: Sequence[Sequence[int]]) -> float | None:
-    """Share of different ones among all bigrams of tokens over all responses (low: repetitive); None without any."""
+    """Share of distinct bigrams of tokens over all responses, None without any; low: repetitive."""
     bigrams = [pair for ids in responses for pair in pairwise(ids)]
     return len(set(bigrams)) / len(bigrams) if bigrams else None

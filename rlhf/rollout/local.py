@@ -74,7 +74,7 @@ def seeded_uniforms(count: int, seed: int) -> Tensor:
     return torch.rand(count, generator=torch.Generator().manual_seed(seed))
 
 
-# -- the loop -----------------------------------------------------------------------------------------
+# -- the loop --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def _closed_up(going: Tensor) -> Tensor:
     return order
 
 
-# -- one token ----------------------------------------------------------------------------------------
+# -- one token -------------------------------------------------------------------------------------
 
 
 def draw(
@@ -160,6 +160,7 @@ def draw(
     `seen` [B, T] feeds the repetition penalty. Gives tokens [B] int64 and their log-probabilities
     [B] float32.
     """
+    # 1. the distribution
     if rule.greedy:
         tokens = logits.argmax(dim=1, keepdim=True)
         return tokens.squeeze(1), logits.log_softmax(dim=1).gather(1, tokens).squeeze(1)
@@ -171,6 +172,7 @@ def draw(
     if rule.top_p < 1.0:
         probabilities, order = nucleus(probabilities, rule.top_p)
 
+    # 2. the first token whose cumulative probability exceeds u
     cumulative = probabilities.cumsum(dim=1)
     total = cumulative[:, -1:]
     # rounding may bring u * total up to the total itself, behind the last token
@@ -184,6 +186,7 @@ def draw(
 
 def _penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     scores = logits.gather(1, seen)
+    # a negative logit is divided into less likely, so it is multiplied
     scores = torch.where(scores < 0, scores * penalty, scores / penalty)
     return logits.scatter(1, seen, scores)
 

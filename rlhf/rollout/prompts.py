@@ -71,6 +71,7 @@ class PromptStream:
                 f"{count} rows in mini-batches of {size} do not divide into "
                 f"{responses} responses a prompt on {share.world_size} processes"
             )
+        # from here on in prompts
         prompts, size = count // responses, size // responses
         first = iteration * prompts
         positions = [
@@ -89,6 +90,7 @@ class PromptStream:
         return self._batch(rows, rows)
 
     def _table_row(self, position: int) -> int:
+        # an epoch's order is drawn once and depends on nothing but its number
         epoch, place = divmod(position, len(self._table))
         if epoch not in self._orders:
             random = generator(self._seed, "prompts", epoch)
@@ -99,6 +101,7 @@ class PromptStream:
     def _batch(
         self, table_rows: Sequence[int], positions: Sequence[int], responses: int = 1
     ) -> PromptBatch:
+        # rows of one prompt lie side by side
         numbers = range(responses)
         rows = [row for row in table_rows for _ in numbers]
         part = self._table.iloc[rows]

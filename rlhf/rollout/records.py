@@ -62,6 +62,7 @@ def make_rollout(
     for row, values in enumerate(sampled.logprobs):
         mask[row, : len(values)] = True
         logprobs[row, : len(values)] = torch.tensor(values)
+    # a response that ran into the limit has no end token
     finished = torch.tensor([response[-1] == eos_id for response in responses])
     return Rollout(
         prompts=prompts,
@@ -71,6 +72,9 @@ def make_rollout(
         sampler_logprobs=logprobs.to(device),
         finished=finished.to(device),
     )
+
+
+# -- what the models say of it ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,9 @@ class Scores:
     reference_logprobs: Tensor
     values: Tensor
     entropies: Tensor
+
+
+# -- what is learnt from ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

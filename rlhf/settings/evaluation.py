@@ -99,7 +99,8 @@ class Endpoint(Section):
     def _not_ours(cls, parameters: dict[str, Any]) -> dict[str, Any]:
         if wrong := sorted(set(parameters) & set(_OURS)):
             raise ValueError(
-                f"{', '.join(wrong)}: set by us; parameters are what else a request holds (temperature, ...)"
+                f"{', '.join(wrong)}: set by us; "
+                "parameters are what else a request holds (temperature, ...)"
             )
         return parameters
 

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +65,8 @@ def _absent(section: Section, path: str = "") -> Iterator[tuple[str, str]]:
             yield from _absent(value, f"{key}.")
 
 
-_MAY_HOLD_SECRETS = ("evaluate", "endpoints")  # by mistake, below here: such a text is not repeated
+# below here a secret may stand by mistake: such a text is not repeated
+_MAY_HOLD_SECRETS = ("evaluate", "endpoints")
 
 
 def _explain(item: dict[str, Any], where: str) -> str:
@@ -78,7 +78,8 @@ def _explain(item: dict[str, Any], where: str) -> str:
         hint = f"did you mean {near[0]}? " if near else ""
         return f"{where}: {key}: unknown key; {hint}known here: {', '.join(known)}"
     message = str(item["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
-    message = message.replace("a valid tuple", "a list")  # as YAML calls it
+    # as YAML calls it
+    message = message.replace("a valid tuple", "a list")
     message = {"model_type": "must be a mapping of keys", "missing": "missing"}.get(
         item["type"], message
     )
@@ -112,23 +113,3 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-def preset_names() -> list[str]:
-    """List the committed presets."""
-    return sorted(
-        item.name.removesuffix(".yaml")
-        for item in _presets().iterdir()
-        if item.name.endswith(".yaml")
-    )
-
-
-def preset_text(name: str) -> str:
-    """Give a preset's YAML text; raises SettingsError with the known names."""
-    if name not in preset_names():
-        raise SettingsError(f"no preset {name!r}; there are: {', '.join(preset_names())}")
-    return (_presets() / f"{name}.yaml").read_text(encoding="utf-8")
-
-
-def _presets() -> Any:
-    return resources.files("rlhf") / "presets"

@@ -1,4 +1,4 @@
-"""Named algorithms of the paper, as changes to a preset, whose `ppo` section is PPO-max with the ptx loss."""
+"""Named algorithms, as changes to a preset, whose `ppo` section is PPO-max with the ptx loss."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,12 +10,23 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
         "ppo.surrogate_clip": None,
         "ppo.penalty": {"coefficient": 1.0, "target": 0.01},
     },
-    # None of the constraints: no KL penalty, no reparameterised or clipped rewards, no clipped values, no pre-trained critic.
+    # None of the constraints: no KL penalty, no reparameterised or clipped rewards, no clipped
+    # values, no pre-trained critic.
     "vanilla": {
         "ppo.kl": None,
         "ppo.reward": {"normalise": None, "scale": None, "clip": None},
         "ppo.value_clip": None,
         "ppo.critic.pretraining_iterations": 0,
+        "ppo.ptx": None,
+    },
+    # The loss holds the policy to the reference by itself. lambda is that of the authors' code, for
+    # whitened advantages.
+    "apa": {
+        "ppo.algorithm": "apa",
+        "ppo.apa": {"lambda": 0.1},
+        "ppo.advantage": {"normalise": "mini-batch", "clip": None},
+        "ppo.kl": None,
+        "ppo.surrogate_clip": None,
         "ppo.ptx": None,
     },
 }

@@ -65,6 +65,7 @@ class Loop:
 
     def train(self) -> None:
         """Run all iterations, from the last checkpoint on if there is one, and write the outputs."""
+        # 1. where to start; iterations before the policy learns have negative numbers
         run, iterations = self.run, self.section.iterations
         warmup = self.algorithm.warmup_iterations
         resumed = run.resume(self.trainers)
@@ -75,6 +76,8 @@ class Loop:
         samples = run.open_log(run.workspace.samples("ppo"), resumed)
         progress = Progress("ppo", iterations + warmup, start=start + warmup, show=run.is_main)
         last = iterations
+
+        # 2. iterations
         try:
             for iteration in range(start, iterations):
                 metrics, stop = self._iteration(iteration, samples)
@@ -86,10 +89,12 @@ class Loop:
                 if stop:
                     last = iteration
                     break
+                # a checkpoint is named by the iteration that comes next
                 following = iteration + 1
                 if following % self.section.checkpoint_every == 0 and following < iterations:
                     run.save_checkpoint(following, self.trainers, self._state(), [steps, samples])
                     self.validator.checkpointed()
+            # 3. the policy as the last update left it
             final = self.validator.validate(last, self.watch.sound, samples)
             if steps is not None:
                 steps.write(last, final)
@@ -100,7 +105,7 @@ class Loop:
                     stream.close()
         self._finish()
 
-    # -- an iteration ---------------------------------------------------------------------------------
+    # -- an iteration ------------------------------------------------------------------------------
 
     def _iteration(self, iteration: int, samples: StepLog | None) -> tuple[dict[str, Value], bool]:
         """One row of the step log, and whether the alarm ends the run here."""
@@ -157,6 +162,7 @@ class Loop:
                     if update.after_step is not None:
                         update.after_step(role)
 
+        # the largest of any process; means are over all of them
         for peaks in self.engine.all_gather([dict(tally.peaks)]):
             tally.peak(**peaks)
         metrics: dict[str, Value] = {}
@@ -196,7 +202,7 @@ class Loop:
             speed["update_tokens_per_second"] = tokens / max(update_seconds, 1e-9)
         return speed
 
-    # -- state and outputs ----------------------------------------------------------------------------
+    # -- state and outputs -------------------------------------------------------------------------
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -213,11 +219,14 @@ class Loop:
     def _finish(self) -> None:
         """Write the policy and what the run is summed up by."""
         run, workspace, section = self.run, self.run.workspace, self.section
+        # 1. the policy that is kept
         returned = self.watch.collapse is not None and section.alarm.action == "return"
         best = self.validator.best if returned or section.keep == "best" else None
         self.validator.save_policy(workspace.model("policy"), best=best is not None)
         if not run.is_main:
             return
+
+        # 2. what the logs come to, without the iterations before the policy learnt
         rows = [row for row in read_steps(workspace.steps("ppo")) if row["step"] >= 0]
         samples = read_steps(workspace.samples("ppo"))
         histograms = {"reward_histograms": reward_histograms(samples)}

@@ -1,4 +1,4 @@
-"""Signals that training is sound (section 5.2): reward and loss do not tell; perplexity, length and KL do.
+"""Signals that training is sound (section 5.2): perplexity, length, KL; not reward or loss.
 
 The rule of the alarm: a policy has collapsed when, for `patience` iterations in a row, at least two
 of three signals lie outside of the band around where it started, the mean over the iterations in
@@ -34,6 +34,7 @@ def start_of(rows: Sequence[Signals]) -> dict[str, float]:
 
 def outside(row: Signals, start: Mapping[str, float]) -> tuple[str, ...]:
     """Which of perplexity, length and kl have left their bands."""
+    # in logarithms: a share of the perplexity itself would mean little
     log_perplexity, first = math.log(row["perplexity"]), math.log(start["perplexity"])
     length = row["response_length"] / start["response_length"]
     length_is_out = not 1 / LENGTH_FACTOR <= length <= LENGTH_FACTOR
@@ -75,6 +76,7 @@ class Watch:
         """The step at which the alarm went off first, or None."""
         if not self.rows:
             return None
+        # from all rows, each time: a resumed run comes to the same verdict
         start, streak = start_of(self.rows), 0
         for row in self.rows:
             streak = streak + 1 if points(row, start) >= ENOUGH else 0

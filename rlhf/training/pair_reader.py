@@ -56,6 +56,7 @@ class PairReader:
         with self._engine.autocast():
             hidden = pair_hidden_states(model.lm, batch)
             chosen, rejected = pair_scores(model, hidden, batch).unbind(dim=1)
+            # the unembedding is most of the work with a large vocabulary
             if not with_lm:
                 return chosen - rejected, chosen.new_zeros(0)
             logits = target_logits(model.lm, hidden, batch.tokens)
@@ -71,6 +72,7 @@ class PairReader:
             # one of weight 0 only keeps step with the other processes
             if weight:
                 scored += [(row, *pair) for row, pair in zip(rows, scores, strict=True)]
+        # micro-batches are by length: back to the order of the table
         ordered = sorted(self._engine.all_gather(scored))
         chosen = [score for _, score, _ in ordered]
         rejected = [score for _, _, score in ordered]

@@ -70,14 +70,18 @@ class RewardTraining(Task):
         self.evaluate_every = section.evaluate_every
         self.checkpoint_every = section.checkpoint_every
 
+        # 1. pairs
         self.tokenizer = load_tokenizer(start)
         self.rows = read_rows_of(workspace, "preferences", TRAINING_SPLIT[role])
         self.pairs = self._reader(balanced(self.rows) if section.balance_kinds else self.rows)
         self.held_out = self._reader(read_rows_of(workspace, "preferences", "validation"))
         self.test = read_rows_of(workspace, "preferences", "test")
+
+        # 2. the model, with a head of its own seed
         self.model = new_scalar_model(start, settings.seed, role)
         train_only_top(self.model.lm, section.trainable_layers)
 
+        # 3. which pairs each step learns from
         self.tokens = self.pairs.tokens
         limits = Limits(section.batch_tokens, section.min_pairs, section.max_pairs)
         plan = epoch_plan(self.tokens, limits, section.epochs, settings.seed, role)
@@ -105,6 +109,7 @@ class RewardTraining(Task):
         tally.add(weight, pair_loss=ranking, train_accuracy=(margins > 0).float())
         if with_lm:
             tally.add(weight, lm_loss=nll)
+        # counts are those of the whole batch: micro-batches and processes only add up
         total = ranking.sum() / pairs + self.lm_coefficient * nll.sum() / tokens
         return weight * total
 
@@ -124,17 +129,20 @@ class RewardTraining(Task):
     def save(self, result: FitResult) -> None:
         """Write model, details and summary; every process calls it."""
         run, workspace = self.run, self.run.workspace
-        # the loss leaves the origin of the scores open: it is put where held-out scores have mean 0
+        # 1. the loss leaves the origin of the scores open: it is put where held-out ones have mean 0
         origin, std = self._scores(self.held_out).mean_and_std
         scores = self._scores(self._reader(self.test)).shifted(-origin)
         with self.trainer.gathered():
             if run.is_main:
+                # the head's bias carries the shift: the file's scores are those of the metrics
                 with torch.no_grad():
                     self.model.head.bias.sub_(origin)
                 with staged_directory(workspace.model(self.role)) as directory:
                     save_scalar_model(self.model, self.tokenizer, directory, self.role, std)
         if not run.is_main:
             return
+
+        # 2. how well it ranks the test pairs
         write_json(workspace.details(self.role), details(self.test, scores))
         losses = {key: value for key, value in result.train.items() if key in _LOSSES}
         flat: dict[str, Value] = {
@@ -162,8 +170,8 @@ class RewardTraining(Task):
 def balanced(table: pd.DataFrame) -> pd.DataFrame:
     """Repeat the scarcer of helpful and harmless rows in turn until there are as many of both.
 
-    Other kinds stay as they are. What makes an answer good in one kind can make it bad in the other,
-    a refusal for example: the kind with more pairs would settle the sign for both.
+    Other kinds stay as they are. What makes an answer good in one kind can make it bad in the
+    other, a refusal for example: the kind with more pairs would settle the sign for both.
     """
     parts = {str(kind): part for kind, part in table.groupby("kind", sort=True)}
     both = ("helpful", "harmless")

@@ -45,6 +45,8 @@ class TrainingRun:
     seconds_before: float = 0.0
     began: float = field(default_factory=time.monotonic)
 
+    # -- where this process stands -----------------------------------------------------------------
+
     @property
     def is_main(self) -> bool:
         """Whether this process writes logs and outputs."""
@@ -54,6 +56,8 @@ class TrainingRun:
     def seconds(self) -> float:
         """Training time so far, interrupted runs included."""
         return self.seconds_before + time.monotonic() - self.began
+
+    # -- logs and checkpoints ----------------------------------------------------------------------
 
     def open_log(self, path: Path, resumed: Resumed | None) -> StepLog | None:
         """Start a log, or go on with it; None where this process writes none."""
@@ -79,6 +83,7 @@ class TrainingRun:
                 if log is not None:
                     log.copy_to(directory)
 
+        # a full disk is told as such
         with writing(self.checkpoints.directory):
             self.checkpoints.save(step, write)
 
@@ -98,6 +103,7 @@ class TrainingRun:
         self, step: int, error: NonFiniteError, batch: Mapping[str, Any]
     ) -> TrainingError:
         """Save the batch of a refused step for inspection, and make the error that names it."""
+        # a file for each process: more than one may have refused
         path = self.workspace.failures / f"{self.name}-step-{step}.rank-{self.engine.rank}.json"
         content = {"stage": self.name, "step": step, "problem": str(error), "batch": dict(batch)}
         write_json(path, content)
@@ -120,6 +126,7 @@ def begin(
     """
     seed_everything(settings.seed, name)
     engine = make_engine(settings.engine)
+    # what the settings' keys mean on this machine counts, not only what they say
     content = settings.model_dump(mode="json")
     chosen = {part: content[part] for part in ("seed", "engine", *sections)}
     chosen["precision"] = engine.precision

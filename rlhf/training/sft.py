@@ -51,12 +51,16 @@ class FineTuning(Task):
         self.evaluate_every = section.evaluate_every
         self.checkpoint_every = section.checkpoint_every
 
+        # 1. dialogues
         self.tokenizer = load_tokenizer(workspace.model("base"))
         self.rows = read_rows_of(workspace, "sft", "train")
         self.held_out = read_rows_of(workspace, "sft", "validation")
+
+        # 2. the model
         self.model = load_causal_lm(workspace.model("base"))
         train_only_top(self.model, section.trainable_layers)
 
+        # 3. which dialogues each step learns from
         self.tokens = [len(ids) for ids in self.rows["input_ids"]]
         self.targets = [int(sum(mask)) for mask in self.rows["loss_mask"]]
         limits = Limits(section.batch_tokens)
@@ -85,6 +89,7 @@ class FineTuning(Task):
         for part, weight in share(parts, self.engine.rank, self.engine.world_size):
             tally.add(weight, validation_loss=-self._logprobs(self.held_out, part))
         loss = tally.means(self.engine.all_sum)["validation_loss"]
+        # a perplexity beyond e^50 is no number that JSON has
         return {"validation_loss": loss, "validation_perplexity": math.exp(min(loss, 50.0))}
 
     def evidence(self, rows: Sequence[int]) -> dict[str, Any]:
@@ -94,6 +99,7 @@ class FineTuning(Task):
     def save(self, result: FitResult) -> None:
         """Write model and summary; every process calls it."""
         workspace = self.run.workspace
+        # every process: under ZeRO-3 each holds a part of the weights
         with self.trainer.gathered():
             if self.run.is_main:
                 with staged_directory(workspace.model("sft")) as directory:

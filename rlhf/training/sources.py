@@ -40,7 +40,7 @@ class RunSources:
         self.seconds = 0.0
         self.tokens = 0.0
 
-    # -- what an algorithm asks for -------------------------------------------------------------------
+    # -- what an algorithm asks for ----------------------------------------------------------------
 
     def rollouts(self, role: str = POLICY, responses: int = 1) -> Rollout:
         """Responses of the model in `role` to this iteration's prompts, `responses` to each."""
@@ -60,6 +60,7 @@ class RunSources:
     def plain_text(self, windows: int, step: int) -> TokenBatch:
         """Windows of plain text for optimiser step `step` of the run; each process takes its own."""
         table = self._pretrain
+        # processes take turns, steps follow each other, the table begins anew at its end
         start = (step * self._share.world_size + self._share.rank) * windows
         rows = [(start + offset) % len(table) for offset in range(windows)]
         texts = [[int(token) for token in table["input_ids"].iloc[row]] for row in rows]
@@ -70,7 +71,7 @@ class RunSources:
         """The training rows of a prepared table."""
         return read_rows_of(self._run.workspace, table, "train")
 
-    # -- validation -----------------------------------------------------------------------------------
+    # -- validation --------------------------------------------------------------------------------
 
     def validation_prompts(self) -> PromptBatch:
         """The fixed prompts that every validation asks, this process's share."""
@@ -80,10 +81,11 @@ class RunSources:
         """The policy's responses to them, from random streams that are the same each time."""
         return self._sample(POLICY, prompts, "validation")
 
-    # -- helpers --------------------------------------------------------------------------------------
+    # -- helpers -----------------------------------------------------------------------------------
 
     def _sample(self, role: str, prompts: PromptBatch, *draw: str | int) -> Rollout:
         sampler = self._sampler(role)
+        # a sampler reads whole weights, which ZeRO-3 keeps in parts
         with self._models.gathered(role):
             sampler.refresh()
             return sampler.rollout(prompts, *draw)

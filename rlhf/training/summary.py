@@ -15,6 +15,7 @@ def summarise(rows: Rows, curves: Sequence[str], seconds: float) -> dict[str, Va
 
     rows: the step log from iteration 0 on; the last validation has a row of its own
     """
+    # 1. curves
     summary: dict[str, Value] = {}
     iterations = [row for row in rows if "update_seconds" in row]
     for key in curves:
@@ -22,10 +23,12 @@ def summarise(rows: Rows, curves: Sequence[str], seconds: float) -> dict[str, Va
         if measured:
             summary[f"{key}_first"], summary[f"{key}_last"] = ends(measured, key)
 
+    # 2. the fixed prompts
     validated = [row["validation_reward"] for row in rows if "validation_reward" in row]
     summary["validation_reward_first"] = validated[0]
     summary["validation_reward_last"] = validated[-1]
 
+    # 3. how far the first ratio was from 1, of algorithms that have one
     deviations = [row["first_ratio_deviation"] for row in rows if "first_ratio_deviation" in row]
     if deviations:
         summary["first_ratio_deviation_max"] = max(deviations)

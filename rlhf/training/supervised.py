@@ -58,6 +58,7 @@ class FitResult:
 
 def fit(run: TrainingRun, trainer: Trainer, task: Task) -> FitResult:
     """Train through the plan; an interrupted run goes on after its last checkpoint, same numbers."""
+    # where to start
     trainers = {"trainer": trainer}
     resumed = run.resume(trainers)
     start = resumed.step if resumed else 0
@@ -68,6 +69,7 @@ def fit(run: TrainingRun, trainer: Trainer, task: Task) -> FitResult:
     steps = run.open_log(run.workspace.steps(run.name), resumed)
     progress = Progress(run.name, total, start=start, show=run.is_main)
     try:
+        # what the model knew before is in the log as step 0
         if resumed is None:
             initial = held_out = task.evaluate()
             _write(steps, 0, initial)
@@ -93,6 +95,8 @@ def fit(run: TrainingRun, trainer: Trainer, task: Task) -> FitResult:
         progress.close()
         if steps is not None:
             steps.close()
+
+    # the summary tells the mean of the last tenth of the steps
     if run.is_main:
         log = run.workspace.steps(run.name)
         write_plot_data(log, run.workspace.plot_data(run.name))

@@ -40,9 +40,9 @@ class Validator:
     """The validations of one run, and the best policy among them.
 
     The best is that of the validation with the highest mean objective, among those at which the
-    policy was sound, by the validation's own signals too. Its weights lie beside the checkpoints, and
-    so do those of the best that the last checkpoint names: a resumed run may not come to the later
-    one again.
+    policy was sound, by the validation's own signals too. Its weights lie beside the checkpoints,
+    and so do those of the best that the last checkpoint names: a resumed run may not come to the
+    later one again.
 
     start: the first validation's signals
     """
@@ -102,7 +102,7 @@ class Validator:
             with staged_directory(directory) as partial:
                 shutil.copytree(self._best_directory, partial, dirs_exist_ok=True)
 
-    # -- checkpoints ----------------------------------------------------------------------------------
+    # -- checkpoints -------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of it."""
@@ -118,7 +118,7 @@ class Validator:
         self._best_of_checkpoint = self._best_name
         self._remove_others()
 
-    # -- helpers --------------------------------------------------------------------------------------
+    # -- helpers -----------------------------------------------------------------------------------
 
     @property
     def _best_is_wanted(self) -> bool:

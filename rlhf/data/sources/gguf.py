@@ -9,15 +9,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from rlhf.common.errors import SourceError
 
-RECIPE = 1  # part of the cache key: raise it when `convert` changes what it writes
+# Part of the cache key: raise it when `convert` changes what it writes.
+CONVERSION = 1
 PAD = "<|endoftext|>"
 
 
 def convert(file: Path, directory: Path) -> None:
-    """Write the model dequantised to fp32, and its tokenizer, to `directory`; raises SourceError.
+    """Write the model, dequantised to fp32, and its tokenizer to `directory`; raises SourceError.
 
-    Two things in such files are mended: pad is eos there, and masking the padding would take the end of turn out of
-    every loss; and the pre-tokenizer of the SmolLM family loses its splitting of numbers into digits.
+    Two faults of such files are corrected. Their pad token is eos, and masking the padding would
+    take the end of turn out of every loss. And the pre-tokenizer of the SmolLM family has lost its
+    splitting of numbers into digits.
     """
     try:
         # Without this configuration the model is kept as "quantised", which cannot be saved.
@@ -30,14 +32,18 @@ def convert(file: Path, directory: Path) -> None:
         raise SourceError(
             f"{file.name}: not a GGUF language model that transformers can read: {error}"
         ) from error
+
+    # an unknown token has the id None
     if tokenizer.convert_tokens_to_ids(PAD) not in (None, tokenizer.eos_token_id):
         tokenizer.pad_token = PAD
-        model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+        model.config.pad_token_id = tokenizer.pad_token_id
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+
     if _pre_tokenizer_name(file) == "smollm":
         digits = Digits(individual_digits=True)
-        tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
-            [digits, ByteLevel(add_prefix_space=False, use_regex=True)]
-        )
+        words = ByteLevel(add_prefix_space=False, use_regex=True)
+        tokenizer.backend_tokenizer.pre_tokenizer = Sequence([digits, words])
+
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
 

@@ -1,6 +1,7 @@
-"""`hub:OWNER/NAME@REVISION[#FOLDER]`: a repository on the Hugging Face hub, pinned to one commit."""
+"""`hub:OWNER/NAME@REVISION[#FOLDER]`: a repository on the Hugging Face hub, pinned to a commit."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -8,113 +9,127 @@ import httpx2
 from huggingface_hub import HfApi, snapshot_download
 
 from rlhf.common.errors import SourceError
+from rlhf.data.files import DATA_SUFFIXES, data_files
 from rlhf.data.sources.base import (
-    DATA_SUFFIXES,
     MODEL_SUFFIXES,
-    Brought,
-    Request,
+    FetchRequest,
+    FetchResult,
     Source,
-    brought_tree,
     copy_files,
-    data_files,
+    verified_result,
 )
 
-_ADDRESS = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[^#]+)(?:#(?P<folder>[^#]+))?")
+RepositoryType = Literal["model", "dataset"]
+
+_DETAIL = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[^#]+)(?:#(?P<folder>[^#]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+# httpx2 is what huggingface_hub speaks through.
+_DOWNLOAD_ERRORS = (httpx2.HTTPError, OSError, ValueError)
+
+
+@dataclass(frozen=True)
+class _Location:
+    """Where on the hub: `folder` ends with a slash, or is "" for the whole repository."""
+
+    repository: str
+    revision: str
+    folder: str
 
 
 class HubSource(Source):
-    """Downloads go through the hub's own cache (HF_HOME), so that a broken one goes on; only inert files are asked for."""
+    """Downloads through the hub's own cache (HF_HOME), so that a broken download continues.
 
-    def check(self, request: Request) -> None:
+    Only files that cannot run code are asked for.
+    """
+
+    def check(self, request: FetchRequest) -> None:
         """Parse the address."""
         _parse(request)
 
-    def bring_model(self, request: Request, directory: Path) -> Brought:
-        """Bring weights (safetensors), configuration and tokenizer from the top of a model repository."""
-        match = _parse(request)
-        if match["folder"]:
+    def fetch_model(self, request: FetchRequest, directory: Path) -> FetchResult:
+        """Download weights (safetensors), configuration and tokenizer, from the top folder alone."""
+        location = _parse(request)
+        if location.folder:
             raise SourceError(
                 f"{request.address}: #FOLDER is for data; a model lies at the top of its repository"
             )
-        commit, root = _snapshot(
-            request, match, "model", [f"*{suffix}" for suffix in MODEL_SUFFIXES], ["*/*"]
-        )
-        copy_files(
-            (path for path in sorted(root.iterdir()) if path.name.endswith(MODEL_SUFFIXES)),
-            root,
-            directory,
-        )
-        return brought_tree(request, directory, commit)
 
-    def bring_data(self, request: Request, directory: Path) -> Brought:
-        """Bring the data files of a data set repository, or of one folder in it."""
-        match = _parse(request)
-        folder = f"{match['folder'].strip('/')}/" if match["folder"] else ""
-        commit, root = _snapshot(
-            request, match, "dataset", [f"{folder}*{suffix}" for suffix in DATA_SUFFIXES], None
-        )
+        # `*` matches folders too, where repositories keep other formats (onnx/)
+        allow = [f"*{suffix}" for suffix in MODEL_SUFFIXES]
+        commit, root = _snapshot(request, location, "model", allow, ignore=["*/*"])
+        files = [path for path in sorted(root.iterdir()) if path.name.endswith(MODEL_SUFFIXES)]
+        copy_files(files, root, directory)
+        return verified_result(request, directory, commit)
+
+    def fetch_data(self, request: FetchRequest, directory: Path) -> FetchResult:
+        """Download the data files of a data set repository, or of one folder in it."""
+        location = _parse(request)
+        allow = [f"{location.folder}*{suffix}" for suffix in DATA_SUFFIXES]
+        commit, root = _snapshot(request, location, "dataset", allow)
+
+        # the cache may hold other folders of the same commit
         files = [
             path
             for path in data_files(root)
-            if path.relative_to(root).as_posix().startswith(folder)
+            if path.relative_to(root).as_posix().startswith(location.folder)
         ]
         if not files:
             raise SourceError(
                 f"{request.address}: no data files there; expected {', '.join(DATA_SUFFIXES)}"
             )
         copy_files(files, root, directory)
-        return brought_tree(request, directory, commit)
+        return verified_result(request, directory, commit)
 
 
-def _parse(request: Request) -> re.Match[str]:
-    match = _ADDRESS.fullmatch(request.rest)
+def _parse(request: FetchRequest) -> _Location:
+    match = _DETAIL.fullmatch(request.address.detail)
     if match is None:
         raise SourceError(
-            f"{request.address}: expected hub:OWNER/NAME@REVISION, REVISION a commit (40 hex digits) or a tag"
+            f"{request.address}: expected hub:OWNER/NAME@REVISION, "
+            "REVISION a commit (40 hex digits) or a tag"
         )
-    return match
+    folder = f"{match['folder'].strip('/')}/" if match["folder"] else ""
+    return _Location(match["repo"], match["revision"], folder)
 
 
 def _snapshot(
-    request: Request,
-    match: re.Match[str],
-    kind: Literal["model", "dataset"],
+    request: FetchRequest,
+    location: _Location,
+    repository_type: RepositoryType,
     allow: list[str],
-    ignore: list[str] | None,
+    ignore: list[str] | None = None,
 ) -> tuple[str, Path]:
-    """Download one commit; gives the commit and where its files lie in the hub's cache."""
-    repo, revision = match["repo"], match["revision"]
+    """Download one commit; returns the commit and the directory of its files in the hub's cache."""
     try:
-        commit = (
-            revision
-            if _COMMIT.fullmatch(revision)
-            else _commit_of_tag(request, repo, revision, kind)
-        )
+        commit = _commit(request, location, repository_type)
         root = snapshot_download(
-            repo, repo_type=kind, revision=commit, allow_patterns=allow, ignore_patterns=ignore
+            location.repository,
+            repo_type=repository_type,
+            revision=commit,
+            allow_patterns=allow,
+            ignore_patterns=ignore,
         )
-    except (
-        httpx2.HTTPError,
-        OSError,
-        ValueError,
-    ) as error:  # httpx2 is what huggingface_hub speaks through
+    except _DOWNLOAD_ERRORS as error:
         raise SourceError(f"{request.address}: cannot be downloaded: {error}") from error
     return commit, Path(root)
 
 
-def _commit_of_tag(
-    request: Request, repo: str, revision: str, kind: Literal["model", "dataset"]
-) -> str:
-    refs = HfApi().list_repo_refs(repo, repo_type=kind)
+def _commit(request: FetchRequest, location: _Location, repository_type: RepositoryType) -> str:
+    """The commit of a revision, which is one itself or a tag; a branch is refused."""
+    revision = location.revision
+    if _COMMIT.fullmatch(revision):
+        return revision
+
+    refs = HfApi().list_repo_refs(location.repository, repo_type=repository_type)
     for tag in refs.tags:
         if tag.name == revision:
             return tag.target_commit
+
     for branch in refs.branches:
         if branch.name == revision:
             raise SourceError(
-                f"{request.address}: a branch moves; pin the commit that it names now: @{branch.target_commit}"
+                f"{request.address}: a branch moves; "
+                f"pin the commit that it names now: @{branch.target_commit}"
             )
-    raise SourceError(
-        f"{request.address}: no tag {revision!r}; there are: {', '.join(t.name for t in refs.tags) or 'none'}"
-    )
+    tags = ", ".join(tag.name for tag in refs.tags) or "none"
+    raise SourceError(f"{request.address}: no tag {revision!r}; there are: {tags}")

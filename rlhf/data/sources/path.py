@@ -1,74 +1,69 @@
-"""`path:DIR` or `path:FILE`: a model or data that lies on this machine; ${VARIABLES} are expanded."""
+"""`path:DIR` or `path:FILE`: a model or data on this machine; ${VARIABLES} are expanded."""
 
-import os
 from pathlib import Path
-from string import Template
 
-from rlhf.common.errors import SourceError
+from rlhf.common.errors import RlhfError, SourceError
+from rlhf.data.files import DATA_SUFFIXES, data_files
 from rlhf.data.sources.base import (
-    DATA_SUFFIXES,
     MODEL_SUFFIXES,
-    Brought,
-    Request,
+    FetchRequest,
+    FetchResult,
     Source,
-    brought_tree,
     copy_files,
-    data_files,
+    verified_result,
 )
 
 
 class PathSource(Source):
-    """Files that are already here; they are copied, the originals stay as they are."""
+    """Files that are already here. They are copied; the originals stay as they are."""
 
-    def check(self, request: Request) -> None:
+    def check(self, request: FetchRequest) -> None:
         """Find the file or directory."""
-        _locate(request)
+        _existing_path(request)
 
-    def bring_model(self, request: Request, directory: Path) -> Brought:
+    def fetch_model(self, request: FetchRequest, directory: Path) -> FetchResult:
         """Copy weights, configuration and tokenizer of a Hugging Face directory."""
-        root = _locate(request)
+        root = _existing_path(request)
         if not root.is_dir():
             raise SourceError(
                 f"{request.address}: {root} is a file, expected a Hugging Face model directory"
             )
-        copy_files(
-            (p for p in sorted(root.iterdir()) if p.is_file() and p.name.endswith(MODEL_SUFFIXES)),
-            root,
-            directory,
-        )
-        return brought_tree(request, directory)
 
-    def bring_data(self, request: Request, directory: Path) -> Brought:
-        """Copy data files below their directory's own name, since names tell subset and kind."""
-        root = _locate(request)
-        files = (
-            data_files(root)
-            if root.is_dir()
-            else [root]
-            if root.name.endswith(DATA_SUFFIXES)
-            else []
-        )
+        files = [
+            path
+            for path in sorted(root.iterdir())
+            if path.is_file() and path.name.endswith(MODEL_SUFFIXES)
+        ]
+        copy_files(files, root, directory)
+        return verified_result(request, directory)
+
+    def fetch_data(self, request: FetchRequest, directory: Path) -> FetchResult:
+        """Copy data files below the name of their directory, which can name the kind of rows."""
+        root = _existing_path(request)
+        if root.is_dir():
+            files = data_files(root)
+            base = root.parent
+        else:
+            files = [root] if root.name.endswith(DATA_SUFFIXES) else []
+            # the name of its directory counts for a single file too
+            base = root.parent.parent
+
         if not files:
             raise SourceError(
                 f"{request.address}: no data files at {root}; expected {', '.join(DATA_SUFFIXES)}"
             )
-        base = root.parent if root.is_dir() else root.parent.parent
         copy_files(files, base, directory)
-        return brought_tree(request, directory)
+        return verified_result(request, directory)
 
 
-def _locate(request: Request) -> Path:
+def _existing_path(request: FetchRequest) -> Path:
     try:
-        text = Template(request.rest).substitute(os.environ)
-    except KeyError as error:
-        raise SourceError(
-            f"{request.address}: the environment variable {error.args[0]} is not set"
-        ) from None
-    except ValueError:
-        raise SourceError(
-            f"{request.address}: `$` begins a variable, as in ${{HOME}}; write `$$` for the sign itself"
-        ) from None
-    path = (request.root / Path(text).expanduser()).resolve()
-    if not text or not path.exists():
+        expanded = request.address.path
+    except RlhfError as error:
+        # its message begins with the address already
+        raise SourceError(str(error)) from None
+
+    path = (request.root / expanded).resolve()
+    if not path.exists():
         raise SourceError(f"{request.address}: {path} does not exist")
     return path

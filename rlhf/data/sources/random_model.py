@@ -1,4 +1,4 @@
-"""`random:LAYERSxWIDTH`: an untrained little Llama and a tokenizer of its own, for tests of the machinery."""
+"""`random:LAYERSxWIDTH`: an untrained little Llama with its own tokenizer, for quick tests."""
 
 import json
 import re
@@ -10,39 +10,42 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rlhf.common.errors import SourceError
 from rlhf.core.seeds import derive_seed
-from rlhf.data.sources.base import Brought, Request, Source, brought_tree
+from rlhf.data.sources.base import FetchRequest, FetchResult, Source, verified_result
 from rlhf.data.sources.starter import starter_file
 
 VOCABULARY = 1024
 HEAD_WIDTH = 16
-SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")  # ids 0, 1, 2 as in SmolLM2
+# ids 0, 1, 2 as in SmolLM2
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
 class RandomSource(Source):
     """Weights drawn with the run's seed; the tokenizer is learned from the starter texts."""
 
-    def check(self, request: Request) -> None:
+    def check(self, request: FetchRequest) -> None:
         """Parse the address."""
-        _parse(request)
+        _layers_and_width(request)
 
-    def bring_model(self, request: Request, directory: Path) -> Brought:
+    def fetch_model(self, request: FetchRequest, directory: Path) -> FetchResult:
         """Make and save the model (fp32) and its tokenizer."""
-        match = _parse(request)
+        layers, width = _layers_and_width(request)
+        # the global random stream stays as it was
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(request.seed, "random model", request.rest))
-            model = LlamaForCausalLM(_configuration(int(match[1]), int(match[2])))
+            torch.manual_seed(derive_seed(request.seed, "random model", request.address.detail))
+            model = LlamaForCausalLM(_configuration(layers, width))
         model.save_pretrained(directory)
         learn_tokenizer(starter_texts()).save_pretrained(directory)
-        return brought_tree(request, directory)
+        return verified_result(request, directory)
 
 
-def _parse(request: Request) -> re.Match[str]:
-    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", request.rest)
+def _layers_and_width(request: FetchRequest) -> tuple[int, int]:
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", request.address.detail)
     if match is None or int(match[2]) % HEAD_WIDTH:
         raise SourceError(
-            f"{request.address}: expected random:LAYERSxWIDTH (random:2x64), WIDTH a multiple of {HEAD_WIDTH}"
+            f"{request.address}: expected random:LAYERSxWIDTH (random:2x64), "
+            f"WIDTH a multiple of {HEAD_WIDTH}"
         )
-    return match
+    return int(match[1]), int(match[2])
 
 
 def _configuration(layers: int, width: int) -> LlamaConfig:
@@ -66,14 +69,16 @@ def learn_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
         special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=alphabet,
+        # every byte has a token, so that any text can be written
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+
     pad, begin, end = SPECIAL_TOKENS
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=pad, unk_token=pad, bos_token=begin, eos_token=end

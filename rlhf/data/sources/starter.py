@@ -6,10 +6,11 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from rlhf.common.errors import SourceError
-from rlhf.data.sources.base import Brought, Request, Source, brought_tree
+from rlhf.data.sources.base import FetchRequest, FetchResult, Source, verified_result
 
 FILES = {
-    "sft": "pairs.jsonl",  # the chosen answers
+    # the chosen answers are the demonstrations
+    "sft": "pairs.jsonl",
     "preferences": "pairs.jsonl",
     "prompts": "prompts.jsonl",
     "evaluation": "evaluation.jsonl",
@@ -20,18 +21,18 @@ FILES = {
 class StarterSource(Source):
     """The starter data; each use gets the one file that serves it."""
 
-    def check(self, request: Request) -> None:
-        """There is only one."""
-        if request.rest:
+    def check(self, request: FetchRequest) -> None:
+        """Refuse anything after the name: there is only one set of starter data."""
+        if request.address.detail:
             raise SourceError(f"{request.address}: `starter` takes nothing after its name")
 
-    def bring_data(self, request: Request, directory: Path) -> Brought:
+    def fetch_data(self, request: FetchRequest, directory: Path) -> FetchResult:
         """Copy the file of the use."""
         self.check(request)
         name = FILES[request.use]
         with resources.as_file(starter_file(name)) as path:
             shutil.copyfile(path, directory / name)
-        return brought_tree(request, directory)
+        return verified_result(request, directory)
 
 
 def starter_file(name: str) -> Traversable:

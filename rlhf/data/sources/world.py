@@ -1,9 +1,12 @@
-"""`world:ROWS`: a small world in plain English whose truth is known, for studies of the method on models of seconds.
+"""`world:ROWS`: a small world in plain English whose truth is known, for studies in seconds.
 
-Questions about twenty things, how to care for them, and requests to do harm with them. A good answer tells true facts, or
-refuses the harm; a faulty one has one fault of `FAULTS`. Demonstrations are good and faulty by halves, as a model before
-RLHF is; of a pair, the faulty answer is the rejected one. So there is something to learn from preferences, a reward model
-from few pairs has gaps that a policy can exploit, and one from many pairs, as a judge, has fewer.
+Questions about twenty things, how to care for them, and requests to do harm with them. A good
+answer states true facts, or refuses the harm; a faulty one has one fault of `FAULTS`. Half of the
+demonstrations are good and half faulty, as a model before RLHF is; of a pair, the faulty answer is
+the rejected one. So there is something to learn from preferences. A reward model from few pairs has
+gaps that a policy can exploit, and one from many pairs, as a judge, has fewer.
+
+The rows depend on the order of the draws: a draw more or less gives other rows.
 """
 
 import json
@@ -12,35 +15,48 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from rlhf.common.errors import SourceError
 from rlhf.core.seeds import derive_seed
-from rlhf.data.sources.base import Brought, Request, Source, brought_tree
+from rlhf.data.sources.base import FetchRequest, FetchResult, Source, verified_result
+
+# -- the world --
+
+
+class Facts(NamedTuple):
+    """What is true of a thing."""
+
+    colour: str
+    place: str
+    need: str
+
 
 NAMES = ("Ann", "Ben", "Dan", "Eve", "Jane", "John", "Kate", "Mary", "Paul", "Rose", "Sam", "Tom")
-LOOKS = ("big", "small", "old", "young", "clean", "cold", "heavy", "light", "new", "warm")
-THINGS: Mapping[str, tuple[str, str, str]] = {  # colour, place, what it needs
-    "bee": ("yellow", "garden", "flowers"),
-    "boat": ("white", "lake", "wind"),
-    "book": ("blue", "school", "light"),
-    "car": ("silver", "street", "fuel"),
-    "cat": ("grey", "house", "milk"),
-    "cow": ("brown", "field", "grass"),
-    "dog": ("black", "yard", "walks"),
-    "fire": ("red", "kitchen", "wood"),
-    "fish": ("gold", "river", "water"),
-    "frog": ("green", "pond", "rain"),
-    "hat": ("purple", "shop", "care"),
-    "horse": ("white", "farm", "hay"),
-    "lamp": ("orange", "room", "power"),
-    "mouse": ("grey", "wall", "cheese"),
-    "owl": ("brown", "forest", "night"),
-    "pan": ("black", "kitchen", "oil"),
-    "plant": ("green", "window", "sun"),
-    "ship": ("blue", "sea", "crew"),
-    "shoe": ("brown", "hall", "polish"),
-    "tent": ("orange", "camp", "space"),
+ADJECTIVES = ("big", "small", "old", "young", "clean", "cold", "heavy", "light", "new", "warm")
+THINGS: Mapping[str, Facts] = {
+    "bee": Facts("yellow", "garden", "flowers"),
+    "boat": Facts("white", "lake", "wind"),
+    "book": Facts("blue", "school", "light"),
+    "car": Facts("silver", "street", "fuel"),
+    "cat": Facts("grey", "house", "milk"),
+    "cow": Facts("brown", "field", "grass"),
+    "dog": Facts("black", "yard", "walks"),
+    "fire": Facts("red", "kitchen", "wood"),
+    "fish": Facts("gold", "river", "water"),
+    "frog": Facts("green", "pond", "rain"),
+    "hat": Facts("purple", "shop", "care"),
+    "horse": Facts("white", "farm", "hay"),
+    "lamp": Facts("orange", "room", "power"),
+    "mouse": Facts("grey", "wall", "cheese"),
+    "owl": Facts("brown", "forest", "night"),
+    "pan": Facts("black", "kitchen", "oil"),
+    "plant": Facts("green", "window", "sun"),
+    "ship": Facts("blue", "sea", "crew"),
+    "shoe": Facts("brown", "hall", "polish"),
+    "tent": Facts("orange", "camp", "space"),
 }
+# How to care for a thing, and with what.
 CARE: Mapping[str, str] = {
     "clean": "a soft cloth",
     "move": "both hands",
@@ -52,10 +68,10 @@ HARMS = ("burn", "break", "steal", "poison")
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked: `verb` is None for facts, of CARE or of HARMS otherwise."""
+    """A question about a thing; `verb` is of CARE or of HARMS, or None for facts."""
 
     name: str
-    look: str
+    adjective: str
     thing: str
     verb: str | None
 
@@ -66,56 +82,61 @@ class Question:
 
     @property
     def text(self) -> str:
-        """What the user says."""
+        """The words of the user."""
         if self.verb is None:
-            return f"Tell {self.name} about a {self.look} {self.thing}."
-        return f"How can {self.name} {self.verb} a {self.look} {self.thing}?"
+            return f"Tell {self.name} about a {self.adjective} {self.thing}."
+        return f"How can {self.name} {self.verb} a {self.adjective} {self.thing}?"
 
 
 class WorldSource(Source):
-    """ROWS rows for each use, drawn with the run's seed; the prompts of two uses may meet, prepare keeps them apart."""
+    """ROWS rows for each use, drawn with the run's seed.
 
-    def check(self, request: Request) -> None:
+    The prompts of two uses may be the same; prepare keeps them on one side of the splits.
+    """
+
+    def check(self, request: FetchRequest) -> None:
         """Parse the address."""
-        if not re.fullmatch(r"[1-9]\d*", request.rest):
+        if not re.fullmatch(r"[1-9]\d*", request.address.detail):
             raise SourceError(f"{request.address}: expected world:ROWS, for example world:2000")
 
-    def bring_data(self, request: Request, directory: Path) -> Brought:
+    def fetch_data(self, request: FetchRequest, directory: Path) -> FetchResult:
         """Write `<use>.jsonl`."""
         self.check(request)
-        chance = random.Random(derive_seed(request.seed, "world", request.use))
-        make = ROWS[request.use]
-        lines = [json.dumps(make(chance)) for _ in range(int(request.rest))]
-        (directory / f"{request.use}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        return brought_tree(request, directory)
+        # each use has a stream of its own
+        rng = random.Random(derive_seed(request.seed, "world", request.use))
+        draw_row = ROWS[request.use]
+        lines = [json.dumps(draw_row(rng)) for _ in range(int(request.address.detail))]
+        path = directory / f"{request.use}.jsonl"
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return verified_result(request, directory)
 
 
-def draw_question(chance: random.Random) -> Question:
+def draw_question(rng: random.Random) -> Question:
     """Draw a question; half of them ask for harm."""
-    name, look, thing = chance.choice(NAMES), chance.choice(LOOKS), chance.choice(list(THINGS))
-    verb = chance.choice(HARMS) if chance.random() < 0.5 else chance.choice([None, *CARE])
-    return Question(name, look, thing, verb)
+    name = rng.choice(NAMES)
+    adjective = rng.choice(ADJECTIVES)
+    thing = rng.choice(list(THINGS))
+    verb = rng.choice(HARMS) if rng.random() < 0.5 else rng.choice([None, *CARE])
+    return Question(name, adjective, thing, verb)
 
 
-# -- answers ----------------------------------------------------------------------------------------------------------
+# -- good answers --
 
 
-def good_answer(question: Question, chance: random.Random) -> str:
+def good_answer(question: Question, rng: random.Random) -> str:
     """Draw one of the many right answers."""
-    opening = chance.choice(["", "", "Gladly! ", "Of course. ", f"Here you are, {question.name}. "])
+    greetings = ["", "", "Gladly! ", "Of course. ", f"Here you are, {question.name}. "]
+    # drawn for a refusal too, which goes without
+    greeting = rng.choice(greetings)
     if question.harmful:
-        return _refusal(question, chance)
-    return opening + " ".join(
-        [*_advice(question, chance), *_facts(question.thing, question.thing, chance)]
-    )
+        return _refusal(question, rng)
+
+    sentences = _advice(question, rng)
+    sentences += _facts(question.thing, question.thing, rng)
+    return greeting + " ".join(sentences)
 
 
-def faulty_answer(question: Question, chance: random.Random) -> str:
-    """Draw an answer with one of the faults that fit the question."""
-    return chance.choice([*FAULTS.values()])(question, chance)
-
-
-def _advice(question: Question, chance: random.Random) -> list[str]:
+def _advice(question: Question, rng: random.Random) -> list[str]:
     if question.verb is None:
         return []
     tool = CARE[question.verb]
@@ -123,81 +144,82 @@ def _advice(question: Question, chance: random.Random) -> list[str]:
         f"To {question.verb} a {question.thing}, use {tool}.",
         f"Take {tool} to {question.verb} the {question.thing}.",
     )
-    return [chance.choice(ways)]
+    return [rng.choice(ways)]
 
 
-def _facts(subject: str, thing: str, chance: random.Random) -> list[str]:
+def _facts(subject: str, thing: str, rng: random.Random) -> list[str]:
     """One to three facts, said of `subject` and true of `thing`."""
-    colour, place, need = THINGS[thing]
-    told = [
-        chance.choice([f"A {subject} is {colour}.", f"The {subject} looks {colour}."]),
-        chance.choice(
-            [f"A {subject} belongs in the {place}.", f"You find a {subject} in the {place}."]
-        ),
-        chance.choice([f"A {subject} needs {need}.", f"Give the {subject} {need}."]),
+    facts = THINGS[thing]
+    colours = [f"A {subject} is {facts.colour}.", f"The {subject} looks {facts.colour}."]
+    places = [
+        f"A {subject} belongs in the {facts.place}.",
+        f"You find a {subject} in the {facts.place}.",
     ]
-    return chance.sample(told, chance.randint(1, 3))
+    needs = [f"A {subject} needs {facts.need}.", f"Give the {subject} {facts.need}."]
+
+    sentences = [rng.choice(colours), rng.choice(places), rng.choice(needs)]
+    return rng.sample(sentences, rng.randint(1, 3))
 
 
-def _refusal(question: Question, chance: random.Random) -> str:
-    told = [
-        chance.choice(
-            [
-                f"I will not help to {question.verb} a {question.thing}.",
-                f"No, do not {question.verb} the {question.thing}.",
-            ]
-        )
+def _refusal(question: Question, rng: random.Random) -> str:
+    refusals = [
+        f"I will not help to {question.verb} a {question.thing}.",
+        f"No, do not {question.verb} the {question.thing}.",
     ]
-    if chance.random() < 0.7:
-        told.append(
-            chance.choice(
-                ["It would do harm.", "Someone could get hurt.", f"{question.name} would be sorry."]
-            )
-        )
-    if chance.random() < 0.5:
-        told.append(
-            chance.choice([f"I can tell you about a {question.thing}.", "Ask me something else."])
-        )
-    return " ".join(told)
+    reasons = ["It would do harm.", "Someone could get hurt.", f"{question.name} would be sorry."]
+    offers = [f"I can tell you about a {question.thing}.", "Ask me something else."]
+
+    sentences = [rng.choice(refusals)]
+    if rng.random() < 0.7:
+        sentences.append(rng.choice(reasons))
+    if rng.random() < 0.5:
+        sentences.append(rng.choice(offers))
+    return " ".join(sentences)
 
 
-def _another(question: Question, chance: random.Random) -> str:
-    return chance.choice([thing for thing in THINGS if thing != question.thing])
+# -- faulty answers --
 
 
-def _wrong(question: Question, chance: random.Random) -> str:
-    """Facts of another thing; of a harmful request, it goes along."""
+def faulty_answer(question: Question, rng: random.Random) -> str:
+    """Draw an answer with one of the faults."""
+    draw_fault = rng.choice([*FAULTS.values()])
+    return draw_fault(question, rng)
+
+
+def _other_thing(question: Question, rng: random.Random) -> str:
+    return rng.choice([thing for thing in THINGS if thing != question.thing])
+
+
+def _wrong(question: Question, rng: random.Random) -> str:
+    """Facts of another thing; a harmful request is granted."""
     if question.harmful:
         ways = (
             f"To {question.verb} a {question.thing}, go at night.",
             f"Take it and {question.verb} the {question.thing}.",
         )
-        return " ".join(
-            [chance.choice(ways), *_facts(question.thing, question.thing, chance)][
-                : chance.randint(1, 3)
-            ]
-        )
-    return " ".join(
-        [*_advice(question, chance), *_facts(question.thing, _another(question, chance), chance)]
-    )
+        sentences = [rng.choice(ways), *_facts(question.thing, question.thing, rng)]
+        return " ".join(sentences[: rng.randint(1, 3)])
+
+    advice = _advice(question, rng)
+    facts = _facts(question.thing, _other_thing(question, rng), rng)
+    return " ".join([*advice, *facts])
 
 
-def _off_topic(question: Question, chance: random.Random) -> str:
-    other = _another(question, chance)
-    return " ".join(_facts(other, other, chance))
+def _off_topic(question: Question, rng: random.Random) -> str:
+    other = _other_thing(question, rng)
+    return " ".join(_facts(other, other, rng))
 
 
-def _turned_over(question: Question, chance: random.Random) -> str:
+def _turned_over(question: Question, rng: random.Random) -> str:
     """Refuses what is harmless; helps with what is not."""
     if question.harmful:
-        return f"Gladly! {_wrong(question, chance)}"
-    return f"I will not help with a {question.thing}. " + chance.choice(
-        ["It would do harm.", "Ask me something else."]
-    )
+        return f"Gladly! {_wrong(question, rng)}"
+    reason = rng.choice(["It would do harm.", "Ask me something else."])
+    return f"I will not help with a {question.thing}. {reason}"
 
 
-def _unhelpful(question: Question, chance: random.Random) -> str:
-    ways = (
+def _unhelpful(question: Question, rng: random.Random) -> str:
+    sentences = (
         "I do not know.",
         "That depends.",
         "Go away.",
@@ -205,35 +227,41 @@ def _unhelpful(question: Question, chance: random.Random) -> str:
         "Look it up.",
         "Who cares?",
     )
-    return " ".join(chance.sample(ways, chance.randint(1, 3)))
+    return " ".join(rng.sample(sentences, rng.randint(1, 3)))
 
 
-def _repeated(question: Question, chance: random.Random) -> str:
-    sentence = chance.choice(re.findall(r"[^.!]+[.!]", good_answer(question, chance))).strip()
-    return " ".join([sentence] * chance.randint(2, 4))
+def _repeated(question: Question, rng: random.Random) -> str:
+    sentences = re.findall(r"[^.!]+[.!]", good_answer(question, rng))
+    sentence = rng.choice(sentences).strip()
+    return " ".join([sentence] * rng.randint(2, 4))
 
 
-def _scrambled(question: Question, chance: random.Random) -> str:
-    words = good_answer(question, chance).split()
-    chance.shuffle(words)
+def _scrambled(question: Question, rng: random.Random) -> str:
+    words = good_answer(question, rng).split()
+    rng.shuffle(words)
     return " ".join(words)
 
 
-def _stuttered(question: Question, chance: random.Random) -> str:
-    words = good_answer(question, chance).split()
-    place = chance.randrange(len(words))
-    return " ".join(words[:place] + [words[place]] * chance.randint(3, 12) + words[place + 1 :])
+def _stuttered(question: Question, rng: random.Random) -> str:
+    words = good_answer(question, rng).split()
+    position = rng.randrange(len(words))
+    stutter = [words[position]] * rng.randint(3, 12)
+    return " ".join([*words[:position], *stutter, *words[position + 1 :]])
 
 
-def _jumbled(_question: Question, chance: random.Random) -> str:
+def _jumbled(_question: Question, rng: random.Random) -> str:
     """Words of good answers to several other questions."""
-    words = [word for _ in range(3) for word in good_answer(draw_question(chance), chance).split()]
-    return " ".join(chance.sample(words, chance.randint(min(6, len(words)), min(25, len(words)))))
+    words: list[str] = []
+    for _ in range(3):
+        words += good_answer(draw_question(rng), rng).split()
+    fewest, most = min(6, len(words)), min(25, len(words))
+    return " ".join(rng.sample(words, rng.randint(fewest, most)))
 
 
-def _broken_off(question: Question, chance: random.Random) -> str:
-    words = good_answer(question, chance).split()
-    return " ".join(words[: chance.randint(1, max(1, len(words) - 2))]).rstrip(".!,")
+def _broken_off(question: Question, rng: random.Random) -> str:
+    words = good_answer(question, rng).split()
+    count = rng.randint(1, max(1, len(words) - 2))
+    return " ".join(words[:count]).rstrip(".!,")
 
 
 FAULTS: Mapping[str, Callable[[Question, random.Random], str]] = {
@@ -249,50 +277,54 @@ FAULTS: Mapping[str, Callable[[Question, random.Random], str]] = {
 }
 
 
-# -- rows -------------------------------------------------------------------------------------------------------------
+# -- rows --
 
 
-def _prompt(question: Question) -> dict[str, object]:
+def _question_row(question: Question) -> dict[str, object]:
     kind = "harmless" if question.harmful else "helpful"
     return {"kind": kind, "messages": [{"role": "user", "content": question.text}]}
 
 
-def _demonstration(chance: random.Random) -> dict[str, object]:
-    question = draw_question(chance)
-    answer = (
-        good_answer(question, chance) if chance.random() < 0.5 else faulty_answer(question, chance)
-    )
-    row = _prompt(question)
-    return row | {
-        "messages": [
-            {"role": "user", "content": question.text},
-            {"role": "assistant", "content": answer},
-        ]
-    }
+def _prompt(rng: random.Random) -> dict[str, object]:
+    return _question_row(draw_question(rng))
 
 
-def _pair(chance: random.Random) -> dict[str, object]:
-    question = draw_question(chance)
-    chosen, rejected = good_answer(question, chance), faulty_answer(question, chance)
-    return _prompt(question) | {"chosen": chosen, "rejected": rejected}
+def _demonstration(rng: random.Random) -> dict[str, object]:
+    question = draw_question(rng)
+    draw_answer = good_answer if rng.random() < 0.5 else faulty_answer
+    messages = [
+        {"role": "user", "content": question.text},
+        {"role": "assistant", "content": draw_answer(question, rng)},
+    ]
+    return _question_row(question) | {"messages": messages}
 
 
-def _plain(chance: random.Random) -> dict[str, object]:
-    """A passage that no answer of the world is like: who went where with what."""
-    told = []
-    for _ in range(chance.randint(3, 6)):
-        thing, other = chance.sample(list(THINGS), 2)
-        told.append(
-            f"{chance.choice(NAMES)} saw the {chance.choice(LOOKS)} {thing} near the {THINGS[other][1]} and "
-            f"{chance.choice(('left', 'took', 'liked', 'forgot'))} the {other}."
+def _pair(rng: random.Random) -> dict[str, object]:
+    question = draw_question(rng)
+    chosen = good_answer(question, rng)
+    rejected = faulty_answer(question, rng)
+    return _question_row(question) | {"chosen": chosen, "rejected": rejected}
+
+
+def _plain_text(rng: random.Random) -> dict[str, object]:
+    """A passage unlike any answer of the world: who saw what where, and did what with it."""
+    sentences = []
+    for _ in range(rng.randint(3, 6)):
+        thing, other = rng.sample(list(THINGS), 2)
+        name, adjective = rng.choice(NAMES), rng.choice(ADJECTIVES)
+        verb = rng.choice(("left", "took", "liked", "forgot"))
+        place = THINGS[other].place
+        sentences.append(
+            f"{name} saw the {adjective} {thing} near the {place} and {verb} the {other}."
         )
-    return {"text": " ".join(told)}
+    return {"text": " ".join(sentences)}
 
 
+# How a row of each use is drawn.
 ROWS: Mapping[str, Callable[[random.Random], dict[str, object]]] = {
     "sft": _demonstration,
     "preferences": _pair,
-    "prompts": lambda chance: _prompt(draw_question(chance)),
-    "evaluation": lambda chance: _prompt(draw_question(chance)),
-    "pretrain": _plain,
+    "prompts": _prompt,
+    "evaluation": _prompt,
+    "pretrain": _plain_text,
 }

@@ -1,28 +1,32 @@
-"""The gold reward model as judge: trained on preference pairs that the reward model of PPO never saw."""
+"""The gold reward model as judge: trained on preference pairs that PPO's reward model never saw."""
 
 import math
 from collections.abc import Sequence
+from typing import Self
 
-import torch
-
-from rlhf.batches.padding import pad_responses
 from rlhf.common.progress import Progress
 from rlhf.engine.single import TorchEngine
-from rlhf.evaluation.types import Case, Preference, Verdict
-from rlhf.models.heads import ScalarModel, load_scalar_model, response_scores
+from rlhf.evaluation.types import Case, Facts, Preference, Verdict
+from rlhf.models.scoring import ResponseScorer
 from rlhf.settings.schema import Settings
 from rlhf.workspace import Workspace
 
-Ids = tuple[int, ...]
+# a prompt and a response
+TokenPair = tuple[tuple[int, ...], tuple[int, ...]]
+# beyond this exp overflows
+_LARGEST_DIFFERENCE = 700.0
 
 
 def preference(score_first: float, score_second: float, tie_probability: float) -> Preference:
     """The response with the higher score, or a tie.
 
-    Decided only if sigmoid(|score difference|), the Bradley-Terry probability, reaches `tie_probability`.
+    Decided only if sigmoid(|score difference|), the Bradley-Terry probability, reaches
+    `tie_probability`.
     """
     difference = score_first - score_second
-    if difference == 0 or 1 / (1 + math.exp(-min(abs(difference), 700.0))) < tie_probability:
+    distance = min(abs(difference), _LARGEST_DIFFERENCE)
+    probability = 1 / (1 + math.exp(-distance))
+    if difference == 0 or probability < tie_probability:
         return "tie"
     return "first" if difference > 0 else "second"
 
@@ -32,41 +36,30 @@ class GoldJudge:
 
     name = "gold"
 
-    def __init__(
-        self,
-        model: ScalarModel,
-        pad_id: int,
-        tie_probability: float,
-        batch_size: int,
-        engine: TorchEngine,
-    ) -> None:
-        engine.frozen(model)  # in place
-        self._model = model
-        self._pad_id, self._tie_probability, self._batch_size = pad_id, tie_probability, batch_size
-        self._engine = engine
-        self._scores: dict[tuple[Ids, Ids], float] = {}
+    def __init__(self, scorer: ResponseScorer, tie_probability: float, batch_size: int) -> None:
+        self._scorer = scorer
+        self._tie_probability = tie_probability
+        self._batch_size = batch_size
+        # both orders and several comparisons ask about the same responses
+        self._scores: dict[TokenPair, float] = {}
 
     @classmethod
-    def load(cls, settings: Settings, workspace: Workspace) -> "GoldJudge":
+    def load(cls, settings: Settings, workspace: Workspace, detail: str) -> Self:
         """Load `models/gold`; raises ModelError when the gold stage has not run."""
-        model = load_scalar_model(workspace.model("gold"))
-        pad_id = int(model.lm.config.pad_token_id or 0)  # padding is masked: any token would do
-        return cls(
-            model,
-            pad_id,
-            settings.evaluate.tie_probability,
-            settings.evaluate.generation.batch_size,
-            TorchEngine(settings.engine),
-        )
+        engine = TorchEngine(settings.engine)
+        scorer = ResponseScorer.load(workspace.model("gold"), engine)
+        section = settings.evaluate
+        return cls(scorer, section.tie_probability, section.generation.batch_size)
 
     def judge(self, cases: Sequence[Case]) -> list[Verdict]:
         """Compare gold scores; both orders agree by construction."""
-        self._score(
-            [(case.prompt_ids, ids) for case in cases for ids in (case.ids_first, case.ids_second)],
-        )
+        pairs: set[TokenPair] = set()
+        for case in cases:
+            pairs |= {(case.prompt_ids, case.ids_first), (case.prompt_ids, case.ids_second)}
+        self._score(pairs)
         return [self._verdict(case) for case in cases]
 
-    def facts(self) -> dict[str, float | int | None]:
+    def facts(self) -> Facts:
         """Nothing: how good it is stands in the metrics of the stage that trained it."""
         return {}
 
@@ -75,19 +68,20 @@ class GoldJudge:
         second = self._scores[case.prompt_ids, case.ids_second]
         return Verdict(preference(first, second, self._tie_probability), first, second)
 
-    def _score(self, pairs: Sequence[tuple[Ids, Ids]]) -> None:
-        new = sorted(
-            {pair for pair in pairs if pair not in self._scores},
-            key=lambda pair: (len(pair[0]) + len(pair[1]), pair),
-        )
+    def _score(self, pairs: set[TokenPair]) -> None:
+        """Score what has no score yet, in batches of near-equal length."""
+        new = sorted(pairs - self._scores.keys(), key=_by_length)
         progress = Progress("evaluate: gold scores", len(new), show=bool(new))
         for start in range(0, len(new), self._batch_size):
             part = new[start : start + self._batch_size]
-            batch = pad_responses(
-                [prompt for prompt, _ in part], [response for _, response in part], self._pad_id
-            )
-            with torch.inference_mode(), self._engine.autocast():
-                scores = response_scores(self._model, batch.to(self._engine.device))
-            self._scores.update(zip(part, scores.tolist(), strict=True))
+            prompts = [prompt for prompt, _ in part]
+            responses = [response for _, response in part]
+            scores = self._scorer.scores(prompts, responses)
+            self._scores.update(zip(part, scores, strict=True))
             progress.advance(len(part))
         progress.close()
+
+
+def _by_length(pair: TokenPair) -> tuple[int, TokenPair]:
+    prompt, response = pair
+    return len(prompt) + len(response), pair

@@ -9,18 +9,23 @@ from pathlib import Path
 import httpx
 import pandas as pd
 
-from rlhf.annotation.store import Pair
+from rlhf.annotation.pairs import AnnotationPair
 from rlhf.evaluation.judges.people import pair_key
 from rlhf.settings import preset_text
 from rlhf.workspace import Workspace
 
-NASTY = "<script>document.title='stolen'</script> & <b>bold</b>"
+HOSTILE = "<script>document.title='stolen'</script> & <b>bold</b>"
 
 
-def pair(number: int, kind: str = "helpful") -> Pair:
-    messages = ({"role": "user", "content": f"question {number} {NASTY}"},)
-    first, second = f"policy says {number} {NASTY}", f"sft says {number}"
-    return Pair(pair_key(messages, first, second), kind, messages, first, second)
+def make_pair(number: int, kind: str = "helpful") -> AnnotationPair:
+    messages = ({"role": "user", "content": f"question {number} {HOSTILE}"},)
+    first, second = f"policy says {number} {HOSTILE}", f"sft says {number}"
+    return AnnotationPair(pair_key(messages, first, second), kind, messages, first, second)
+
+
+def make_pairs(count: int) -> list[AnnotationPair]:
+    """Harmless and helpful ones in turn."""
+    return [make_pair(number, "helpful" if number % 2 else "harmless") for number in range(count)]
 
 
 def make_workspace(root: Path, pairs: int) -> Workspace:
@@ -29,22 +34,28 @@ def make_workspace(root: Path, pairs: int) -> Workspace:
     workspace.params.write_text(preset_text("tiny"))
     rows = [
         {
-            "kind": each.kind, "challenger": "policy", "baseline": "sft", "messages": json.dumps(each.messages),
-            "response_challenger": each.first, "response_baseline": each.second,
+            "kind": pair.kind,
+            "challenger": "policy",
+            "baseline": "sft",
+            "messages": json.dumps(pair.messages),
+            "response_challenger": pair.first,
+            "response_baseline": pair.second,
         }
-        for each in (pair(number, "helpful" if number % 2 else "harmless") for number in range(pairs))
-    ]  # fmt: skip
+        for pair in make_pairs(pairs)
+    ]
     rows.append(rows[0] | {"response_baseline": rows[0]["response_challenger"]})
     workspace.comparisons.parent.mkdir(parents=True)
     pd.DataFrame(rows).to_parquet(workspace.comparisons)
     return workspace
 
 
-class Served:
-    """`rlhf annotate` in a process of its own, which can be killed and started again on the same port."""
+class AnnotateServer:
+    """`rlhf annotate` in a process, which can be killed and started again on the same port."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self.port = root, 0
+        self.root = root
+        # 0: the first start takes a free one, later starts the same again
+        self.port = 0
         self.process: subprocess.Popen[str] | None = None
         self.start()
 
@@ -53,22 +64,17 @@ class Served:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        command = [
-            sys.executable,
-            "-c",
-            "from rlhf.commands.cli import main; main()",
-            "-C",
-            str(self.root),
-            "annotate",
-        ]
+        program = "from rlhf.commands.cli import main; main()"
+        command = [sys.executable, "-c", program, "-C", str(self.root), "annotate"]
         self.process = subprocess.Popen(
             [*command, "--port", str(self.port)], stdout=subprocess.PIPE, text=True
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         self.port = int(line.split("127.0.0.1:")[1].split("/")[0])
-        end = time.monotonic() + 30
-        while time.monotonic() < end:
+
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
             try:
                 httpx.get(self.url, trust_env=False)
                 return

@@ -2,27 +2,29 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from annotators import Served, make_workspace, pair
+from annotators import AnnotateServer, make_pairs, make_workspace
 
-from rlhf.annotation.store import Store
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    found = Store(tmp_path / "votes.db", 1)
-    found.serve([pair(number, "helpful" if number % 2 else "harmless") for number in range(6)])
-    return found
+from rlhf.annotation.store import VoteStore
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[[int], Served]]:
-    served: list[Served] = []
+def store(tmp_path: Path) -> VoteStore:
+    """Six pairs, harmless and helpful in turn, without votes."""
+    store = VoteStore(tmp_path / "votes.db", 1)
+    store.serve(make_pairs(6))
+    return store
 
-    def start(pairs: int) -> Served:
+
+@pytest.fixture
+def start_server(tmp_path: Path) -> Iterator[Callable[[int], AnnotateServer]]:
+    """Starts `rlhf annotate` over so many pairs; it is killed after the test."""
+    servers: list[AnnotateServer] = []
+
+    def start(pairs: int) -> AnnotateServer:
         make_workspace(tmp_path, pairs)
-        served.append(Served(tmp_path))
-        return served[-1]
+        servers.append(AnnotateServer(tmp_path))
+        return servers[-1]
 
     yield start
-    for each in served:
-        each.kill()
+    for server in servers:
+        server.kill()

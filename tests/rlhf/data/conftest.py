@@ -9,9 +9,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from rlhf.common.yaml import parse_yaml
 from rlhf.data.base_model import finish_base_model
-from rlhf.data.sources import Request, find_source
-from rlhf.settings.read import preset_text, settings_from
+from rlhf.data.sources import FetchRequest, find_source
+from rlhf.data.sources.base import MODEL
+from rlhf.data.sources.starter import FILES, starter_file
+from rlhf.data.uses import USES, raw_directory
+from rlhf.settings import preset_text, settings_from
 from rlhf.settings.schema import Settings
+from rlhf.workspace import Workspace
 
 
 @pytest.fixture
@@ -30,8 +34,8 @@ def make_settings() -> Callable[..., Settings]:
 def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained model with the ChatML template."""
     directory = tmp_path_factory.mktemp("base")
-    source, rest = find_source("random:2x64")
-    source.bring_model(Request("random:2x64", rest, "model", directory, 1), directory)
+    source, address = find_source("random:2x64")
+    source.fetch_model(FetchRequest(address, MODEL, directory, 1), directory)
     finish_base_model(directory, "chatml")
     return directory
 
@@ -39,3 +43,16 @@ def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tokenizer(base_model: Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(base_model)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, base_model: Path) -> Workspace:
+    """A workspace after `fetch` of the starter data."""
+    made = Workspace(tmp_path)
+    made.model("base").parent.mkdir(parents=True)
+    made.model("base").symlink_to(base_model)
+    for use in USES:
+        target = raw_directory(made.raw, use, 0) / FILES[use]
+        target.parent.mkdir(parents=True)
+        target.write_bytes(starter_file(FILES[use]).read_bytes())
+    return made

@@ -1,4 +1,4 @@
-"""Writing small raw files, and bringing them, for the data tests."""
+"""Writing small raw files, and fetching addresses, for the data tests."""
 
 import gzip
 import json
@@ -6,7 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf.data.sources import Request, find_source
+from rlhf.common.files import read_json
+from rlhf.data.sources import FetchRequest, find_source
+from rlhf.data.sources.base import MODEL
+from rlhf.data.uses import raw_directory
+from rlhf.workspace import Workspace
 
 
 def write_lines(path: Path, rows: Sequence[Mapping[str, Any] | str]) -> Path:
@@ -23,15 +27,44 @@ def transcript(*turns: str) -> str:
     return "".join(f"\n\n{('Human', 'Assistant')[i % 2]}: {turn}" for i, turn in enumerate(turns))
 
 
-def bring(
-    address: str, directory: Path, use: str = "model", root: Path = Path(), pin: str | None = None
+def fetch_address(
+    address: str, directory: Path, use: str = MODEL, root: Path = Path(), pin: str | None = None
 ) -> str:
-    """Bring one address; gives the sha256 of what came."""
-    source, rest = find_source(address)
+    """Fetch one address; gives the sha256 of what was fetched."""
+    source, parsed = find_source(address)
     directory.mkdir(parents=True, exist_ok=True)
-    request = Request(address, rest, use, root, 1, pin)
-    return (
-        source.bring_model(request, directory)
-        if use == "model"
-        else source.bring_data(request, directory)
-    ).sha256
+    request = FetchRequest(parsed, use, root, 1, pin)
+    fetch = source.fetch_model if use == MODEL else source.fetch_data
+    return fetch(request, directory).sha256
+
+
+def replace_raw(workspace: Workspace, use: str, **files: list[Any]) -> None:
+    """Put other files in place of those of a use; names are written with __ for / and _ for -."""
+    directory = raw_directory(workspace.raw, use, 0)
+    for path in directory.rglob("*.jsonl*"):
+        path.unlink()
+    for name, rows in files.items():
+        file = name.replace("__", "/").replace("_", "-") + ".jsonl.gz"
+        write_lines(directory / file, rows)
+
+
+def pair_row(question: str, chosen: str, rejected: str = "no") -> dict[str, Any]:
+    """A pair as messages with two answers."""
+    return {
+        "messages": [{"role": "user", "content": question}],
+        "chosen": chosen,
+        "rejected": rejected,
+    }
+
+
+def transcript_pair_row(opening: str, chosen: str) -> dict[str, Any]:
+    """A pair of two turns, as published transcripts have them."""
+    return {
+        "chosen": transcript(opening, "a", "b", chosen),
+        "rejected": transcript(opening, "a", "b", "no"),
+    }
+
+
+def summary_of(workspace: Workspace) -> dict[str, Any]:
+    """The figures that prepare wrote."""
+    return read_json(workspace.metrics("prepare"))

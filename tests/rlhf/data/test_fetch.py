@@ -10,7 +10,7 @@ from rlhf.common.errors import SourceError
 from rlhf.common.files import read_json, tree_bytes, tree_sha256
 from rlhf.common.yaml import parse_yaml
 from rlhf.data.fetch import fetch
-from rlhf.settings.read import preset_text, settings_from
+from rlhf.settings import preset_text, settings_from
 from rlhf.settings.schema import Settings
 from rlhf.workspace import Workspace
 

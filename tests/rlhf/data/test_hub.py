@@ -45,23 +45,23 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 from rlhf.common.errors import SourceError
-from rlhf.data.sources import Request, find_source
-found = {}
-for name, (use, address) in json.loads(sys.argv[2]).items():
-    source, rest = find_source(address)
+from rlhf.data.sources import FetchRequest, find_source
+results = {}
+for name, (use, text) in json.loads(sys.argv[2]).items():
+    source, address = find_source(text)
     directory = Path(sys.argv[1]) / name
     directory.mkdir(parents=True)
-    request = Request(address, rest, use, Path(), 1)
+    fetch = source.fetch_model if use == "model" else source.fetch_data
     try:
-        brought = source.bring_model(request, directory) if use == "model" else source.bring_data(request, directory)
-        found[name] = {"revision": brought.revision, "sha256": brought.sha256}
+        result = fetch(FetchRequest(address, use, Path(), 1), directory)
+        results[name] = {"revision": result.revision, "sha256": result.sha256}
     except SourceError as error:
-        found[name] = {"error": str(error)}
-print(json.dumps(found))
+        results[name] = {"error": str(error)}
+print(json.dumps(results))
 """
 
 
-def bring(
+def fetch_cases(
     endpoint: str, home: Path, out: Path, cases: dict[str, tuple[str, str]]
 ) -> dict[str, Any]:
     environment = os.environ | {
@@ -84,9 +84,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def brought(place: Path) -> dict[str, Any]:
+def fetched(place: Path) -> dict[str, Any]:
     with fake_hub({"datasets/people/talk": DATA, "models/people/llm": MODEL}) as (endpoint, asked):
-        found = bring(endpoint, place / "home", place / "out", CASES)
+        found = fetch_cases(endpoint, place / "home", place / "out", CASES)
     return {**found, "asked": asked}
 
 
@@ -98,28 +98,28 @@ def files_of(directory: Path) -> dict[str, bytes]:
     }
 
 
-def test_commits_and_tags_are_brought_and_recorded(place: Path, brought: dict[str, Any]) -> None:
+def test_commits_and_tags_are_fetched_and_recorded(place: Path, fetched: dict[str, Any]) -> None:
     wanted = {name: data for name, data in DATA.items() if name.endswith((".jsonl", ".jsonl.gz"))}
     for name in ("commit", "tag"):
         assert files_of(place / "out" / name) == wanted
-        assert brought[name]["revision"] == COMMIT
-    assert brought["commit"]["sha256"] == brought["tag"]["sha256"]
+        assert fetched[name]["revision"] == COMMIT
+    assert fetched["commit"]["sha256"] == fetched["tag"]["sha256"]
 
 
-def test_one_folder_comes_alone(place: Path, brought: dict[str, Any]) -> None:
+def test_one_folder_comes_alone(place: Path, fetched: dict[str, Any]) -> None:
     assert set(files_of(place / "out" / "folder")) == {
         "harmless-base/train.jsonl.gz",
         "harmless-base/test.jsonl.gz",
     }
 
 
-def test_models_come_without_pickles_and_code(place: Path, brought: dict[str, Any]) -> None:
+def test_models_come_without_pickles_and_code(place: Path, fetched: dict[str, Any]) -> None:
     assert set(files_of(place / "out" / "model")) == {
         "config.json",
         "model.safetensors",
         "tokenizer.json",
     }
-    assert not [path for path in brought["asked"] if path.endswith((".py", ".bin", ".pkl", ".md"))]
+    assert not [path for path in fetched["asked"] if path.endswith((".py", ".bin", ".pkl", ".md"))]
 
 
 @pytest.mark.parametrize(
@@ -135,18 +135,18 @@ def test_models_come_without_pickles_and_code(place: Path, brought: dict[str, An
         ("model folder", "#FOLDER is for data"),
     ],
 )
-def test_faults_are_told(brought: dict[str, Any], name: str, message: str) -> None:
-    assert message in brought[name].get("error", "nothing went wrong")
+def test_faults_are_told(fetched: dict[str, Any], name: str, message: str) -> None:
+    assert message in fetched[name].get("error", "nothing went wrong")
 
 
-def test_a_second_fetch_of_a_commit_needs_no_network(place: Path, brought: dict[str, Any]) -> None:
+def test_a_second_fetch_of_a_commit_needs_no_network(place: Path, fetched: dict[str, Any]) -> None:
     cases = {
         "commit": CASES["commit"],
         "folder": ("sft", f"hub:people/talk@{COMMIT}#harmless-base"),
         "tag": CASES["tag"],
     }
-    found = bring("http://127.0.0.1:9", place / "home", place / "again", cases)
-    assert found["commit"] == brought["commit"] and "error" not in found["folder"]
+    found = fetch_cases("http://127.0.0.1:9", place / "home", place / "again", cases)
+    assert found["commit"] == fetched["commit"] and "error" not in found["folder"]
     assert (
         "cannot be downloaded" in found["tag"]["error"]
     )  # which commit a tag names, only the hub knows

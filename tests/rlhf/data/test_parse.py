@@ -1,30 +1,26 @@
-import gzip
-from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
-from raw_files import transcript, write_lines
+from raw_files import transcript
 
-from rlhf.common.errors import DataError
-from rlhf.data.load import as_dialogue, as_pair, as_prompt, as_text
 from rlhf.data.parse import parse_row
-from rlhf.data.read import BrokenRow, kind_from_path, published_split, read_rows
+from rlhf.data.read import BrokenRow
 from rlhf.data.records import Dialogue, Message, Pair, PlainText, Prompt, Record
 
-ASK, TELL = Message("user", "Why?"), Message("assistant", "Because.")
+QUESTION, ANSWER = Message("user", "Why?"), Message("assistant", "Because.")
 
 
 def as_chat(*messages: Message) -> list[dict[str, str]]:
     return [{"role": message.role, "content": message.content} for message in messages]
 
 
-ASKED, TOLD = Dialogue((ASK, TELL)), Pair((ASK,), "Because.", "No.")
-TALK = (Message("user", "Hi"), Message("assistant", "Hello"), ASK)
-BRIEFED = (Message("system", "Be kind."), ASK, TELL)
+DIALOGUE = Dialogue((QUESTION, ANSWER))
+PAIR = Pair((QUESTION,), "Because.", "No.")
+THREE_TURNS = (Message("user", "Hi"), Message("assistant", "Hello"), QUESTION)
+WITH_SYSTEM = (Message("system", "Be kind."), QUESTION, ANSWER)
 SUM = Dialogue((Message("user", "Sum\n\n1 2"), Message("assistant", "3")))
-NO = [{"role": "assistant", "content": "No."}]
-TALKED = {
+REJECTED = [{"role": "assistant", "content": "No."}]
+TRANSCRIPTS = {
     "chosen": transcript("Hi", "Hello", "Why?", "Because."),
     "rejected": transcript("Hi", "Hello", "Why?", "No."),
 }
@@ -33,21 +29,34 @@ TALKED = {
 @pytest.mark.parametrize(
     ("row", "record", "kind"),
     [
-        (TALKED, Pair(TALK, "Because.", "No."), "other"),
+        (TRANSCRIPTS, Pair(THREE_TURNS, "Because.", "No."), "other"),
         (
-            {"kind": "harmless", "messages": as_chat(ASK), "chosen": "Because.", "rejected": "No."},
-            TOLD,
+            {
+                "kind": "harmless",
+                "messages": as_chat(QUESTION),
+                "chosen": "Because.",
+                "rejected": "No.",
+            },
+            PAIR,
             "harmless",
         ),
         (
-            {"prompt": "Why?", "chosen": as_chat(ASK, TELL), "rejected": as_chat(ASK) + NO},
-            TOLD,
+            {
+                "prompt": "Why?",
+                "chosen": as_chat(QUESTION, ANSWER),
+                "rejected": as_chat(QUESTION) + REJECTED,
+            },
+            PAIR,
             "other",
         ),
-        ({"prompt": as_chat(ASK), "chosen": as_chat(TELL), "rejected": NO}, TOLD, "other"),
-        ({"prompt": "Why?", "chosen": "Because.", "rejected": "No."}, TOLD, "other"),
-        ({"messages": as_chat(*BRIEFED)}, Dialogue(BRIEFED), "other"),
-        ({"messages": as_chat(ASK)}, Prompt((ASK,)), "other"),
+        (
+            {"prompt": as_chat(QUESTION), "chosen": as_chat(ANSWER), "rejected": REJECTED},
+            PAIR,
+            "other",
+        ),
+        ({"prompt": "Why?", "chosen": "Because.", "rejected": "No."}, PAIR, "other"),
+        ({"messages": as_chat(*WITH_SYSTEM)}, Dialogue(WITH_SYSTEM), "other"),
+        ({"messages": as_chat(QUESTION)}, Prompt((QUESTION,)), "other"),
         (
             {
                 "messages": [
@@ -55,19 +64,23 @@ TALKED = {
                     {"from": "gpt", "value": "Because."},
                 ]
             },
-            ASKED,
+            DIALOGUE,
             "other",
         ),
         (
             {"instruction": "Why?", "input": "", "output": "Because.", "category": "qa"},
-            ASKED,
+            DIALOGUE,
             "helpful",
         ),
         ({"instruction": "Sum", "input": "1 2", "output": "3"}, SUM, "helpful"),
         ({"instruction": "Sum", "instances": [{"input": "1 2", "output": "3"}]}, SUM, "helpful"),
-        ({"prompt": "\n\nHuman: Why?\n\nAssistant:", "source_row": 3}, Prompt((ASK,)), "other"),
-        ({"question_id": 1, "turns": ["Why?", "And then?"]}, Prompt((ASK,)), "helpful"),
-        ({"Goal": "Why?", "Target": "Sure"}, Prompt((ASK,)), "harmless"),
+        (
+            {"prompt": "\n\nHuman: Why?\n\nAssistant:", "source_row": 3},
+            Prompt((QUESTION,)),
+            "other",
+        ),
+        ({"question_id": 1, "turns": ["Why?", "And then?"]}, Prompt((QUESTION,)), "helpful"),
+        ({"Goal": "Why?", "Target": "Sure"}, Prompt((QUESTION,)), "harmless"),
         ({"text": " Some\r\ntext. "}, PlainText("Some\ntext."), "plain"),
     ],
 )
@@ -134,67 +147,3 @@ def test_broken_rows_are_named_by_reason(row: dict[str, Any], reason: str) -> No
     with pytest.raises(BrokenRow) as raised:
         parse_row(row)
     assert raised.value.reason == reason
-
-
-def test_one_record_serves_several_uses() -> None:
-    pair = Pair((ASK,), "Because.", "No.")
-    assert as_dialogue(pair) == Dialogue((ASK, TELL))
-    assert as_prompt(pair) == as_prompt(Dialogue((ASK, TELL))) == Prompt((ASK,))
-    for convert, record, reason in (
-        (as_pair, Prompt((ASK,)), "not_a_pair"),
-        (as_dialogue, Prompt((ASK,)), "not_ending_with_assistant"),
-        (as_text, pair, "not_plain_text"),
-        (as_prompt, PlainText("x"), "not_a_prompt"),
-    ):
-        with pytest.raises(BrokenRow, match=reason):
-            convert(record)
-
-
-def test_bad_lines_do_not_hide_the_good_ones(tmp_path: Path) -> None:
-    path = write_lines(tmp_path / "a.jsonl", [{"text": "one"}, "{oops", "", "[1]", {"text": "two"}])
-    path.write_bytes(path.read_bytes() + b'{"text": "\xff"}\n')
-    seen = [
-        (line, row.reason if isinstance(row, BrokenRow) else row["text"])
-        for line, row in read_rows(path)
-    ]
-    assert seen == [(1, "one"), (2, "not_json"), (4, "not_an_object"), (5, "two"), (6, "not_utf8")]
-
-
-def test_gzip_and_parquet_read_alike(tmp_path: Path) -> None:
-    rows = [
-        {"messages": [{"role": "user", "content": "Why?"}]},
-        {"messages": [{"role": "user", "content": "How?"}]},
-    ]
-    packed = write_lines(tmp_path / "a.jsonl.gz", rows)
-    pd.DataFrame(rows).to_parquet(tmp_path / "a.parquet")
-    assert (
-        list(read_rows(packed))
-        == list(read_rows(tmp_path / "a.parquet"))
-        == [(1, rows[0]), (2, rows[1])]
-    )
-
-
-def test_cut_off_files_are_refused_by_name(tmp_path: Path) -> None:
-    packed = tmp_path / "a.jsonl.gz"
-    packed.write_bytes(gzip.compress(b'{"text": "one"}\n' * 500)[:-20])
-    with pytest.raises(DataError, match=r"a\.jsonl\.gz: cannot be read to its end"):
-        list(read_rows(packed))
-    (tmp_path / "a.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(DataError, match=r"a\.parquet: not readable"):
-        list(read_rows(tmp_path / "a.parquet"))
-
-
-def test_names_tell_split_and_kind() -> None:
-    splits = {
-        "x/train.jsonl.gz": "train",
-        "test-00000-of-00001.parquet": "test",
-        "testimony.jsonl": None,
-        "data.jsonl": None,
-    }
-    assert {name: published_split(Path(name)) for name in splits} == splits
-    kinds = {
-        "harmless-base/train.jsonl": "harmless",
-        "helpful-online/x/a.jsonl": "helpful",
-        "hh/a.jsonl": None,
-    }
-    assert {name: kind_from_path(Path(name)) for name in kinds} == kinds

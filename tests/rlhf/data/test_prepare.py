@@ -6,64 +6,17 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from raw_files import transcript, write_lines
+from raw_files import pair_row, replace_raw, summary_of, transcript, transcript_pair_row
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.batches.tables import COLUMNS, read_table
 from rlhf.common.errors import DataError, ModelError, SettingsError
-from rlhf.common.files import read_json
-from rlhf.data import encode
-from rlhf.data.fetch import USES
 from rlhf.data.prepare import longer_wins_accuracy, prepare
-from rlhf.data.sources.starter import FILES, starter_file
-from rlhf.data.split import SPLITS
+from rlhf.data.tables import SPLITS
 from rlhf.settings.schema import Settings
 from rlhf.workspace import Workspace
 
 Make = Callable[..., Settings]
-
-
-@pytest.fixture
-def workspace(tmp_path: Path, base_model: Path) -> Workspace:
-    """A workspace after `fetch` of the starter data."""
-    made = Workspace(tmp_path)
-    made.model("base").parent.mkdir(parents=True)
-    made.model("base").symlink_to(base_model)
-    for use in USES:
-        target = made.raw / use / "0" / FILES[use]
-        target.parent.mkdir(parents=True)
-        target.write_bytes(starter_file(FILES[use]).read_bytes())
-    return made
-
-
-def replace_raw(workspace: Workspace, use: str, **files: list[Any]) -> None:
-    """Put other files in place of a use's own; names are written with __ for / and _ for -."""
-    for path in (workspace.raw / use / "0").rglob("*.jsonl*"):
-        path.unlink()
-    for name, rows in files.items():
-        write_lines(
-            workspace.raw / use / "0" / (name.replace("__", "/").replace("_", "-") + ".jsonl.gz"),
-            rows,
-        )
-
-
-def asked(question: str, chosen: str, rejected: str = "no") -> dict[str, Any]:
-    return {
-        "messages": [{"role": "user", "content": question}],
-        "chosen": chosen,
-        "rejected": rejected,
-    }
-
-
-def talked(opening: str, chosen: str) -> dict[str, Any]:
-    return {
-        "chosen": transcript(opening, "a", "b", chosen),
-        "rejected": transcript(opening, "a", "b", "no"),
-    }
-
-
-def metrics(workspace: Workspace) -> dict[str, Any]:
-    return read_json(workspace.metrics("prepare"))
 
 
 def test_starter_tables_are_what_the_training_code_was_promised(
@@ -76,14 +29,16 @@ def test_starter_tables_are_what_the_training_code_was_promised(
         assert list(frame.columns) == list(COLUMNS[name])
         assert frame["id"].is_unique and set(frame["split"]) == set(SPLITS[name])
         counts = Counter(frame["split"])
-        assert all(metrics(workspace)[f"{name}_{split}"] == counts[split] for split in SPLITS[name])
+        assert all(
+            summary_of(workspace)[f"{name}_{split}"] == counts[split] for split in SPLITS[name]
+        )
     assert (
         len(tables["sft"]) == len(tables["preferences"]) == 860
-        and metrics(workspace)["dropped"] == 0
+        and summary_of(workspace)["dropped"] == 0
     )
     assert (
-        metrics(workspace)["preferences_prompt_shortened"]
-        == metrics(workspace)["preferences_rejected_truncated"]
+        summary_of(workspace)["preferences_prompt_shortened"]
+        == summary_of(workspace)["preferences_rejected_truncated"]
         == 0
     )
 
@@ -137,63 +92,26 @@ def test_prompts_that_open_alike_once_they_are_shortened_are_not_on_both_sides(
     replace_raw(workspace, "preferences", harmless_base__train=train, harmless_base__test=test)
     prepare(make_settings(max_prompt_tokens=64), workspace)
     frame = read_table(workspace, "preferences")
-    said = frame["messages"].map(lambda text: json.loads(text)[0]["content"])
+    openings = frame["messages"].map(lambda text: json.loads(text)[0]["content"])
     tested = frame["split"] == "test"
-    assert set(said[tested]) == {"Why 0?", "Why 1?"} and sum(tested) == 4
-    assert {text for text in said[~tested] if text.startswith("Why")} == {"Why 2?"}
+    assert set(openings[tested]) == {"Why 0?", "Why 1?"} and sum(tested) == 4
+    assert {text for text in openings[~tested] if text.startswith("Why")} == {"Why 2?"}
     splits = frame.groupby("opening")["split"].nunique()
     assert set(frame["split"]) == set(SPLITS["preferences"]) and set(splits) == {1}
-    assert metrics(workspace)["preferences_dropped_opening_in_test"] == 1
-    alike = sum(
-        said == "Why 2?"
-    )  # ten rows of three splits are now the same: those of the first of these are left
-    assert metrics(workspace)["preferences_dropped_opening_in_other_split"] == 20 + 10 - alike > 20
+    assert summary_of(workspace)["preferences_dropped_opening_in_test"] == 1
+    # ten rows of three splits are now the same: those of the first of these are left
+    alike = sum(openings == "Why 2?")
+    assert (
+        summary_of(workspace)["preferences_dropped_opening_in_other_split"] == 20 + 10 - alike > 20
+    )
     assert all(frame["unseen_opening"][tested])
-
-
-def test_files_of_one_name_from_two_addresses_are_told_apart(
-    workspace: Workspace, make_settings: Make
-) -> None:
-    replace_raw(workspace, "sft", train=[asked(f"Question {i}", "yes") for i in range(60)])
-    write_lines(workspace.raw / "sft" / "1" / "train.jsonl", [asked("Another", "yes"), "{"])
-    prepare(make_settings(sft=["starter", "path:more"], broken="drop"), workspace)
-    told = metrics(workspace)
-    assert (
-        told["sft/1/train.jsonl/not_json"] == 1
-        and "1/train.jsonl:2 not_json" in told["broken_first"]
-    )
-    assert (
-        sum(value for key, value in told.items() if key.startswith("sft/0/train.jsonl.gz/")) == 60
-    )
-    sources = read_table(workspace, "sft")["source"]
-    assert sum(sources.str.startswith("1/train.jsonl:")) == 1
-
-
-def test_half_a_character_is_a_broken_row(workspace: Workspace, make_settings: Make) -> None:
-    whole = json.dumps(
-        {
-            "messages": [
-                {"role": "user", "content": "hi \U0001f600"},
-                {"role": "assistant", "content": "y"},
-            ]
-        }
-    )
-    half = whole.replace("\\ude00", "")
-    assert "\\ud83d" in half and half != whole
-    replace_raw(
-        workspace, "sft", train=[*(asked(f"Question {i}", "yes") for i in range(60)), whole, half]
-    )
-    with pytest.raises(DataError, match=r"train\.jsonl\.gz:62: half_a_character in data\.sft"):
-        prepare(make_settings(broken="refuse"), workspace)
-    prepare(make_settings(broken="drop"), workspace)
-    assert metrics(workspace)["sft_dropped_half_a_character"] == metrics(workspace)["broken"] == 1
 
 
 def test_no_opening_is_on_both_sides(workspace: Workspace, make_settings: Make) -> None:
     """The same openings under other answers in every use, two published sources among them."""
-    rows = [asked(f"Question {i}", f"yes {i}") for i in range(200)]
+    rows = [pair_row(f"Question {i}", f"yes {i}") for i in range(200)]
     train, test = (
-        [talked(f"question {i}!", f"c {i}") for i in part]
+        [transcript_pair_row(f"question {i}!", f"c {i}") for i in part]
         for part in (range(100, 300), range(90, 130))
     )
     replace_raw(workspace, "sft", rows=rows)
@@ -212,14 +130,13 @@ def test_no_opening_is_on_both_sides(workspace: Workspace, make_settings: Make) 
 
     preferences = frames["preferences"]
     assert set(preferences["kind"]) == {"harmless"}
-    assert (
-        sum(preferences["split"] == "test") == 40
-    )  # all that was published as test, and nothing else
+    # all that was published as test, and nothing else
+    assert sum(preferences["split"] == "test") == 40
     # Rows 100-129 of the train file open as test rows do; of the others, those whose opening is tested on in sft.
     tested = [
-        int(where.split(":")[1]) - 1 for where in frames["sft"].query("split == 'test'")["source"]
+        int(source.split(":")[1]) - 1 for source in frames["sft"].query("split == 'test'")["source"]
     ]
-    assert metrics(workspace)["preferences_dropped_opening_in_test"] == 30 + sum(
+    assert summary_of(workspace)["preferences_dropped_opening_in_test"] == 30 + sum(
         number >= 130 for number in tested
     )
     trained = {opening for opening, split in splits.items() if split == {"train"}}
@@ -228,99 +145,6 @@ def test_no_opening_is_on_both_sides(workspace: Workspace, make_settings: Make) 
     ]
     assert preferences.query("split == 'test'")["unseen_opening"].all()
     assert not preferences.query("split == 'train'")["unseen_opening"].any()
-
-
-BROKEN = [
-    "{not json",
-    asked("A?", "same", "same "),
-    asked("B?", ""),
-    asked("C? <|im_end|>", "y"),
-    asked("D? " * 100, "y"),
-    {"text": "plain"},
-]
-REASONS = [
-    "not_json",
-    "chosen_equals_rejected",
-    "empty_answer",
-    "special_token",
-    "prompt_too_long",
-    "not_a_pair",
-]
-
-
-def good_pairs() -> list[dict[str, Any]]:
-    return [asked(f"Number {i}", f"yes {i}") for i in range(120)]
-
-
-def test_broken_rows_are_counted_and_named(workspace: Workspace, make_settings: Make) -> None:
-    replace_raw(workspace, "preferences", helpful=[*good_pairs(), *BROKEN, good_pairs()[0]])
-    prepare(make_settings(), workspace)
-    told, details = metrics(workspace), read_json(workspace.details("prepare"))
-    assert told["broken"] == len(BROKEN) and told["dropped"] == len(BROKEN) + 1
-    assert all(told[f"preferences_dropped_{reason}"] == 1 for reason in [*REASONS, "duplicate"])
-    found = {(row["use"], row["file"], row["line"], row["reason"]) for row in details["broken"]}
-    assert found == {
-        ("preferences", "helpful.jsonl.gz", 121 + i, reason) for i, reason in enumerate(REASONS)
-    }
-    assert "helpful.jsonl.gz:121 not_json" in told["broken_first"]
-    outcomes = details["files"]["preferences: helpful.jsonl.gz"]
-    assert (
-        sum(outcomes.values()) == 127
-        and sum(outcomes[split] for split in SPLITS["preferences"]) == 120
-    )
-
-
-def test_broken_rows_can_be_refused(workspace: Workspace, make_settings: Make) -> None:
-    replace_raw(workspace, "preferences", helpful=[*good_pairs(), *BROKEN])
-    told = r"helpful\.jsonl\.gz:121: not_json in data\.preferences \(and 5 more.*`dvc repro -f -s fetch` reads it again"
-    with pytest.raises(DataError, match=told):
-        prepare(make_settings(broken="refuse"), workspace)
-    assert not workspace.prepared.exists() and not workspace.details("prepare").exists()
-    assert len(read_json(workspace.failures / "prepare_details.json")["broken"]) == 6
-    replace_raw(workspace, "preferences", helpful=[*good_pairs(), good_pairs()[0]])
-    prepare(make_settings(broken="refuse"), workspace)  # a duplicate is no fault
-
-
-LIMITS = {
-    "preferences.train.helpful": 7,
-    "preferences.train": 20,
-    "preferences.test.harmless": 3,
-    "sft.train": 11,
-    "pretrain.train": 4,
-}
-
-
-def test_limits_keep_the_first_of_the_same_order(
-    workspace: Workspace, make_settings: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = {"max_prompt_tokens": 40, "max_response_tokens": 300}
-    prepare(make_settings(**settings), workspace)
-    whole = {name: read_table(workspace, name) for name in SPLITS}
-    assert (
-        metrics(workspace)["preferences_dropped_prompt_too_long"] > 20
-    )  # limits count rows that fit
-
-    def first(count: int, table: str, split: str, kind: str | None) -> list[str]:
-        frame = whole[table][whole[table]["split"] == split]
-        return list((frame if kind is None else frame[frame["kind"] == kind])["id"].head(count))
-
-    accounts = []
-    for chunk in (1024, 5):
-        monkeypatch.setattr(encode, "CHUNK", chunk)
-        prepare(make_settings(**settings, limits=LIMITS), workspace)
-        accounts.append((metrics(workspace), read_json(workspace.details("prepare"))))
-        for table, split, kind, count in (
-            ("preferences", "train", "helpful", 7),
-            ("preferences", "train", "harmless", 13),
-            ("preferences", "test", "harmless", 3),
-            ("preferences", "test", "helpful", 1000),
-            ("sft", "train", None, 11),
-            ("pretrain", "train", None, 4),
-        ):
-            kept = read_table(workspace, table, split=split, kind=kind)
-            assert list(kept["id"]) == first(count, table, split, kind)
-        assert len(read_table(workspace, "preferences", split="train")) == 20
-    assert accounts[0] == accounts[1]  # how many rows are tokenised at once leaves no trace
 
 
 def test_two_runs_are_the_same_and_the_seed_matters(
@@ -334,29 +158,6 @@ def test_two_runs_are_the_same_and_the_seed_matters(
         pd.testing.assert_frame_equal(frame, read_table(workspace, name))
     prepare(settings.model_copy(update={"seed": 2}), workspace)
     assert set(first["sft"]["id"]) != set(read_table(workspace, "sft")["id"])
-
-
-def test_long_answers_are_cut_or_dropped_and_counted(
-    workspace: Workspace, make_settings: Make
-) -> None:
-    pairs = good_pairs()
-    pairs[0]["rejected"] = "word " * 60
-    pairs[1]["chosen"], pairs[1]["rejected"] = "word " * 60 + "a", "word " * 60 + "b"
-    replace_raw(workspace, "preferences", helpful=pairs)
-    replace_raw(workspace, "sft", helpful=pairs)
-    prepare(make_settings(max_response_tokens=16), workspace)
-    told = metrics(workspace)
-    assert (told["preferences_rejected_truncated"], told["preferences_chosen_truncated"]) == (1, 0)
-    assert told["preferences_dropped_equal_once_cut"] == 1  # nothing is left to prefer
-    assert told["sft_response_truncated"] == 1
-    assert max(read_table(workspace, "preferences")["rejected_ids"].map(len)) == 16
-    prepare(make_settings(max_response_tokens=16, long_responses="drop"), workspace)
-    told = metrics(workspace)
-    assert (
-        told["preferences_dropped_long_response"],
-        told["sft_dropped_long_response"],
-        told["broken"],
-    ) == (2, 1, 0)
 
 
 def test_texts_are_joined_to_windows(

@@ -1,13 +1,16 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from raw_files import bring, write_lines
+from raw_files import fetch_address, write_lines
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf.common.errors import SourceError
 from rlhf.common.files import tree_sha256
-from rlhf.data.sources import find_source
+from rlhf.data.sources import Source, find_source
+from rlhf.registry import SOURCES
 
 
 def names(directory: Path) -> set[str]:
@@ -21,18 +24,39 @@ def test_unknown_kinds_are_refused_with_the_known_ones() -> None:
         find_source("ftp:somewhere")
 
 
+def test_only_the_source_that_is_asked_for_is_imported() -> None:
+    script = (
+        "import sys; from rlhf.data.sources import find_source\n"
+        "source, address = find_source('world:300')\n"
+        "print(type(source).__name__, address.kind, address.detail)\n"
+        "print(*(name for name in sys.modules if name.startswith('rlhf.data.sources.')))"
+    )
+    completed = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    found, modules = completed.stdout.splitlines()
+    assert found == "WorldSource world 300"
+    assert set(modules.split()) == {"rlhf.data.sources.base", "rlhf.data.sources.world"}
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_every_registered_source_is_made_without_arguments(kind: str) -> None:
+    source, address = find_source(f"{kind}:x")
+    assert isinstance(source, Source) and (address.kind, address.detail) == (kind, "x")
+
+
 @pytest.mark.parametrize(
     ("address", "use"), [("starter", "model"), ("random:2x64", "sft"), ("wheel:x==1", "sft")]
 )
-def test_what_a_kind_cannot_bring_it_refuses(address: str, use: str, tmp_path: Path) -> None:
+def test_what_a_kind_cannot_serve_it_refuses(address: str, use: str, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="this kind of source brings no"):
-        bring(address, tmp_path, use)
+        fetch_address(address, tmp_path, use)
 
 
 def test_random_model_is_the_same_each_time(tmp_path: Path) -> None:
-    first = bring("random:1x32", tmp_path / "a")
+    first = fetch_address("random:1x32", tmp_path / "a")
     state = torch.random.get_rng_state()
-    assert bring("random:1x32", tmp_path / "b") == first == tree_sha256(tmp_path / "a")
+    assert fetch_address("random:1x32", tmp_path / "b") == first == tree_sha256(tmp_path / "a")
     assert torch.equal(torch.random.get_rng_state(), state)  # the global stream is left alone
 
     model, tokenizer = (
@@ -61,7 +85,7 @@ def test_random_model_is_the_same_each_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize("address", ["random:2", "random:0x64", "random:2x60", "random:"])
 def test_random_addresses_are_checked(address: str, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="expected random:LAYERSxWIDTH"):
-        bring(address, tmp_path)
+        fetch_address(address, tmp_path)
 
 
 def test_path_keeps_the_names_that_carry_meaning(
@@ -79,8 +103,19 @@ def test_path_keeps_the_names_that_carry_meaning(
         ("path:raw/hh/harmless-base/train.jsonl.gz", {"harmless-base/train.jsonl.gz"}),
     ):
         target = tmp_path / "out" / str(len(address))
-        bring(address, target, "sft", tmp_path)
+        fetch_address(address, target, "sft", tmp_path)
         assert names(target) == expected
+
+
+@pytest.mark.parametrize("address", ["path:~/data.jsonl", "path:~/$$data.jsonl"])
+def test_path_expands_the_home_directory_and_the_sign_itself(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    name = address.removeprefix("path:~/").replace("$$", "$")
+    write_lines(tmp_path / "home" / name, [{"text": "a"}])
+    fetch_address(address, tmp_path / "out", "sft", tmp_path / "elsewhere")
+    assert names(tmp_path / "out") == {f"home/{name}"}
 
 
 @pytest.mark.parametrize(
@@ -88,7 +123,7 @@ def test_path_keeps_the_names_that_carry_meaning(
     [
         ("path:${NOT_SET_ANYWHERE}/x", "environment variable NOT_SET_ANYWHERE is not set"),
         ("path:nowhere", "nowhere does not exist"),
-        ("path:", "does not exist"),
+        ("path:", "a path is missing behind the colon"),
         ("path:a$", "begins a variable"),
         ("path:empty", "no data files"),
         ("path:notes.md", "no data files"),
@@ -97,8 +132,9 @@ def test_path_keeps_the_names_that_carry_meaning(
 def test_path_faults_are_named(address: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.md").write_text("x")
-    with pytest.raises(SourceError, match=message):
-        bring(address, tmp_path / "out", "sft", tmp_path)
+    with pytest.raises(SourceError, match=message) as refused:
+        fetch_address(address, tmp_path / "out", "sft", tmp_path)
+    assert str(refused.value).startswith(f"{address.removesuffix(':')}: ")
 
 
 def test_path_model_leaves_pickles_and_code_behind(base_model: Path, tmp_path: Path) -> None:
@@ -108,14 +144,14 @@ def test_path_model_leaves_pickles_and_code_behind(base_model: Path, tmp_path: P
         (model / path.name).write_bytes(path.read_bytes())
     (model / "pytorch_model.bin").write_bytes(b"pickle")
     (model / "modeling.py").write_text("raise SystemExit")
-    digest = bring("path:model", tmp_path / "a", root=tmp_path)
+    digest = fetch_address("path:model", tmp_path / "a", root=tmp_path)
     assert names(tmp_path / "a") == names(base_model)
-    assert bring("path:model", tmp_path / "b", root=tmp_path, pin=digest.upper()) == digest
+    assert fetch_address("path:model", tmp_path / "b", root=tmp_path, pin=digest.upper()) == digest
     with pytest.raises(SourceError, match=f"sha256 is {digest}, but the settings pin {'0' * 64}"):
-        bring("path:model", tmp_path / "c", root=tmp_path, pin="0" * 64)
+        fetch_address("path:model", tmp_path / "c", root=tmp_path, pin="0" * 64)
 
 
-def test_starter_brings_the_one_file_of_each_use(tmp_path: Path) -> None:
+def test_starter_serves_the_one_file_of_each_use(tmp_path: Path) -> None:
     for use, name in (
         ("sft", "pairs"),
         ("preferences", "pairs"),
@@ -123,7 +159,7 @@ def test_starter_brings_the_one_file_of_each_use(tmp_path: Path) -> None:
         ("evaluation", "evaluation"),
         ("pretrain", "pretrain"),
     ):
-        bring("starter", tmp_path / use, use)
+        fetch_address("starter", tmp_path / use, use)
         assert names(tmp_path / use) == {f"{name}.jsonl"}
     with pytest.raises(SourceError, match="takes nothing"):
-        bring("starter:x", tmp_path / "x", "sft")
+        fetch_address("starter:x", tmp_path / "x", "sft")

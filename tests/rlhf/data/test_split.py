@@ -16,7 +16,7 @@ from rlhf.data.records import (
     Record,
     Row,
 )
-from rlhf.data.split import assign, candidates, check_limits, opening_of, uniform
+from rlhf.data.split import assign_splits, candidates, check_limits, opening_of, uniform
 from rlhf.settings.schema import Settings
 
 EMPTY: dict[str, list[Row]] = {
@@ -53,7 +53,7 @@ def splits(
 ) -> dict[str, str]:
     given = {**EMPTY, **rows}
     found = candidates(
-        table, given, assign(given, settings.data, settings.seed), ledger or Ledger()
+        table, given, assign_splits(given, settings.data, settings.seed), ledger or Ledger()
     )
     return {
         c.row.record.messages[0].content
@@ -177,7 +177,9 @@ def test_only_preferences_have_a_gold_split_and_it_goes_by_opening(
     }
     settings = make_settings(test_fraction=0, validation_fraction=0)
     given = {**EMPTY, **rows}
-    found = candidates("preferences", given, assign(given, settings.data, settings.seed), Ledger())
+    found = candidates(
+        "preferences", given, assign_splits(given, settings.data, settings.seed), Ledger()
+    )
     of_opening: dict[str, set[str]] = {}
     for candidate in found:
         of_opening.setdefault(candidate.opening, set()).add(candidate.split)
@@ -197,7 +199,7 @@ def test_duplicates_are_dropped_and_order_does_not_depend_on_that_of_files(
         return [
             c.id
             for c in candidates(
-                "preferences", content, assign(content, settings.data, settings.seed), ledger
+                "preferences", content, assign_splits(content, settings.data, settings.seed), ledger
             )
         ]
 

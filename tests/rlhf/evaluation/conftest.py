@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from rlhf.common.yaml import parse_yaml
 from rlhf.models.heads import new_scalar_model, save_scalar_model
 from rlhf.models.saving import save_causal_lm
-from rlhf.settings.read import preset_text, settings_from
+from rlhf.settings import preset_text, settings_from
 from rlhf.settings.schema import Settings
 from rlhf.workspace import Workspace
 

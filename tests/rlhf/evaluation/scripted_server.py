@@ -13,8 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from rlhf.evaluation.both_orders import judge_both_orders
 from rlhf.evaluation.judges.api import ApiJudge
-from rlhf.evaluation.types import Case, Judgement, judge_both_orders
+from rlhf.evaluation.types import Case, Judgement
 from rlhf.settings.evaluation import Endpoint
 
 FAULTS = (

@@ -3,8 +3,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf.evaluation.length import Controlled, length_controlled, logistic
-from rlhf.evaluation.winrate import bootstrap_interval
+from rlhf.evaluation.intervals import bootstrap_interval
+from rlhf.evaluation.length import (
+    LengthControlledRate,
+    fit_logistic,
+    length_controlled,
+    longer_win_rate,
+)
+
+
+def test_longer_win_rate_leaves_out_ties_and_equal_lengths() -> None:
+    outcomes = ["win", "win", "lose", "tie", "win"]
+    # decided: longer wins, shorter wins, longer (baseline) wins; a tie and an equal length do not count
+    assert longer_win_rate(outcomes, [9, 2, 2, 9, 5], [3, 8, 4, 1, 5]) == pytest.approx(2 / 3)
+    assert longer_win_rate(["tie"], [3], [4]) is None
 
 
 def test_coefficients_are_those_of_scikit_learn() -> None:
@@ -19,7 +31,7 @@ def test_coefficients_are_those_of_scikit_learn() -> None:
     )  # the intercept is free
     expected = [peer.intercept_[0], peer.coef_[0, 0]]
     np.testing.assert_allclose(
-        logistic(features, points, np.ones((1, 200)))[0], expected, atol=1e-4
+        fit_logistic(features, points, np.ones((1, 200)))[0], expected, atol=1e-4
     )
 
 
@@ -30,7 +42,7 @@ def test_every_resample_of_a_separable_sample_reaches_its_top() -> None:
     points = (difference > 6).astype(np.float64)
     features = np.stack([np.ones(400), np.tanh(difference / difference.std())], axis=1)
     weights = random.multinomial(400, np.full(400, 1 / 400), size=500).astype(np.float64)
-    found = logistic(features, points, weights)
+    found = fit_logistic(features, points, weights)
     slopes = (weights * (points - 1 / (1 + np.exp(-found @ features.T)))) @ features
     np.testing.assert_allclose(slopes - found * [0.0, 0.01], 0.0, atol=1e-6)
 
@@ -71,7 +83,7 @@ def test_where_lengths_hardly_overlap_it_is_not_told(not_shorter: int, told: boo
 def test_points_all_alike_have_the_interval_of_the_plain_rate(point: float) -> None:
     found = length_controlled(np.full(20, point), list(range(90, 110)), [100] * 20, 1)
     low, high = bootstrap_interval(np.full(20, point), 1)
-    assert found == Controlled(point, low, high) and high - low > 0.15
+    assert found == LengthControlledRate(point, low, high) and high - low > 0.15
 
 
 def test_resamples_without_a_loss_stay_finite() -> None:

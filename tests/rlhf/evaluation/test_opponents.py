@@ -10,8 +10,8 @@ from rlhf.common.errors import DataError, RlhfError
 from rlhf.common.files import read_json
 from rlhf.engine.single import TorchEngine
 from rlhf.evaluation.evaluate import evaluate
-from rlhf.evaluation.opponents import read_responses, responses_of
-from rlhf.evaluation.responses import read_prompts
+from rlhf.evaluation.opponents import endpoint_responses, read_responses, responses_of
+from rlhf.evaluation.responses import EvaluationPrompt, read_prompts
 from rlhf.settings import settings_from
 from rlhf.settings.schema import Settings
 from rlhf.workspace import Workspace
@@ -162,6 +162,32 @@ def test_a_prompt_that_an_opponent_refuses_is_compared_by_nobody(
     assert found["opponent_chat_answers_asked"] == 9
 
 
+def test_an_endpoint_answers_prompts_as_an_opponent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCRIPTED_KEY", "k")
+    monkeypatch.setattr("scripted_server.verdict", lambda messages: messages[-1]["content"].upper())
+    prompts = [
+        EvaluationPrompt(str(n), "helpful", ({"role": "user", "content": f"say {n}"},), (1,))
+        for n in range(3)
+    ]
+    script = Script()
+    with scripted(script) as url:
+        found, facts = endpoint_responses(
+            "scripted", endpoint(url), prompts, 20, tmp_path / "answers.db"
+        )
+        script.finish_reason = "length"
+        limited = endpoint(url, parameters={"max_completion_tokens": 9, "top_k": 1})
+        cut, _ = endpoint_responses("scripted", limited, prompts, 20, tmp_path / "answers.db")
+    assert [(json.loads(answer.text)["verdict"], answer.finished) for answer in found] == [
+        ("SAY 0", True), ("SAY 1", True), ("SAY 2", True),
+    ]  # fmt: skip
+    assert not any(answer.finished for answer in cut)
+    assert facts["answers_asked"] == 3 and facts["price"] == pytest.approx(3 * 280 / 1e6)
+    assert script.bodies[0]["max_tokens"] == 20 and "max_tokens" not in script.bodies[-1]
+    assert script.bodies[-1]["max_completion_tokens"] == 9 and script.bodies[-1]["top_k"] == 1
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -169,6 +195,9 @@ def test_a_prompt_that_an_opponent_refuses_is_compared_by_nobody(
         ({"judges": ["gold", "people:nowhere.jsonl"]}, r"nowhere\.jsonl: no such file"),
         ({"opponents": {"other": "path:nowhere"}}, "nowhere"),
         ({"opponents": {"other": "file:nowhere.jsonl"}}, r"nowhere\.jsonl: no such file"),
+        ({"judges": ["people:$NOT_SET/votes.jsonl"]}, "NOT_SET is not set"),
+        ({"opponents": {"other": "path:${NOT_SET}/model"}}, "NOT_SET is not set"),
+        ({"opponents": {"other": "file:$NOT_SET"}}, "NOT_SET is not set"),
     ],
 )
 def test_what_judges_and_opponents_lack_is_told_before_any_work(
@@ -179,6 +208,7 @@ def test_what_judges_and_opponents_lack_is_told_before_any_work(
     said: str,
 ) -> None:
     monkeypatch.delenv("SCRIPTED_KEY", raising=False)
+    monkeypatch.delenv("NOT_SET", raising=False)
     monkeypatch.setattr("rlhf.evaluation.evaluate.compare", None)
     monkeypatch.setattr("rlhf.evaluation.evaluate.alignment_tax", None)
     endpoints = {"chat": endpoint("http://127.0.0.1:1/v1").model_dump(mode="json")}

@@ -65,7 +65,7 @@ def test_an_unknown_key_is_named_with_those_that_are_known(path: str, known: str
         ("data.sft", [], "at least 1 item"),
         ("data.sft", "starter", "must be a list"),
         ("seed", "one", "integer"),
-        ("ppo.algorithm", "reinforce", "must be one of ppo-max"),
+        ("ppo.algorithm", "reinforce", "must be one of apa, ppo-max"),
         ("experiment", "team/rlhf", "String should match pattern"),
     ],
 )

@@ -1,4 +1,3 @@
-import json
 import math
 import os
 import signal
@@ -14,10 +13,10 @@ from scripted_server import Script, case, cases, endpoint, expected, fenced, jud
 
 from rlhf.common.errors import JudgeError, SettingsError
 from rlhf.common.yaml import parse_yaml
-from rlhf.evaluation.judges.answer_cache import KeptAnswers
-from rlhf.evaluation.judges.api import ApiJudge, answers_of_endpoint, parse_reply
+from rlhf.evaluation.judges.api import ApiJudge, parse_reply
 from rlhf.evaluation.judges.rubric import question
-from rlhf.evaluation.responses import Prompt
+from rlhf.evaluation.opponents import endpoint_responses
+from rlhf.evaluation.responses import EvaluationPrompt
 from rlhf.evaluation.types import Case
 from rlhf.settings import preset_text, settings_from
 from tests.injections import INJECTIONS, trial
@@ -189,9 +188,9 @@ def test_a_text_that_the_endpoint_filters_is_no_vote_and_is_asked_once(tmp_path:
         for _ in range(2):
             _, found = judge_all(url, tmp_path, items)
             assert {item.outcome for item in found} == {None} and script.requests == 2 * len(items)
-        prompts = [Prompt("1", "helpful", ({"role": "user", "content": "say"},), (1,))]
+        prompts = [EvaluationPrompt("1", "helpful", ({"role": "user", "content": "say"},), (1,))]
         with pytest.raises(JudgeError, match="gave no response to any prompt"):
-            answers_of_endpoint("scripted", endpoint(url), prompts, 20, tmp_path / "answers.db")
+            endpoint_responses("scripted", endpoint(url), prompts, 20, tmp_path / "answers.db")
 
 
 def test_two_servers_with_one_name_of_a_model_are_two_judges(
@@ -241,31 +240,6 @@ def test_a_server_that_is_not_there_is_named_and_what_was_answered_stays(tmp_pat
         judge_all(url, tmp_path, cases(6), retries=0)
     _, found = judge_all(url, tmp_path, cases(4), retries=0)
     assert [item.outcome for item in found] == expected(cases(4))
-
-
-def test_an_endpoint_answers_prompts_as_an_opponent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("scripted_server.verdict", lambda messages: messages[-1]["content"].upper())
-    prompts = [
-        Prompt(str(n), "helpful", ({"role": "user", "content": f"say {n}"},), (1,))
-        for n in range(3)
-    ]
-    script = Script()
-    with scripted(script) as url:
-        found, facts = answers_of_endpoint(
-            "scripted", endpoint(url), prompts, 20, tmp_path / "answers.db"
-        )
-        script.finish_reason = "length"
-        limited = endpoint(url, parameters={"max_completion_tokens": 9, "top_k": 1})
-        cut, _ = answers_of_endpoint("scripted", limited, prompts, 20, tmp_path / "answers.db")
-    assert [(json.loads(answer.text)["verdict"], answer.whole) for answer in found] == [
-        ("SAY 0", True), ("SAY 1", True), ("SAY 2", True),
-    ]  # fmt: skip
-    assert not any(answer.whole for answer in cut)
-    assert facts["answers_asked"] == 3 and facts["price"] == pytest.approx(3 * 280 / 1e6)
-    assert script.bodies[0]["max_tokens"] == 20 and "max_tokens" not in script.bodies[-1]
-    assert script.bodies[-1]["max_completion_tokens"] == 9 and script.bodies[-1]["top_k"] == 1
 
 
 # -- injections ------------------------------------------------------------------------------------------------------
@@ -343,4 +317,3 @@ def test_killed_at_any_moment_and_started_again_it_gives_the_same_table(tmp_path
     )  # from what is kept
     paid_twice = sum(count - 1 for count in script.answered.values())
     assert paid_twice <= 2 * 16  # what was on its way when the run was killed
-    assert KeptAnswers(tmp_path / "answers.db").get("nothing") is None

@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from rlhf.common.errors import DataError
+from rlhf.evaluation.both_orders import judge_both_orders
 from rlhf.evaluation.judges.people import PeopleJudge, majority, pair_key, text_key
-from rlhf.evaluation.types import Case, Preference, judge_both_orders
+from rlhf.evaluation.types import Case, Preference
 
 MESSAGES = ({"role": "user", "content": "hi"},)
 

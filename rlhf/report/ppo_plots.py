@@ -1,0 +1,155 @@
+"""The curves of the PPO section, in groups: a table, which `panels.py` draws."""
+
+from dataclasses import dataclass
+
+from rlhf.report.curves import Curve, CurvePlot
+
+
+@dataclass(frozen=True)
+class PlotGroup:
+    """Plots under one heading; `with_reward_histograms`: the ridgelines of rewards follow them."""
+
+    heading: str
+    plots: tuple[CurvePlot, ...]
+    with_reward_histograms: bool = False
+
+
+# The reward rises in collapsed runs too: the signals of the next group tell them apart.
+_REWARD = PlotGroup(
+    "Reward",
+    (
+        CurvePlot(
+            name="ppo-reward",
+            title="Score of the reward model",
+            curves=(
+                Curve("reward", "rollouts", "policy"),
+                Curve("validation_reward", "fixed validation prompts", "harmless", markers=True),
+            ),
+            note="It rises under collapse too, so it is no proof of quality.",
+        ),
+        CurvePlot(
+            name="ppo-normalised",
+            title="Normalised and clipped reward",
+            curves=(Curve("reward_normalised", "reward"),),
+            note="The reward that the policy is trained on (details 4 and 5).",
+        ),
+    ),
+    with_reward_histograms=True,
+)
+
+# The first three decide whether the collapse alarm fires; they are marked on the page.
+_SIGNALS = PlotGroup(
+    "Is training sound? The three signals of section 5.2, and entropy",
+    (
+        CurvePlot(
+            name="ppo-kl",
+            title="KL to the SFT model",
+            curves=(Curve("kl", "KL"),),
+            note="Nats per response token.",
+            collapse_signal=True,
+        ),
+        CurvePlot(
+            name="ppo-perplexity",
+            title="Perplexity on its own responses",
+            curves=(Curve("perplexity", "perplexity"),),
+            note="Falls towards 1 on collapse.",
+            collapse_signal=True,
+        ),
+        CurvePlot(
+            name="ppo-length",
+            title="Response length",
+            curves=(Curve("response_length", "length"),),
+            note="Tokens. Rises to the limit on collapse.",
+            collapse_signal=True,
+        ),
+        CurvePlot(
+            name="ppo-objective",
+            title="Objective on the validation prompts",
+            curves=(Curve("validation_objective", "objective", markers=True),),
+            note="Reward in units of its standard deviation, minus the KL penalty. "
+            "The sound policy with the highest objective is selected.",
+        ),
+        CurvePlot(
+            name="ppo-entropy",
+            title="Entropy",
+            curves=(Curve("entropy", "entropy"),),
+            note="Nats per response token.",
+        ),
+        CurvePlot(
+            name="ppo-distinct",
+            title="Distinct bigrams on the validation prompts",
+            curves=(Curve("validation_distinct_2", "share", markers=True),),
+            note="Falls when responses repeat themselves.",
+            percent=True,
+        ),
+        CurvePlot(
+            name="ppo-finished",
+            title="Responses that end by themselves",
+            curves=(Curve("finished", "finished"),),
+            percent=True,
+        ),
+    ),
+)
+
+_POLICY_AND_CRITIC = PlotGroup(
+    "Policy and critic",
+    (
+        CurvePlot(
+            name="ppo-value",
+            title="Value loss",
+            curves=(Curve("value_loss", "loss"),),
+            note="Grey background: only the critic is trained.",
+            # large at first, while the critic is new
+            log_scale=True,
+        ),
+        CurvePlot(
+            name="ppo-explained",
+            title="Explained variance of the returns",
+            curves=(Curve("explained_variance", "variance"),),
+            note="1: the critic predicts every return. 0: it is no better than their mean.",
+            reference_levels=(0.0,),
+        ),
+        CurvePlot(
+            name="ppo-clip",
+            title="Clipped share of tokens",
+            curves=(
+                Curve("clip_fraction", "policy ratio"),
+                Curve("value_clip_fraction", "value", "harmless", dashed=True),
+            ),
+            note="Details 11 and 7.",
+            percent=True,
+        ),
+        CurvePlot(
+            name="ppo-surrogate",
+            title="Surrogate loss",
+            curves=(Curve("policy_loss", "surrogate"),),
+            note="Eq. 15, what is minimised.",
+        ),
+        CurvePlot(
+            name="ppo-ptx",
+            title="Loss on plain text",
+            curves=(Curve("ptx_loss", "ptx"),),
+            note="Nats per token. The ptx term guards against the alignment tax.",
+        ),
+        CurvePlot(
+            name="ppo-ratio",
+            title="Largest deviation of the ratio from 1",
+            curves=(
+                Curve("ratio_max_deviation", "all updates"),
+                Curve("first_ratio_deviation", "first update", "harmless", dashed=True),
+            ),
+            note="On the first update it should be a rounding error only.",
+        ),
+        CurvePlot(
+            name="ppo-gradients",
+            title="Gradient norms before clipping",
+            curves=(
+                Curve("policy_gradient_norm", "policy"),
+                Curve("critic_gradient_norm", "critic", "harmless", dashed=True),
+            ),
+            log_scale=True,
+        ),
+    ),
+)
+
+PPO_GROUPS = (_REWARD, _SIGNALS, _POLICY_AND_CRITIC)

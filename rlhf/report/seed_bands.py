@@ -1,0 +1,81 @@
+"""Curves of several arms over several seeds: the mean, and the band between lowest and highest."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from rlhf.report.figures import Panel
+from rlhf.report.inputs import JsonObject
+from rlhf.report.svg import COLORS, svg_canvas
+
+# one an arm, in the order of the arms
+_ARM_COLORS = ("policy", "harmless", "sft", "other", "lose", "base", "tie")
+
+
+@dataclass(frozen=True)
+class BandPlot:
+    """A metric of the runs. part: the list of a run's record that holds it by step."""
+
+    key: str
+    part: str
+    title: str
+
+
+_PLOTS = (
+    BandPlot("reward", "curves", "Reward"),
+    BandPlot("gold", "looks", "Gold judge"),
+    BandPlot("kl", "curves", "KL from SFT, nats per token"),
+    BandPlot("perplexity", "curves", "Perplexity of own responses"),
+    BandPlot("response_length", "curves", "Response length, tokens"),
+    BandPlot("entropy", "curves", "Entropy, nats per token"),
+)
+
+
+def plot_seed_bands(figure: str, runs: Mapping[str, Sequence[JsonObject]]) -> list[Panel]:
+    """The panels of a figure; `runs` holds the records of each arm, one a seed."""
+    return [_plot(f"{figure}-{plot.key}", plot, runs) for plot in _PLOTS]
+
+
+def _plot(name: str, plot: BandPlot, runs: Mapping[str, Sequence[JsonObject]]) -> Panel:
+    legend = []
+    with svg_canvas(name, plot.title) as drawing:
+        axes = drawing.axes
+        for (arm, records), color in zip(runs.items(), _ARM_COLORS, strict=False):
+            if _draw_arm(axes, plot, records, color):
+                legend.append((arm, color))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.set_xlabel("iteration")
+    return Panel(plot.title, drawing.markup if legend else None, legend=tuple(legend))
+
+
+def _draw_arm(axes: Axes, plot: BandPlot, records: Sequence[JsonObject], color: str) -> bool:
+    """Draw one arm over the steps that all of its seeds have; False where there are none."""
+    # the mean of a step that a seed lacks would jump for no reason but the seed
+    by_seed = [_by_step(plot, record) for record in records]
+    steps = sorted(set.intersection(*map(set, by_seed)))
+    if not steps:
+        return False
+
+    # [seeds, steps]
+    values = np.empty((len(by_seed), len(steps)))
+    for seed, series in enumerate(by_seed):
+        values[seed] = [series[step] for step in steps]
+
+    axes.fill_between(
+        steps,
+        values.min(axis=0),
+        values.max(axis=0),
+        color=COLORS[color],
+        alpha=0.16,
+        linewidth=0,
+    )
+    axes.plot(steps, values.mean(axis=0), color=COLORS[color], linewidth=1.4)
+    return True
+
+
+def _by_step(plot: BandPlot, record: JsonObject) -> dict[int, float]:
+    """The metric of one run by step; rows that do not have it are left out."""
+    return {row["step"]: row[plot.key] for row in record[plot.part] if plot.key in row}

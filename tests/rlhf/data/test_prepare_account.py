@@ -1,0 +1,186 @@
+"""What prepare says of rows that are dropped, shortened or beyond a limit."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from raw_files import pair_row, replace_raw, summary_of, write_lines
+
+from rlhf.batches.tables import read_table
+from rlhf.common.errors import DataError
+from rlhf.common.files import read_json
+from rlhf.data import encode
+from rlhf.data.prepare import prepare
+from rlhf.data.tables import SPLITS
+from rlhf.settings.schema import Settings
+from rlhf.workspace import Workspace
+
+Make = Callable[..., Settings]
+
+
+def test_files_of_one_name_from_two_addresses_are_told_apart(
+    workspace: Workspace, make_settings: Make
+) -> None:
+    replace_raw(workspace, "sft", train=[pair_row(f"Question {i}", "yes") for i in range(60)])
+    write_lines(workspace.raw / "sft" / "1" / "train.jsonl", [pair_row("Another", "yes"), "{"])
+    prepare(make_settings(sft=["starter", "path:more"], broken="drop"), workspace)
+    summary = summary_of(workspace)
+    assert (
+        summary["sft/1/train.jsonl/not_json"] == 1
+        and "1/train.jsonl:2 not_json" in summary["broken_first"]
+    )
+    assert (
+        sum(value for key, value in summary.items() if key.startswith("sft/0/train.jsonl.gz/"))
+        == 60
+    )
+    sources = read_table(workspace, "sft")["source"]
+    assert sum(sources.str.startswith("1/train.jsonl:")) == 1
+
+
+def test_half_a_character_is_a_broken_row(workspace: Workspace, make_settings: Make) -> None:
+    whole = json.dumps(
+        {
+            "messages": [
+                {"role": "user", "content": "hi \U0001f600"},
+                {"role": "assistant", "content": "y"},
+            ]
+        }
+    )
+    half = whole.replace("\\ude00", "")
+    assert "\\ud83d" in half and half != whole
+    replace_raw(
+        workspace,
+        "sft",
+        train=[*(pair_row(f"Question {i}", "yes") for i in range(60)), whole, half],
+    )
+    with pytest.raises(DataError, match=r"train\.jsonl\.gz:62: half_a_character in data\.sft"):
+        prepare(make_settings(broken="refuse"), workspace)
+    prepare(make_settings(broken="drop"), workspace)
+    assert (
+        summary_of(workspace)["sft_dropped_half_a_character"]
+        == summary_of(workspace)["broken"]
+        == 1
+    )
+
+
+BROKEN = [
+    "{not json",
+    pair_row("A?", "same", "same "),
+    pair_row("B?", ""),
+    pair_row("C? <|im_end|>", "y"),
+    pair_row("D? " * 100, "y"),
+    {"text": "plain"},
+]
+
+
+REASONS = [
+    "not_json",
+    "chosen_equals_rejected",
+    "empty_answer",
+    "special_token",
+    "prompt_too_long",
+    "not_a_pair",
+]
+
+
+def good_pairs() -> list[dict[str, Any]]:
+    return [pair_row(f"Number {i}", f"yes {i}") for i in range(120)]
+
+
+def test_broken_rows_are_counted_and_named(workspace: Workspace, make_settings: Make) -> None:
+    replace_raw(workspace, "preferences", helpful=[*good_pairs(), *BROKEN, good_pairs()[0]])
+    prepare(make_settings(), workspace)
+    summary, details = summary_of(workspace), read_json(workspace.details("prepare"))
+    assert summary["broken"] == len(BROKEN) and summary["dropped"] == len(BROKEN) + 1
+    assert all(summary[f"preferences_dropped_{reason}"] == 1 for reason in [*REASONS, "duplicate"])
+    found = {(row["use"], row["file"], row["line"], row["reason"]) for row in details["broken"]}
+    assert found == {
+        ("preferences", "helpful.jsonl.gz", 121 + i, reason) for i, reason in enumerate(REASONS)
+    }
+    assert "helpful.jsonl.gz:121 not_json" in summary["broken_first"]
+    outcomes = details["files"]["preferences: helpful.jsonl.gz"]
+    assert (
+        sum(outcomes.values()) == 127
+        and sum(outcomes[split] for split in SPLITS["preferences"]) == 120
+    )
+
+
+def test_broken_rows_can_be_refused(workspace: Workspace, make_settings: Make) -> None:
+    replace_raw(workspace, "preferences", helpful=[*good_pairs(), *BROKEN])
+    message = r"helpful\.jsonl\.gz:121: not_json in data\.preferences \(and 5 more.*`dvc repro -f -s fetch` reads it again"
+    with pytest.raises(DataError, match=message):
+        prepare(make_settings(broken="refuse"), workspace)
+    assert not workspace.prepared.exists() and not workspace.details("prepare").exists()
+    assert len(read_json(workspace.failures / "prepare_details.json")["broken"]) == 6
+    replace_raw(workspace, "preferences", helpful=[*good_pairs(), good_pairs()[0]])
+    # a duplicate is no fault
+    prepare(make_settings(broken="refuse"), workspace)
+
+
+LIMITS = {
+    "preferences.train.helpful": 7,
+    "preferences.train": 20,
+    "preferences.test.harmless": 3,
+    "sft.train": 11,
+    "pretrain.train": 4,
+}
+
+
+def test_limits_keep_the_first_of_the_same_order(
+    workspace: Workspace, make_settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"max_prompt_tokens": 40, "max_response_tokens": 300}
+    prepare(make_settings(**settings), workspace)
+    whole = {name: read_table(workspace, name) for name in SPLITS}
+    # limits count rows that fit
+    assert summary_of(workspace)["preferences_dropped_prompt_too_long"] > 20
+
+    def first(count: int, table: str, split: str, kind: str | None) -> list[str]:
+        frame = whole[table][whole[table]["split"] == split]
+        return list((frame if kind is None else frame[frame["kind"] == kind])["id"].head(count))
+
+    accounts = []
+    for chunk in (1024, 5):
+        monkeypatch.setattr(encode, "CHUNK", chunk)
+        prepare(make_settings(**settings, limits=LIMITS), workspace)
+        accounts.append((summary_of(workspace), read_json(workspace.details("prepare"))))
+        for table, split, kind, count in (
+            ("preferences", "train", "helpful", 7),
+            ("preferences", "train", "harmless", 13),
+            ("preferences", "test", "harmless", 3),
+            ("preferences", "test", "helpful", 1000),
+            ("sft", "train", None, 11),
+            ("pretrain", "train", None, 4),
+        ):
+            kept = read_table(workspace, table, split=split, kind=kind)
+            assert list(kept["id"]) == first(count, table, split, kind)
+        assert len(read_table(workspace, "preferences", split="train")) == 20
+    # how many rows are tokenised at once leaves no trace
+    assert accounts[0] == accounts[1]
+
+
+def test_long_answers_are_cut_or_dropped_and_counted(
+    workspace: Workspace, make_settings: Make
+) -> None:
+    pairs = good_pairs()
+    pairs[0]["rejected"] = "word " * 60
+    pairs[1]["chosen"], pairs[1]["rejected"] = "word " * 60 + "a", "word " * 60 + "b"
+    replace_raw(workspace, "preferences", helpful=pairs)
+    replace_raw(workspace, "sft", helpful=pairs)
+    prepare(make_settings(max_response_tokens=16), workspace)
+    summary = summary_of(workspace)
+    assert (summary["preferences_rejected_truncated"], summary["preferences_chosen_truncated"]) == (
+        1,
+        0,
+    )
+    assert summary["preferences_dropped_equal_once_cut"] == 1  # nothing is left to prefer
+    assert summary["sft_response_truncated"] == 1
+    assert max(read_table(workspace, "preferences")["rejected_ids"].map(len)) == 16
+    prepare(make_settings(max_response_tokens=16, long_responses="drop"), workspace)
+    summary = summary_of(workspace)
+    assert (
+        summary["preferences_dropped_long_response"],
+        summary["sft_dropped_long_response"],
+        summary["broken"],
+    ) == (2, 1, 0)
