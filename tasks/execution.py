@@ -57,7 +57,7 @@ def process_key(process: psutil.Process) -> str:
 def is_dvc(process: psutil.Process) -> bool:
     """Whether a process is DVC's command, started as `dvc` or as `python -m dvc`."""
     try:
-        words = process.cmdline()[:3]
+        arguments = process.cmdline()[:3]
     except psutil.Error:
         return False
-    return any(PurePath(word).name == "dvc" for word in words)
+    return any(PurePath(argument).name == "dvc" for argument in arguments)

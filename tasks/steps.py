@@ -97,13 +97,15 @@ def run_worker(run: TrackedRun, *command: str) -> None:
     logger = get_run_logger()
     workspace = Workspace(run.root)
     settings = load_settings(workspace.params)
-    words = [sys.executable, "-m", *command] if command else worker_command(run.stage, settings)
+    command_line = [sys.executable, "-m", *command]
+    if not command:
+        command_line = worker_command(run.stage, settings)
     log_file = run.root / LOGS / f"{run.stage}.log"
     tail = tail_to_mlflow(run)
     done = False
     try:
         code, last_lines = run_process(
-            words,
+            command_line,
             log_file=log_file,
             on_line=logger.info,
             environment=_environment(run, settings),
@@ -175,8 +177,8 @@ def record(run: TrackedRun, *extra: str) -> None:
 
 def _record_collapse(run: TrackedRun, summary: dict[str, Any]) -> None:
     logger = get_run_logger()
-    step, kept = summary.get("collapse_step"), summary.get("kept_step")
-    logger.warning("the policy collapsed at iteration %s; kept is that of %s", step, kept)
+    step, kept_step = summary.get("collapse_step"), summary.get("kept_step")
+    logger.warning("the policy collapsed at iteration %s; kept is that of %s", step, kept_step)
     with tracking.best_effort("the collapse", logger.warning):
         _tag(run, {"rlhf.collapse_step": str(step)})
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf.common.yaml import write_yaml
+from rlhf.settings import preset_text
 from tests.source_tree import ROOT
 
 _RECORDS = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME", "RLHF_EXECUTION")
@@ -129,7 +130,7 @@ def copy_project(root: Path, preset: str) -> Project:
             target.parent.mkdir(parents=True, exist_ok=True)
             # the links of rlhf/.code stay links
             shutil.copy(source, target, follow_symlinks=False)
-    shutil.copy(ROOT / "rlhf" / "presets" / f"{preset}.yaml", root / "params.yaml")
+    (root / "params.yaml").write_text(preset_text(preset), encoding="utf-8")
     project = Project(root)
     project.commit()
     return project
