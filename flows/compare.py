@@ -34,6 +34,7 @@ def compare(challenger: str, baseline: str, promote: bool = False) -> None:
     experiment = load_settings(Workspace(root).params).experiment
     first = find_version(root, experiment, challenger)
     second = find_version(root, experiment, baseline)
+    # a match that could promote nobody is refused before it costs anything
     champion = champion_to_beat(root, experiment, first, second) if promote else None
     settings, lineage = check_inputs("evaluate", root)
     lineage = _lineage_of_match(lineage, first, second)
@@ -51,6 +52,7 @@ def _lineage_of_match(
     lineage: Lineage, challenger: RegisteredVersion, baseline: RegisteredVersion
 ) -> Lineage:
     """That of the stage evaluate, with these two models in place of those that it compares."""
+    # gold may judge here too
     compared = {f"models/{name}" for name in STAGES["evaluate"].models if name != "gold"}
     read = {path: value for path, value in lineage.dependencies.items() if path not in compared}
     read |= {"challenger": challenger.dvc_hash, "baseline": baseline.dvc_hash}
@@ -62,6 +64,7 @@ def format_result(result: ComparisonResult) -> list[str]:
     shares_of = {"all": result.figures}
     shares_of |= {kind: result.kinds.get(kind, {}) for kind in _KINDS}
     lines = []
+    # None: a kind without prompts, or without a verdict
     for name, shares in shares_of.items():
         win, tie, lose, rate, low, high = (shares.get(key) for key in SHARES)
         if rate is not None:

@@ -41,6 +41,7 @@ def main() -> None:
     Ctrl-C, SIGTERM or SIGHUP stops what nobody else uses.
     """
     root, this_process = Path(), psutil.Process()
+    # SIGTERM ends it in order too
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with exit_code():
         mlflow = None
@@ -110,6 +111,7 @@ def stop(server: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(server.pid, signal.SIGTERM)
     try:
+        # it lets its workers finish what they do
         server.wait(_STOP_SECONDS)
     except subprocess.TimeoutExpired:
         with suppress(ProcessLookupError):

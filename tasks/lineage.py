@@ -102,6 +102,7 @@ def _dependencies(root: Path, stage: str) -> tuple[dict[str, str], list[str]]:
     hashes: dict[str, str] = {}
     params: list[str] = []
     with _repo(root) as repo:
+        # deps and params alike are dependencies to DVC
         for dependency in _load_stage(repo, stage).deps:
             if isinstance(dependency, ParamsDependency) and dependency.params:
                 params += dependency.params

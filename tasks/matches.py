@@ -179,6 +179,7 @@ def run_match(
     with tempfile.TemporaryDirectory() as scratch:
         output = Workspace(Path(scratch) / "match")
         _compare_models(run, challenger, baseline, output)
+        # one comparison, by one judge
         (result,) = read_results(output)
         metrics = read_json(output.metrics("evaluate"))
         table = pd.read_parquet(output.comparisons)
@@ -226,6 +227,7 @@ def apply_decision(
     nothing is promoted.
     """
     client = client_of(run.root)
+    # a match takes minutes
     present = find_by_alias(run.root, run.experiment, "policy", CHAMPION)
     if decision.promoted and present != champion:
         late = f"but meanwhile {present} became champion: compare with that one"

@@ -54,7 +54,7 @@ def closing_run(run: TrackedRun) -> Iterator[TrackedRun]:
 
     It ends FINISHED, FAILED with the message, or KILLED on Ctrl-C and cancellation.
     """
-    # what stays if the block is left by neither of the other two ways
+    # what stays on Ctrl-C and cancellation, which are no Exception
     status, message = "KILLED", None
     try:
         yield run
@@ -114,6 +114,7 @@ def run_worker(run: TrackedRun, *command: str) -> None:
         if code:
             raise StageFailed(run.stage, code, log_file, last_lines)
         done = True
+    # the steps are recorded however it ended
     finally:
         with tracking.best_effort("the last steps", logger.warning):
             tail.close()
