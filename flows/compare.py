@@ -34,15 +34,16 @@ def compare(challenger: str, baseline: str, promote: bool = False) -> None:
     experiment = load_settings(Workspace(root).params).experiment
     first = find_version(root, experiment, challenger)
     second = find_version(root, experiment, baseline)
+    # a match that could promote nobody is refused before it costs anything
     champion = champion_to_beat(root, experiment, first, second) if promote else None
     settings, lineage = check_inputs("evaluate", root)
     lineage = _lineage_of_match(lineage, first, second)
     with closing_run(open_run("compare", root, settings, lineage)) as run:
-        match = run_match(run, first, second)
-        decision = decide(match, str(second), settings.evaluate.promotion)
+        result = run_match(run, first, second)
+        decision = decide(result, str(second), settings.evaluate.promotion)
         if promote:
             apply_decision(run, first, champion, decision)
-    for line in format_match(match):
+    for line in format_result(result):
         print(line)
     print(f"{first}: {decision.reason}")
 
@@ -51,21 +52,24 @@ def _lineage_of_match(
     lineage: Lineage, challenger: RegisteredVersion, baseline: RegisteredVersion
 ) -> Lineage:
     """That of the stage evaluate, with these two models in place of those that it compares."""
+    # gold may judge here too
     compared = {f"models/{name}" for name in STAGES["evaluate"].models if name != "gold"}
     read = {path: value for path, value in lineage.dependencies.items() if path not in compared}
     read |= {"challenger": challenger.dvc_hash, "baseline": baseline.dvc_hash}
     return replace(lineage, dependencies=read)
 
 
-def format_match(match: ComparisonResult) -> list[str]:
+def format_result(result: ComparisonResult) -> list[str]:
     """A line for all prompts and one for each kind that there is."""
-    by_kind = {"all": match.figures} | {kind: match.kinds.get(kind, {}) for kind in _KINDS}
+    shares_of = {"all": result.figures}
+    shares_of |= {kind: result.kinds.get(kind, {}) for kind in _KINDS}
     lines = []
-    for name, figures in by_kind.items():
-        win, tie, lose, rate, low, high = (figures.get(key) for key in SHARES)
+    # None: a kind without prompts, or without a verdict
+    for name, shares in shares_of.items():
+        win, tie, lose, rate, low, high = (shares.get(key) for key in SHARES)
         if rate is not None:
-            shares = f"win {win:.1%}, tie {tie:.1%}, lose {lose:.1%}"
-            lines.append(f"{name:9} {shares}; win rate {rate:.3f} [{low:.3f}, {high:.3f}]")
+            parts = f"win {win:.1%}, tie {tie:.1%}, lose {lose:.1%}"
+            lines.append(f"{name:9} {parts}; win rate {rate:.3f} [{low:.3f}, {high:.3f}]")
     return lines
 
 

@@ -39,6 +39,7 @@ def pipeline(
         retries: how often a failed run is tried again; stages go on from their last checkpoints
         retry_delay_seconds: between tries
     """
+    # the stages run in other processes, and record under this name
     execution = f"pipeline-{flow_run.id}"
     run_again = run_dvc.with_options(
         retries=retries,
@@ -65,6 +66,7 @@ def run_dvc(targets: list[str], overrides: dict[str, Any], wait: bool) -> None:
 @task(task_run_name="complete the MLflow record", cache_policy=NO_CACHE)
 def complete_record(execution: str) -> None:
     """Bring the figures of stages that were up to date into the execution's MLflow run."""
+    # overrides may have changed the experiment
     settings = load_settings(Workspace().params)
     with best_effort("the execution", get_run_logger().warning):
         record_execution(Path(), settings.experiment, execution)

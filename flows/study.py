@@ -38,6 +38,9 @@ New seeds run the arms of the figures asked for again, new settings (--set) thos
 place of the old. A claim whose two sides have no seed in common is left out."""
 
 
+# -- the flow -------------------------------------------------------------------------------------
+
+
 @flow(name="study", persist_result=False)
 def study(
     figures: list[str],
@@ -65,11 +68,16 @@ def run_study(
 ) -> None:
     """Lay out the study's workspace, once no other study works in it, and let DVC run what is stale."""
     logger = get_run_logger()
+    # refused before anything is written
     text = settings_text(preset, overrides)
     directory = Path() / STUDIES_FOLDER / preset
+    # an earlier study may still be running here: its plans must not change under it
     prepare = partial(lay_out_figures, Path(), preset, text, figures, seeds)
     repro(directory, [], {}, logger.info, prepare=prepare)
     logger.info("the findings: %s", directory / "reports" / "index.html")
+
+
+# -- what is laid out -----------------------------------------------------------------------------
 
 
 def lay_out_figures(
@@ -86,6 +94,7 @@ def lay_out_figures(
         if name in requested or is_finished(directory, figure.arms)
     ]
     arms = {arm: ARMS[arm] for figure in figures for arm in STUDIES[figure].arms}
+    # an arm of both gets the new seeds
     requested_arms = {arm for figure in requested for arm in STUDIES[figure].arms}
     finished = arms.keys() - requested_arms
     return lay_out(root, preset, settings, arms, seeds, figures, finished=finished)
@@ -108,6 +117,9 @@ def is_finished(directory: Path, arms: Sequence[str]) -> bool:
     return all(arm_stage(arm) in stages for arm in arms)
 
 
+# -- the command line -----------------------------------------------------------------------------
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line and run the flow."""
     options = _parser().parse_args(arguments)
@@ -124,6 +136,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def named_figures(names: Sequence[str]) -> list[str]:
     """Give each figure once; `all` stands for those of the paper."""
+    # in the order in which they were named
     figures: list[str] = []
     for name in names:
         figures += PAPER_FIGURES if name == "all" else [name]

@@ -40,7 +40,8 @@ def main() -> None:
 
     Ctrl-C, SIGTERM or SIGHUP stops what nobody else uses.
     """
-    root, own = Path(), psutil.Process()
+    root, this_process = Path(), psutil.Process()
+    # SIGTERM ends it in order too
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with exit_code():
         mlflow = None
@@ -48,7 +49,7 @@ def main() -> None:
             if not os.environ.get("MLFLOW_TRACKING_URI"):
                 # it starts while Prefect's server does
                 mlflow = start_mlflow(root)
-            print_addresses(root, shared_server(root, own), mlflow)
+            print_addresses(root, shared_server(root, this_process), mlflow)
             print("Ctrl-C stops both.", flush=True)
             while mlflow is None or mlflow.process.poll() is None:
                 time.sleep(1)
@@ -58,7 +59,7 @@ def main() -> None:
         finally:
             if mlflow is not None:
                 stop(mlflow.process)
-            if not release(root, own):
+            if not release(root, this_process):
                 print("The Prefect server stays until the runs that use it end.")
 
 
@@ -110,6 +111,7 @@ def stop(server: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(server.pid, signal.SIGTERM)
     try:
+        # it lets its workers finish what they do
         server.wait(_STOP_SECONDS)
     except subprocess.TimeoutExpired:
         with suppress(ProcessLookupError):

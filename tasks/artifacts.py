@@ -18,5 +18,6 @@ def summary_rows(summary: Mapping[str, Any], value: str = "value") -> Rows:
 
 def show_table(key: str, rows: Rows, description: str) -> None:
     """Show a table in Prefect; a server that was lost must not cost the result."""
+    # both: a server that answers no more, and one that refuses
     with suppress(httpx.HTTPError, PrefectException):
         create_table_artifact(rows, key=key, description=description)

@@ -25,6 +25,7 @@ class BusyError(RlhfError):
 def _reason(code: int) -> str:
     if code >= 0:
         return f"failed (exit code {code})"
+    # SIGKILL is what the kernel sends where memory ends
     hint = ", perhaps for want of memory" if code == -9 else ""
     resume = "run it again and it goes on from its last checkpoint"
     return f"was killed by signal {-code}{hint}; {resume}"

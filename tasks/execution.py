@@ -34,6 +34,7 @@ def current_execution() -> Execution:
     The environment names it, or else the nearest `dvc` that started this process, or else this
     process itself.
     """
+    # between DVC and a stage there may be a shell
     ancestors = psutil.Process().parents()
     owner = next((process for process in ancestors if is_dvc(process)), psutil.Process())
     return Execution(os.environ.get(EXECUTION_VARIABLE) or process_key(owner), owner)
@@ -57,7 +58,8 @@ def process_key(process: psutil.Process) -> str:
 def is_dvc(process: psutil.Process) -> bool:
     """Whether a process is DVC's command, started as `dvc` or as `python -m dvc`."""
     try:
-        words = process.cmdline()[:3]
+        arguments = process.cmdline()[:3]
+    # it has ended, or is another user's
     except psutil.Error:
         return False
-    return any(PurePath(word).name == "dvc" for word in words)
+    return any(PurePath(argument).name == "dvc" for argument in arguments)

@@ -47,13 +47,12 @@ class Lineage:
             tags[f"dvc.dep.{path.replace('../', '')}"] = value
         return tags
 
-    def changed_keys(self, other: "Lineage") -> list[str]:
-        """List the paths and settings that differ from another lineage of the same stage."""
-        mine = self.dependencies | self.settings
-        theirs = other.dependencies | other.settings
-        return sorted(
-            key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)
-        )
+    def changed_keys(self, later: "Lineage") -> list[str]:
+        """List the paths and settings that differ in a later lineage of the same stage."""
+        before = self.dependencies | self.settings
+        after = later.dependencies | later.settings
+        keys = before.keys() | after.keys()
+        return sorted(key for key in keys if before.get(key) != after.get(key))
 
 
 def stage_lineage(root: Path, stage: str, settings: Settings) -> Lineage:
@@ -103,6 +102,7 @@ def _dependencies(root: Path, stage: str) -> tuple[dict[str, str], list[str]]:
     hashes: dict[str, str] = {}
     params: list[str] = []
     with _repo(root) as repo:
+        # deps and params alike are dependencies to DVC
         for dependency in _load_stage(repo, stage).deps:
             if isinstance(dependency, ParamsDependency) and dependency.params:
                 params += dependency.params

@@ -71,7 +71,7 @@ def read_results(workspace: Workspace) -> list[ComparisonResult]:
 
 
 def first_of_policy(results: Sequence[ComparisonResult]) -> ComparisonResult | None:
-    """The policy's first comparison by the first judge; None where there is none."""
+    """The policy's first comparison, by the first judge; None where it was compared with no model."""
     return next((result for result in results if result.challenger == "policy"), None)
 
 
@@ -86,32 +86,32 @@ class Decision:
     reason: str
 
 
-def decide(match: ComparisonResult, baseline: str, rule: Promotion | None) -> Decision:
-    """Decide by a match against `baseline`.
+def decide(result: ComparisonResult, baseline: str, rule: Promotion | None) -> Decision:
+    """Decide by the result of a match against `baseline`.
 
     A challenger is promoted when enough was judged and the 95 % interval of its win rate lies above
     `evaluate.promotion.above`.
     """
-    figures, prompts = match.figures, match.prompts
-    judged = prompts - figures["unjudged"]
-    by = f"by {match.judge}, {judged} of {prompts} prompts judged"
+    figures = result.figures
+    judged = result.prompts - figures["unjudged"]
+    by = f"by {result.judge}, {judged} of {result.prompts} prompts judged"
     if judged == 0:
         return Decision(False, f"no verdict against {baseline} {by}")
 
-    rate, low, high = (figures[key] for key in ("win_rate", "win_rate_low", "win_rate_high"))
-    found = f"win rate {rate:.3f} [{low:.3f}, {high:.3f}] over {baseline} {by}"
+    rate, low, high = figures["win_rate"], figures["win_rate_low"], figures["win_rate_high"]
+    outcome = f"win rate {rate:.3f} [{low:.3f}, {high:.3f}] over {baseline} {by}"
     if rule is None:
-        return Decision(False, f"{found}; evaluate.promotion is null")
+        return Decision(False, f"{outcome}; evaluate.promotion is null")
     # an endpoint that refuses most prompts leaves those it likes
-    if judged < rule.verdicts or 2 * judged < prompts:
+    if judged < rule.verdicts or 2 * judged < result.prompts:
         needed = f"a promotion needs {rule.verdicts} verdicts, and half of the prompts judged"
-        return Decision(False, f"{found}: {needed}")
+        return Decision(False, f"{outcome}: {needed}")
     if low > rule.above:
-        return Decision(True, f"{found}: its interval lies above {rule.above:g}")
-    return Decision(False, f"{found}: its interval does not lie above {rule.above:g}")
+        return Decision(True, f"{outcome}: its interval lies above {rule.above:g}")
+    return Decision(False, f"{outcome}: its interval does not lie above {rule.above:g}")
 
 
-# -- after `evaluate` -----------------------------------------------------------------------------
+# -- after `evaluate` ---------------------------------------------------------------------------
 
 
 @task(task_run_name="champion and challenger", cache_policy=NO_CACHE)
@@ -148,23 +148,23 @@ def _decide_on_policy(
     settings = load_settings(Workspace(run.root).params)
     rule = settings.evaluate.promotion
     if champion is None:
-        match = first_of_policy(read_results(Workspace(run.root)))
-        if match is None:
+        result = first_of_policy(read_results(Workspace(run.root)))
+        if result is None:
             return Decision(
                 False, "no champion yet, and evaluate.comparisons compares policy with no model"
             )
-        decision = decide(match, match.baseline, rule)
+        decision = decide(result, result.baseline, rule)
         return Decision(decision.promoted, f"no champion yet; {decision.reason}")
     if rule is None:
         return Decision(False, "evaluate.promotion is null")
     try:
-        match = run_match(run, policy, champion)
+        result = run_match(run, policy, champion)
     except RlhfError as error:
         return Decision(False, f"it could not be compared with the champion, {champion}: {error}")
-    return decide(match, str(champion), rule)
+    return decide(result, str(champion), rule)
 
 
-# -- a match --------------------------------------------------------------------------------------
+# -- a match ------------------------------------------------------------------------------------
 
 
 @task(task_run_name="compare {challenger} with {baseline}", cache_policy=NO_CACHE)
@@ -173,13 +173,14 @@ def run_match(
 ) -> ComparisonResult:
     """Let two versions answer the held-out prompts and the first judge compare them.
 
-    MLflow gets the metrics and the table of answers.
+    MLflow gets the metrics of the match and the table of answers.
     """
     logger = get_run_logger()
     with tempfile.TemporaryDirectory() as scratch:
         output = Workspace(Path(scratch) / "match")
         _compare_models(run, challenger, baseline, output)
-        (match,) = read_results(output)
+        # one comparison, by one judge
+        (result,) = read_results(output)
         metrics = read_json(output.metrics("evaluate"))
         table = pd.read_parquet(output.comparisons)
 
@@ -190,7 +191,7 @@ def run_match(
         set_tags(client, run.run_id, sides)
         client.log_table(run.run_id, table, "tables/match.json")
     show_table("compare-metrics", summary_rows(metrics), f"{challenger} against {baseline}")
-    return match
+    return result
 
 
 def _compare_models(
@@ -211,7 +212,7 @@ def _compare_models(
         raise StageFailed("compare", code, log_file, last_lines)
 
 
-# -- promotion ------------------------------------------------------------------------------------
+# -- promotion ----------------------------------------------------------------------------------
 
 
 def apply_decision(
@@ -226,6 +227,7 @@ def apply_decision(
     nothing is promoted.
     """
     client = client_of(run.root)
+    # a match takes minutes
     present = find_by_alias(run.root, run.experiment, "policy", CHAMPION)
     if decision.promoted and present != champion:
         late = f"but meanwhile {present} became champion: compare with that one"

@@ -119,6 +119,7 @@ def record_results(
     with best_effort(f"metrics of {run.stage}", warn):
         client = client_of(run.root)
         _log_summary(client, run, summary)
+        # whatever of these a stage has written
         for file in (path, workspace.steps(run.stage), workspace.details(run.stage)):
             if file.exists():
                 client.log_artifact(run.run_id, str(file), "metrics")

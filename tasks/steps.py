@@ -56,7 +56,7 @@ def closing_run(run: TrackedRun) -> Iterator[TrackedRun]:
 
     It ends FINISHED, FAILED with the message, or KILLED on Ctrl-C and cancellation.
     """
-    # what stays if the block is left by neither of the other two ways
+    # what stays on Ctrl-C and cancellation, which are no Exception
     status, message = "KILLED", None
     try:
         yield run
@@ -103,13 +103,15 @@ def run_worker(run: TrackedRun, *command: str) -> None:
     logger = get_run_logger()
     workspace = Workspace(run.root)
     settings = load_settings(workspace.params)
-    words = [sys.executable, "-m", *command] if command else worker_command(run.stage, settings)
+    command_line = [sys.executable, "-m", *command]
+    if not command:
+        command_line = worker_command(run.stage, settings)
     log_file = run.root / LOGS / f"{run.stage}.log"
     tail = tail_to_mlflow(run)
     done = False
     try:
         code, last_lines = run_process(
-            words,
+            command_line,
             log_file=log_file,
             on_line=logger.info,
             environment=_environment(run, settings),
@@ -118,6 +120,7 @@ def run_worker(run: TrackedRun, *command: str) -> None:
         if code:
             raise StageFailed(run.stage, code, log_file, last_lines)
         done = True
+    # the steps are recorded however it ended
     finally:
         with tracking.best_effort("the last steps", logger.warning):
             tail.close()
@@ -181,8 +184,8 @@ def record(run: TrackedRun, *extra: str) -> None:
 
 def _record_collapse(run: TrackedRun, summary: dict[str, Any]) -> None:
     logger = get_run_logger()
-    step, kept = summary.get("collapse_step"), summary.get("kept_step")
-    logger.warning("the policy collapsed at iteration %s; kept is that of %s", step, kept)
+    step, kept_step = summary.get("collapse_step"), summary.get("kept_step")
+    logger.warning("the policy collapsed at iteration %s; kept is that of %s", step, kept_step)
     with tracking.best_effort("the collapse", logger.warning):
         _tag(run, {"rlhf.collapse_step": str(step)})
 

@@ -1,7 +1,6 @@
-"""Reading the project's own source: which file imports which, and the examples in its READMEs."""
+"""Reading the project's own source: which file imports which."""
 
 import ast
-import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -52,8 +51,3 @@ def closure(name: str) -> set[Path]:
         seen.add(path.relative_to(ROOT))
         waiting += [imported for _, imported in imported_names(path)]
     return seen
-
-
-def python_examples(readme: Path) -> list[str]:
-    """The Python blocks of a README, in order."""
-    return re.findall(r"^```python\n(.*?)^```$", readme.read_text(encoding="utf-8"), re.S | re.M)

@@ -46,6 +46,7 @@ def chat(
     rlhf chat policy --score
     rlhf chat models/sft --prompt "How do I boil an egg?" --temperature 0
     """
+    # before anything is loaded
     if prompt == "-":
         prompt = sys.stdin.read().strip()
     if prompt is not None and not prompt.strip():

@@ -33,6 +33,7 @@ app = typer.Typer(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a fault is one message and exit code 1, Ctrl-C gives 130."""
+    # click itself ends with 130 on Ctrl-C
     with exit_on_fault():
         app(arguments)
 
@@ -68,6 +69,7 @@ def shared(
     rlhf compare challenger champion  which of two registered models is better?
     rlhf annotate                     let people compare the models' answers
     """
+    # or each command would report a missing file of its own
     if not root.is_dir():
         raise RlhfError(f"--workspace {root}: no such directory")
     context.obj = CliContext(Workspace(root), Console())

@@ -70,9 +70,11 @@ def diagnose(workspace: Workspace, imports: Iterable[str]) -> Diagnosis:
     ]
     checks += [import_check(name, process) for name, process in started.items()]
     checks.append(settings_finding)
+    # without settings there is nothing to check
     if settings is not None:
         checks += [addresses_check(workspace, settings), judges_check(workspace, settings)]
 
+    # a metrics file may be broken
     stages: dict[str, bool] = {}
     try:
         stages = {stage.name: stage.done for stage in stage_states(workspace)}

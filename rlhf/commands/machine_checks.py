@@ -68,6 +68,7 @@ def memory_check(total: int) -> Check:
     found = f"{total / GIB:.1f} GiB"
     if total < 2 * GIB:
         return Check("memory", "fault", found, "less than the preset tiny takes (2 GiB)")
+    # the default, which a newcomer runs first
     if total < 7 * GIB:
         advice = (
             "PPO of the preset laptop takes about 7 GiB: lower ppo.micro_batch, "
@@ -99,6 +100,7 @@ def gpu_check(settings: Settings | None) -> Check:
     if count == 0:
         return Check("gpu", "note", "none", _advice_without_gpu())
     found = f"{count} x {torch.cuda.get_device_name(0)}"
+    # settings that cannot be read have a check of their own
     processes = settings.engine.processes if settings is not None else 1
     if processes > count:
         advice = f"engine.processes is {processes}; set it to at most {count}"

@@ -29,6 +29,7 @@ def stage_states(workspace: Workspace) -> list[StageState]:
 
 
 def _state(stage: Stage, workspace: Workspace) -> StageState:
+    # the report measures nothing
     if not stage.summary:
         written = [workspace.root / path for path in stage.writes]
         return StageState(stage.name, all(path.exists() for path in written), {})
@@ -39,6 +40,7 @@ def _state(stage: Stage, workspace: Workspace) -> StageState:
 
 def format_metric(value: Any) -> str:
     """A metric as a person reads it."""
+    # a bool is an int, too
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

@@ -80,6 +80,7 @@ def _written_preset(workspace: Workspace) -> str | None:
     """The preset, or preset and variant, that params.yaml holds to the letter."""
     if not workspace.params.is_file():
         return None
+    # a file that is not UTF-8 is no preset
     content = workspace.params.read_bytes().decode(errors="replace")
     for name, text in _preset_texts():
         if text == content:
@@ -89,6 +90,7 @@ def _written_preset(workspace: Workspace) -> str | None:
 
 def _preset_texts() -> Iterator[tuple[str, str]]:
     """What `rlhf preset` can write, by name: the presets, then their variants."""
+    # a variant may be what a preset says anyway: then the preset's name is the better one
     presets = {name: preset_text(name) for name in preset_names()}
     yield from presets.items()
     for name, text in presets.items():

@@ -25,6 +25,7 @@ def doctor(
 ) -> None:
     """Tell what this machine and workspace have and lack; exit code 1 if something essential is missing."""
     cli: CliContext = context.obj
+    # on stderr: what is asked for with --json is on stdout
     with Console(stderr=True).status("looking (packages are imported, which takes a while)"):
         diagnosis = diagnose(cli.workspace, () if quick else IMPORTS)
     if as_json:

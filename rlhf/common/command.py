@@ -55,6 +55,7 @@ def run_as_command(work: Callable[[], object]) -> int:
     try:
         with exit_on_fault(interrupted=_WORKER_INTERRUPTED):
             work()
+    # the caller ends the process: tests call workers in theirs
     except SystemExit as end:
         return int(end.code or 0)
     return 0

@@ -41,18 +41,8 @@ _VANILLA_WITH_CRITIC = {
     key: value for key, value in VANILLA.items() if not key.startswith("ppo.critic")
 }
 
-# Advantage-induced policy alignment (arXiv 2306.02231): the loss holds the policy to the reference,
-# so the constraints of PPO are off; lambda 0.1 is for whitened advantages
-_APA: Changes = {
-    "ppo.algorithm": "apa",
-    "ppo.apa": {"lambda": 0.1},
-    "ppo.kl": None,
-    "ppo.surrogate_clip": None,
-    "ppo.penalty": None,
-    "ppo.entropy": None,
-    "ppo.ptx": None,
-    **_whitened_advantage(None),
-}
+# it has no place for them, whatever --set gives the other arms
+_APA: Changes = {**VARIANTS["apa"], "ppo.penalty": None, "ppo.entropy": None}
 
 ARMS: dict[str, Changes] = {
     "vanilla": VANILLA,
@@ -94,6 +84,6 @@ ARMS: dict[str, Changes] = {
     "gae-0.9": VANILLA | {"ppo.gae.lambda": 0.9},
     "gae-0": VANILLA | {"ppo.gae.lambda": 0.0},
     "gae-1": VANILLA | {"ppo.gae.lambda": 1.0},
-    # beyond the paper
+    # beyond the paper: advantage-induced policy alignment (arXiv 2306.02231)
     "apa": PPO_MAX | _APA,
 }

@@ -79,6 +79,7 @@ def side_by_side(
 ) -> list[dict[str, Any]]:
     """The records of all seeds, each trained in a process of its own; on a GPU one after the other."""
     workers = min(len(seeds), 2 * (os.cpu_count() or 1))
+    # several runs would share its memory
     if torch.cuda.is_available():
         workers = 1
     context = multiprocessing.get_context("forkserver")
@@ -98,17 +99,21 @@ def run_seed(
     seed is that of the policy run alone: all runs share prompts, models and judges.
     """
     _log_as(f"{arm}, seed {seed}")
+    # 1. a workspace with the models that all arms share
     workspace = Workspace(folder / f"{arm}-{seed}")
     for name in SHARED:
         link = workspace.root / name
         link.parent.mkdir(parents=True, exist_ok=True)
+        # a run that was killed has made it
         if not link.is_symlink():
             link.symlink_to((base.root / name).resolve())
 
+    # 2. its settings
     title = f"arm {arm}"
     text = edited(settings_text(base.params), {**changes, "seed": seed}, title)
     write_text(workspace.params, text)
     settings = settings_from(parse_yaml(text, title), title)
+    # 3. the run, and what it is judged by
     loop.train(settings, workspace)
     return {
         "seed": seed,

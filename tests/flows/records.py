@@ -4,6 +4,8 @@ import httpx
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from tests.waiting import SECONDS
+
 EXPERIMENT = "rlhf-tiny"
 
 
@@ -25,6 +27,6 @@ def flow_runs(prefect: str, flow: str) -> dict[str, str]:
     """State of each run of a flow, by its name."""
     wanted = {"flows": {"name": {"any_": [flow]}}}
     found = httpx.post(
-        f"{prefect}/flow_runs/filter", json=wanted, timeout=60, trust_env=False
+        f"{prefect}/flow_runs/filter", json=wanted, timeout=SECONDS, trust_env=False
     ).raise_for_status()
     return {run["name"]: run["state_type"] for run in found.json()}

@@ -1,6 +1,6 @@
 """What `rlhf compare` prints of a comparison."""
 
-from flows.compare import format_match
+from flows.compare import format_result
 from tasks.matches import ComparisonResult
 
 SHARES = {
@@ -14,7 +14,7 @@ def test_a_line_for_all_prompts_and_one_for_each_kind_that_there_is() -> None:
     kinds = {"harmless": nothing, "helpful": SHARES | {"win": 0.75, "lose": 0.0}, "other": SHARES}
     result = ComparisonResult("policy", "sft", "gold", 8, SHARES, kinds)
     rate = "win rate 0.625 [0.500, 0.750]"
-    assert format_match(result) == [
+    assert format_result(result) == [
         f"all       win 50.0%, tie 25.0%, lose 25.0%; {rate}",
         f"helpful   win 75.0%, tie 25.0%, lose 0.0%; {rate}",
         f"other     win 50.0%, tie 25.0%, lose 25.0%; {rate}",

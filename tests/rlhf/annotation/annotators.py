@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -13,6 +13,7 @@ from rlhf.annotation.pairs import AnnotationPair
 from rlhf.evaluation.judges.people import pair_key
 from rlhf.settings import preset_text
 from rlhf.workspace import Workspace
+from tests.waiting import wait_until
 
 HOSTILE = "<script>document.title='stolen'</script> & <b>bold</b>"
 
@@ -70,17 +71,19 @@ class AnnotateServer:
             [*command, "--port", str(self.port)], stdout=subprocess.PIPE, text=True
         )
         assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        self.port = int(line.split("127.0.0.1:")[1].split("/")[0])
+        try:
+            line = self.process.stdout.readline()
+            self.port = int(line.split("127.0.0.1:")[1].split("/")[0])
+            wait_until(self.answers, "the page did not come")
+        except BaseException:
+            self.kill()
+            raise
 
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            try:
-                httpx.get(self.url, trust_env=False)
-                return
-            except httpx.TransportError:
-                time.sleep(0.05)
-        raise AssertionError("the page did not come")
+    def answers(self) -> bool:
+        with suppress(httpx.TransportError):
+            httpx.get(self.url, trust_env=False)
+            return True
+        return False
 
     def kill(self) -> None:
         assert self.process is not None

@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 import httpx
 import pytest
@@ -13,12 +14,15 @@ from annotators import AnnotateServer
 
 from rlhf.annotation.store import VoteStore
 from rlhf.workspace import Workspace
+from tests.waiting import SECONDS, wait_until
 
 playwright = pytest.importorskip("playwright.sync_api")
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
 
+# milliseconds
+PATIENCE = 1000 * SECONDS
 PAIRS = 100
 # numbers of votes, of both annotators together, at which the server is killed
 KILLED_AT = (60, 130)
@@ -32,10 +36,13 @@ def annotate(server: AnnotateServer, name: str, phone: bool, page_errors: list[s
         context = browser.new_context(**(play.devices["Pixel 7"] if phone else {}))
         page = context.new_page()
         page.on("pageerror", lambda error: page_errors.append(str(error)))
-        page.goto(server.url)
-        page.fill("input[name=annotator]", name)
-        page.click("text=Begin")
+        # what comes below goes on with the page that it has, and may give up sooner
+        page.goto(server.url, timeout=PATIENCE)
+        page.fill("input[name=annotator]", name, timeout=PATIENCE)
+        page.click("text=Begin", timeout=PATIENCE)
+        deadline = time.monotonic() + 2 * SECONDS
         while True:
+            assert time.monotonic() < deadline, f"{name} did not come to an end"
             url = page.url
             try:
                 if page.locator("text=are done").count():
@@ -60,13 +67,18 @@ def votes_of(store: VoteStore) -> list[tuple[str, str, str]]:
     return [(vote.annotator, vote.pair, vote.preferred) for vote in store.votes()]
 
 
+def has_votes(store: VoteStore, count: int, annotators: list[threading.Thread]) -> bool:
+    assert any(annotator.is_alive() for annotator in annotators)
+    return len(store.votes()) >= count
+
+
 def test_two_hundred_votes_by_two_annotators_survive_a_server_that_is_killed(
     start_server: Callable[[int], AnnotateServer],
 ) -> None:
     server = start_server(PAIRS)
     page_errors: list[str] = []
     annotators = [
-        threading.Thread(target=annotate, args=(server, name, phone, page_errors))
+        threading.Thread(target=annotate, args=(server, name, phone, page_errors), daemon=True)
         for name, phone in (("Ada", False), ("Bob", True))
     ]
     for annotator in annotators:
@@ -74,15 +86,13 @@ def test_two_hundred_votes_by_two_annotators_survive_a_server_that_is_killed(
 
     store = VoteStore(Workspace(server.root).votes, 1)
     for kill_at in KILLED_AT:
-        while len(store.votes()) < kill_at:
-            assert any(annotator.is_alive() for annotator in annotators)
-            time.sleep(0.1)
+        wait_until(partial(has_votes, store, kill_at, annotators), f"no {kill_at} votes")
         server.kill()
         before = votes_of(store)
         server.start()
         assert votes_of(store)[: len(before)] == before
     for annotator in annotators:
-        annotator.join()
+        annotator.join(3 * SECONDS)
 
     votes = store.votes()
     assert len(votes) == 2 * PAIRS

@@ -1,7 +1,9 @@
+import math
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -299,13 +301,16 @@ def test_killed_at_any_moment_and_started_again_it_gives_the_same_table(tmp_path
     with scripted(script) as url:
         command = [sys.executable, "-c", RUN, url, str(tmp_path), str(Path(__file__).parents[1])]
         for share in (0.2, 0.6):
+            script.hold_at, script.going_on = share * 600, threading.Event()
             process = subprocess.Popen(command, env=environment)
-            while len(script.answered) < share * 600:
+            while len(script.answered) < script.hold_at:
                 assert process.poll() is None
                 time.sleep(0.005)
             process.send_signal(signal.SIGKILL)
             process.wait()
             assert not (tmp_path / "table").exists()
+            script.hold_at = math.inf
+            script.going_on.set()
         subprocess.run(command, env=environment, check=True)
     assert (tmp_path / "table").read_text() == repr(
         judge_all(url, tmp_path, cases(300), asks=6)[1]

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,23 +17,19 @@ from rlhf.common.yaml import parse_yaml
 from rlhf.settings import preset_text
 from rlhf.stages import STAGES, Stage, find_stage
 from rlhf.workspace import Workspace
-from tests.source_tree import ROOT, python_examples
+from tests.readme_examples import module_of, python_blocks
+from tests.source_tree import ROOT
 
-FUNCTION, ROW, FLOW = python_examples(ROOT / "flows" / "README.md")
-
-
-def module(name: str, source: str) -> ModuleType:
-    found = ModuleType(name)
-    exec(compile(source, name, "exec"), found.__dict__)
-    return found
+FUNCTION, ROW, FLOW = python_blocks("flows/README.md")
 
 
 @pytest.fixture
-def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
+def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stage:
     """The stage of the example, in the table and importable."""
     added: Stage = eval(ROW, {"Stage": Stage})
-    function = added.function.partition(":")[0]
-    monkeypatch.setitem(sys.modules, function, module(function, FUNCTION))
+    folder = tmp_path / "code"
+    folder.mkdir()
+    module_of(monkeypatch, added.module, FUNCTION, folder)
     monkeypatch.setitem(STAGES, added.name, added)
     return added
 
@@ -70,7 +65,8 @@ def test_the_worker_runs_it_and_show_has_its_metrics(
     assert state.done and state.key_metrics == {"longest": 3}
 
 
-def test_its_flow_is_one(stage: Stage) -> None:
-    flow = module("flows.lengths", FLOW).lengths
+def test_its_flow_is_one(stage: Stage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    module_of(monkeypatch, "flows.lengths", FLOW, tmp_path)
+    flow = sys.modules["flows.lengths"].lengths
     assert isinstance(flow, Flow) and flow.name == stage.name
     assert flow.description == "Write how long the prompts are."

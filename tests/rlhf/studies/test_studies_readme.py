@@ -12,9 +12,9 @@ from rlhf.settings.edit import edited
 from rlhf.studies.arms import ARMS
 from rlhf.studies.figures import STUDIES
 from tests.project_copy import link_clone
-from tests.source_tree import ROOT, python_examples
+from tests.readme_examples import python_blocks
 
-(EXAMPLE,) = python_examples(ROOT / "rlhf" / "studies" / "README.md")
+(EXAMPLE,) = python_blocks("rlhf/studies/README.md")
 
 
 @pytest.fixture(autouse=True)
