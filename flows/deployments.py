@@ -21,9 +21,9 @@ from prefect.types.entrypoint import EntrypointType
 from flows.arguments import add_settings, add_targets
 from flows.pipeline import pipeline
 from flows.stage import exit_code, prefect_server
+from rlhf.common.address import without_credentials
 from rlhf.common.errors import RlhfError
 from tasks.execution import current_execution
-from tasks.tracking import without_credentials
 
 
 def main(arguments: list[str] | None = None) -> None:

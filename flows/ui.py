@@ -16,10 +16,11 @@ import httpx
 import psutil
 
 from flows.stage import exit_code
+from rlhf.common.address import without_credentials
 from rlhf.common.errors import RlhfError
 from tasks.guard import guard_environment, guarded_command
 from tasks.server import HOST, free_port, release, shared_server
-from tasks.tracking import tracking_uri, without_credentials
+from tasks.tracking import tracking_uri
 
 # MLflow's own; another one where it is taken
 MLFLOW_PORT = 5000
@@ -100,7 +101,8 @@ def wait_for(server: MlflowServer, root: Path) -> None:
     """Wait until the MLflow server answers; raises RlhfError that names its log."""
     end = time.monotonic() + _START_SECONDS
     while server.process.poll() is None and time.monotonic() < end:
-        if _answers(server.address):
+        # another server may have taken the port that was free, and would answer too
+        if _answers(server.address) and _listens(server):
             return
         time.sleep(0.2)
     raise RlhfError(f"the MLflow server did not start; see {_log(root)}")
@@ -121,6 +123,18 @@ def stop(server: subprocess.Popen[bytes]) -> None:
 
 def _log(root: Path) -> Path:
     return root / "logs" / "mlflow-server.log"
+
+
+def _listens(server: MlflowServer) -> bool:
+    """Whether it is this server, or a worker of it, that has the port."""
+    port = int(server.address.rpartition(":")[2])
+    with suppress(psutil.NoSuchProcess):
+        first = psutil.Process(server.process.pid)
+        for process in (first, *first.children(recursive=True)):
+            connections = process.net_connections(kind="tcp")
+            if any(one.laddr and one.laddr.port == port for one in connections):
+                return True
+    return False
 
 
 def _answers(address: str) -> bool:

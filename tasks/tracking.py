@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, LifecycleStage, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
+from rlhf.common.address import without_credentials
 from rlhf.workspace import Workspace
 from tasks.environment import records_root
 from tasks.errors import TrackingError
@@ -56,11 +57,6 @@ def tracking_uri(root: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{records_root(root)}/mlflow.db"
 
 
-def without_credentials(text: str) -> str:
-    """Give `text` without the user name and password of the addresses in it, fit for logs."""
-    return re.sub(r"(?<=://)[^/\s]+@", "", text)
-
-
 def client_of(root: Path) -> MlflowClient:
     """Give a client of the workspace's tracking server or database, for runs and models alike."""
     # both given: the registry's default is a variable of its own
@@ -95,7 +91,7 @@ def open_run(
         client.update_run(parent_id, status="RUNNING")
         tags = {
             "mlflow.parentRunId": parent_id,
-            "rlhf.training.run": stage,
+            "rlhf.stage": stage,
             "rlhf.execution": execution,
             **lineage.tags(),
         }

@@ -13,12 +13,13 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from rlhf.common.address import without_credentials
 from rlhf.common.errors import RlhfError
 from rlhf.common.files import tree_sha256
 from rlhf.common.yaml import write_yaml
 from tasks.errors import TrackingError
 from tasks.registry import registered_name
-from tasks.tracking import client_of, tracking_uri, without_credentials
+from tasks.tracking import client_of, tracking_uri
 
 # it greets for every scratch repository
 logging.getLogger("dvc.repo.init").setLevel(logging.WARNING)

@@ -1,6 +1,7 @@
 """Addresses of the settings, `kind:detail`: `path:models/mine`, `api:gpt-4`, `starter`."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -41,3 +42,8 @@ class Address:
         if not expanded:
             raise RlhfError(f"{self}: a path is missing behind the colon")
         return Path(expanded).expanduser()
+
+
+def without_credentials(text: str) -> str:
+    """Give `text` without the user name and password of the addresses in it, fit for logs."""
+    return re.sub(r"(?<=://)[^/\s]+@", "", text)

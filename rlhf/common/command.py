@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+from rlhf.common.address import without_credentials
 from rlhf.common.errors import RlhfError
+
+log = logging.getLogger("rlhf")
 
 FAILED = 1
 # 128 and the signal's number, as a shell has it
@@ -36,8 +39,9 @@ def exit_on_fault(
     except RlhfError as error:
         _end(FAILED, f"error: {error}")
     except OSError as error:
-        place = error.filename or "file system"
-        _end(FAILED, f"error: {place}: {error.strerror or error}")
+        # whoever looks for a bug of ours turns the log up
+        log.debug("the fault's traceback", exc_info=True)
+        _end(FAILED, f"error: {_os_fault(error)}")
     except KeyboardInterrupt:
         _end(INTERRUPTED, interrupted)
     except terminated:
@@ -50,15 +54,24 @@ def run_as_command(work: Callable[[], object]) -> int:
     SIGTERM interrupts it as Ctrl-C does, and log lines of this project go to stderr as they are.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("rlhf").setLevel(logging.INFO)
+    log.setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with exit_on_fault(interrupted=_WORKER_INTERRUPTED):
             work()
     # the caller ends the process: tests call workers in theirs
     except SystemExit as end:
-        return int(end.code or 0)
+        if isinstance(end.code, str):
+            raise
+        return end.code or 0
     return 0
+
+
+def _os_fault(error: OSError) -> str:
+    """The file at fault and why; or the kind of a fault that has no number, as of a network."""
+    if error.errno is None:
+        return f"{type(error).__name__}: {without_credentials(str(error))}"
+    return f"{error.filename or 'file system'}: {error.strerror or error}"
 
 
 def _end(code: int, message: str | None) -> NoReturn:

@@ -201,7 +201,7 @@ class EndpointClient:
                     return None
                 # a fault of the settings, such as a wrong key: to try again would not help
                 if error.status_code < 500 and error.status_code not in _BUSY:
-                    message = without_credentials(error, self._openai)
+                    message = without_key(error, self._openai)
                     raise JudgeError(f"{key}: {base_url} says no: {message}") from None
                 last: Exception = error
             except (openai.APIError, json.JSONDecodeError, _UnusableCompletion) as error:
@@ -209,7 +209,7 @@ class EndpointClient:
             if attempt < self.endpoint.retries:
                 self._stopped.wait(_pause(attempt, last))
         raise JudgeError(
-            f"{key}: {base_url} gave no answer: {without_credentials(last, self._openai)}; "
+            f"{key}: {base_url} gave no answer: {without_key(last, self._openai)}; "
             "what it answered before is cached, run the stage again to go on"
         ) from None
 
@@ -262,7 +262,7 @@ def openai_client(name: str, endpoint: Endpoint) -> openai.OpenAI:
     )
 
 
-def without_credentials(error: Exception, client: openai.OpenAI) -> str:
+def without_key(error: Exception, client: openai.OpenAI) -> str:
     """An error's text, without the key that a server may repeat in it."""
     key = client.api_key
     return str(error).replace(key, "***") if len(key) >= _SHORTEST_SECRET else str(error)

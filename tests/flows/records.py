@@ -20,7 +20,7 @@ def runs(client: MlflowClient) -> list[Run]:
 
 def newest(client: MlflowClient, stage: str) -> Run:
     """The last run of a stage."""
-    return [run for run in runs(client) if run.data.tags.get("rlhf.training.run") == stage][-1]
+    return [run for run in runs(client) if run.data.tags.get("rlhf.stage") == stage][-1]
 
 
 def flow_runs(prefect: str, flow: str) -> dict[str, str]:

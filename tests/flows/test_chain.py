@@ -115,7 +115,7 @@ def test_from_a_registered_model_one_walks_back_to_the_bytes_of_the_data(chain: 
         (version,) = client.search_model_versions(
             f"name = '{EXPERIMENT}-{name}' and tags.`dvc.out` = '{wanted}'"
         )
-        assert client.get_run(version.run_id).data.tags["rlhf.training.run"] == name
+        assert client.get_run(version.run_id).data.tags["rlhf.stage"] == name
     table = client.search_model_versions(f"name = '{EXPERIMENT}-sft'")[0].tags[
         "dvc.dep.data/prepared/sft.parquet"
     ]

@@ -84,9 +84,7 @@ def test_a_killed_study_goes_on_where_its_seeds_were_and_a_finished_one_runs_not
     client = client_of(project.root)
     experiment = client.get_experiment_by_name("rlhf-tiny")
     assert experiment is not None
-    runs_of = client.search_runs(
-        [experiment.experiment_id], "tags.`rlhf.training.run` LIKE 'arm-%'"
-    )
+    runs_of = client.search_runs([experiment.experiment_id], "tags.`rlhf.stage` LIKE 'arm-%'")
     ended = {(run.info.run_name, run.info.status) for run in runs_of}
     assert {("arm-ppo-max", "FINISHED"), ("arm-ppo-ptx", "FINISHED")} <= ended
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from rlhf.common.address import without_credentials
 from rlhf.common.files import tree_sha256
 from rlhf.workspace import Workspace
 from tasks import registry
@@ -18,7 +19,6 @@ from tasks.tracking import (
     close_run,
     metrics_of,
     open_run,
-    without_credentials,
 )
 
 LINEAGE = Lineage("c0ffee", False, "5e77", {"models/base": "ba5e.dir"}, {"sft.epochs": 1.0})
@@ -55,6 +55,10 @@ def test_stages_of_one_execution_share_a_parent_that_knows_all_settings(records:
     child = client.get_run(first.run_id)
     assert child.data.params == {"sft.epochs": "1.0"}
     assert child.data.tags["mlflow.parentRunId"] == first.parent_id
+    # by these names users search
+    assert child.data.tags["rlhf.stage"] == "sft"
+    assert child.data.tags["rlhf.execution"] == parent.data.tags["rlhf.execution"] == "a"
+    assert parent.data.tags["rlhf.role"] == "execution"
     assert child.data.tags["dvc.dep.models/base"] == "ba5e.dir"
     assert child.data.tags["git.commit"] == "c0ffee"
     assert [item.path for item in client.list_artifacts(first.parent_id)] == ["params.yaml"]
