@@ -35,19 +35,3 @@ def module_file(name: str) -> Path | None:
         if path.is_file():
             return path
     return None
-
-
-def closure(name: str) -> set[Path]:
-    """Give every file of the project that importing `name` can run, relative to the root."""
-    seen: set[Path] = set()
-    waiting = [name]
-    while waiting:
-        dotted = waiting.pop()
-        if "." in dotted:
-            waiting.append(dotted.rpartition(".")[0])
-        path = module_file(dotted)
-        if path is None or path.relative_to(ROOT) in seen:
-            continue
-        seen.add(path.relative_to(ROOT))
-        waiting += [imported for _, imported in imported_names(path)]
-    return seen

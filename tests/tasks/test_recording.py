@@ -1,6 +1,7 @@
 from contextlib import closing
 from pathlib import Path
 
+import pytest
 from mlflow.entities import Metric
 
 from rlhf.core.steps import StepLog
@@ -49,10 +50,13 @@ def test_rows_that_could_not_be_sent_are_sent_later(tmp_path: Path) -> None:
             raise ConnectionError("gone")
         sent.extend(metrics)
 
-    tail = StepTail(tmp_path / "x.jsonl", send, seconds=0.01)
+    tail = StepTail(tmp_path / "x.jsonl", send, seconds=3600)
     with closing(StepLog(tmp_path / "x.jsonl")) as log:
         log.write(1, {"loss": 1.0})
         log.write(2, {"loss": 0.5})
+    with pytest.raises(ConnectionError):
+        tail.send_new()
+    assert sent == []
     broken = False
     tail.close()
     assert values(sent) == [("loss", 1, 1.0), ("loss", 2, 0.5)]

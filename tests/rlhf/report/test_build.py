@@ -201,9 +201,7 @@ def test_a_collapsed_run_is_marked(page: str, settings: Settings, workspace: Wor
 def test_missing_optional_files_give_notes(settings: Settings, workspace: Workspace) -> None:
     optional = [workspace.metrics("fetch"), workspace.metrics("prepare"), workspace.samples("ppo")]
     optional += [workspace.steps(stage) for stage in ("sft", "reward", "gold", "ppo")]
-    optional += [
-        workspace.details(stage) for stage in ("prepare", "reward", "gold", "ppo", "evaluate")
-    ]
+    optional += [workspace.details(stage) for stage in ("prepare", "reward", "gold", "ppo")]
     for path in optional:
         path.unlink()
     text = built_page(settings, workspace)
@@ -223,6 +221,14 @@ def test_empty_summaries_still_make_a_page(settings: Settings, workspace: Worksp
 def test_a_missing_summary_is_named(settings: Settings, workspace: Workspace, stage: str) -> None:
     workspace.metrics(stage).unlink()
     with pytest.raises(DataError, match=rf"metrics/{stage}\.json: no such file"):
+        build(settings, workspace)
+
+
+def test_missing_figures_of_the_comparisons_are_named(
+    settings: Settings, workspace: Workspace
+) -> None:
+    workspace.details("evaluate").unlink()
+    with pytest.raises(DataError, match=r"metrics/evaluate_details\.json: no such file"):
         build(settings, workspace)
 
 
