@@ -4,9 +4,8 @@ A new stage is a row here, its function, and `flows/<name>.py`; `make dvc.yaml` 
 `dvc.yaml`. `flows/README.md` shows how.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rlhf import registry
 from rlhf.common.address import Address
@@ -17,6 +16,43 @@ from rlhf.workspace import Workspace
 Run = Callable[[Settings, Workspace], object]
 
 
+# -- what settings choose by name ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A table of the registry, and the names in it that settings choose."""
+
+    table: Mapping[str, str]
+    names: Callable[[Settings], Iterable[str]]
+
+    def modules(self, settings: Settings) -> list[str]:
+        """The modules that make what is chosen; names of another table are passed over."""
+        names = dict.fromkeys(self.names(settings))
+        return [registry.module_of(self.table, name) for name in names if name in self.table]
+
+
+def _kinds(addresses: Iterable[str]) -> list[str]:
+    return [Address.parse(address).kind for address in addresses]
+
+
+def _kinds_of_sources(settings: Settings) -> list[str]:
+    data = settings.data
+    lists = (data.sft, data.preferences, data.prompts, data.evaluation, data.pretrain)
+    return _kinds([settings.model.source, *(one for addresses in lists for one in addresses)])
+
+
+_SOURCES = Choice(registry.SOURCES, _kinds_of_sources)
+_ENGINES = Choice(registry.ENGINES, lambda settings: [settings.engine.kind])
+_ALGORITHMS = Choice(registry.ALGORITHMS, lambda settings: [settings.ppo.algorithm])
+_SAMPLERS = Choice(registry.SAMPLERS, lambda settings: [settings.ppo.sampling.sampler])
+_REWARDS = Choice(registry.REWARDS, lambda settings: _kinds(settings.ppo.rewards))
+_JUDGES = Choice(registry.JUDGES, lambda settings: _kinds(settings.evaluate.judges))
+
+
+# -- a stage ---------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Stage:
     """What a stage is called, runs, reads and writes.
@@ -24,6 +60,7 @@ class Stage:
     function: where it is, `module:name`; takes the settings and the workspace
     tables: of `data/prepared`, read; models: below `models/`, read; reads: other paths
     params: sections of params.yaml, or keys that every settings file has
+    chooses: from which tables the settings choose for it, the engine of a stage that trains aside
     model: below `models/`, written
     registered: whether MLflow's registry gets that model; alias: its alias there
     writes: other paths, written; summary, step_log, details, samples: whether it writes these
@@ -38,6 +75,7 @@ class Stage:
     about: str
     function: str
     params: tuple[str, ...]
+    chooses: tuple[Choice, ...] = ()
     tables: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
@@ -65,6 +103,32 @@ class Stage:
         run: Run = registry.find({self.name: self.function}, self.name)
         return run
 
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """All tables from which settings choose for it."""
+        return (_ENGINES, *self.chooses) if self.trains else self.chooses
+
+    def chosen_modules(self, settings: Settings) -> list[str]:
+        """The modules that the settings choose by name for it."""
+        return [module for choice in self.choices for module in choice.modules(settings)]
+
+    @property
+    def metrics_files(self) -> list[str]:
+        """What it writes of its measurements beside the summary."""
+        files = {
+            f"metrics/{self.name}.jsonl": self.step_log,
+            f"metrics/{self.name}_details.json": self.details,
+            f"metrics/{self.name}_samples.jsonl": self.samples,
+        }
+        return [path for path, written in files.items() if written]
+
+    @property
+    def outs(self) -> list[str]:
+        """All that it writes, beside its summary."""
+        model = [f"models/{self.model}"] if self.model else []
+        plots = [f"metrics/{self.name}_steps.json"] if self.step_log else []
+        return [*model, *self.writes, *self.metrics_files, *plots]
+
 
 _RANKING_METRICS = (
     "accuracy",
@@ -75,20 +139,15 @@ _RANKING_METRICS = (
 )
 
 
-def _figures(*stages: str) -> list[str]:
-    """What the report draws of the stages before it."""
-    metrics = [f"metrics/{name}.json" for name in stages]
-    steps = [f"metrics/{name}.jsonl" for name in ("sft", "reward", "ppo", "gold")]
-    details = ("prepare", "reward", "ppo", "gold", "evaluate")
-    return [
-        *metrics,
-        *steps,
-        *(f"metrics/{name}_details.json" for name in details),
-        "metrics/ppo_samples.jsonl",
-    ]
+def _measured(stages: Sequence[Stage]) -> list[str]:
+    """The files of what these stages measured."""
+    summaries = [f"metrics/{stage.name}.json" for stage in stages if stage.summary]
+    return [*summaries, *(path for stage in stages for path in stage.metrics_files)]
 
 
-_ALL = (
+# -- the table -------------------------------------------------------------------------------------
+
+BEFORE_REPORT = (
     Stage(
         name="fetch",
         about="Bring the base model and the raw data, pinned by hash; the only stage that touches a network",
@@ -103,6 +162,7 @@ _ALL = (
             "data.evaluation",
             "data.pretrain",
         ),
+        chooses=(_SOURCES,),
         model="base",
         writes=("data/raw",),
         downloads=True,
@@ -169,6 +229,7 @@ _ALL = (
         tables=("pretrain", "prompts"),
         models=("base", "reward", "sft"),
         params=("seed", "engine", "ppo", "data.max_response_tokens"),
+        chooses=(_ALGORITHMS, _SAMPLERS, _REWARDS),
         model="policy",
         # `evaluate` makes its version the registry's challenger
         registered=True,
@@ -211,6 +272,7 @@ _ALL = (
         # the questions of the alignment tax
         reads=("rlhf/evaluation/knowledge.jsonl",),
         params=("seed", "engine", "evaluate"),
+        chooses=(_JUDGES,),
         writes=("data/evaluation",),
         recorded=("data/evaluation/comparisons.parquet",),
         details=True,
@@ -225,36 +287,37 @@ _ALL = (
             "win_rate_high",
         ),
     ),
-    Stage(
-        name="report",
-        about="Draw one page from the metrics and the judged pairs",
-        function="rlhf.report.build:build",
-        reads=(
-            "data/evaluation",
-            *_figures("fetch", "prepare", "sft", "reward", "ppo", "gold", "evaluate"),
-            "rlhf/presets",
-            "rlhf/report",
-        ),
-        params=(
-            "seed",
-            "experiment",
-            "model",
-            "data",
-            "engine",
-            "sft",
-            "reward",
-            "ppo",
-            "gold",
-            "evaluate",
-            "report",
-        ),
-        writes=("reports/index.html",),
-        recorded=("reports/index.html",),
-        summary=False,
-    ),
 )
 
-STAGES: dict[str, Stage] = {stage.name: stage for stage in _ALL}
+_REPORT = Stage(
+    name="report",
+    about="Draw one page from the metrics and the judged pairs",
+    function="rlhf.report.build:build",
+    reads=(
+        "data/evaluation",
+        *_measured(BEFORE_REPORT),
+        "rlhf/presets",
+        "rlhf/report",
+    ),
+    params=(
+        "seed",
+        "experiment",
+        "model",
+        "data",
+        "engine",
+        "sft",
+        "reward",
+        "ppo",
+        "gold",
+        "evaluate",
+        "report",
+    ),
+    writes=("reports/index.html",),
+    recorded=("reports/index.html",),
+    summary=False,
+)
+
+STAGES: dict[str, Stage] = {stage.name: stage for stage in (*BEFORE_REPORT, _REPORT)}
 
 
 def find_stage(name: str) -> Stage:
@@ -266,50 +329,5 @@ def find_stage(name: str) -> Stage:
 
 def modules_of(name: str, settings: Settings) -> list[str]:
     """The modules that a stage runs: its own, and those that the settings choose by name."""
-    return [STAGES[name].module, *chosen_modules(name, settings)]
-
-
-def chosen_modules(name: str, settings: Settings) -> list[str]:
-    """The modules that the settings choose by name for a stage."""
-    chosen = _CHOSEN.get(name)
-    return chosen(settings) if chosen else []
-
-
-def _sources(settings: Settings) -> list[str]:
-    data = settings.data
-    lists = (data.sft, data.preferences, data.prompts, data.evaluation, data.pretrain)
-    addresses = [settings.model.source, *(one for addresses in lists for one in addresses)]
-    return _by_kind(registry.SOURCES, addresses)
-
-
-def _engine(settings: Settings) -> list[str]:
-    return [registry.module_of(registry.ENGINES, settings.engine.kind)]
-
-
-def _policy(settings: Settings) -> list[str]:
-    ppo = settings.ppo
-    return [
-        *_engine(settings),
-        registry.module_of(registry.ALGORITHMS, ppo.algorithm),
-        registry.module_of(registry.SAMPLERS, ppo.sampling.sampler),
-        *_by_kind(registry.REWARDS, ppo.rewards),
-    ]
-
-
-def _judges(settings: Settings) -> list[str]:
-    return _by_kind(registry.JUDGES, settings.evaluate.judges)
-
-
-def _by_kind(table: dict[str, str], addresses: Any) -> list[str]:
-    kinds = dict.fromkeys(Address.parse(address).kind for address in addresses)
-    return [registry.module_of(table, kind) for kind in kinds if kind in table]
-
-
-_CHOSEN: dict[str, Callable[[Settings], list[str]]] = {
-    "fetch": _sources,
-    "sft": _engine,
-    "reward": _engine,
-    "ppo": _policy,
-    "gold": _engine,
-    "evaluate": _judges,
-}
+    stage = STAGES[name]
+    return [stage.module, *stage.chosen_modules(settings)]

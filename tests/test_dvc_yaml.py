@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rlhf.commands.dvc_yaml import LINKS, link_name, links_of, pipeline_text
-from rlhf.common.yaml import parse_yaml, read_yaml
+from rlhf.common.yaml import parse_yaml, read_yaml, write_yaml
 from rlhf.core.source import closure, unwatched
 from rlhf.registry import ALGORITHMS, module_of
 from rlhf.settings import Settings, preset_names, preset_text, settings_from
@@ -49,6 +49,23 @@ def outs_of(stage: dict[str, Any]) -> list[str]:
 
 def is_covered(path: Path, entries: list[str]) -> bool:
     return any(path == Path(entry) or Path(entry) in path.parents for entry in entries)
+
+
+def test_the_stages_are_the_eight_in_their_order() -> None:
+    """Users and their scripts know them by these names."""
+    names = ["fetch", "prepare", "sft", "reward", "ppo", "gold", "evaluate", "report"]
+    assert list(STAGES) == list(PIPELINE["stages"]) == names
+    commands = [stage["cmd"] for stage in PIPELINE["stages"].values()]
+    assert commands == [f"python -m flows.{name}" for name in names]
+
+
+def test_what_a_user_added_stays() -> None:
+    content = parse_yaml(TEXT, "dvc.yaml")
+    content["stages"]["mine"] = {"cmd": "make tea", "outs": ["tea"]}
+    content["stages"]["sft"]["outs"][0] = {"models/sft": {"persist": True}}
+    content["stages"]["sft"]["frozen"] = True
+    written = parse_yaml(pipeline_text(write_yaml(content)), "dvc.yaml")
+    assert written == content
 
 
 def test_it_is_what_the_table_and_the_code_say() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlhf.commands.dvc_yaml import data_of, written_by
+from rlhf.commands.dvc_yaml import data_of
 from rlhf.core.source import ROOT
 from rlhf.stages import STAGES
 from tests.flow_picture import ARROWS, flow_svg
@@ -17,7 +17,7 @@ def test_the_picture_is_that_of_this_code() -> None:
 def test_an_arrow_is_a_path_that_one_writes_and_the_other_reads(
     start: str, end: str, path: str
 ) -> None:
-    assert path in written_by(STAGES[start])
+    assert path in STAGES[start].outs
     # what `reward.initial` names is SFT in every preset
     read = [entry.replace("${reward.initial}", "sft") for entry in data_of(STAGES[end])]
     assert path in read

@@ -9,6 +9,7 @@ all algorithms share, and the stage ppo depends on the folder that `ppo.algorith
 file, or another algorithm, makes nobody's finished stage stale.
 """
 
+import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from os.path import relpath
@@ -17,10 +18,12 @@ from textwrap import indent
 from typing import Any
 
 from rlhf import registry
+from rlhf.common.command import exit_on_fault
+from rlhf.common.files import write_text
 from rlhf.common.yaml import parse_yaml, write_yaml
 from rlhf.core.source import ROOT, closure
 from rlhf.settings import Settings, load_settings, preset_names, preset_text, settings_from
-from rlhf.stages import STAGES, Stage, chosen_modules
+from rlhf.stages import STAGES, Stage
 from rlhf.workspace import Workspace
 
 LINKS = Path("rlhf/.code")
@@ -33,54 +36,50 @@ _BY_FILE = (
     "rlhf/rewards",
     "rlhf/rollout",
 )
-# the tables from which settings choose for a stage; the algorithm is watched through its links
-_TABLES: Mapping[str, tuple[Mapping[str, str], ...]] = {
-    "fetch": (registry.SOURCES,),
-    "sft": (registry.ENGINES,),
-    "reward": (registry.ENGINES,),
-    "ppo": (registry.ENGINES, registry.REWARDS, registry.SAMPLERS),
-    "gold": (registry.ENGINES,),
-    "evaluate": (registry.JUDGES,),
-}
-_PLOTS = "# The curves over the steps."
+# where the text behind the stages begins: a line that is not indented
+_BEHIND = re.compile(r"^(?=\S)", re.MULTILINE)
 
 
 def main() -> None:
     """Write dvc.yaml and the links, in the project's root."""
     path = ROOT / "dvc.yaml"
-    text = path.read_text(encoding="utf-8")
-    path.write_text(pipeline_text(text), encoding="utf-8")
-    write_links(ROOT)
+    with exit_on_fault():
+        write_text(path, pipeline_text(path.read_text(encoding="utf-8")))
+        write_links(ROOT)
 
 
 def pipeline_text(text: str) -> str:
-    """The text of dvc.yaml with its stages as the table and the code have them.
+    """The text of dvc.yaml with the table's stages as the table and the code have them.
 
-    What stands above `stages:` and from the comment on the plots on stays.
+    What a user added stays: stages, keys of a stage, options of an output, and all that stands above
+    or behind the stages.
     """
     listed = parse_yaml(text, "dvc.yaml").get("stages", {})
+    entries = {name: stage_entry(stage, listed.get(name, {})) for name, stage in STAGES.items()}
+    entries |= {name: entry for name, entry in listed.items() if name not in STAGES}
+
     head, _, rest = text.partition("stages:\n")
-    _, plots, tail = rest.partition(_PLOTS)
-    entries = []
-    for name, stage in STAGES.items():
-        before = listed.get(name, {}).get("deps", [])
-        entries.append(indent(write_yaml({name: stage_entry(stage, before)}), "  "))
-    body = "\n".join(entries)
-    return f"{head}stages:\n{body}\n{plots}{tail}"
+    behind = _BEHIND.search(rest)
+    tail = rest[behind.start() :] if behind else ""
+    body = "\n".join(indent(write_yaml({name: entry}), "  ") for name, entry in entries.items())
+    return f"{head}stages:\n{body}\n{tail}" if tail else f"{head}stages:\n{body}"
 
 
-def stage_entry(stage: Stage, listed: Sequence[str] = ()) -> dict[str, Any]:
-    """One stage as dvc.yaml has it; `listed` are the dependencies that it had."""
+def stage_entry(stage: Stage, before: Mapping[str, Any]) -> dict[str, Any]:
+    """One stage as dvc.yaml has it; `before` is what stands there."""
+    # an output with options is a mapping of its path
+    options = {next(iter(out)): out for out in before.get("outs", []) if isinstance(out, Mapping)}
+    listed = before.get("deps", [])
     entry: dict[str, Any] = {
         "desc": stage.about,
         "cmd": f"python -m flows.{stage.name}",
         "deps": ["requirements.lock", *data_of(stage), *code_of(stage, listed)],
         "params": list(stage.params),
-        "outs": written_by(stage),
+        "outs": [options.get(path, path) for path in stage.outs],
     }
     if stage.summary:
         entry["metrics"] = [f"metrics/{stage.name}.json"]
-    return entry
+    return entry | {key: value for key, value in before.items() if key not in entry}
 
 
 def data_of(stage: Stage) -> list[str]:
@@ -89,18 +88,6 @@ def data_of(stage: Stage) -> list[str]:
     models = [f"models/{name}" for name in stage.models]
     others = [path for path in stage.reads if not path.startswith("rlhf/")]
     return [*tables, *models, *others]
-
-
-def written_by(stage: Stage) -> list[str]:
-    """What a stage writes beside its summary."""
-    metrics = {
-        f"metrics/{stage.name}.jsonl": stage.step_log,
-        f"metrics/{stage.name}_details.json": stage.details,
-        f"metrics/{stage.name}_samples.jsonl": stage.samples,
-        f"metrics/{stage.name}_steps.json": stage.step_log,
-    }
-    model = [f"models/{stage.model}"] if stage.model else []
-    return [*model, *stage.writes, *(path for path, written in metrics.items() if written)]
 
 
 # -- code ---------------------------------------------------------------------------------------------
@@ -119,7 +106,7 @@ def code_of(stage: Stage, listed: Sequence[str] = ()) -> list[str]:
 def shared_code(stage: Stage, listed: Sequence[str] = ()) -> list[Path]:
     """The files that a stage runs whatever algorithm is chosen."""
     algorithms = _modules(registry.ALGORITHMS)
-    chosen = {name for one in _known_settings() for name in chosen_modules(stage.name, one)}
+    chosen = {name for one in _known_settings() for name in stage.chosen_modules(one)}
     modules = [stage.module, *sorted(chosen - algorithms), *_listed_modules(stage, listed)]
     return closure(modules)
 
@@ -165,7 +152,9 @@ def _known_settings() -> list[Settings]:
 
 def _listed_modules(stage: Stage, listed: Iterable[str]) -> list[str]:
     """What can be chosen for a stage and was listed before."""
-    known = set().union(*(_modules(table) for table in _TABLES.get(stage.name, ())))
+    # the algorithm is watched through its links
+    tables = [choice.table for choice in stage.choices if choice.table is not registry.ALGORITHMS]
+    known = set().union(*(_modules(table) for table in tables))
     modules = {path.removesuffix(".py").replace("/", ".") for path in listed}
     return sorted(known & modules)
 

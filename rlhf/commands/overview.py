@@ -31,7 +31,7 @@ def stage_states(workspace: Workspace) -> list[StageState]:
 def _state(stage: Stage, workspace: Workspace) -> StageState:
     # the report measures nothing
     if not stage.summary:
-        written = [workspace.root / path for path in stage.writes]
+        written = [workspace.root / path for path in stage.outs]
         return StageState(stage.name, all(path.exists() for path in written), {})
     path = workspace.metrics(stage.name)
     done = path.is_file()

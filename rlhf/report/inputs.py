@@ -14,12 +14,14 @@ from pyarrow import ArrowException
 from rlhf.common.errors import DataError
 from rlhf.common.files import read_json
 from rlhf.core.steps import read_steps
-from rlhf.stages import STAGES
+from rlhf.stages import BEFORE_REPORT
 from rlhf.workspace import Workspace
 
 # Without these summaries there is no page. The other stages may have run elsewhere: a workspace
 # can be given prepared tables and a base model.
 REQUIRED_SUMMARIES = ("sft", "reward", "ppo", "gold", "evaluate")
+# all figures of the comparisons are in these
+REQUIRED_DETAILS = ("evaluate",)
 
 JsonObject = dict[str, Any]
 
@@ -67,12 +69,13 @@ def read_inputs(workspace: Workspace) -> ReportInputs:
     details: dict[str, JsonObject] = {}
     steps: dict[str, list[JsonObject]] = {}
 
-    for stage in STAGES.values():
+    for stage in BEFORE_REPORT:
         if stage.summary:
             required = stage.name in REQUIRED_SUMMARIES
             summaries[stage.name] = _read_object(workspace.metrics(stage.name), required)
         if stage.details:
-            details[stage.name] = _read_object(workspace.details(stage.name), required=False)
+            required = stage.name in REQUIRED_DETAILS
+            details[stage.name] = _read_object(workspace.details(stage.name), required)
         if stage.step_log:
             rows = read_steps(workspace.steps(stage.name))
             steps[stage.name] = sorted(rows, key=lambda row: row["step"])
