@@ -53,13 +53,7 @@ def pipeline(
 
 @task(task_run_name="dvc repro", cache_policy=NO_CACHE)
 def run_dvc(targets: list[str], overrides: dict[str, Any], wait: bool) -> None:
-    """Let DVC run what is stale, its output in the log.
-
-    Settings that a stage would refuse are refused here.
-    """
-    # with overrides, `repro` checks the outcome
-    if not overrides:
-        load_settings(Workspace().params)
+    """Let DVC run what is stale, its output in the log."""
     repro(Path(), targets, overrides, get_run_logger().info, wait=wait)
 
 

@@ -23,7 +23,7 @@ from rlhf.settings import preset_text
 from rlhf.settings.edit import edited
 from rlhf.studies.arms import ARMS
 from rlhf.studies.figures import PAPER_FIGURES, STUDIES
-from tasks.environment import STUDIES as STUDIES_FOLDER
+from tasks.environment import STUDIES_FOLDER
 from tasks.execution import current_execution, named_execution
 from tasks.repro import repro
 from tasks.study import arm_stage, lay_out

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 # the folder of a workspace that holds its studies, workspaces themselves
-STUDIES = "studies"
+STUDIES_FOLDER = "studies"
 
 _ALWAYS = {
     "DO_NOT_TRACK": "1",
@@ -59,7 +59,7 @@ def records_root(root: Path) -> Path:
     """
     path = root.resolve()
     around = path.parent.parent
-    if path.parent.name == STUDIES and (around / "dvc.yaml").is_file():
+    if path.parent.name == STUDIES_FOLDER and (around / "dvc.yaml").is_file():
         path = around
     for parent in (path, *path.parents):
         if parent.parts[-3:] == (".dvc", "tmp", "exps"):

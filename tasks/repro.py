@@ -21,7 +21,8 @@ import psutil
 from rlhf.common.command import TERMINATED, exit_on_fault
 from rlhf.common.errors import RlhfError
 from rlhf.common.files import write_text
-from rlhf.settings import load_settings
+from rlhf.common.yaml import parse_yaml
+from rlhf.settings import settings_from
 from rlhf.settings.edit import edited
 from rlhf.settings.read import settings_text
 from rlhf.workspace import Workspace
@@ -58,13 +59,13 @@ def repro(
     wait: for another run of this workspace; otherwise a workspace in use raises BusyError
     prepare: writes whatever else is to be written before DVC reads it, once no other run works here
 
-    Raises ReproFailed where a stage fails.
+    What a stage would refuse is refused before DVC sets outputs aside: settings, and code that
+    dvc.yaml does not list. Raises SettingsError for these, ReproFailed where a stage fails.
     """
     with _only_run(root, on_line, wait):
         _wait_for_others(root, on_line, wait)
         prepare()
-        if overrides:
-            override(Workspace(root).params, overrides)
+        override(root, overrides)
         while not _dvc_repro(root, targets, on_line):
             # one by hand began between the look and our own
             _report_busy(on_line, wait, "another DVC command holds this workspace")
@@ -91,9 +92,13 @@ def _dvc_repro(root: Path, targets: Sequence[str], on_line: OnLine) -> bool:
     raise ReproFailed(f"dvc repro ended with exit code {code}")
 
 
-def override(path: Path, values: Mapping[str, Any]) -> None:
-    """Set dotted keys in a settings file; raises SettingsError before anything is written."""
-    write_text(path, edited(settings_text(path), values, str(path)))
+def override(root: Path, values: Mapping[str, Any]) -> None:
+    """Set dotted keys in params.yaml; raises SettingsError before anything is written."""
+    path = Workspace(root).params
+    text = edited(settings_text(path), values, str(path))
+    refuse_unwatched_stages(root, settings_from(parse_yaml(text, str(path))))
+    if values:
+        write_text(path, text)
 
 
 # -- one run at a time ----------------------------------------------------------------------------
@@ -172,15 +177,11 @@ def _report_busy(on_line: OnLine, wait: bool, problem: str) -> None:
 
 def main() -> None:
     """`python -m tasks.repro [TARGET ...]`: what `make repro` runs."""
-    workspace = Workspace()
-    with exit_on_fault():
-        # or DVC would name missing keys only, and set outputs aside first
-        refuse_unwatched_stages(workspace.root, load_settings(workspace.params))
     targets = sys.argv[1:]
     run(targets)
     # with targets the report may be an earlier one
     if not targets:
-        print(f"the report: {workspace.report}; the figures: rlhf show")
+        print(f"the report: {Workspace().report}; the figures: rlhf show")
 
 
 def run(targets: Sequence[str]) -> None:

@@ -18,14 +18,16 @@ from prefect.cache_policies import NO_CACHE
 
 from rlhf.common.errors import RlhfError, SettingsError
 from rlhf.common.files import read_json, write_text
-from rlhf.common.yaml import read_yaml, write_yaml
+from rlhf.common.yaml import parse_yaml, read_yaml, write_yaml
 from rlhf.core.source import closure
-from rlhf.settings import flatten
+from rlhf.settings import flatten, settings_from
+from rlhf.settings.edit import edited
 from rlhf.stages import STAGES
 from tasks import tracking
 from tasks.artifacts import show_table, summary_rows
-from tasks.environment import STUDIES
+from tasks.environment import STUDIES_FOLDER
 from tasks.tracking import TrackedRun
+from tasks.watched import filled_in, refuse_unwatched
 
 # what all arms share
 SHARED_STAGES = tuple(name for name, stage in STAGES.items() if stage.shared_by_arms)
@@ -77,7 +79,7 @@ def lay_out(
     chain = root / "dvc.yaml"
     if not chain.is_file():
         raise RlhfError(f"{chain}: no such file; a study runs inside a clone of the project")
-    study = root / STUDIES / name
+    study = root / STUDIES_FOLDER / name
 
     # 1. a repository of DVC, with the code of the one around it
     write_changed(study / ".dvc" / "config", _DVC_CONFIG)
@@ -97,6 +99,8 @@ def lay_out(
 
     # 3. what follows from it
     stages = study_stages(read_yaml(chain)["stages"], arms, figures)
+    for arm, changes in arms.items():
+        _refuse_unwatched_arm(arm, edited(settings, changes, arm), stages[arm_stage(arm)]["deps"])
     write_changed(study / "dvc.yaml", write_yaml({"stages": stages}))
     adopt_results(root / "dvc.lock", study / "dvc.lock")
     return study
@@ -121,7 +125,8 @@ def _link(link: Path, target: Path) -> None:
 def adopt_results(chain_lock: Path, study_lock: Path) -> None:
     """Give a new study the results of the workspace around it.
 
-    DVC checks them out of the common cache. Whether they fit (settings, code, data) is for DVC to see; it runs what does not.
+    DVC checks them out of the common cache. Whether they fit (settings, code, data) is for DVC to
+    see; it runs what does not.
     """
     if study_lock.exists() or not chain_lock.is_file():
         return
@@ -160,6 +165,11 @@ def study_stages(
         "metrics": ["metrics/findings.json"],
     }
     return stages
+
+
+def _refuse_unwatched_arm(arm: str, text: str, deps: Sequence[str]) -> None:
+    settings = settings_from(parse_yaml(text, arm))
+    refuse_unwatched("ppo", settings, filled_in(deps, settings))
 
 
 def _arm_deps(chain: Mapping[str, Any], changes: Mapping[str, Any]) -> list[str]:

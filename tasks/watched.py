@@ -11,17 +11,18 @@ from rlhf.stages import STAGES, modules_of
 
 
 def refuse_unwatched_stages(root: Path, settings: Settings) -> None:
-    """Look at every stage of the chain before any work; raises SettingsError."""
-    chain = root / "dvc.yaml"
-    # DVC says so itself
-    if not chain.is_file():
-        return
-    listed = read_yaml(chain)["stages"]
-    for stage in STAGES:
-        deps = listed.get(stage, {}).get("deps", [])
-        # what DVC fills in
-        paths = [str(path).replace("${ppo.algorithm}", settings.ppo.algorithm) for path in deps]
-        refuse_unwatched(stage, settings, paths)
+    """Look at every stage of `dvc.yaml` that the table has; raises SettingsError."""
+    path = root / "dvc.yaml"
+    # without one, DVC's own message is clear
+    stages = read_yaml(path)["stages"] if path.is_file() else {}
+    for name in STAGES:
+        if name in stages:
+            refuse_unwatched(name, settings, filled_in(stages[name].get("deps", []), settings))
+
+
+def filled_in(deps: Iterable[str], settings: Settings) -> list[str]:
+    """Dependencies with the name of the algorithm in place of `${ppo.algorithm}`, as DVC reads them."""
+    return [str(path).replace("${ppo.algorithm}", settings.ppo.algorithm) for path in deps]
 
 
 def refuse_unwatched(stage: str, settings: Settings, listed: Iterable[str]) -> None:

@@ -18,13 +18,13 @@ _SMALL_STAGES = {
     "one": {
         "cmd": "touch begun; while [ -e hold ]; do sleep 0.1; done; cat data/in > one.txt",
         "deps": ["data"],
-        "params": ["number"],
+        "params": ["seed"],
         "outs": ["one.txt"],
     },
     "two": {
         "cmd": "cat one.txt > two.txt",
         "deps": ["one.txt"],
-        "params": ["section"],
+        "params": ["report"],
         "outs": ["two.txt"],
     },
 }
@@ -49,7 +49,7 @@ class Project:
         (root / ".dvc").mkdir()
         shutil.copy(ROOT / ".dvc" / "config", root / ".dvc" / "config")
         (root / ".dvc" / ".gitignore").write_text("/tmp\n/cache\n")
-        (root / "params.yaml").write_text("# a remark\nnumber: 0\nsection: {key: 1}\n")
+        (root / "params.yaml").write_text(preset_text("tiny"))
         (root / "dvc.yaml").write_text(write_yaml({"stages": _SMALL_STAGES}))
         project = Project(root)
         project.commit()

@@ -26,14 +26,14 @@ def preset(
         bool, typer.Option("--force", help="Overwrite a params.yaml that you have edited.")
     ] = False,
     variant: Annotated[
-        str | None, typer.Option(help=f"Algorithm of the paper: {', '.join(VARIANTS)}.")
+        str | None, typer.Option(help=f"Variant of the preset; apa is beyond the paper: {', '.join(VARIANTS)}.")
     ] = None,
 ) -> None:
-    """Write a whole settings file to params.yaml, or list those there are.
+    """Write a preset to params.yaml, or list the presets.
 
     \b
     rlhf preset                            list them
-    rlhf preset tiny                       seconds, a random model: does the machinery run?
+    rlhf preset tiny                       minutes, a random model: does the machinery run?
     rlhf preset laptop --variant vanilla   PPO without any of the constraints
     """
     cli: CliContext = context.obj

@@ -43,8 +43,8 @@ def _print_diagnosis(console: Console, diagnosis: Diagnosis) -> None:
     console.print(table)
     done = [name for name, is_done in diagnosis.stages.items() if is_done]
     names = ", ".join(done) or "none"
-    console.print(f"stages done: {names}; dvc status tells which are stale")
-    console.print("ready" if diagnosis.healthy else "not ready: mend what is marked fault")
+    console.print(f"stages done: {names}; `dvc status` shows which are out of date")
+    console.print("ready" if diagnosis.healthy else "not ready: fix what is marked as a fault")
 
 
 def show(
@@ -66,4 +66,4 @@ def show(
             # only the first row of a stage has its name
             name = ""
     cli.console.print(table)
-    cli.console.print("[dim]as the stages left it; dvc status tells which are stale by now[/]")
+    cli.console.print("[dim]as the stages left it; `dvc status` shows which are out of date by now[/]")

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from rlhf.common.errors import SettingsError
-from rlhf.common.yaml import parse_yaml
+from rlhf.common.yaml import parse_yaml, read_yaml, write_yaml
 from rlhf.settings import preset_text
 from tasks.errors import BusyError
-from tasks.repro import ReproFailed, main, override, repro
+from tasks.repro import ReproFailed, main, override, repro, run
 from tests.project_copy import Project
 from tests.source_tree import ROOT
 from tests.waiting import SECONDS, processes_below, wait_for_text, wait_until
@@ -113,10 +113,40 @@ def test_an_interrupted_run_leaves_no_process_and_frees_the_workspace(
     repro(repository.root, [], {}, print, wait=False)
 
 
+def test_settings_and_code_that_is_not_listed_are_refused_before_dvc(repository: Project) -> None:
+    params, chain = repository.root / "params.yaml", repository.root / "dvc.yaml"
+    with pytest.raises(SettingsError, match=r"did you mean seed\?"):
+        params.write_text(preset_text("tiny").replace("\nseed: 1", "\nsed: 1"))
+        repro(repository.root, [], {}, print)
+    params.write_text(preset_text("tiny"))
+
+    content = read_yaml(chain)
+    gold = read_yaml(ROOT / "dvc.yaml")["stages"]["gold"]
+    content["stages"]["gold"] = gold
+    gold["deps"].remove("rlhf/engine/single.py")
+    chain.write_text(write_yaml(content))
+    with pytest.raises(SettingsError, match=r"gold runs rlhf/engine/single\.py"):
+        repro(repository.root, ["one"], {}, print)
+    assert not (repository.root / "begun").exists()
+
+
+def test_an_override_that_chooses_what_is_not_listed_is_refused_and_not_written(
+    tmp_path: Path,
+) -> None:
+    stages = read_yaml(ROOT / "dvc.yaml")["stages"]
+    stages["ppo"]["deps"].remove("rlhf/engine/zero.py")
+    (tmp_path / "dvc.yaml").write_text(write_yaml({"stages": stages}))
+    (tmp_path / "params.yaml").write_text(preset_text("tiny"))
+    override(tmp_path, {})
+    with pytest.raises(SettingsError, match=r"ppo runs rlhf/engine/zero\.py"):
+        override(tmp_path, {"engine.kind": "deepspeed"})
+    assert (tmp_path / "params.yaml").read_text() == preset_text("tiny")
+
+
 def test_overrides_keep_comments_and_are_checked_first(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text("# a remark\n" + preset_text("tiny"))
-    override(path, {"ppo.kl.coefficient": 0.25, "experiment": "other"})
+    override(tmp_path, {"ppo.kl.coefficient": 0.25, "experiment": "other"})
     text = path.read_text()
     assert text.startswith("# a remark\n")
     content = parse_yaml(text, "params.yaml")
@@ -131,24 +161,30 @@ def test_overrides_keep_comments_and_are_checked_first(tmp_path: Path) -> None:
         ({"ppo.unknown": 1}, "unknown key"),
     ):
         with pytest.raises(SettingsError, match=problem):
-            override(path, values)
+            override(tmp_path, values)
     assert path.read_text() == text
 
 
-def test_make_repro_refuses_settings_before_dvc_and_names_the_report_at_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_make_repro_names_the_report_at_the_end_of_a_whole_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ran: list[list[str]] = []
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tasks.repro.run", ran.append)
     monkeypatch.setattr("sys.argv", ["repro"])
-    (tmp_path / "params.yaml").write_text(preset_text("tiny").replace("\nseed: 1", "\nsed: 1"))
-    with pytest.raises(SystemExit) as end:
-        main()
-    assert end.value.code == 1 and ran == [] and "did you mean seed?" in capsys.readouterr().err
-    (tmp_path / "params.yaml").write_text(preset_text("tiny"))
     main()
     assert ran == [[]] and "the report: reports/index.html" in capsys.readouterr().out
     monkeypatch.setattr("sys.argv", ["repro", "sft"])
     main()
     assert ran == [[], ["sft"]] and capsys.readouterr().out == ""
+
+
+def test_refused_settings_end_make_repro_with_a_message(
+    repository: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (repository.root / "params.yaml").write_text("sed: 1\n")
+    monkeypatch.chdir(repository.root)
+    monkeypatch.setattr("tasks.repro.signal.signal", lambda *_: None)
+    monkeypatch.setattr("tasks.repro.hangup_as_sigterm", lambda: None)
+    with pytest.raises(SystemExit) as end:
+        run([])
+    assert end.value.code == 1 and "error: params.yaml" in capsys.readouterr().err

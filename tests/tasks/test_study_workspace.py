@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from dvc.repo import Repo
 
-from rlhf.common.errors import RlhfError
+from rlhf.common.errors import RlhfError, SettingsError
 from rlhf.common.yaml import parse_yaml, read_yaml, write_yaml
 from rlhf.settings import preset_text, settings_from
 from rlhf.studies.arms import ARMS
@@ -136,6 +136,18 @@ def test_a_new_study_knows_what_the_workspace_around_it_has_run(tmp_path: Path) 
     )  # what the study has run since is its own
     lay_out(root, "tiny", preset_text("tiny"), {"kl": ARMS["kl"]}, [1], ["fig7"])
     assert read_yaml(study / "dvc.lock") == known
+
+
+def test_an_arm_that_runs_what_is_not_listed_is_refused(tmp_path: Path) -> None:
+    root = link_clone(tmp_path / "rlhf")
+    chain = read_yaml(root / "dvc.yaml")
+    for stage in ("ppo", "gold"):
+        chain["stages"][stage]["deps"].remove("rlhf/engine/zero.py")
+    (root / "dvc.yaml").unlink()
+    (root / "dvc.yaml").write_text(write_yaml(chain))
+    settings = preset_text("tiny").replace("kind: torch", "kind: deepspeed")
+    with pytest.raises(SettingsError, match=r"ppo runs rlhf/engine/zero\.py"):
+        lay_out(root, "tiny", settings, {"kl": ARMS["kl"]}, [1], ["fig7"])
 
 
 def test_a_study_needs_a_clone_around_it(tmp_path: Path) -> None:
