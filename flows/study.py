@@ -34,8 +34,8 @@ _EPILOG = """figures of the paper (all) and their arms:
 beyond the paper, not in all:
 {beyond}
 
-New seeds run the arms of the figures asked for again, new settings (--set) those of all that the page shows, in
-place of the old. A claim whose two sides have no seed in common is left out."""
+With new seeds, the requested arms rerun. With changed settings (--set), every arm on the page reruns, and old
+results are replaced. A claim whose two sides have no seed in common is left out."""
 
 
 # -- the flow -------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from rlhf.settings import load_settings
 
 def annotate(
     context: typer.Context,
-    challenger: Annotated[str, typer.Argument(help="Whose answers are compared,")] = "policy",
-    baseline: Annotated[str, typer.Argument(help="and with whose.")] = "sft",
+    challenger: Annotated[str, typer.Argument(help="Model to evaluate.")] = "policy",
+    baseline: Annotated[str, typer.Argument(help="Model to compare it with.")] = "sft",
     host: Annotated[
         str,
         typer.Option(help="Where to listen; another address lets others in, without a password."),
