@@ -61,7 +61,7 @@ def _lineage_of_match(
 
 def format_result(result: ComparisonResult) -> list[str]:
     """A line for all prompts and one for each kind that there is."""
-    shares_of = {"all": result.figures}
+    shares_of = {"all": result.metrics}
     shares_of |= {kind: result.kinds.get(kind, {}) for kind in _KINDS}
     lines = []
     # None: a kind without prompts, or without a verdict

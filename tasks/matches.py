@@ -43,14 +43,14 @@ class ComparisonResult:
     """How one comparison ended, as the details of `evaluate` have it.
 
     prompts: how many there were
-    figures: over all that were judged, and how many were not; kinds: the shares of each kind
+    metrics: over all that were judged, and how many were not; kinds: the shares of each kind
     """
 
     challenger: str
     baseline: str
     judge: str
     prompts: int
-    figures: Mapping[str, Any]
+    metrics: Mapping[str, Any]
     kinds: Mapping[str, Mapping[str, Any]]
 
 
@@ -63,7 +63,7 @@ def read_results(workspace: Workspace) -> list[ComparisonResult]:
             baseline=row["baseline"],
             judge=row["judge"],
             prompts=details["prompts"],
-            figures=row["figures"],
+            metrics=row["metrics"],
             kinds=row["kinds"],
         )
         for row in details["comparisons"]
@@ -92,13 +92,13 @@ def decide(result: ComparisonResult, baseline: str, rule: Promotion | None) -> D
     A challenger is promoted when enough was judged and the 95 % interval of its win rate lies above
     `evaluate.promotion.above`.
     """
-    figures = result.figures
-    judged = result.prompts - figures["unjudged"]
+    metrics = result.metrics
+    judged = result.prompts - metrics["unjudged"]
     by = f"by {result.judge}, {judged} of {result.prompts} prompts judged"
     if judged == 0:
         return Decision(False, f"no verdict against {baseline} {by}")
 
-    rate, low, high = figures["win_rate"], figures["win_rate_low"], figures["win_rate_high"]
+    rate, low, high = metrics["win_rate"], metrics["win_rate_low"], metrics["win_rate_high"]
     outcome = f"win rate {rate:.3f} [{low:.3f}, {high:.3f}] over {baseline} {by}"
     if rule is None:
         return Decision(False, f"{outcome}; evaluate.promotion is null")

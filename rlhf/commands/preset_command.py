@@ -26,7 +26,10 @@ def preset(
         bool, typer.Option("--force", help="Overwrite a params.yaml that you have edited.")
     ] = False,
     variant: Annotated[
-        str | None, typer.Option(help=f"Variant of the preset; apa is beyond the paper: {', '.join(VARIANTS)}.")
+        str | None,
+        typer.Option(
+            help=f"Variant of the preset; apa is beyond the paper: {', '.join(VARIANTS)}."
+        ),
     ] = None,
 ) -> None:
     """Write a preset to params.yaml, or list the presets.

@@ -66,4 +66,6 @@ def show(
             # only the first row of a stage has its name
             name = ""
     cli.console.print(table)
-    cli.console.print("[dim]as the stages left it; `dvc status` shows which are out of date by now[/]")
+    cli.console.print(
+        "[dim]as the stages left it; `dvc status` shows which are out of date by now[/]"
+    )

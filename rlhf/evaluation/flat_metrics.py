@@ -36,7 +36,7 @@ def flat_metrics(
     # 1. comparisons, over all prompts and by kind
     for comparison in summary.comparisons:
         prefix = _prefix(comparison, headline)
-        flat |= _renamed(comparison.figures, prefix=prefix)
+        flat |= _renamed(comparison.metrics, prefix=prefix)
         for kind, shares in comparison.kinds.items():
             flat |= _renamed(shares, prefix=prefix, suffix=f"_{kind}")
 
@@ -45,9 +45,9 @@ def flat_metrics(
         flat[f"agreement_{pair.left}_{pair.right}"] = pair.accuracy
         flat[f"kappa_{pair.left}_{pair.right}"] = pair.kappa
     for model in summary.models:
-        figures = asdict(model)
-        name = figures.pop("model")
-        flat |= _renamed(figures, suffix=f"_{name}")
+        metrics = asdict(model)
+        name = metrics.pop("model")
+        flat |= _renamed(metrics, suffix=f"_{name}")
 
     # 3. what opponents and judges report of themselves
     for opponent in summary.opponents:
@@ -79,5 +79,5 @@ def _prefix(comparison: ComparisonSummary, headline: ComparisonSummary) -> str:
     return prefix
 
 
-def _renamed(figures: Mapping[str, Value], prefix: str = "", suffix: str = "") -> dict[str, Value]:
-    return {f"{prefix}{key}{suffix}": value for key, value in figures.items()}
+def _renamed(metrics: Mapping[str, Value], prefix: str = "", suffix: str = "") -> dict[str, Value]:
+    return {f"{prefix}{key}{suffix}": value for key, value in metrics.items()}

@@ -35,7 +35,7 @@ _KINDS = ("helpful", "harmless")
 _CLEAR_DIFFERENCE = 0.05
 _NO_SHARES: dict[str, Value] = {field.name: None for field in fields(WinRate)}
 
-Figures = dict[str, Value]
+Metrics = dict[str, Value]
 
 
 # -- the records --
@@ -46,7 +46,7 @@ class ComparisonSummary:
     """One pair of models by one judge.
 
     headline: the first pair of the settings by their first judge
-    figures: over all prompts, shares in [0, 1]; without any verdict the shares are null, and only
+    metrics: over all prompts, shares in [0, 1]; without any verdict the shares are null, and only
         `unjudged` stands beside them
     kinds: the shares of each kind of prompt
     score_difference: histograms by kind, of the gold model's comparisons
@@ -56,8 +56,8 @@ class ComparisonSummary:
     baseline: str
     judge: str
     headline: bool
-    figures: Figures
-    kinds: dict[str, Figures]
+    metrics: Metrics
+    kinds: dict[str, Metrics]
     score_difference: Histograms | None
 
 
@@ -187,24 +187,24 @@ def summarise_comparison(
             judged.append(index)
             outcomes.append(outcome)
 
-    # 2. figures over all of them, and by kind
-    figures: Figures = {"unjudged": len(prompts) - len(judged)}
-    kinds: dict[str, Figures] = {kind: dict(_NO_SHARES) for kind in _KINDS}
+    # 2. metrics over all of them, and by kind
+    metrics: Metrics = {"unjudged": len(prompts) - len(judged)}
+    kinds: dict[str, Metrics] = {kind: dict(_NO_SHARES) for kind in _KINDS}
     if judged:
         shares = win_rates_by_kind(outcomes, [prompts[index].kind for index in judged], seed)
-        figures |= asdict(shares.pop("all"))
-        figures |= _length_and_power(comparison, judged, outcomes, responses, seed)
-        figures |= position_bias(comparison.judgements)
+        metrics |= asdict(shares.pop("all"))
+        metrics |= _length_and_power(comparison, judged, outcomes, responses, seed)
+        metrics |= position_bias(comparison.judgements)
         kinds |= {kind: asdict(rates) for kind, rates in shares.items()}
     else:
-        figures |= _NO_SHARES
+        metrics |= _NO_SHARES
 
     return ComparisonSummary(
         challenger=comparison.challenger,
         baseline=comparison.baseline,
         judge=comparison.judge,
         headline=headline,
-        figures=figures,
+        metrics=metrics,
         kinds=kinds,
         score_difference=_score_differences(comparison, prompts),
     )
@@ -216,7 +216,7 @@ def _length_and_power(
     outcomes: Sequence[Outcome],
     responses: ResponsesByModel,
     seed: int,
-) -> Figures:
+) -> Metrics:
     """What length does to the win rate, and what so many prompts can show."""
     challenger, baseline = responses[comparison.challenger], responses[comparison.baseline]
     lengths_challenger = [len(challenger[index].ids) for index in judged]
@@ -233,7 +233,7 @@ def _length_and_power(
     }
 
 
-def position_bias(judgements: Iterable[Judgement]) -> Figures:
+def position_bias(judgements: Iterable[Judgement]) -> Metrics:
     """What the order in which responses are shown does; None without any verdict.
 
     orders_agree: share of pairs judged alike in both orders
@@ -281,8 +281,8 @@ def _agreements(comparisons: Sequence[Comparison]) -> list[JudgeAgreement]:
         outcomes.setdefault(comparison.judge, []).extend(comparison.outcomes)
     agreements = []
     for left, right in combinations(outcomes, 2):
-        figures = asdict(agreement(outcomes[left], outcomes[right]))
-        agreements.append(JudgeAgreement(**figures, left=left, right=right))
+        metrics = asdict(agreement(outcomes[left], outcomes[right]))
+        agreements.append(JudgeAgreement(**metrics, left=left, right=right))
     return agreements
 
 

@@ -85,8 +85,8 @@ def comparison_views(settings: Settings, details: Row) -> list[ComparisonView]:
     views = []
     for judge in map(judge_name, settings.evaluate.judges):
         for challenger, baseline in settings.evaluate.comparisons:
-            row = rows.get((challenger, baseline, judge), {"figures": {}, "kinds": {}})
-            facts = {key: row["figures"].get(key) for key in _FACTS}
+            row = rows.get((challenger, baseline, judge), {"metrics": {}, "kinds": {}})
+            facts = {key: row["metrics"].get(key) for key in _FACTS}
             views.append(ComparisonView(challenger, baseline, judge, _bars(row), facts))
     return views
 
@@ -96,18 +96,18 @@ def _comparison_rows(details: Row) -> list[Row]:
     if not details:
         return []
     rows: list[Row] = details.get("comparisons", [])
-    if not rows or "figures" not in rows[0]:
+    if not rows or "metrics" not in rows[0]:
         raise DataError(
             Workspace().details("evaluate"),
-            "its comparisons have no `figures`: an older version wrote it; run dvc repro evaluate",
+            "its comparisons have no `metrics`: an older version wrote it; run dvc repro evaluate",
         )
     return rows
 
 
 def _bars(row: Row) -> list[Bar]:
-    shares = {"all": row["figures"]} | {kind: row["kinds"].get(kind, {}) for kind in _KINDS}
+    shares = {"all": row["metrics"]} | {kind: row["kinds"].get(kind, {}) for kind in _KINDS}
     return [
-        _bar(label, figures) for label, figures in shares.items() if figures.get("win") is not None
+        _bar(label, metrics) for label, metrics in shares.items() if metrics.get("win") is not None
     ]
 
 
@@ -148,8 +148,8 @@ def model_rows(views: Sequence[ComparisonView], details: Row) -> list[Row]:
     names = {name for view in views for name in (view.challenger, view.baseline)}
     rows = []
     for name in sorted(names, key=_model_order):
-        figures = measured.get(name, {})
-        rows.append({"name": name} | {key: figures.get(key) for key in _OF_MODELS})
+        metrics = measured.get(name, {})
+        rows.append({"name": name} | {key: metrics.get(key) for key in _OF_MODELS})
     return rows
 
 

@@ -34,8 +34,8 @@ from tasks.versions import (
 )
 from tests.project_copy import Project
 
-FIGURES = {"win_rate": 0.58, "win_rate_low": 0.51, "win_rate_high": 0.65, "unjudged": 0}
-RESULT = ComparisonResult("policy", "sft", "gold", 120, FIGURES, {})
+METRICS = {"win_rate": 0.58, "win_rate_low": 0.51, "win_rate_high": 0.65, "unjudged": 0}
+RESULT = ComparisonResult("policy", "sft", "gold", 120, METRICS, {})
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_a_challenger_is_promoted_when_its_interval_lies_above_the_bar(
     low: float, above: float | None, promoted: bool
 ) -> None:
     rule = None if above is None else Promotion(above=above)
-    result = replace(RESULT, figures=FIGURES | {"win_rate_low": low})
+    result = replace(RESULT, metrics=METRICS | {"win_rate_low": low})
     decision = decide(result, "rlhf-policy/2", rule)
     assert decision.promoted is promoted
     assert (
@@ -60,8 +60,8 @@ def test_a_challenger_is_promoted_when_its_interval_lies_above_the_bar(
 )
 def test_a_few_verdicts_promote_nobody(unjudged: int, promoted: bool) -> None:
     nothing: dict[str, Any] = dict.fromkeys(("win_rate", "win_rate_low", "win_rate_high"))
-    figures = FIGURES | {"unjudged": unjudged} | (nothing if unjudged == 120 else {})
-    assert decide(replace(RESULT, figures=figures), "sft", Promotion()).promoted is promoted
+    metrics = METRICS | {"unjudged": unjudged} | (nothing if unjudged == 120 else {})
+    assert decide(replace(RESULT, metrics=metrics), "sft", Promotion()).promoted is promoted
     few = replace(RESULT, prompts=29)
     assert (
         not decide(few, "sft", Promotion()).promoted
@@ -74,9 +74,9 @@ def write_details(workspace: Workspace, *pairs: tuple[str, str]) -> None:
     rows: list[dict[str, Any]] = []
     for judge in ("gold", "rules"):
         for challenger, baseline in pairs:
-            figures = {"win_rate": (len(rows) + 1) / 10, "unjudged": 1}
+            metrics = {"win_rate": (len(rows) + 1) / 10, "unjudged": 1}
             names = {"challenger": challenger, "baseline": baseline, "judge": judge}
-            rows.append(names | {"figures": figures, "kinds": {"helpful": figures}})
+            rows.append(names | {"metrics": metrics, "kinds": {"helpful": metrics}})
     write_json(workspace.details("evaluate"), {"prompts": 8, "comparisons": rows})
 
 
@@ -84,12 +84,12 @@ def test_the_result_of_the_policy_is_found_wherever_its_comparison_stands(tmp_pa
     workspace = Workspace(tmp_path)
     write_details(workspace, ("policy", "sft"), ("policy", "base"))
     result = first_of_policy(read_results(workspace))
-    assert result is not None and (result.baseline, result.figures["win_rate"]) == ("sft", 0.1)
+    assert result is not None and (result.baseline, result.metrics["win_rate"]) == ("sft", 0.1)
     assert (result.judge, result.prompts, result.kinds["helpful"]["unjudged"]) == ("gold", 8, 1)
 
     write_details(workspace, ("sft", "base"), ("policy", "base"))
     result = first_of_policy(read_results(workspace))
-    assert result is not None and (result.baseline, result.figures["win_rate"]) == ("base", 0.2)
+    assert result is not None and (result.baseline, result.metrics["win_rate"]) == ("base", 0.2)
     assert result.judge == "gold"
 
     write_details(workspace, ("sft", "base"))

@@ -89,7 +89,7 @@ def test_details_hold_in_structure_what_the_summary_holds_flat(evaluated: Worksp
     assert (headline["challenger"], headline["baseline"]) == ("policy", "sft")
     assert (headline["judge"], headline["headline"], other["headline"]) == ("gold", True, False)
     for row, prefix in ((headline, ""), (other, "sft_vs_base_")):
-        for key, value in row["figures"].items():
+        for key, value in row["metrics"].items():
             assert flat[f"{prefix}{key}"] == value
         for kind, shares in row["kinds"].items():
             for key, value in shares.items():

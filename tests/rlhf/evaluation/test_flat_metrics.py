@@ -18,9 +18,9 @@ EMPTY = Histograms([], {})
 
 
 def comparison(challenger: str, baseline: str, judge: str, rate: float) -> ComparisonSummary:
-    figures: dict[str, Any] = {"win_rate": rate, "unjudged": 1}
+    metrics: dict[str, Any] = {"win_rate": rate, "unjudged": 1}
     kinds: dict[str, Any] = {"helpful": {"win_rate": rate + 0.05}}
-    return ComparisonSummary(challenger, baseline, judge, False, figures, kinds, None)
+    return ComparisonSummary(challenger, baseline, judge, False, metrics, kinds, None)
 
 
 SUMMARY = EvaluationSummary(

@@ -30,7 +30,7 @@ def test_a_match_has_one_comparison_by_the_first_judge(
     (comparison,) = details["comparisons"]
     assert (comparison["challenger"], comparison["baseline"]) == ("challenger", "baseline")
     assert flat["compared"] == "challenger with baseline" and flat["judge"] == "rules"
-    assert comparison["figures"]["win_rate"] == flat["win_rate"]
+    assert comparison["metrics"]["win_rate"] == flat["win_rate"]
     assert flat["win"] == pytest.approx((table["verdict"] == "win").mean())
 
 

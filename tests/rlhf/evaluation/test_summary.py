@@ -64,9 +64,9 @@ def test_the_win_rate_at_equal_length_is_told_where_lengths_overlap(
     comparison = Comparison("policy", "sft", "gold", judgements)
     headline = summarise([comparison], prompts(4), answers, 1).headline
     assert (headline.challenger, headline.baseline, headline.judge) == ("policy", "sft", "gold")
-    assert headline.figures["win_rate"] == 0.75
-    assert headline.figures["win_rate_length_controlled"] == pytest.approx(expected)
-    ends = [headline.figures[f"win_rate_length_controlled_{end}"] for end in ("low", "high")]
+    assert headline.metrics["win_rate"] == 0.75
+    assert headline.metrics["win_rate_length_controlled"] == pytest.approx(expected)
+    ends = [headline.metrics[f"win_rate_length_controlled_{end}"] for end in ("low", "high")]
     assert ends == [None, None] if expected is None else 0 <= ends[0] < ends[1] <= 1
 
 
@@ -89,7 +89,7 @@ def test_every_comparison_by_every_judge_has_its_figures() -> None:
         ("sft", "base", "rules", False),
     ]
     for row in rows:
-        assert row["figures"]["win_rate"] == row["kinds"]["helpful"]["win_rate"] == 1.0
+        assert row["metrics"]["win_rate"] == row["kinds"]["helpful"]["win_rate"] == 1.0
         assert set(row["kinds"]["harmless"].values()) == {None}
     # only the gold model's scores are drawn
     assert [row["score_difference"] is None for row in rows] == [False, False, True, True]
@@ -105,7 +105,7 @@ def test_without_a_verdict_there_is_only_the_number_of_prompts() -> None:
     comparison = Comparison("policy", "sft", "people", [UNJUDGED, UNJUDGED])
     (found,) = summarise([comparison], prompts(2), answers, 1).comparisons
     shares = ("win", "tie", "lose", "win_rate", "win_rate_low", "win_rate_high", "count")
-    assert found.figures == dict.fromkeys(shares) | {"unjudged": 2}
+    assert found.metrics == dict.fromkeys(shares) | {"unjudged": 2}
     assert found.kinds == {kind: dict.fromkeys(shares) for kind in ("helpful", "harmless")}
 
 

@@ -326,7 +326,7 @@ def _write_evaluate_details(workspace: Workspace, random: np.random.Generator) -
             "baseline": baseline,
             "judge": "gold",
             "headline": challenger == "policy",
-            "figures": _shares(120, 0.51) | {"longer_win_rate": 0.57, "orders_agree": 1.0},
+            "metrics": _shares(120, 0.51) | {"longer_win_rate": 0.57, "orders_agree": 1.0},
             "kinds": {"helpful": _shares(60, 0.45), "harmless": _shares(60, 0.57)},
             "score_difference": differences,
         }

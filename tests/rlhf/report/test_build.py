@@ -153,8 +153,8 @@ def test_a_missing_win_rate_at_equal_length_is_a_dash(
     keys = [f"win_rate_length_controlled{end}" for end in ("", "_low", "_high")]
     details = read_json(workspace.details("evaluate"))
     headline, other = details["comparisons"]
-    headline["figures"] |= dict(zip(keys, (0.62, 0.5, 0.7), strict=True))
-    other["figures"] |= dict.fromkeys(keys)
+    headline["metrics"] |= dict(zip(keys, (0.62, 0.5, 0.7), strict=True))
+    other["metrics"] |= dict.fromkeys(keys)
     write_json(workspace.details("evaluate"), details)
     text = built_page(settings, workspace)
     cells = (
@@ -180,10 +180,10 @@ def test_details_of_an_older_version_are_named_with_what_they_lack(
 ) -> None:
     details = read_json(workspace.details("evaluate"))
     for comparison in details["comparisons"]:
-        del comparison["figures"]
+        del comparison["metrics"]
     write_json(workspace.details("evaluate"), details)
     with pytest.raises(
-        DataError, match=r"evaluate_details\.json: its comparisons have no `figures`"
+        DataError, match=r"evaluate_details\.json: its comparisons have no `metrics`"
     ) as refused:
         build(settings, workspace)
     assert "\n" not in str(refused.value)
