@@ -50,7 +50,7 @@ CASES = {
     "sft": Case("sft", "sft", sft.train),
     "reward": Case("reward", "reward", reward.train),
     "ppo-max": Case("ppo", "policy", loop.train),
-    "apa": Case("ppo", "policy", loop.train, {**APA, "ppo.ptx": None}),
+    "apa": Case("ppo", "policy", loop.train, APA),
 }
 SFT = CASES["sft"]
 # the step after which a run is killed; its last checkpoint before is of step 3, 6, 0, 2, 0 and 2
