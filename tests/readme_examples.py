@@ -7,6 +7,7 @@ from sys import modules
 
 import pytest
 
+from rlhf.core import source as project_source
 from tests.source_tree import ROOT
 
 _BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -41,5 +42,9 @@ def module_of(monkeypatch: pytest.MonkeyPatch, name: str, source: str, folder: P
     module = types.ModuleType(name)
     module.__file__ = str(path)
     monkeypatch.setitem(modules, name, module)
+    file_of = project_source.file_of
+    monkeypatch.setattr(
+        project_source, "file_of", lambda other: path if other == name else file_of(other)
+    )
     exec(compile(source, str(path), "exec"), module.__dict__)
     return path

@@ -40,7 +40,13 @@ def preset(name: str, **ppo: Any) -> Settings:
     return settings_from(content)
 
 
-APA = {"algorithm": "apa", "apa": {"lambda": 0.1}, "kl": None, "surrogate_clip": None}
+APA = {
+    "algorithm": "apa",
+    "apa": {"lambda": 0.1},
+    "kl": None,
+    "surrogate_clip": None,
+    "ptx": None,
+}
 
 
 def outs_of(stage: dict[str, Any]) -> list[str]:

@@ -6,10 +6,13 @@ changes that it runs, and by no other.
 
 import ast
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
+
+from rlhf.common.errors import RlhfError
 
 PACKAGE = "rlhf"
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,25 +32,37 @@ WITHOUT_EFFECT = (
 
 
 def closure(modules: Iterable[str]) -> list[Path]:
-    """Every file of the package that running `modules` can execute and that can change a number.
+    """Every file that running `modules` can execute and that can change a number.
 
-    Imports within functions count, those for type checkers alone do not. A name that a registry
-    holds is text, not an import: whoever chooses from one passes the module along. Paths are
-    relative to the project, sorted.
+    The package's own files, and those of any other package that one of `modules` lies in. Imports
+    within functions count, those for type checkers alone do not. A name that a registry holds is
+    text, not an import: whoever chooses from one passes the module along. Paths are relative to the
+    project where they lie in it, sorted. Raises RlhfError for a module without a file.
     """
-    seen: set[Path] = set()
     waiting = list(modules)
+    for name in waiting:
+        if file_of(name) is None:
+            raise RlhfError(
+                f"{name}: no source file of that module is found; "
+                "a line of rlhf/registry.py names code below rlhf/, as module:name"
+            )
+    followed = {PACKAGE, *map(_top, waiting)}
+    seen: set[str] = set()
+    files: set[Path] = set()
     while waiting:
         name = waiting.pop()
-        # importing a.b runs a first
-        if "." in name:
-            waiting.append(name.rpartition(".")[0])
-        path = file_of(name)
-        if path is None or path in seen:
+        if name in seen or _top(name) not in followed:
             continue
-        seen.add(path)
-        waiting += imported_names(path)
-    return sorted(path.relative_to(ROOT) for path in seen if _counts(path))
+        seen.add(name)
+        # importing a.b runs a first, which may be a facade that has b from elsewhere
+        package, _, last = name.rpartition(".")
+        if package:
+            waiting += [package, *_behind(package, last)]
+        path = file_of(name)
+        if path is not None:
+            files.add(path)
+            waiting += _absolute(imported_names(path), name, path)
+    return sorted(_in_project(path) for path in files if _counts(path))
 
 
 def code_sha256(modules: Iterable[str]) -> str:
@@ -73,10 +88,11 @@ def unwatched(modules: Iterable[str], listed: Iterable[str]) -> list[Path]:
 
 
 def file_of(name: str) -> Path | None:
-    """The file of a dotted name, if it is a module or package of ours."""
-    if name.partition(".")[0] != PACKAGE:
+    """The source file of a dotted name, if it is a module or package; nothing is imported for it."""
+    folder = _folder_of(_top(name))
+    if folder is None:
         return None
-    base = ROOT.joinpath(*name.split("."))
+    base = folder.joinpath(*name.split("."))
     for path in (base.with_suffix(".py"), base / "__init__.py"):
         if path.is_file():
             return path
@@ -84,18 +100,62 @@ def file_of(name: str) -> Path | None:
 
 
 def imported_names(path: Path) -> tuple[str, ...]:
-    """Dotted names that a file imports; `from a import b` gives both `a` and `a.b`."""
+    """Dotted names that a file imports.
+
+    `from a import b` gives `a` and `a.b`. A name that is bound to a whole module gives `a.*` too: all
+    that the module has may be used. A relative import begins with its dots.
+    """
     return _read(path, path.stat().st_mtime_ns).imports
+
+
+# -- names -----------------------------------------------------------------------------------------
+
+
+def _top(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _folder_of(top: str) -> Path | None:
+    """The folder that a top-level package or module lies in."""
+    if top == PACKAGE:
+        return ROOT
+    spec = find_spec(top) if top else None
+    if spec is None:
+        return None
+    places = spec.submodule_search_locations or [spec.origin or ""]
+    return Path(places[0]).parent
+
+
+def _behind(package: str, name: str) -> list[str]:
+    """The modules that a facade imports when it is asked for a name; `*` asks for every one."""
+    path = file_of(package)
+    if path is None or path.name != "__init__.py":
+        return []
+    places = _read(path, path.stat().st_mtime_ns).places
+    if name == "*":
+        return [f"{package}.{place}" for place in places.values()]
+    return [f"{package}.{places[name]}"] if name in places else []
+
+
+def _absolute(names: Iterable[str], module: str, path: Path) -> list[str]:
+    """Imported names, those that are relative to `module` made absolute."""
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    return [resolve_name(name, package) if name.startswith(".") else name for name in names]
 
 
 # -- reading source --------------------------------------------------------------------------------
 
 
+# how a facade says which of its modules has a name: name -> module
+_PLACES = "_PLACES"
+
+
 @dataclass(frozen=True)
 class _Source:
-    """What a file imports, and whether it holds more than its docstring."""
+    """What a file imports, what it gives by name as a facade, and whether it is more than a docstring."""
 
     imports: tuple[str, ...]
+    places: Mapping[str, str]
     has_code: bool
 
 
@@ -103,18 +163,28 @@ class _Source:
 def _read(path: Path, _modified: int) -> _Source:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     imports = tuple(name for node in _executed(tree) for name in _names(node))
-    return _Source(imports, len(tree.body) > 1)
+    has_docstring = ast.get_docstring(tree) is not None
+    return _Source(imports, _places(tree), has_code=len(tree.body) > int(has_docstring))
 
 
 def _names(node: ast.AST) -> Iterator[str]:
     if isinstance(node, ast.Import):
         for alias in node.names:
-            yield alias.name
+            yield from (alias.name, f"{alias.name}.*")
     elif isinstance(node, ast.ImportFrom):
-        # imports of this project are absolute: ruff's TID252 sees to it
-        yield node.module or ""
+        module = "." * node.level + (node.module or "")
+        yield module
+        start = f"{module}." if node.module else module
         for alias in node.names:
-            yield f"{node.module}.{alias.name}"
+            yield from (f"{start}{alias.name}", f"{start}{alias.name}.*")
+
+
+def _places(tree: ast.Module) -> Mapping[str, str]:
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == _PLACES:
+            places: Mapping[str, str] = ast.literal_eval(node.value)
+            return places
+    return {}
 
 
 def _executed(node: ast.AST) -> Iterator[ast.AST]:
@@ -134,7 +204,12 @@ def _is_type_checking(test: ast.expr) -> bool:
 
 def _counts(path: Path) -> bool:
     """Whether a file holds more than its docstring and can change a number."""
-    name = path.relative_to(ROOT)
+    name = _in_project(path)
     if any(name == Path(entry) or Path(entry) in name.parents for entry in WITHOUT_EFFECT):
         return False
     return _read(path, path.stat().st_mtime_ns).has_code
+
+
+def _in_project(path: Path) -> Path:
+    """The path relative to the project, where it lies in it."""
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path

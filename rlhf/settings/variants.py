@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from rlhf.settings.policy import switched_off
+
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "ppo-ptx": {"ppo.ptx": {"coefficient": 0.1, "windows": 1}},
     "ppo-max": {"ppo.ptx": None},
@@ -25,8 +27,6 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
         "ppo.algorithm": "apa",
         "ppo.apa": {"lambda": 0.1},
         "ppo.advantage": {"normalise": "mini-batch", "clip": None},
-        "ppo.kl": None,
-        "ppo.surrogate_clip": None,
-        "ppo.ptx": None,
+        **{f"ppo.{key}": off for key, off in switched_off("apa").items()},
     },
 }

@@ -41,9 +41,6 @@ _VANILLA_WITH_CRITIC = {
     key: value for key, value in VANILLA.items() if not key.startswith("ppo.critic")
 }
 
-# it has no place for them, whatever --set gives the other arms
-_APA: Changes = {**VARIANTS["apa"], "ppo.penalty": None, "ppo.entropy": None}
-
 ARMS: dict[str, Changes] = {
     "vanilla": VANILLA,
     "ppo-max": PPO_MAX,
@@ -85,5 +82,5 @@ ARMS: dict[str, Changes] = {
     "gae-0": VANILLA | {"ppo.gae.lambda": 0.0},
     "gae-1": VANILLA | {"ppo.gae.lambda": 1.0},
     # beyond the paper: advantage-induced policy alignment (arXiv 2306.02231)
-    "apa": PPO_MAX | _APA,
+    "apa": dict(VARIANTS["apa"]),
 }

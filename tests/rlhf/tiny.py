@@ -27,12 +27,13 @@ VOCABULARY = 64
 # endings of the metrics that no two runs share
 TIMES = ("seconds", "_per_second")
 
-# the settings of algorithm apa: no KL penalty, no ratio, whitened advantages
+# the settings of algorithm apa: no KL penalty, no ratio, no plain text, whitened advantages
 APA: Mapping[str, Any] = {
     "ppo.algorithm": "apa",
     "ppo.apa": {"lambda": 0.1},
     "ppo.kl": None,
     "ppo.surrogate_clip": None,
+    "ppo.ptx": None,
     "ppo.advantage": {"normalise": "mini-batch", "clip": None},
 }
 

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from tiny import EOS, PAD, prompts_of, tiny_settings, tiny_tokenizer
+from tiny import EOS, PAD, prompts_of, tiny_settings, tiny_tokenizer, tree_of
 from torch import Tensor
 
 from rlhf.algorithms.base import Context
 from rlhf.algorithms.ppo_max import PpoMax
+from rlhf.commands.worker import main
 from rlhf.common.errors import SettingsError
 from rlhf.common.yaml import parse_yaml
 from rlhf.engine import make_engine
@@ -19,6 +20,7 @@ from rlhf.rewards.base import Reward, RewardContext, RewardSum, make_rewards
 from rlhf.rewards.model import ModelReward
 from rlhf.rollout.records import Rollout, Sampled, make_rollout
 from rlhf.settings import Settings, preset_text, settings_from
+from rlhf.stages import STAGES
 from rlhf.workspace import Workspace
 
 
@@ -95,21 +97,6 @@ def test_it_is_a_frozen_role_among_the_models(prepared: Workspace) -> None:
     assert context.models.trainers == {}
 
 
-@pytest.mark.parametrize("detail", ["gold", "sft", ""])
-def test_no_other_model_may_be_trained_against(prepared: Workspace, detail: str) -> None:
-    """A policy trained against gold could not be judged by it."""
-    message = rf"ppo\.rewards: model:{detail}; the model to train against is reward"
-    with pytest.raises(SettingsError, match=message):
-        ModelReward(context_of(prepared, tiny_settings()), detail)
-
-
-def test_gold_is_refused_before_anything_is_trained(prepared: Workspace) -> None:
-    settings = tiny_settings({"ppo.rewards": ["model:gold"]})
-    context = Context(settings, prepared, make_engine(settings.engine), tiny_tokenizer())
-    with pytest.raises(SettingsError, match=r"model:gold; the model to train against is reward"):
-        PpoMax(context)
-
-
 # -- several rewards ----------------------------------------------------------------------------
 
 
@@ -160,12 +147,36 @@ def test_the_policy_is_paid_the_sum(prepared: Workspace, rollout: Rollout) -> No
         ([], "rewards: at least one"),
         (["model:reward", "model:reward"], "none twice"),
         ("model:reward", "must be a list"),
+        # gold only judges: a policy trained against it could not be judged by it
+        (["model:gold"], "ppo.rewards.0: the model to train against is model:reward"),
+        (["length:2", "model:sft"], "ppo.rewards.1: the model to train against is model:reward"),
+        (["model"], "(found 'model')"),
+        (["model:"], "(found 'model:')"),
+        (["model:reward "], "(found 'model:reward ')"),
     ],
 )
 def test_what_is_no_list_of_rewards_is_refused(addresses: object, message: str) -> None:
     with pytest.raises(SettingsError) as caught:
         tiny_settings({"ppo.rewards": addresses})
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_gold_is_refused_before_anything_is_trained(
+    stage: str,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Every stage reads the settings first, from the first on."""
+    text = tiny_settings().model_dump_json(by_alias=True)
+    workspace.params.write_text(text.replace("model:reward", "model:gold"), encoding="utf-8")
+    monkeypatch.chdir(workspace.root)
+    before = tree_of(workspace.root)
+    assert main([stage]) == 1
+    message = "ppo.rewards.0: the model to train against is model:reward, no other"
+    assert f"{workspace.params.name}: {message}" in capsys.readouterr().err
+    assert tree_of(workspace.root) == before
 
 
 def test_a_settings_file_from_before_there_was_a_choice_is_still_read() -> None:

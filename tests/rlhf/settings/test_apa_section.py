@@ -1,12 +1,15 @@
 """Which settings go together with algorithm apa, and which are refused by name."""
 
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 import pytest
 from tiny import APA, tiny_settings
 
 from rlhf.common.errors import SettingsError
+from rlhf.registry import ALGORITHMS
 from rlhf.settings import settings_from
+from rlhf.settings.policy import READS, Ppo
 
 
 def test_its_section_is_read() -> None:
@@ -22,15 +25,16 @@ def test_what_was_read_can_be_read_again() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"ppo.apa": None}, "algorithm apa needs its section: apa: {lambda: 0.1}"),
+        ({"ppo.apa": None}, "algorithm apa needs ppo.apa: {lambda: 0.1}"),
         ({"ppo.apa": {"lambda": 0.0}}, "ppo.apa.lambda: must be greater than 0"),
         ({"ppo.apa": {"lambda": -1.0}}, "ppo.apa.lambda: must be greater than 0"),
         ({"ppo.apa": {"beta": 1.0}}, "ppo.apa.beta: unknown key"),
-        ({"ppo.kl": {"coefficient": 0.05, "estimator": "k1"}}, "kl must be null"),
-        ({"ppo.surrogate_clip": 0.2}, "surrogate_clip must be null"),
-        ({"ppo.penalty": {"coefficient": 1.0, "target": None}}, "penalty must be null"),
-        ({"ppo.entropy": {"coefficient": 0.1, "target": None}}, "entropy must be null"),
-        ({"ppo.importance": "reference"}, "importance must be policy"),
+        ({"ppo.kl": {"coefficient": 0.05, "estimator": "k1"}}, "apa needs ppo.kl: null"),
+        ({"ppo.surrogate_clip": 0.2}, "apa needs ppo.surrogate_clip: null"),
+        ({"ppo.penalty": {"coefficient": 1.0, "target": None}}, "apa needs ppo.penalty: null"),
+        ({"ppo.entropy": {"coefficient": 0.1, "target": None}}, "apa needs ppo.entropy: null"),
+        ({"ppo.ptx": {"coefficient": 0.1, "windows": 1}}, "apa needs ppo.ptx: null"),
+        ({"ppo.importance": "reference"}, "apa needs ppo.importance: policy"),
     ],
     ids=lambda value: ".".join(value) if isinstance(value, dict) else "",
 )
@@ -40,9 +44,39 @@ def test_what_means_nothing_to_apa_is_refused(changes: dict[str, Any], message: 
     assert message in str(caught.value)
 
 
+def test_the_name_alone_is_refused_with_all_that_must_go_with_it() -> None:
+    """As `dvc exp run -S ppo.algorithm=apa` would have it."""
+    with pytest.raises(SettingsError) as caught:
+        tiny_settings({"ppo.algorithm": "apa"})
+    assert str(caught.value) == (
+        "settings: ppo: algorithm apa needs ppo.kl: null, ppo.ptx: null, ppo.surrogate_clip: null, "
+        "ppo.apa: {lambda: 0.1}; what it does not read must be off"
+    )
+
+
 def test_another_algorithm_has_no_such_section() -> None:
-    with pytest.raises(SettingsError, match="apa: the section of algorithm apa; ppo-max has none"):
+    with pytest.raises(
+        SettingsError, match=r"algorithm ppo-max needs ppo\.apa: null; what it does"
+    ):
         tiny_settings({"ppo.apa": {"lambda": 0.1}})
+
+
+def test_an_algorithm_of_your_own_may_read_all_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ALGORITHMS, "mine", "rlhf.algorithms.ppo_max:PpoMax")
+    settings = tiny_settings({"ppo.algorithm": "mine", "ppo.apa": {"lambda": 0.3}})
+    assert settings.ppo.apa is not None and settings.ppo.kl is not None
+
+
+def test_every_key_that_can_be_off_is_either_read_by_all_or_in_the_table() -> None:
+    """A new one that a single algorithm reads must not be ignored in silence by the others."""
+    can_be_off = {
+        name for name, field in Ppo.model_fields.items() if NoneType in get_args(field.annotation)
+    }
+    of_some = {key for keys in READS.values() for key in keys}
+    # on_policy and the loop read these for whatever algorithm
+    of_all = {"advantage", "value_clip", "trainable_layers", "max_response_tokens"}
+    assert can_be_off | {"importance"} == of_some | of_all
+    assert READS.keys() == ALGORITHMS.keys()
 
 
 def test_an_unknown_algorithm_is_refused_with_those_there_are() -> None:
