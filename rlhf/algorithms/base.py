@@ -59,10 +59,14 @@ class Sources(Protocol):
     """What an iteration may draw on; times and counts of sampling are the loop's business."""
 
     def rollouts(self, role: str = POLICY, responses: int = 1) -> Rollout:
-        """Responses of the model in `role` to this iteration's prompts, `responses` to each.
+        """Responses of the model in `role` to this iteration's prompts, `ppo.rollouts` in all.
 
-        Every call names the same prompts; rows of one prompt lie side by side. No two roles and no
-        two responses share a random stream.
+        Every call names the same prompts: with several `responses` to each, the first of those that
+        it names with one. Rows of one prompt lie side by side. A process has the same prompts in
+        all calls with as many responses.
+
+        No two responses share a random stream, not those of two calls for the same role either: a
+        stream's name holds the role and, from the second call of an iteration on, the call's number.
         """
         ...
 
