@@ -39,7 +39,7 @@ def rollout_metrics(
     tally.add(
         reward=scores.scores,
         reward_squared=scores.scores.square(),
-        reward_normalised=rewards.scores,
+        reward_normalised=rewards.final,
         kl=rewards.kl[mask],
         kl_sequence=rewards.kl.sum(dim=1),
         response_length=rollout.lengths.float(),
@@ -54,6 +54,9 @@ def rollout_metrics(
         error_squared=errors.square(),
         sampler_logprob_gap=gap.abs(),
     )
+    # which source dominates
+    shares = {name: tokens.sum(dim=1) for name, tokens in rewards.sources.items()}
+    tally.add(**{f"token_reward_{name}": share for name, share in shares.items()})
     means = tally.means(all_sum)
     means["reward_std"] = _variance(means, "reward", "reward_squared") ** 0.5
     means["advantage_std"] = _variance(means, "advantage_mean", "advantage_squared") ** 0.5

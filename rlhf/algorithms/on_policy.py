@@ -48,16 +48,22 @@ _KL_COEFFICIENT = 0.05
 
 @dataclass(frozen=True)
 class TokenRewards:
-    """What the policy is paid.
+    """What the policy is paid, a sum of sources; [B, R] and 0 outside the response but for `final`.
 
-    tokens: [B, R] the sum of all sources, 0 outside the response
-    scores: [B] the final score after reparameterisation
-    kl: [B, R] the estimate of the divergence from the reference, 0 outside the response
+    sources: by name; each one's mean over responses is a metric, `token_reward_<name>`
+    final: [B] the score of each response after reparameterisation
+    kl: the estimate of the divergence from the reference
     """
 
-    tokens: Tensor
-    scores: Tensor
+    sources: Mapping[str, Tensor]
+    final: Tensor
     kl: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """What each token is paid, [B, R]: the sources added in their order."""
+        first, *others = self.sources.values()
+        return sum(others, first)
 
 
 class OnPolicy(ABC):
@@ -77,8 +83,8 @@ class OnPolicy(ABC):
     # -- what a member states ----------------------------------------------------------------------
 
     @abstractmethod
-    def token_rewards(self, scores: Scores, mask: Tensor) -> TokenRewards:
-        """What each response token is paid; `mask` [B, R] is True on response tokens."""
+    def token_rewards(self, rollout: Rollout, scores: Scores) -> TokenRewards:
+        """What each response token is paid, by source."""
 
     def targets(self, rewards: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Advantages and returns from token rewards and values, all [B, R]: detail 10 (eq. 9)."""
@@ -167,11 +173,11 @@ class OnPolicy(ABC):
         # 1. responses of the policy as it is, and what all models say of them
         rollout = self.with_trunk_states(sources.rollouts(POLICY))
         scores = self.score(rollout)
-        mask = rollout.response_mask
 
         # 2. targets
-        rewards = self.token_rewards(scores, mask)
-        advantages, returns = self.targets(rewards.tokens, scores.values, mask)
+        rewards = self.token_rewards(rollout, scores)
+        mask = rollout.response_mask
+        advantages, returns = self.targets(rewards.total, scores.values, mask)
         experience = Experience(
             batch=rollout.batch,
             response_mask=mask,

@@ -25,7 +25,7 @@ from rlhf.models.backbone import entropies, target_tokens, token_logprobs
 from rlhf.ppo.kl import kl_estimate
 from rlhf.ppo.losses import adapted, entropy_loss, policy_kl, surrogate
 from rlhf.ppo.rewards import final_score, kl_penalty
-from rlhf.rollout.records import Experience, Scores
+from rlhf.rollout.records import Experience, Rollout, Scores
 
 
 class PpoMax(OnPolicy):
@@ -35,19 +35,21 @@ class PpoMax(OnPolicy):
         super().__init__(context)
         self._penalty = self.settings.penalty.coefficient if self.settings.penalty else 0.0
 
-    def token_rewards(self, scores: Scores, mask: Tensor) -> TokenRewards:
+    def token_rewards(self, rollout: Rollout, scores: Scores) -> TokenRewards:
         """r_t = -eta KL_t, plus the reparameterised score at the last token (eq. 3, 19)."""
+        mask = rollout.response_mask
+
         # details 4 and 5
         final = self.reparameterised(scores.scores)
-        tokens = final_score(final, mask)
+        sources = {"final_score": final_score(final, mask)}
 
         # detail 1
         kl = self.settings.kl
         estimator = kl.estimator if kl else "k1"
         divergence = kl_estimate(scores.logprobs, scores.reference_logprobs, estimator) * mask
         if kl is not None:
-            tokens = tokens + kl_penalty(divergence, mask, kl.coefficient)
-        return TokenRewards(tokens, final, divergence)
+            sources["kl_penalty"] = kl_penalty(divergence, mask, kl.coefficient)
+        return TokenRewards(sources, final, divergence)
 
     def policy_loss(
         self, part: Experience, logits: Tensor, logprobs: Tensor, step: Step[Experience]

@@ -163,18 +163,26 @@ def test_every_token_pays_for_its_divergence(prepared: Workspace, estimator: str
     algorithm = make(prepared, settings)
     rollout = roll(algorithm)
     rows = slow_rows(prepared, algorithm, rollout)
-    (experience,) = update_of(algorithm, "policy", rollout).mini_batches
+    update = update_of(algorithm, "policy", rollout)
+    (experience,) = update.mini_batches
     formulas = {
         "k1": lambda log: log,
         "k2": lambda log: log**2 / 2,
         "k3": lambda log: math.exp(-log) - 1 + log,
     }
+    paid = []
     for returns, row in zip(experience.returns, rows, strict=True):
         penalties = [-0.7 * formulas[estimator](log) for log in row.log_ratios]
         count = len(penalties)
         # all that is paid from a token on
         expected = [row.score + sum(penalties[t:]) for t in range(count)]
         assert returns[:count].tolist() == pytest.approx(expected, abs=1e-4)
+        paid.append(sum(penalties))
+
+    # what each source pays a response
+    shares = {"final_score": mean([row.score for row in rows]), "kl_penalty": mean(paid)}
+    for name, share in shares.items():
+        assert update.metrics[f"token_reward_{name}"] == pytest.approx(share, abs=1e-4)
 
 
 def test_with_every_detail_off_it_is_vanilla(prepared: Workspace) -> None:

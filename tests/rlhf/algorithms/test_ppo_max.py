@@ -103,6 +103,8 @@ def test_metrics_of_a_rollout_equal_the_slow_reference(
         # a return less its value is the advantage
         "explained_variance": 1 - float(advantages.var() / returns.var()),
         "sampler_logprob_gap": 0.0,
+        "token_reward_final_score": 0.0,
+        "token_reward_kl_penalty": -ETA * kl / len(rows),
     }
     assert metrics == pytest.approx(expected, abs=2e-4)
 
