@@ -25,7 +25,7 @@ from rlhf.algorithms.base import (
     Updates,
     Validation,
 )
-from rlhf.algorithms.metrics import rollout_metrics
+from rlhf.algorithms.metrics import rollout_metrics, signals_of
 from rlhf.batches.padding import TokenBatch
 from rlhf.engine import Loss
 from rlhf.models.backbone import entropies, scatter_to_mask, target_tokens, token_logprobs
@@ -79,6 +79,7 @@ class OnPolicy(ABC):
         "explained_variance",
         "value_loss",
     )
+    peaks: ClassVar[tuple[str, ...]] = ()
 
     # -- what a member states ----------------------------------------------------------------------
 
@@ -188,6 +189,7 @@ class OnPolicy(ABC):
             returns=returns,
         )
         metrics = rollout_metrics(rollout, scores, rewards, experience, self.engine.all_sum)
+        signals = signals_of(rollout, scores, rewards.kl, self.engine.all_sum)
 
         # 3. the policy learns, then the critic; before iteration 0 the critic alone
         size = self.settings.mini_batch // self.engine.world_size
@@ -196,7 +198,7 @@ class OnPolicy(ABC):
             epochs = self.settings.critic.pretraining_epochs
             # pre-training has far to go: values are not clipped
             losses = partial(self._critic_losses, None)
-            yield Update((CRITIC,), mini_batches, losses, epochs, metrics)
+            yield Update((CRITIC,), mini_batches, losses, epochs, metrics, signals)
             return
 
         shown = yield Update(
@@ -205,6 +207,7 @@ class OnPolicy(ABC):
             losses=partial(self._policy_losses, iteration, sources),
             epochs=self.settings.epochs,
             metrics={**metrics, **self.before_learning()},
+            signals=signals,
             evidence=partial(self._evidence, iteration, sources),
         )
         self.after_learning(shown)
@@ -308,9 +311,9 @@ class OnPolicy(ABC):
         kl = kl_estimate(scores.logprobs, scores.reference_logprobs) * mask
         penalty = self.settings.kl.coefficient if self.settings.kl else _KL_COEFFICIENT
         return Validation(
-            rewards=scores.scores,
+            scores=scores.scores,
             objective=scores.scores / self.rewards.score_std - penalty * kl.sum(dim=1),
-            signals={
+            metrics={
                 "kl": kl[mask],
                 "kl_sequence": kl.sum(dim=1),
                 # nats a token of its own responses; step logs have always called it so
@@ -319,6 +322,7 @@ class OnPolicy(ABC):
                 "length": rollout.lengths.float(),
                 "finished": rollout.finished.float(),
             },
+            signals=signals_of(rollout, scores, kl, self.engine.all_sum),
         )
 
     def state(self) -> dict[str, Any]:

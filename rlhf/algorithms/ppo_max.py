@@ -31,6 +31,8 @@ from rlhf.rollout.records import Experience, Rollout, Scores
 class PpoMax(OnPolicy):
     """PPO with the details of the paper, each of which can be switched off."""
 
+    peaks = ("first_ratio_deviation",)
+
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._penalty = self.settings.penalty.coefficient if self.settings.penalty else 0.0

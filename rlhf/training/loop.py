@@ -1,13 +1,12 @@
 """The policy loop: draw and score, watch, validate, learn, log. It knows no algorithm by name."""
 
 import logging
-from collections.abc import Mapping
 from time import monotonic
 from typing import Any
 
 import torch
 
-from rlhf.algorithms.base import Algorithm, Context, Means, Step, Update, Updates
+from rlhf.algorithms.base import Algorithm, Context, Means, Signals, Step, Update, Updates
 from rlhf.common.files import write_json
 from rlhf.common.memory import release
 from rlhf.common.metrics import Value, write_summary
@@ -124,7 +123,7 @@ class Loop:
         while update is not None:
             # 2. watch, before learning like all else in this row
             metrics |= update.metrics
-            stop = self._is_alarmed(iteration, update.metrics) and section.alarm.action != "warn"
+            stop = self._is_alarmed(iteration, update.signals) and section.alarm.action != "warn"
             if stop:
                 break
 
@@ -185,10 +184,10 @@ class Loop:
             evidence = {"trainer": step.role, **update.evidence(step)}
             raise self.run.refused_step(iteration, error, evidence) from error
 
-    def _is_alarmed(self, iteration: int, metrics: Mapping[str, Value]) -> bool:
-        """Take an iteration's signals in; whether the policy has collapsed. Logged once."""
+    def _is_alarmed(self, iteration: int, signals: Signals | None) -> bool:
+        """Take an update's signals in; whether the policy has collapsed. Logged once."""
         before = self.watch.collapse
-        self.watch.see(iteration, metrics)
+        self.watch.see(iteration, signals)
         if before is None and self.watch.collapse is not None and self.run.is_main:
             log.warning("ppo: collapse at iteration %d: %s", iteration, self.watch.describe())
         return self.watch.collapse is not None
@@ -207,13 +206,13 @@ class Loop:
     def _state(self) -> dict[str, Any]:
         return {
             "algorithm": self.algorithm.state(),
-            "watched": self.watch.rows,
+            "watched": self.watch.state(),
             "validation": self.validator.state(),
         }
 
     def _load_state(self, state: dict[str, Any]) -> None:
         self.algorithm.load_state(state["algorithm"])
-        self.watch.rows = state["watched"]
+        self.watch.load_state(state["watched"])
         self.validator.load_state(state["validation"])
 
     def _finish(self) -> None:
@@ -232,7 +231,7 @@ class Loop:
         histograms = {"reward_histograms": reward_histograms(samples)}
         write_json(workspace.details("ppo"), histograms)
         write_plot_data(workspace.steps("ppo"), workspace.plot_data("ppo"))
-        summary = summarise(rows, self.algorithm.curves, run.seconds)
+        summary = summarise(rows, self.algorithm.curves, self.algorithm.peaks, run.seconds)
         summary |= verdict(self.watch, best, rows)
         summary["precision"] = self.engine.precision
         write_summary(workspace.metrics("ppo"), summary)

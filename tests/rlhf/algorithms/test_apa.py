@@ -96,7 +96,7 @@ def test_the_best_policy_is_chosen_by_the_paper_s_penalty(
     algorithm: OnPolicy, rollout: Rollout
 ) -> None:
     validation = algorithm.validate(rollout)
-    expected = validation.rewards / 0.5 - 0.05 * validation.signals["kl_sequence"]
+    expected = validation.scores / 0.5 - 0.05 * validation.metrics["kl_sequence"]
     torch.testing.assert_close(validation.objective, expected)
 
 

@@ -135,7 +135,7 @@ def test_scaled_rewards_keep_their_mean(prepared: Workspace) -> None:
     scaled = {"ppo.reward": {"normalise": None, "scale": "running", "clip": None}}
     algorithm = make(prepared, {**MONTE_CARLO, **scaled})
     rollout = roll(algorithm)
-    raw = algorithm.validate(rollout).rewards.double()
+    raw = algorithm.validate(rollout).scores.double()
     (experience,) = update_of(algorithm, "policy", rollout).mini_batches
     expected = (raw / raw.std()).tolist()
     assert experience.returns[:, 0].tolist() == pytest.approx(expected, abs=1e-4)
@@ -144,7 +144,7 @@ def test_scaled_rewards_keep_their_mean(prepared: Workspace) -> None:
 def test_rewards_are_clipped_after_normalisation(prepared: Workspace) -> None:
     algorithm = make(prepared, {**MONTE_CARLO, "ppo.reward.clip": 0.3})
     rollout = roll(algorithm)
-    raw = algorithm.validate(rollout).rewards.double()
+    raw = algorithm.validate(rollout).scores.double()
     (experience,) = update_of(algorithm, "policy", rollout).mini_batches
     normalised = (raw - raw.mean()) / raw.std()
     assert float(normalised.min()) < -0.3 and float(normalised.max()) > 0.3
@@ -199,7 +199,7 @@ def test_with_every_detail_off_it_is_vanilla(prepared: Workspace) -> None:
     rollout = roll(algorithm)
     update = update_of(algorithm, "policy", rollout)
     (experience,) = update.mini_batches
-    rewards = algorithm.validate(rollout).rewards.tolist()
+    rewards = algorithm.validate(rollout).scores.tolist()
     for returns, reward, length in zip(
         experience.returns, rewards, rollout.lengths.tolist(), strict=True
     ):
@@ -218,5 +218,5 @@ def test_the_objective_s_penalty_is_the_paper_s_where_the_penalty_is_off(
 ) -> None:
     algorithm = make(prepared, {"ppo.kl": None})
     validation = algorithm.validate(roll(algorithm))
-    expected = validation.rewards / 0.5 - 0.05 * validation.signals["kl_sequence"]
+    expected = validation.scores / 0.5 - 0.05 * validation.metrics["kl_sequence"]
     torch.testing.assert_close(validation.objective, expected)

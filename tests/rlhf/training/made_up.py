@@ -47,6 +47,7 @@ class MadeUp:
     """
 
     curves: ClassVar[tuple[str, ...]] = ("together_loss", "again_loss")
+    peaks: ClassVar[tuple[str, ...]] = ("largest",)
     events: ClassVar[list[tuple[Any, ...]]] = []
     shown: ClassVar[list[Mapping[str, float]]] = []
     removes: ClassVar[bool] = False
@@ -123,6 +124,7 @@ class MadeUp:
             target = self.logprobs("target", step.batch.batch)
         losses = weights * (-logprobs + 0.1 * (logprobs - target).square())
         step.tally.add(**{f"{name}_loss": losses[weights > 0]})
+        step.tally.peak(largest=float(losses.detach().max()))
         return losses.sum() / weights.sum()
 
     def logprobs(self, role: str, batch: TokenBatch) -> Tensor:
@@ -150,8 +152,8 @@ class MadeUp:
     # -- validation and state ---------------------------------------------------------------------
 
     def validate(self, rollout: Rollout) -> Validation:
-        rewards = rollout.sampler_logprobs.sum(dim=1)
-        return Validation(rewards, objective=rewards, signals={"length": rollout.lengths.float()})
+        scores = rollout.sampler_logprobs.sum(dim=1)
+        return Validation(scores, objective=scores, metrics={"length": rollout.lengths.float()})
 
     def state(self) -> dict[str, Any]:
         return {"target": self.models["target"].state_dict(), "past": self.past}

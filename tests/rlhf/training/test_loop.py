@@ -153,14 +153,15 @@ COLLAPSE = 3
 
 
 class Collapsing(PpoMax):
-    """PPO-max whose metrics are those of a collapsed policy from iteration COLLAPSE on."""
+    """PPO-max whose signals are those of a collapsed policy from iteration COLLAPSE on."""
 
     def updates(self, sources: Sources, iteration: int) -> Updates:
         updates = super().updates(sources, iteration)
         update = next(updates)
         if iteration >= COLLAPSE:
-            collapsed = {**update.metrics, "kl": 9.0, "response_length": 100.0}
-            update = replace(update, metrics=collapsed)
+            assert update.signals is not None
+            collapsed = replace(update.signals, kl=9.0, response_length=100.0)
+            update = replace(update, signals=collapsed)
         shown = yield update
         if iteration >= 0:
             yield updates.send(shown)
