@@ -227,11 +227,12 @@ MUTATIONS = (
     SOURCES("plain text", "the same for every process", "(step * self._share.world_size + self._share.rank) * windows", "step * windows"),
 
     # -- the loop -------------------------------------------------------------------------------------
-    LOOP("the loop", "epochs in one order", '"+".join(update.roles), epoch)', '"+".join(update.roles), 0)'),
+    LOOP("the loop", "epochs in one order", "iteration, *names, epoch)", "iteration, *names, 0)"),
+    SEAM("the loop", "updates of one role in one order", "names.append(update.name)", "pass"),
     LOOP("the loop", "steps are not counted", "Step(role, batch, epoch * count + place)", "Step(role, batch, place)"),
     SEAM("the loop", "means are not sent", "return updates.send(shown)", "return updates.send({})"),
     SEAM("the loop", "after_step is not called", "if update.after_step is not None:", "if False:"),
-    SEAM("the loop", "what was learnt first is lost", "metrics |= rates | dict(shown)", "metrics = {**rates, **shown}"),
+    SEAM("the loop", "what was learnt first is lost", "_log(metrics, update, {**rates, **shown})", "metrics = {**rates, **shown}"),
     SEAM("the loop", "the algorithm's state does not survive", 'self.algorithm.load_state(state["algorithm"])', "pass"),
 )  # fmt: skip
 

@@ -139,6 +139,8 @@ class Update(Generic[B]):
     signals: by which the alarm judges; of an iteration's updates the first with any counts
     after_step: called with the role after each of its steps, for a target network
     evidence: what to keep of a refused step
+    name: of a further update of a role in one iteration; it stands before the keys of all that is
+        logged of this update, and in the names of its orders
     """
 
     roles: tuple[str, ...]
@@ -149,6 +151,7 @@ class Update(Generic[B]):
     signals: Signals | None = None
     after_step: Callable[[str], None] | None = None
     evidence: Callable[[Step[B]], dict[str, Any]] = _evidence_of_batch
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,7 @@ class Validation:
     signals: Signals | None = None
 
 
-# What an update showed, means over all of its steps and processes.
+# What an update showed, means over all of its steps and processes, without the update's name.
 Means = Mapping[str, float]
 Updates = Generator[Update[Any], Means, None]
 

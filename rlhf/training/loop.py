@@ -1,6 +1,7 @@
 """The policy loop: draw and score, watch, validate, learn, log. It knows no algorithm by name."""
 
 import logging
+from collections.abc import Mapping
 from time import monotonic
 from typing import Any
 
@@ -122,7 +123,7 @@ class Loop:
 
         while update is not None:
             # 2. watch, before learning like all else in this row
-            metrics |= update.metrics
+            _log(metrics, update, update.metrics)
             stop = self._is_alarmed(iteration, update.signals) and section.alarm.action != "warn"
             if stop:
                 break
@@ -136,10 +137,13 @@ class Loop:
             began = monotonic()
             shown, rates = self._learn(iteration, update)
             learning_seconds += monotonic() - began
-            metrics |= rates | dict(shown)
+            _log(metrics, update, {**rates, **shown})
             update = _following(updates, shown)
 
         updates.close()
+        # where there was nothing to learn
+        if validates and not stop:
+            metrics |= self.validator.validate(iteration, self.watch.sound, samples)
         speed = self._speed(learning_seconds) | {"score_seconds": score_seconds}
         return metrics | speed, stop
 
@@ -171,8 +175,10 @@ class Loop:
         return tally.means(self.engine.all_sum), metrics
 
     def _order(self, iteration: int, update: Update[Any], epoch: int) -> list[int]:
-        names = ("order", iteration, "+".join(update.roles), epoch)
-        random = generator(self.run.settings.seed, *names)
+        names = ["+".join(update.roles)]
+        if update.name:
+            names.append(update.name)
+        random = generator(self.run.settings.seed, "order", iteration, *names, epoch)
         order: list[int] = torch.randperm(len(update.mini_batches), generator=random).tolist()
         return order
 
@@ -236,6 +242,15 @@ class Loop:
         summary["precision"] = self.engine.precision
         write_summary(workspace.metrics("ppo"), summary)
         run.checkpoints.finish()
+
+
+def _log(row: dict[str, Value], update: Update[Any], metrics: Mapping[str, Value]) -> None:
+    """Take an update's metrics into the iteration's row, under the update's name if it has one."""
+    prefix = f"{update.name}_" if update.name else ""
+    named = {f"{prefix}{key}": value for key, value in metrics.items()}
+    if twice := row.keys() & named.keys():
+        raise ValueError(f"two updates of an iteration log {sorted(twice)}: one needs a name")
+    row |= named
 
 
 def _following(updates: Updates, shown: Means) -> Update[Any] | None:

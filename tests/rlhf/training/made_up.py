@@ -46,7 +46,7 @@ class MadeUp:
     where `removes` says so. events: what happened, in order; shown: what each update was sent
     """
 
-    curves: ClassVar[tuple[str, ...]] = ("together_loss", "again_loss")
+    curves: ClassVar[tuple[str, ...]] = ("loss", "again_loss")
     peaks: ClassVar[tuple[str, ...]] = ("largest",)
     events: ClassVar[list[tuple[Any, ...]]] = []
     shown: ClassVar[list[Mapping[str, float]]] = []
@@ -78,20 +78,21 @@ class MadeUp:
             mini_batches=mini_batches,
             losses=partial(self.losses, "together"),
             epochs=2,
-            metrics={"nll_before": self.nll(mini_batches)},
+            metrics={"nll": self.nll(mini_batches)},
             after_step=self.after_step,
         )
         self.shown.append(shown)
-        self.past.append(shown["together_loss"])
+        self.past.append(shown["loss"])
 
         # 2. the policy again, once the models have moved; from what the target says now
         answers = self.mini_batches(sources.rollouts("target"))
         shown = yield Update(
+            name="again",
             roles=("policy",),
             mini_batches=mini_batches,
             losses=partial(self.losses, "again"),
             metrics={
-                "nll_between": self.nll(mini_batches),
+                "nll": self.nll(mini_batches),
                 "nll_of_target": self.nll(answers),
                 "past": sum(self.past),
             },
@@ -114,16 +115,16 @@ class MadeUp:
 
     def losses(self, name: str, step: Step[Weighted]) -> list[Loss]:
         self.events.append(("step", name, step.role, step.number))
-        return [partial(self.loss, name, step)]
+        return [partial(self.loss, step)]
 
-    def loss(self, name: str, step: Step[Weighted]) -> Tensor:
+    def loss(self, step: Step[Weighted]) -> Tensor:
         """-log p, and the distance from the target network, a mean over the tokens that count."""
         weights = step.batch.token_weights
         logprobs = self.logprobs(step.role, step.batch.batch)
         with torch.no_grad():
             target = self.logprobs("target", step.batch.batch)
         losses = weights * (-logprobs + 0.1 * (logprobs - target).square())
-        step.tally.add(**{f"{name}_loss": losses[weights > 0]})
+        step.tally.add(loss=losses[weights > 0])
         step.tally.peak(largest=float(losses.detach().max()))
         return losses.sum() / weights.sum()
 
@@ -163,6 +164,23 @@ class MadeUp:
         self.past = list(state["past"])
 
 
+class Twice(MadeUp):
+    """The policy learns twice from the same mini-batches; orders: of each update, by their tokens."""
+
+    names: ClassVar[tuple[str, str]] = ("", "again")
+    orders: ClassVar[list[list[int]]] = []
+
+    def updates(self, sources: Sources, iteration: int) -> Updates:
+        mini_batches = self.mini_batches(sources.rollouts())
+        for name in self.names:
+            self.orders.append([])
+            yield Update(("policy",), mini_batches, partial(self.losses, name), name=name)
+
+    def losses(self, name: str, step: Step[Weighted]) -> list[Loss]:
+        self.orders[-1].append(int(step.batch.batch.input_ids.sum()))
+        return super().losses(name, step)
+
+
 class Idle(MadeUp):
     """An algorithm that never has anything to learn."""
 
@@ -170,9 +188,9 @@ class Idle(MadeUp):
         yield from ()
 
 
-PLACES = {"made-up": f"{__name__}:MadeUp", "idle": f"{__name__}:Idle"}
+PLACES = {"made-up": f"{__name__}:MadeUp", "twice": f"{__name__}:Twice", "idle": f"{__name__}:Idle"}
 
 
 def register() -> None:
-    """Make both known to this process."""
+    """Make them known to this process."""
     ALGORITHMS.update(PLACES)
