@@ -27,6 +27,7 @@ from rlhf.algorithms.base import (
 )
 from rlhf.algorithms.metrics import rollout_metrics, signals_of
 from rlhf.batches.padding import TokenBatch
+from rlhf.common.address import Address
 from rlhf.engine import Loss
 from rlhf.models.backbone import entropies, scatter_to_mask, target_tokens, token_logprobs
 from rlhf.models.heads import ScalarModel, load_scalar_model, new_scalar_model
@@ -107,8 +108,12 @@ class OnPolicy(ABC):
 
     @classmethod
     def inputs(cls, settings: Settings) -> Inputs:
-        models = dict.fromkeys(("sft", "reward", settings.ppo.initial))
-        return Inputs(tables=("prompts", "pretrain"), models=tuple(models))
+        """What its models, its critic's start and its rewards are read from."""
+        ppo = settings.ppo
+        rewards = [Address.parse(text) for text in ppo.rewards]
+        scoring = [reward.detail for reward in rewards if reward.kind == "model"]
+        models = dict.fromkeys(("sft", ppo.critic.initial, *scoring, ppo.initial))
+        return Inputs(tables=("prompts",), models=tuple(models))
 
     def __init__(self, context: Context) -> None:
         self.engine = context.engine
@@ -126,8 +131,8 @@ class OnPolicy(ABC):
         policy = load_causal_lm(workspace.model(ppo.initial))
         critic = self._initial_critic(context)
 
-        learning = self._updates_in(ppo.iterations, ppo.epochs)
-        warmup = self._updates_in(self.warmup_iterations, ppo.critic.pretraining_epochs)
+        learning = self.optimizer_steps(ppo.iterations, ppo.epochs)
+        warmup = self.optimizer_steps(self.warmup_iterations, ppo.critic.pretraining_epochs)
         models.train(POLICY, policy, ppo.optimizer, learning)
         models.train(CRITIC, critic, ppo.critic.optimizer, learning + warmup)
         models.freeze(REFERENCE, load_causal_lm(workspace.model("sft")))
@@ -139,11 +144,12 @@ class OnPolicy(ABC):
             directory = context.workspace.model("sft")
             return new_scalar_model(directory, context.settings.seed, "critic")
         # rescaled rewards are of about unit scale, and so should be its first values
-        unit_scale = self.settings.reward.rescales
+        transform = self.settings.reward
+        unit_scale = transform.normalise is not None or transform.scale is not None
         return load_scalar_model(context.workspace.model("reward"), unit_scale=unit_scale)
 
-    def _updates_in(self, iterations: int, epochs: int) -> int:
-        """Optimiser steps of one model, for its learning-rate schedule."""
+    def optimizer_steps(self, iterations: int, epochs: int) -> int:
+        """Of one model in so many iterations, each of so many epochs."""
         return iterations * epochs * (self.settings.rollouts // self.settings.mini_batch)
 
     # -- what members choose from ------------------------------------------------------------------
@@ -208,7 +214,7 @@ class OnPolicy(ABC):
             epochs=self.settings.epochs,
             metrics={**metrics, **self.before_learning()},
             signals=signals,
-            evidence=partial(self._evidence, iteration, sources),
+            evidence=partial(self.evidence, iteration, sources),
         )
         self.after_learning(shown)
         losses = partial(self._critic_losses, self.settings.value_clip)
@@ -233,12 +239,12 @@ class OnPolicy(ABC):
         columns = []
         parts = rollout.batch.micro_batches(self.settings.micro_batch)
         for part, counts in self._in_step(parts):
-            logits = self._logits(POLICY, part)
+            logits = self.logits(POLICY, part)
             tokens = target_tokens(part)
             logprobs, part_entropies = token_logprobs(logits, tokens), entropies(logits)
             # two of these at once would be the peak of memory
             del logits
-            reference = token_logprobs(self._logits(REFERENCE, part), tokens)
+            reference = token_logprobs(self.logits(REFERENCE, part), tokens)
             values = self.models.values(CRITIC, part)
             if counts:
                 columns.append(torch.stack([logprobs, reference, values, part_entropies]))
@@ -264,7 +270,8 @@ class OnPolicy(ABC):
         missing = most - len(parts)
         return [(part, True) for part in parts] + [(parts[0], False)] * missing
 
-    def _logits(self, role: str, batch: TokenBatch) -> Tensor:
+    def logits(self, role: str, batch: TokenBatch) -> Tensor:
+        """Logits that predict each target token, [N, V], at the temperature that was sampled."""
         return self.models.target_logits(role, batch, self.settings.sampling.temperature)
 
     # -- losses ------------------------------------------------------------------------------------
@@ -278,7 +285,7 @@ class OnPolicy(ABC):
         return losses + self.further_losses(iteration, sources, step)
 
     def _policy_part(self, part: Experience, count: float, step: Step[Experience]) -> Tensor:
-        logits = self._logits(POLICY, part.batch)
+        logits = self.logits(POLICY, part.batch)
         logprobs = token_logprobs(logits, target_tokens(part.batch))
         return self.policy_loss(part, logits, logprobs, step).sum() / count
 
@@ -300,7 +307,8 @@ class OnPolicy(ABC):
         """Response tokens of a mini-batch over all processes: what its losses are means over."""
         return float(self.engine.all_sum(batch.response_mask.sum().double()))
 
-    def _evidence(self, iteration: int, sources: Sources, step: Step[Experience]) -> dict[str, Any]:
+    def evidence(self, iteration: int, sources: Sources, step: Step[Experience]) -> dict[str, Any]:
+        """What to keep of the policy's step when it is refused, fit for JSON."""
         return step.batch.evidence()
 
     # -- validation and state ----------------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlhf.algorithms.base import POLICY, Context, Sources, Step
+from rlhf.algorithms.base import POLICY, Context, Inputs, Sources, Step
 from rlhf.algorithms.on_policy import OnPolicy, TokenRewards
 from rlhf.batches.padding import TokenBatch
 from rlhf.engine import Loss
@@ -26,6 +26,7 @@ from rlhf.ppo.kl import kl_estimate
 from rlhf.ppo.losses import adapted, entropy_loss, policy_kl, surrogate
 from rlhf.ppo.rewards import final_score, kl_penalty
 from rlhf.rollout.records import Experience, Rollout, Scores
+from rlhf.settings import Settings
 
 
 class PpoMax(OnPolicy):
@@ -90,6 +91,12 @@ class PpoMax(OnPolicy):
 
     # -- ptx ---------------------------------------------------------------------------------------
 
+    @classmethod
+    def inputs(cls, settings: Settings) -> Inputs:
+        inputs = super().inputs(settings)
+        text = ("pretrain",) if settings.ppo.ptx else ()
+        return Inputs((*inputs.tables, *text), inputs.models)
+
     def further_losses(
         self, iteration: int, sources: Sources, step: Step[Experience]
     ) -> list[Loss]:
@@ -114,13 +121,13 @@ class PpoMax(OnPolicy):
         ptx = self.settings.ptx
         if ptx is None:
             return None
-        before = iteration * self._updates_in(1, self.settings.epochs)
+        before = iteration * self.optimizer_steps(1, self.settings.epochs)
         return sources.plain_text(ptx.windows, before + step.number)
 
-    def _evidence(self, iteration: int, sources: Sources, step: Step[Experience]) -> dict[str, Any]:
+    def evidence(self, iteration: int, sources: Sources, step: Step[Experience]) -> dict[str, Any]:
         text = self._plain_text(iteration, sources, step)
         plain = None if text is None else text.input_ids.tolist()
-        return {"plain_text": plain, **super()._evidence(iteration, sources, step)}
+        return {"plain_text": plain, **super().evidence(iteration, sources, step)}
 
     # -- state -------------------------------------------------------------------------------------
 

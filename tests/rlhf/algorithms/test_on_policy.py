@@ -1,5 +1,6 @@
 """What on-policy algorithms share: what a member states, models, the critic, what survives."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from given import step_loss, update_of, updates_of
 from members import MEMBERS, each_member
 from slow_ppo import make, mean, move, normalised_scores, roll, slow_rows
-from tiny import numbers, same_models, tiny_settings
+from tiny import APA, numbers, same_models, tiny_settings
 from torch import Tensor, nn
 
 from rlhf.algorithms.base import Step
@@ -18,7 +19,7 @@ from rlhf.models.heads import ScalarModel, load_scalar_model
 from rlhf.models.saving import load_causal_lm
 from rlhf.ppo.kl import kl_estimate
 from rlhf.ppo.rewards import final_score
-from rlhf.registry import ALGORITHMS, find
+from rlhf.registry import ALGORITHMS, REWARDS, find
 from rlhf.rollout.records import Experience, Rollout, Scores
 from rlhf.training import loop
 from rlhf.workspace import Workspace
@@ -39,11 +40,42 @@ def test_every_algorithm_can_be_found_and_states_what_it_reads(
     algorithm = find(ALGORITHMS, name)
     assert algorithm.curves
     paths = algorithm.inputs(settings).paths(prepared)
-    assert paths.keys() == {"prompts", "pretrain", "models/sft", "models/reward"}
+    assert paths.keys() >= {"prompts", "models/sft", "models/reward"}
     assert all(path.exists() for path in paths.values())
 
 
-def test_a_policy_that_starts_from_the_base_model_reads_it_too(prepared: Workspace) -> None:
+OTHER_REWARD: Mapping[str, Any] = {"ppo.rewards": ["length:2"]}
+OTHER_CRITIC: Mapping[str, Any] = {"ppo.critic.initial": "sft"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "tables", "models"),
+    [
+        ({}, {"prompts", "pretrain"}, {"sft", "reward"}),
+        ({"ppo.ptx": None}, {"prompts"}, {"sft", "reward"}),
+        ({**APA, "ppo.ptx": None}, {"prompts"}, {"sft", "reward"}),
+        ({"ppo.initial": "base"}, {"prompts", "pretrain"}, {"sft", "reward", "base"}),
+        # the reward model has two uses
+        (OTHER_REWARD, {"prompts", "pretrain"}, {"sft", "reward"}),
+        (OTHER_CRITIC, {"prompts", "pretrain"}, {"sft", "reward"}),
+        ({**OTHER_REWARD, **OTHER_CRITIC}, {"prompts", "pretrain"}, {"sft"}),
+    ],
+)
+def test_nothing_is_an_input_that_is_not_read(
+    monkeypatch: pytest.MonkeyPatch,
+    changes: Mapping[str, Any],
+    tables: set[str],
+    models: set[str],
+) -> None:
+    monkeypatch.setitem(REWARDS, "length", "nowhere:Length")
+    settings = tiny_settings(changes)
+    inputs = find(ALGORITHMS, settings.ppo.algorithm).inputs(settings)
+    assert (set(inputs.tables), set(inputs.models)) == (tables, models)
+    # none twice
+    assert len(inputs.models) == len(models)
+
+
+def test_inputs_are_named_by_where_they_lie(prepared: Workspace) -> None:
     inputs = OnPolicy.inputs(tiny_settings({"ppo.initial": "base"}))
     assert inputs.paths(prepared)["models/base"] == prepared.model("base")
 
@@ -270,7 +302,7 @@ def test_the_history_of_scores_grows_and_survives(
     one, two = (updates_of(each, second)[0].mini_batches[0] for each in (algorithm, resumed))
     assert torch.equal(one.advantages, two.advantages)
 
-    rewards = [algorithm.validate(rollout).rewards for rollout in (first, second)]
+    rewards = [algorithm.validate(rollout).scores for rollout in (first, second)]
     scores = torch.cat(rewards).double()
     history = algorithm.state()["history"]
     assert history["count"] == 16
