@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from rlhf.batches.padding import Ids
 from rlhf.batches.tables import read_table
 from rlhf.common.errors import DataError
+from rlhf.core.seeds import derive_seed
 from rlhf.engine import Engine
 from rlhf.engine.single import TorchEngine
 from rlhf.models.roles import Models
@@ -71,7 +72,9 @@ def test_the_policy_answers_from_the_historical_streams(
         rollout = sources.rollouts()
         prompts = stream.take(index, 8, 4)
         positions = range(8 * index, 8 * index + 8)
-        uniforms = [row_uniforms(16, settings.seed, "rollout", index, at) for at in positions]
+        uniforms = [
+            row_uniforms(16, derive_seed(settings.seed, "rollout", index, at)) for at in positions
+        ]
         expected = sample(policy, prompts.ids, torch.stack(uniforms), rule)
         assert rollout.prompts.ids == prompts.ids
         assert rollout.responses == expected.responses
@@ -107,7 +110,9 @@ def test_a_further_draw_has_its_number_in_its_name(
     sources.begin(3)
     for draw in ("rollout", "rollout, call 1", "rollout, call 2"):
         rollout = sources.rollouts()
-        uniforms = [row_uniforms(16, settings.seed, draw, 3, at) for at in range(24, 32)]
+        uniforms = [
+            row_uniforms(16, derive_seed(settings.seed, draw, 3, at)) for at in range(24, 32)
+        ]
         expected = sample(policy, rollout.prompts.ids, torch.stack(uniforms), rule)
         assert rollout.responses == expected.responses
 
