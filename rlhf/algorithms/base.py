@@ -135,8 +135,9 @@ class Update(Generic[B]):
     mini_batches: of this process, equally many on every process; each epoch has a new order of them
     losses: of one step, an entry a micro-batch, equally many on every process; rows that must not
         count get weight 0
-    metrics: what is known before anything is learnt, to be logged
-    signals: by which the alarm judges; of an iteration's updates the first with any counts
+    metrics: what is known before anything is learnt, to be logged; the same on every process
+    signals: by which the alarm judges; of an iteration's updates the first with any counts. Where
+        processes differ in them, one would stop and the others wait for it
     after_step: called with the role after each of its steps, for a target network
     evidence: what to keep of a refused step
     name: of a further update of a role in one iteration; it stands before the keys of all that is
@@ -212,7 +213,8 @@ class Algorithm(Protocol):
     def state(self) -> dict[str, Any]:
         """What else must survive an interruption, beside the trained models.
 
-        A tree of mappings and lists with tensors, numbers, text and None at its leaves.
+        A tree of mappings and lists with tensors, numbers, text and None at its leaves; the same on
+        every process, since that of the first alone is stored and given back to all.
         """
         ...
 

@@ -18,6 +18,16 @@ from rlhf.registry import ALGORITHMS
 from rlhf.rollout.records import Rollout
 from rlhf.settings import Settings
 
+CHANGES: Mapping[str, Any] = {
+    "ppo.algorithm": "made-up",
+    "ppo.iterations": 4,
+    "ppo.max_response_tokens": 6,
+    "ppo.samples_every": 4,
+    "ppo.checkpoint_every": 2,
+    "ppo.optimizer.learning_rate": 1e-3,
+    "ppo.optimizer.epsilon": 1e-4,
+    "ppo.ptx": None,
+}
 # the iteration in which nothing is drawn and nothing learnt
 QUIET = 2
 FOLLOW = 0.25
@@ -102,7 +112,7 @@ class MadeUp:
     def mini_batches(self, rollout: Rollout) -> list[Weighted]:
         parts = []
         numbers = torch.tensor(rollout.prompts.response_numbers)
-        size = self.settings.mini_batch
+        size = self.settings.mini_batch // self.engine.world_size
         for start in range(0, len(rollout), size):
             rows = torch.arange(start, start + size)
             if self.removes:
@@ -126,7 +136,7 @@ class MadeUp:
         losses = weights * (-logprobs + 0.1 * (logprobs - target).square())
         step.tally.add(loss=losses[weights > 0])
         step.tally.peak(largest=float(losses.detach().max()))
-        return losses.sum() / weights.sum()
+        return losses.sum() / self.engine.all_sum(weights.sum())
 
     def logprobs(self, role: str, batch: TokenBatch) -> Tensor:
         return token_logprobs(self.models.target_logits(role, batch), target_tokens(batch))
@@ -134,12 +144,13 @@ class MadeUp:
     @torch.no_grad()
     def nll(self, mini_batches: list[Weighted]) -> float:
         """-log p of the policy, a mean over the tokens that count."""
-        total, count = 0.0, 0.0
+        total, count = torch.zeros(()), torch.zeros(())
         for part in mini_batches:
             weights = part.token_weights
-            total -= float((weights * self.logprobs("policy", part.batch)).sum())
-            count += float(weights.sum())
-        return total / count
+            total -= (weights * self.logprobs("policy", part.batch)).sum()
+            count += weights.sum()
+        # the same on every process
+        return float(self.engine.all_sum(total) / self.engine.all_sum(count))
 
     @torch.no_grad()
     def after_step(self, role: str) -> None:

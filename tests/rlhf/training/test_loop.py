@@ -1,3 +1,4 @@
+import ast
 import json
 from collections import defaultdict
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from rlhf.registry import ALGORITHMS
 from rlhf.rollout.records import Experience
 from rlhf.training import loop
 from rlhf.workspace import Workspace
+from tests.source_tree import ROOT
 
 VALIDATED = {
     "reward",
@@ -105,6 +107,33 @@ def test_the_summary_is_of_the_rows(finished: Workspace) -> None:
     assert summary["collapsed"] is False and summary["iterations"] == 4
     assert summary.keys() >= SUMMED_UP
     assert not same_models(finished.model("policy"), finished.model("sft"))
+
+
+# what the loop itself calls so: the model that it saves, what every sample and validation has
+OWN = {
+    "policy",
+    "length",
+    "reward",
+    "objective",
+    "distinct_2",
+    "validation_reward",
+    "validation_objective",
+    "validation_distinct_2",
+    "step",
+    "tokens",
+}
+
+
+@pytest.mark.parametrize("name", ["loop", "monitor", "summary", "validation"])
+def test_the_loop_knows_no_role_and_no_metric_by_name(finished: Workspace, name: str) -> None:
+    logged = {key for row in numbers(finished.steps("ppo")) for key in row}
+    of_validation = {key.removeprefix("validation_") for key in logged}
+    known = ({"critic", "reference"} | logged | of_validation) - OWN
+    assert known >= (LOGGED | VALIDATED) - OWN
+
+    tree = ast.parse((ROOT / f"rlhf/training/{name}.py").read_text(encoding="utf-8"))
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    assert not texts & known
 
 
 # -- the best policy ----------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 import made_up
 import pytest
 import torch
-from made_up import QUIET, MadeUp, Twice
+from made_up import CHANGES, QUIET, MadeUp, Twice
 from tiny import copy_workspace, numbers, outcome, same_models, tiny_settings, write_settings
 from workers import Harm, Worker
 
@@ -19,17 +19,6 @@ from rlhf.models.saving import load_causal_lm
 from rlhf.registry import ALGORITHMS
 from rlhf.training import loop
 from rlhf.workspace import Workspace
-
-CHANGES: Mapping[str, Any] = {
-    "ppo.algorithm": "made-up",
-    "ppo.iterations": 4,
-    "ppo.max_response_tokens": 6,
-    "ppo.samples_every": 4,
-    "ppo.checkpoint_every": 2,
-    "ppo.optimizer.learning_rate": 1e-3,
-    "ppo.optimizer.epsilon": 1e-4,
-    "ppo.ptx": None,
-}
 
 
 @pytest.fixture(scope="module", autouse=True)
