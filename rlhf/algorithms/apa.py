@@ -12,17 +12,18 @@ from rlhf.algorithms.on_policy import OnPolicy, TokenRewards
 from rlhf.ppo.apa import apa_loss
 from rlhf.ppo.kl import kl_estimate
 from rlhf.ppo.rewards import final_score
-from rlhf.rollout.records import Experience, Scores
+from rlhf.rollout.records import Experience, Rollout, Scores
 
 
 class Apa(OnPolicy):
     """PPO-max's rollouts, critic and advantages, with the squared loss of APA."""
 
-    def token_rewards(self, scores: Scores, mask: Tensor) -> TokenRewards:
+    def token_rewards(self, rollout: Rollout, scores: Scores) -> TokenRewards:
         """The score at the last token, and nothing else; the divergence is only watched."""
+        mask = rollout.response_mask
         final = self.reparameterised(scores.scores)
         divergence = kl_estimate(scores.logprobs, scores.reference_logprobs) * mask
-        return TokenRewards(final_score(final, mask), final, divergence)
+        return TokenRewards({"final_score": final_score(final, mask)}, final, divergence)
 
     def policy_loss(
         self, part: Experience, logits: Tensor, logprobs: Tensor, step: Step[Experience]

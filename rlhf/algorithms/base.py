@@ -59,10 +59,14 @@ class Sources(Protocol):
     """What an iteration may draw on; times and counts of sampling are the loop's business."""
 
     def rollouts(self, role: str = POLICY, responses: int = 1) -> Rollout:
-        """Responses of the model in `role` to this iteration's prompts, `responses` to each.
+        """Responses of the model in `role` to this iteration's prompts, `ppo.rollouts` in all.
 
-        Every call names the same prompts; rows of one prompt lie side by side. No two roles and no
-        two responses share a random stream.
+        Every call names the same prompts: with several `responses` to each, the first of those that
+        it names with one. Rows of one prompt lie side by side. A process has the same prompts in
+        all calls with as many responses.
+
+        No two responses share a random stream, not those of two calls for the same role either: a
+        stream's name holds the role and, from the second call of an iteration on, the call's number.
         """
         ...
 
@@ -102,6 +106,22 @@ class Step(Generic[B]):
     tally: Tally = field(default_factory=Tally)
 
 
+@dataclass(frozen=True)
+class Signals:
+    """What tells sound training from a collapse (section 5.2): means over all processes.
+
+    perplexity: of the policy on its own responses
+    response_length: in tokens
+    finished: the share of responses that ended by themselves
+    kl: from the reference, in nats a token
+    """
+
+    perplexity: float
+    response_length: float
+    finished: float
+    kl: float
+
+
 def _evidence_of_batch(step: Step[Any]) -> dict[str, Any]:
     evidence: dict[str, Any] = step.batch.evidence()
     return evidence
@@ -115,9 +135,13 @@ class Update(Generic[B]):
     mini_batches: of this process, equally many on every process; each epoch has a new order of them
     losses: of one step, an entry a micro-batch, equally many on every process; rows that must not
         count get weight 0
-    metrics: what is known before anything is learnt
+    metrics: what is known before anything is learnt, to be logged; the same on every process
+    signals: by which the alarm judges; of an iteration's updates the first with any counts. Where
+        processes differ in them, one would stop and the others wait for it
     after_step: called with the role after each of its steps, for a target network
     evidence: what to keep of a refused step
+    name: of a further update of a role in one iteration; it stands before the keys of all that is
+        logged of this update, and in the names of its orders
     """
 
     roles: tuple[str, ...]
@@ -125,25 +149,29 @@ class Update(Generic[B]):
     losses: Callable[[Step[B]], list[Loss]]
     epochs: int = 1
     metrics: Mapping[str, Value] = field(default_factory=dict)
+    signals: Signals | None = None
     after_step: Callable[[str], None] | None = None
     evidence: Callable[[Step[B]], dict[str, Any]] = _evidence_of_batch
+    name: str = ""
 
 
 @dataclass(frozen=True)
 class Validation:
     """What the validation prompts say of a policy, judged by what does not move in the run.
 
-    rewards: [B] of each response
+    scores: [B] of each response, as the rewards give them; their mean is `validation_reward`
     objective: [B] what the algorithm maximises; the policy with the highest mean is the best one
-    signals: further tensors of any shape, whose means are watched
+    metrics: further tensors of any shape, whose means are logged as `validation_<name>`
+    signals: a policy that they show to have collapsed is not the best one
     """
 
-    rewards: Tensor
+    scores: Tensor
     objective: Tensor
-    signals: Mapping[str, Tensor]
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    signals: Signals | None = None
 
 
-# What an update showed, means over all of its steps and processes.
+# What an update showed, means over all of its steps and processes, without the update's name.
 Means = Mapping[str, float]
 Updates = Generator[Update[Any], Means, None]
 
@@ -157,9 +185,11 @@ class Algorithm(Protocol):
     models: role -> module, trainable or frozen
     warmup_iterations: iterations (of negative number) before the policy learns
     curves: metrics whose first and last values the stage's summary tells, the main ones first
+    peaks: metrics whose largest value it tells
     """
 
     curves: ClassVar[tuple[str, ...]]
+    peaks: ClassVar[tuple[str, ...]]
     models: Models
     warmup_iterations: int
 
@@ -183,7 +213,8 @@ class Algorithm(Protocol):
     def state(self) -> dict[str, Any]:
         """What else must survive an interruption, beside the trained models.
 
-        A tree of mappings and lists with tensors, numbers, text and None at its leaves.
+        A tree of mappings and lists with tensors, numbers, text and None at its leaves; the same on
+        every process, since that of the first alone is stored and given back to all.
         """
         ...
 

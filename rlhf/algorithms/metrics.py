@@ -4,6 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
+from rlhf.algorithms.base import Signals
 from rlhf.common.metrics import Value
 from rlhf.core.tally import Tally
 from rlhf.ppo.moments import AllSum
@@ -39,7 +42,7 @@ def rollout_metrics(
     tally.add(
         reward=scores.scores,
         reward_squared=scores.scores.square(),
-        reward_normalised=rewards.scores,
+        reward_normalised=rewards.final,
         kl=rewards.kl[mask],
         kl_sequence=rewards.kl.sum(dim=1),
         response_length=rollout.lengths.float(),
@@ -54,6 +57,9 @@ def rollout_metrics(
         error_squared=errors.square(),
         sampler_logprob_gap=gap.abs(),
     )
+    # which source dominates
+    shares = {name: tokens.sum(dim=1) for name, tokens in rewards.sources.items()}
+    tally.add(**{f"token_reward_{name}": share for name, share in shares.items()})
     means = tally.means(all_sum)
     means["reward_std"] = _variance(means, "reward", "reward_squared") ** 0.5
     means["advantage_std"] = _variance(means, "advantage_mean", "advantage_squared") ** 0.5
@@ -61,6 +67,25 @@ def rollout_metrics(
 
     shown: dict[str, Value] = {key: means[key] for key in means if key not in _MOMENTS}
     return shown | {"explained_variance": _explained_variance(means)}
+
+
+def signals_of(rollout: Rollout, scores: Scores, kl: Tensor, all_sum: AllSum) -> Signals:
+    """Whether the policy that sampled is sound; kl [B, R] is of its responses."""
+    mask = rollout.response_mask
+    tally = Tally()
+    tally.add(
+        nll=-scores.logprobs[mask],
+        length=rollout.lengths.float(),
+        finished=rollout.finished.float(),
+        kl=kl[mask],
+    )
+    means = tally.means(all_sum)
+    return Signals(
+        perplexity=math.exp(means["nll"]),
+        response_length=means["length"],
+        finished=means["finished"],
+        kl=means["kl"],
+    )
 
 
 def _explained_variance(means: Mapping[str, float]) -> float | None:

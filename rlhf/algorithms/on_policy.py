@@ -25,8 +25,9 @@ from rlhf.algorithms.base import (
     Updates,
     Validation,
 )
-from rlhf.algorithms.metrics import rollout_metrics
+from rlhf.algorithms.metrics import rollout_metrics, signals_of
 from rlhf.batches.padding import TokenBatch
+from rlhf.common.address import Address
 from rlhf.engine import Loss
 from rlhf.models.backbone import entropies, scatter_to_mask, target_tokens, token_logprobs
 from rlhf.models.heads import ScalarModel, load_scalar_model, new_scalar_model
@@ -48,16 +49,22 @@ _KL_COEFFICIENT = 0.05
 
 @dataclass(frozen=True)
 class TokenRewards:
-    """What the policy is paid.
+    """What the policy is paid, a sum of sources; [B, R] and 0 outside the response but for `final`.
 
-    tokens: [B, R] the sum of all sources, 0 outside the response
-    scores: [B] the final score after reparameterisation
-    kl: [B, R] the estimate of the divergence from the reference, 0 outside the response
+    sources: by name; each one's mean over responses is a metric, `token_reward_<name>`
+    final: [B] the score of each response after reparameterisation
+    kl: the estimate of the divergence from the reference
     """
 
-    tokens: Tensor
-    scores: Tensor
+    sources: Mapping[str, Tensor]
+    final: Tensor
     kl: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """What each token is paid, [B, R]: the sources added in their order."""
+        first, *others = self.sources.values()
+        return sum(others, first)
 
 
 class OnPolicy(ABC):
@@ -73,12 +80,13 @@ class OnPolicy(ABC):
         "explained_variance",
         "value_loss",
     )
+    peaks: ClassVar[tuple[str, ...]] = ()
 
     # -- what a member states ----------------------------------------------------------------------
 
     @abstractmethod
-    def token_rewards(self, scores: Scores, mask: Tensor) -> TokenRewards:
-        """What each response token is paid; `mask` [B, R] is True on response tokens."""
+    def token_rewards(self, rollout: Rollout, scores: Scores) -> TokenRewards:
+        """What each response token is paid, by source."""
 
     def targets(self, rewards: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Advantages and returns from token rewards and values, all [B, R]: detail 10 (eq. 9)."""
@@ -100,8 +108,12 @@ class OnPolicy(ABC):
 
     @classmethod
     def inputs(cls, settings: Settings) -> Inputs:
-        models = dict.fromkeys(("sft", "reward", settings.ppo.initial))
-        return Inputs(tables=("prompts", "pretrain"), models=tuple(models))
+        """What its models, its critic's start and its rewards are read from."""
+        ppo = settings.ppo
+        rewards = [Address.parse(text) for text in ppo.rewards]
+        scoring = [reward.detail for reward in rewards if reward.kind == "model"]
+        models = dict.fromkeys(("sft", ppo.critic.initial, *scoring, ppo.initial))
+        return Inputs(tables=("prompts",), models=tuple(models))
 
     def __init__(self, context: Context) -> None:
         self.engine = context.engine
@@ -119,8 +131,8 @@ class OnPolicy(ABC):
         policy = load_causal_lm(workspace.model(ppo.initial))
         critic = self._initial_critic(context)
 
-        learning = self._updates_in(ppo.iterations, ppo.epochs)
-        warmup = self._updates_in(self.warmup_iterations, ppo.critic.pretraining_epochs)
+        learning = self.optimizer_steps(ppo.iterations, ppo.epochs)
+        warmup = self.optimizer_steps(self.warmup_iterations, ppo.critic.pretraining_epochs)
         models.train(POLICY, policy, ppo.optimizer, learning)
         models.train(CRITIC, critic, ppo.critic.optimizer, learning + warmup)
         models.freeze(REFERENCE, load_causal_lm(workspace.model("sft")))
@@ -132,11 +144,12 @@ class OnPolicy(ABC):
             directory = context.workspace.model("sft")
             return new_scalar_model(directory, context.settings.seed, "critic")
         # rescaled rewards are of about unit scale, and so should be its first values
-        unit_scale = self.settings.reward.rescales
+        transform = self.settings.reward
+        unit_scale = transform.normalise is not None or transform.scale is not None
         return load_scalar_model(context.workspace.model("reward"), unit_scale=unit_scale)
 
-    def _updates_in(self, iterations: int, epochs: int) -> int:
-        """Optimiser steps of one model, for its learning-rate schedule."""
+    def optimizer_steps(self, iterations: int, epochs: int) -> int:
+        """Of one model in so many iterations, each of so many epochs."""
         return iterations * epochs * (self.settings.rollouts // self.settings.mini_batch)
 
     # -- what members choose from ------------------------------------------------------------------
@@ -167,11 +180,11 @@ class OnPolicy(ABC):
         # 1. responses of the policy as it is, and what all models say of them
         rollout = self.with_trunk_states(sources.rollouts(POLICY))
         scores = self.score(rollout)
-        mask = rollout.response_mask
 
         # 2. targets
-        rewards = self.token_rewards(scores, mask)
-        advantages, returns = self.targets(rewards.tokens, scores.values, mask)
+        rewards = self.token_rewards(rollout, scores)
+        mask = rollout.response_mask
+        advantages, returns = self.targets(rewards.total, scores.values, mask)
         experience = Experience(
             batch=rollout.batch,
             response_mask=mask,
@@ -182,6 +195,7 @@ class OnPolicy(ABC):
             returns=returns,
         )
         metrics = rollout_metrics(rollout, scores, rewards, experience, self.engine.all_sum)
+        signals = signals_of(rollout, scores, rewards.kl, self.engine.all_sum)
 
         # 3. the policy learns, then the critic; before iteration 0 the critic alone
         size = self.settings.mini_batch // self.engine.world_size
@@ -190,7 +204,7 @@ class OnPolicy(ABC):
             epochs = self.settings.critic.pretraining_epochs
             # pre-training has far to go: values are not clipped
             losses = partial(self._critic_losses, None)
-            yield Update((CRITIC,), mini_batches, losses, epochs, metrics)
+            yield Update((CRITIC,), mini_batches, losses, epochs, metrics, signals)
             return
 
         shown = yield Update(
@@ -199,7 +213,8 @@ class OnPolicy(ABC):
             losses=partial(self._policy_losses, iteration, sources),
             epochs=self.settings.epochs,
             metrics={**metrics, **self.before_learning()},
-            evidence=partial(self._evidence, iteration, sources),
+            signals=signals,
+            evidence=partial(self.evidence, iteration, sources),
         )
         self.after_learning(shown)
         losses = partial(self._critic_losses, self.settings.value_clip)
@@ -224,12 +239,12 @@ class OnPolicy(ABC):
         columns = []
         parts = rollout.batch.micro_batches(self.settings.micro_batch)
         for part, counts in self._in_step(parts):
-            logits = self._logits(POLICY, part)
+            logits = self.logits(POLICY, part)
             tokens = target_tokens(part)
             logprobs, part_entropies = token_logprobs(logits, tokens), entropies(logits)
             # two of these at once would be the peak of memory
             del logits
-            reference = token_logprobs(self._logits(REFERENCE, part), tokens)
+            reference = token_logprobs(self.logits(REFERENCE, part), tokens)
             values = self.models.values(CRITIC, part)
             if counts:
                 columns.append(torch.stack([logprobs, reference, values, part_entropies]))
@@ -255,7 +270,8 @@ class OnPolicy(ABC):
         missing = most - len(parts)
         return [(part, True) for part in parts] + [(parts[0], False)] * missing
 
-    def _logits(self, role: str, batch: TokenBatch) -> Tensor:
+    def logits(self, role: str, batch: TokenBatch) -> Tensor:
+        """Logits that predict each target token, [N, V], at the temperature that was sampled."""
         return self.models.target_logits(role, batch, self.settings.sampling.temperature)
 
     # -- losses ------------------------------------------------------------------------------------
@@ -269,7 +285,7 @@ class OnPolicy(ABC):
         return losses + self.further_losses(iteration, sources, step)
 
     def _policy_part(self, part: Experience, count: float, step: Step[Experience]) -> Tensor:
-        logits = self._logits(POLICY, part.batch)
+        logits = self.logits(POLICY, part.batch)
         logprobs = token_logprobs(logits, target_tokens(part.batch))
         return self.policy_loss(part, logits, logprobs, step).sum() / count
 
@@ -291,7 +307,8 @@ class OnPolicy(ABC):
         """Response tokens of a mini-batch over all processes: what its losses are means over."""
         return float(self.engine.all_sum(batch.response_mask.sum().double()))
 
-    def _evidence(self, iteration: int, sources: Sources, step: Step[Experience]) -> dict[str, Any]:
+    def evidence(self, iteration: int, sources: Sources, step: Step[Experience]) -> dict[str, Any]:
+        """What to keep of the policy's step when it is refused, fit for JSON."""
         return step.batch.evidence()
 
     # -- validation and state ----------------------------------------------------------------------
@@ -302,9 +319,9 @@ class OnPolicy(ABC):
         kl = kl_estimate(scores.logprobs, scores.reference_logprobs) * mask
         penalty = self.settings.kl.coefficient if self.settings.kl else _KL_COEFFICIENT
         return Validation(
-            rewards=scores.scores,
+            scores=scores.scores,
             objective=scores.scores / self.rewards.score_std - penalty * kl.sum(dim=1),
-            signals={
+            metrics={
                 "kl": kl[mask],
                 "kl_sequence": kl.sum(dim=1),
                 # nats a token of its own responses; step logs have always called it so
@@ -313,6 +330,7 @@ class OnPolicy(ABC):
                 "length": rollout.lengths.float(),
                 "finished": rollout.finished.float(),
             },
+            signals=signals_of(rollout, scores, kl, self.engine.all_sum),
         )
 
     def state(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlhf.algorithms.base import POLICY, Context, Sources, Step
+from rlhf.algorithms.base import POLICY, Context, Inputs, Sources, Step
 from rlhf.algorithms.on_policy import OnPolicy, TokenRewards
 from rlhf.batches.padding import TokenBatch
 from rlhf.engine import Loss
@@ -25,29 +25,34 @@ from rlhf.models.backbone import entropies, target_tokens, token_logprobs
 from rlhf.ppo.kl import kl_estimate
 from rlhf.ppo.losses import adapted, entropy_loss, policy_kl, surrogate
 from rlhf.ppo.rewards import final_score, kl_penalty
-from rlhf.rollout.records import Experience, Scores
+from rlhf.rollout.records import Experience, Rollout, Scores
+from rlhf.settings import Settings
 
 
 class PpoMax(OnPolicy):
     """PPO with the details of the paper, each of which can be switched off."""
 
+    peaks = ("first_ratio_deviation",)
+
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._penalty = self.settings.penalty.coefficient if self.settings.penalty else 0.0
 
-    def token_rewards(self, scores: Scores, mask: Tensor) -> TokenRewards:
+    def token_rewards(self, rollout: Rollout, scores: Scores) -> TokenRewards:
         """r_t = -eta KL_t, plus the reparameterised score at the last token (eq. 3, 19)."""
+        mask = rollout.response_mask
+
         # details 4 and 5
         final = self.reparameterised(scores.scores)
-        tokens = final_score(final, mask)
+        sources = {"final_score": final_score(final, mask)}
 
         # detail 1
         kl = self.settings.kl
         estimator = kl.estimator if kl else "k1"
         divergence = kl_estimate(scores.logprobs, scores.reference_logprobs, estimator) * mask
         if kl is not None:
-            tokens = tokens + kl_penalty(divergence, mask, kl.coefficient)
-        return TokenRewards(tokens, final, divergence)
+            sources["kl_penalty"] = kl_penalty(divergence, mask, kl.coefficient)
+        return TokenRewards(sources, final, divergence)
 
     def policy_loss(
         self, part: Experience, logits: Tensor, logprobs: Tensor, step: Step[Experience]
@@ -86,6 +91,12 @@ class PpoMax(OnPolicy):
 
     # -- ptx ---------------------------------------------------------------------------------------
 
+    @classmethod
+    def inputs(cls, settings: Settings) -> Inputs:
+        inputs = super().inputs(settings)
+        text = ("pretrain",) if settings.ppo.ptx else ()
+        return Inputs((*inputs.tables, *text), inputs.models)
+
     def further_losses(
         self, iteration: int, sources: Sources, step: Step[Experience]
     ) -> list[Loss]:
@@ -110,13 +121,13 @@ class PpoMax(OnPolicy):
         ptx = self.settings.ptx
         if ptx is None:
             return None
-        before = iteration * self._updates_in(1, self.settings.epochs)
+        before = iteration * self.optimizer_steps(1, self.settings.epochs)
         return sources.plain_text(ptx.windows, before + step.number)
 
-    def _evidence(self, iteration: int, sources: Sources, step: Step[Experience]) -> dict[str, Any]:
+    def evidence(self, iteration: int, sources: Sources, step: Step[Experience]) -> dict[str, Any]:
         text = self._plain_text(iteration, sources, step)
         plain = None if text is None else text.input_ids.tolist()
-        return {"plain_text": plain, **super()._evidence(iteration, sources, step)}
+        return {"plain_text": plain, **super().evidence(iteration, sources, step)}
 
     # -- state -------------------------------------------------------------------------------------
 

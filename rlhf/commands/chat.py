@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.common.errors import ModelError
+from rlhf.core.seeds import derive_seed
 from rlhf.models.heads import load_scalar_model
 from rlhf.models.saving import load_causal_lm, load_tokenizer
 from rlhf.models.scoring import ResponseScorer
@@ -88,7 +89,8 @@ class Chat:
         """Answer the user's `text`, piece by piece; the dialogue then holds both turns."""
         self.messages.append({"role": "user", "content": text})
         prompt = self._fitting_prompt()
-        uniforms = row_uniforms(self.generation.max_new_tokens, self.seed, "chat", self._turn)
+        stream = derive_seed(self.seed, "chat", self._turn)
+        uniforms = row_uniforms(self.generation.max_new_tokens, stream)
         response: list[int] = []
         shown = ""
         for drawn in decode(self.model, [prompt], uniforms[None], self._rule()):

@@ -139,7 +139,8 @@ def generate_responses(
     lengths = [len(prompt.ids) for prompt in prompts]
     for batch in length_batches(lengths, settings.batch_size):
         streams = [random_stream(prompts[index]) for index in batch]
-        uniforms = [row_uniforms(rule.max_new_tokens, seed, *stream) for stream in streams]
+        seeds = [derive_seed(seed, *stream) for stream in streams]
+        uniforms = [row_uniforms(rule.max_new_tokens, one) for one in seeds]
         prompt_ids = [prompts[index].ids for index in batch]
         sampled = sample(model, prompt_ids, torch.stack(uniforms), rule).responses
         for index, ids in zip(batch, sampled, strict=True):

@@ -14,7 +14,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rlhf.batches.padding import Ids
-from rlhf.core.seeds import generator
 from rlhf.engine import Engine
 from rlhf.models.backbone import next_token_states, unembed
 from rlhf.rollout.cache import read_prompts
@@ -51,7 +50,7 @@ class LocalSampler:
 
     def sample(self, prompts: Sequence[Ids], seeds: Sequence[int]) -> Sampled:
         count = self._rule.max_new_tokens
-        uniforms = torch.stack([seeded_uniforms(count, seed) for seed in seeds])
+        uniforms = torch.stack([row_uniforms(count, seed) for seed in seeds])
         model = self._source if self._copy is None else self._copy
         return sample(model, prompts, uniforms, self._rule)
 
@@ -64,13 +63,8 @@ def _bf16_copy(model: PreTrainedModel) -> PreTrainedModel:
     return duplicate
 
 
-def row_uniforms(count: int, seed: int, *names: str | int) -> Tensor:
-    """`count` numbers in [0, 1) for one row, [count] float32, from the stream that the names give."""
-    return torch.rand(count, generator=generator(seed, *names))
-
-
-def seeded_uniforms(count: int, seed: int) -> Tensor:
-    """The same from a stream's seed."""
+def row_uniforms(count: int, seed: int) -> Tensor:
+    """`count` numbers in [0, 1) for one row, [count] float32, from the stream of its seed."""
     return torch.rand(count, generator=torch.Generator().manual_seed(seed))
 
 

@@ -60,9 +60,12 @@ class PromptStream:
     ) -> PromptBatch:
         """The prompts of iteration `iteration` (from 0): `count` rows over all processes.
 
-        `responses` rows of each prompt. This process gets a part of every mini-batch, so that
-        mini-batches are the same however many processes there are; neither splits the rows of one
-        prompt. Raises ValueError where the counts do not divide.
+        An iteration owns a block of `count` prompts. With several `responses`, as many rows of each
+        prompt, the first of the block are enough: every draw of an iteration names the same ones.
+
+        This process gets a part of every mini-batch, so that mini-batches are the same however
+        many processes there are; neither splits the rows of one prompt. Raises ValueError where the
+        counts do not divide.
         """
         share = share or Share()
         size = mini_batch or count
@@ -71,9 +74,9 @@ class PromptStream:
                 f"{count} rows in mini-batches of {size} do not divide into "
                 f"{responses} responses a prompt on {share.world_size} processes"
             )
+        first = iteration * count
         # from here on in prompts
         prompts, size = count // responses, size // responses
-        first = iteration * prompts
         positions = [
             first + place
             for place in range(prompts)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from rlhf.algorithms.base import Algorithm, Context, Means, Step, Update, Updates
+from rlhf.algorithms.base import Algorithm, Context, Means, Signals, Step, Update, Updates
 from rlhf.common.files import write_json
 from rlhf.common.memory import release
 from rlhf.common.metrics import Value, write_summary
@@ -123,8 +123,8 @@ class Loop:
 
         while update is not None:
             # 2. watch, before learning like all else in this row
-            metrics |= update.metrics
-            stop = self._is_alarmed(iteration, update.metrics) and section.alarm.action != "warn"
+            _log(metrics, update, update.metrics)
+            stop = self._is_alarmed(iteration, update.signals) and section.alarm.action != "warn"
             if stop:
                 break
 
@@ -137,10 +137,13 @@ class Loop:
             began = monotonic()
             shown, rates = self._learn(iteration, update)
             learning_seconds += monotonic() - began
-            metrics |= rates | dict(shown)
+            _log(metrics, update, {**rates, **shown})
             update = _following(updates, shown)
 
         updates.close()
+        # where there was nothing to learn
+        if validates and not stop:
+            metrics |= self.validator.validate(iteration, self.watch.sound, samples)
         speed = self._speed(learning_seconds) | {"score_seconds": score_seconds}
         return metrics | speed, stop
 
@@ -172,8 +175,10 @@ class Loop:
         return tally.means(self.engine.all_sum), metrics
 
     def _order(self, iteration: int, update: Update[Any], epoch: int) -> list[int]:
-        names = ("order", iteration, "+".join(update.roles), epoch)
-        random = generator(self.run.settings.seed, *names)
+        names = ["+".join(update.roles)]
+        if update.name:
+            names.append(update.name)
+        random = generator(self.run.settings.seed, "order", iteration, *names, epoch)
         order: list[int] = torch.randperm(len(update.mini_batches), generator=random).tolist()
         return order
 
@@ -185,10 +190,10 @@ class Loop:
             evidence = {"trainer": step.role, **update.evidence(step)}
             raise self.run.refused_step(iteration, error, evidence) from error
 
-    def _is_alarmed(self, iteration: int, metrics: Mapping[str, Value]) -> bool:
-        """Take an iteration's signals in; whether the policy has collapsed. Logged once."""
+    def _is_alarmed(self, iteration: int, signals: Signals | None) -> bool:
+        """Take an update's signals in; whether the policy has collapsed. Logged once."""
         before = self.watch.collapse
-        self.watch.see(iteration, metrics)
+        self.watch.see(iteration, signals)
         if before is None and self.watch.collapse is not None and self.run.is_main:
             log.warning("ppo: collapse at iteration %d: %s", iteration, self.watch.describe())
         return self.watch.collapse is not None
@@ -207,13 +212,13 @@ class Loop:
     def _state(self) -> dict[str, Any]:
         return {
             "algorithm": self.algorithm.state(),
-            "watched": self.watch.rows,
+            "watched": self.watch.state(),
             "validation": self.validator.state(),
         }
 
     def _load_state(self, state: dict[str, Any]) -> None:
         self.algorithm.load_state(state["algorithm"])
-        self.watch.rows = state["watched"]
+        self.watch.load_state(state["watched"])
         self.validator.load_state(state["validation"])
 
     def _finish(self) -> None:
@@ -232,11 +237,20 @@ class Loop:
         histograms = {"reward_histograms": reward_histograms(samples)}
         write_json(workspace.details("ppo"), histograms)
         write_plot_data(workspace.steps("ppo"), workspace.plot_data("ppo"))
-        summary = summarise(rows, self.algorithm.curves, run.seconds)
+        summary = summarise(rows, self.algorithm.curves, self.algorithm.peaks, run.seconds)
         summary |= verdict(self.watch, best, rows)
         summary["precision"] = self.engine.precision
         write_summary(workspace.metrics("ppo"), summary)
         run.checkpoints.finish()
+
+
+def _log(row: dict[str, Value], update: Update[Any], metrics: Mapping[str, Value]) -> None:
+    """Take an update's metrics into the iteration's row, under the update's name if it has one."""
+    prefix = f"{update.name}_" if update.name else ""
+    named = {f"{prefix}{key}": value for key, value in metrics.items()}
+    if twice := row.keys() & named.keys():
+        raise ValueError(f"two updates of an iteration log {sorted(twice)}: one needs a name")
+    row |= named
 
 
 def _following(updates: Updates, shown: Means) -> Update[Any] | None:

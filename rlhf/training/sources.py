@@ -1,6 +1,7 @@
 """What the policy loop draws on for an algorithm: rollouts, plain text, rows of tables."""
 
 import json
+from collections import Counter
 from functools import cached_property
 from time import monotonic
 
@@ -37,6 +38,7 @@ class RunSources:
     def begin(self, index: int) -> None:
         """Turn to iteration `index`, counted from 0, iterations before learning included."""
         self._index = index
+        self._draws = Counter[str]()
         self.seconds = 0.0
         self.tokens = 0.0
 
@@ -48,10 +50,8 @@ class RunSources:
         prompts = self._prompts.take(
             self._index, section.rollouts, section.mini_batch, self._share, responses
         )
-        # the policy's draw has no role in its name
-        draw = "rollout" if role == POLICY else f"rollout of {role}"
         began = monotonic()
-        rollout = self._sample(role, prompts, draw, self._index)
+        rollout = self._sample(role, prompts, self._next_draw(role), self._index)
         self.seconds += monotonic() - began
         tokens = rollout.response_mask.sum().double()
         self.tokens += float(self._run.engine.all_sum(tokens))
@@ -82,6 +82,14 @@ class RunSources:
         return self._sample(POLICY, prompts, "validation")
 
     # -- helpers -----------------------------------------------------------------------------------
+
+    def _next_draw(self, role: str) -> str:
+        """The name of a role's next draw in this iteration; no two coincide."""
+        number = self._draws[role]
+        self._draws[role] += 1
+        # the policy's has no role in its name, and a first one no number
+        draw = "rollout" if role == POLICY else f"rollout of {role}"
+        return draw if number == 0 else f"{draw}, call {number}"
 
     def _sample(self, role: str, prompts: PromptBatch, *draw: str | int) -> Rollout:
         sampler = self._sampler(role)

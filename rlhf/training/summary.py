@@ -10,8 +10,10 @@ from rlhf.training.monitor import Watch
 Rows = Sequence[Mapping[str, Any]]
 
 
-def summarise(rows: Rows, curves: Sequence[str], seconds: float) -> dict[str, Value]:
-    """First and last means of the curves, over a tenth of the iterations (at least one), and speeds.
+def summarise(
+    rows: Rows, curves: Sequence[str], peaks: Sequence[str], seconds: float
+) -> dict[str, Value]:
+    """Ends of the curves, means over a tenth of the iterations (at least one); peaks; speeds.
 
     rows: the step log from iteration 0 on; the last validation has a row of its own
     """
@@ -28,10 +30,11 @@ def summarise(rows: Rows, curves: Sequence[str], seconds: float) -> dict[str, Va
     summary["validation_reward_first"] = validated[0]
     summary["validation_reward_last"] = validated[-1]
 
-    # 3. how far the first ratio was from 1, of algorithms that have one
-    deviations = [row["first_ratio_deviation"] for row in rows if "first_ratio_deviation" in row]
-    if deviations:
-        summary["first_ratio_deviation_max"] = max(deviations)
+    # 3. peaks
+    for key in peaks:
+        values = [row[key] for row in rows if key in row]
+        if values:
+            summary[f"{key}_max"] = max(values)
     return summary | _speed(iterations) | {"iterations": len(iterations), "seconds": seconds}
 
 
@@ -39,7 +42,7 @@ def verdict(watch: Watch, best: Mapping[str, float] | None, rows: Rows) -> dict[
     """Whether and when the policy collapsed, and which validation's policy was stored."""
     last = rows[-1]
     return {
-        "collapsed": watch.collapse is not None if watch.rows else None,
+        "collapsed": watch.collapse is not None if watch.seen else None,
         "collapse_step": watch.collapse,
         "kept_step": int(best["step"]) if best else int(last["step"]),
         "kept_objective": best["objective"] if best else last.get("validation_objective"),

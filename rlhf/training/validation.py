@@ -1,9 +1,8 @@
 """Validation of a policy in training: fixed prompts, fixed random numbers, only the policy differs."""
 
-import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pandas as pd
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlhf.algorithms.base import POLICY, Algorithm
+from rlhf.algorithms.base import POLICY, Algorithm, Signals
 from rlhf.batches.tables import table_path
 from rlhf.common.errors import DataError
 from rlhf.common.files import staged_directory
@@ -25,13 +24,8 @@ from rlhf.training.monitor import ENOUGH, points
 from rlhf.training.run import TrainingRun
 from rlhf.training.sources import RunSources
 
-# the alarm's signals by their names here
-_SIGNALS = {
-    "perplexity": "validation_surprise",
-    "response_length": "validation_length",
-    "finished": "validation_finished",
-    "kl": "validation_kl",
-}
+# metrics that every validation has, whatever the algorithm adds
+_OWN = frozenset({"reward", "objective", "distinct_2"})
 _BINS = 20
 
 
@@ -52,7 +46,7 @@ class Validator:
     sources: RunSources
     tokenizer: PreTrainedTokenizerBase
     best: dict[str, float] | None = None
-    start: dict[str, float] | None = None
+    start: Signals | None = None
     prompts: PromptBatch = field(init=False)
     _best_of_checkpoint: str | None = None
 
@@ -69,14 +63,15 @@ class Validator:
         # 1. responses and what the algorithm says of them
         rollout = self.sources.validation_rollout(self.prompts)
         validation = self.algorithm.validate(rollout)
+        if taken := _OWN & validation.metrics.keys():
+            raise ValueError(f"metrics of a validation: {sorted(taken)} are the loop's own")
         tally = Tally()
-        tally.add(reward=validation.rewards, objective=validation.objective)
-        tally.add(**validation.signals)
+        tally.add(reward=validation.scores, objective=validation.objective, **validation.metrics)
         means = tally.means(self.run.engine.all_sum)
         metrics: dict[str, Value] = {f"validation_{key}": value for key, value in means.items()}
 
         # 2. samples of all processes
-        rows = sample_rows(self.prompts, rollout, validation.rewards, self.tokenizer)
+        rows = sample_rows(self.prompts, rollout, validation.scores, self.tokenizer)
         pairs = list(zip(rows, rollout.responses, strict=True))
         everyone = self.run.engine.all_gather(pairs)
         metrics["validation_distinct_2"] = distinct_2([response for _, response in everyone])
@@ -86,7 +81,7 @@ class Validator:
 
         # 3. the best so far?
         objective = means["objective"]
-        sound = self._is_sound(metrics) and sound
+        sound = self._is_sound(validation.signals) and sound
         if sound and (self.best is None or objective > self.best["objective"]):
             self.best = {"step": iteration, "objective": objective}
             if self._best_is_wanted:
@@ -106,11 +101,13 @@ class Validator:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of it."""
-        return {"best": self.best, "start": self.start}
+        start = None if self.start is None else asdict(self.start)
+        return {"best": self.best, "start": start}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
-        self.best, self.start = state["best"], state["start"]
+        self.best, start = state["best"], state["start"]
+        self.start = None if start is None else Signals(**start)
         self._best_of_checkpoint = self._best_name
 
     def checkpointed(self) -> None:
@@ -143,23 +140,19 @@ class Validator:
             if path.name not in wanted:
                 shutil.rmtree(path)
 
-    def _is_sound(self, metrics: Mapping[str, Value]) -> bool:
+    def _is_sound(self, signals: Signals | None) -> bool:
         """Whether too little speaks for a collapse here.
 
         The alarm's own signals are those before the last update; these are of the policy as it is.
         """
-        values = {name: metrics.get(key) for name, key in _SIGNALS.items()}
-        signals = {name: value for name, value in values.items() if isinstance(value, float)}
-        if signals.keys() != _SIGNALS.keys():
-            # of an algorithm without them
+        if signals is None:
             return True
-        signals["perplexity"] = math.exp(signals["perplexity"])
         self.start = self.start or signals
         return points(signals, self.start) < ENOUGH
 
 
 def sample_rows(
-    prompts: PromptBatch, rollout: Rollout, rewards: Tensor, tokenizer: PreTrainedTokenizerBase
+    prompts: PromptBatch, rollout: Rollout, scores: Tensor, tokenizer: PreTrainedTokenizerBase
 ) -> list[dict[str, Value]]:
     """A row of the samples' log for each response; `row` is that of the split's table."""
     columns = (
@@ -167,7 +160,7 @@ def sample_rows(
         prompts.kinds,
         prompts.texts,
         rollout.responses,
-        rewards.tolist(),
+        scores.tolist(),
     )
     return [
         {
@@ -177,10 +170,10 @@ def sample_rows(
             "response": str(tokenizer.decode(response, skip_special_tokens=True)).strip(),
             # decoding and tokenising again may change them
             "response_ids": " ".join(map(str, response)),
-            "reward": reward,
+            "reward": score,
             "length": len(response),
         }
-        for row, kind, text, response, reward in zip(*columns, strict=True)
+        for row, kind, text, response, score in zip(*columns, strict=True)
     ]
 
 

@@ -85,6 +85,8 @@ def test_a_token_is_paid_by_the_score_alone(
         expected = slow_advantages(row, score, eta=0.0)
         assert found[: len(expected)].tolist() == pytest.approx(expected, abs=1e-4)
 
+    names = {key for key in update.metrics if key.startswith("token_reward_")}
+    assert names == {"token_reward_final_score"}
     # the divergence is watched all the same
     log_ratios = flat([row.log_ratios for row in rows])
     assert update.metrics["kl"] == pytest.approx(mean(log_ratios), abs=1e-5)
@@ -94,7 +96,7 @@ def test_the_best_policy_is_chosen_by_the_paper_s_penalty(
     algorithm: OnPolicy, rollout: Rollout
 ) -> None:
     validation = algorithm.validate(rollout)
-    expected = validation.rewards / 0.5 - 0.05 * validation.signals["kl_sequence"]
+    expected = validation.scores / 0.5 - 0.05 * validation.metrics["kl_sequence"]
     torch.testing.assert_close(validation.objective, expected)
 
 

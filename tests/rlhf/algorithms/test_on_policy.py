@@ -1,5 +1,7 @@
 """What on-policy algorithms share: what a member states, models, the critic, what survives."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,7 +9,7 @@ import torch
 from given import step_loss, update_of, updates_of
 from members import MEMBERS, each_member
 from slow_ppo import make, mean, move, normalised_scores, roll, slow_rows
-from tiny import numbers, same_models, tiny_settings
+from tiny import APA, numbers, same_models, tiny_settings
 from torch import Tensor, nn
 
 from rlhf.algorithms.base import Step
@@ -17,8 +19,8 @@ from rlhf.models.heads import ScalarModel, load_scalar_model
 from rlhf.models.saving import load_causal_lm
 from rlhf.ppo.kl import kl_estimate
 from rlhf.ppo.rewards import final_score
-from rlhf.registry import ALGORITHMS, find
-from rlhf.rollout.records import Experience, Scores
+from rlhf.registry import ALGORITHMS, REWARDS, find
+from rlhf.rollout.records import Experience, Rollout, Scores
 from rlhf.training import loop
 from rlhf.workspace import Workspace
 
@@ -38,11 +40,42 @@ def test_every_algorithm_can_be_found_and_states_what_it_reads(
     algorithm = find(ALGORITHMS, name)
     assert algorithm.curves
     paths = algorithm.inputs(settings).paths(prepared)
-    assert paths.keys() == {"prompts", "pretrain", "models/sft", "models/reward"}
+    assert paths.keys() >= {"prompts", "models/sft", "models/reward"}
     assert all(path.exists() for path in paths.values())
 
 
-def test_a_policy_that_starts_from_the_base_model_reads_it_too(prepared: Workspace) -> None:
+OTHER_REWARD: Mapping[str, Any] = {"ppo.rewards": ["length:2"]}
+OTHER_CRITIC: Mapping[str, Any] = {"ppo.critic.initial": "sft"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "tables", "models"),
+    [
+        ({}, {"prompts", "pretrain"}, {"sft", "reward"}),
+        ({"ppo.ptx": None}, {"prompts"}, {"sft", "reward"}),
+        ({**APA, "ppo.ptx": None}, {"prompts"}, {"sft", "reward"}),
+        ({"ppo.initial": "base"}, {"prompts", "pretrain"}, {"sft", "reward", "base"}),
+        # the reward model has two uses
+        (OTHER_REWARD, {"prompts", "pretrain"}, {"sft", "reward"}),
+        (OTHER_CRITIC, {"prompts", "pretrain"}, {"sft", "reward"}),
+        ({**OTHER_REWARD, **OTHER_CRITIC}, {"prompts", "pretrain"}, {"sft"}),
+    ],
+)
+def test_nothing_is_an_input_that_is_not_read(
+    monkeypatch: pytest.MonkeyPatch,
+    changes: Mapping[str, Any],
+    tables: set[str],
+    models: set[str],
+) -> None:
+    monkeypatch.setitem(REWARDS, "length", "nowhere:Length")
+    settings = tiny_settings(changes)
+    inputs = find(ALGORITHMS, settings.ppo.algorithm).inputs(settings)
+    assert (set(inputs.tables), set(inputs.models)) == (tables, models)
+    # none twice
+    assert len(inputs.models) == len(models)
+
+
+def test_inputs_are_named_by_where_they_lie(prepared: Workspace) -> None:
     inputs = OnPolicy.inputs(tiny_settings({"ppo.initial": "base"}))
     assert inputs.paths(prepared)["models/base"] == prepared.model("base")
 
@@ -53,10 +86,11 @@ def test_a_policy_that_starts_from_the_base_model_reads_it_too(prepared: Workspa
 class Reinforce(OnPolicy):
     """A member states three functions; this one has no use for the critic's values."""
 
-    def token_rewards(self, scores: Scores, mask: Tensor) -> TokenRewards:
+    def token_rewards(self, rollout: Rollout, scores: Scores) -> TokenRewards:
+        mask = rollout.response_mask
         final = self.reparameterised(scores.scores)
         divergence = kl_estimate(scores.logprobs, scores.reference_logprobs) * mask
-        return TokenRewards(final_score(final, mask), final, divergence)
+        return TokenRewards({"final_score": final_score(final, mask)}, final, divergence)
 
     def targets(self, rewards: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         to_go = rewards.flip(1).cumsum(1).flip(1) * mask
@@ -96,6 +130,47 @@ def test_a_member_states_rewards_targets_and_loss(
     loss = step_loss(update)
     assert float(loss.total.detach()) == pytest.approx(mean(terms), abs=1e-4)
     assert loss.metrics == {"policy_loss": pytest.approx(mean(terms), abs=1e-4)}
+
+
+def test_token_rewards_are_the_sum_of_their_sources() -> None:
+    sources = {
+        "final_score": torch.tensor([[0.0, 2.0], [-1.0, 0.0]]),
+        "kl_penalty": torch.tensor([[-0.5, 0.25], [0.125, 0.0]]),
+        "length": torch.tensor([[1.0, 1.0], [1.0, 0.0]]),
+    }
+    rewards = TokenRewards(sources, final=torch.zeros(2), kl=torch.zeros(2, 2))
+    assert rewards.total.tolist() == [[0.5, 3.25], [0.125, 0.0]]
+    # what a member handed over is as it was
+    assert sources["final_score"].tolist() == [[0.0, 2.0], [-1.0, 0.0]]
+
+
+class PaidByPrompt(Reinforce):
+    """A source of its own, from what stands in the rollout: a prompt's place, at its first token."""
+
+    def token_rewards(self, rollout: Rollout, scores: Scores) -> TokenRewards:
+        rewards = super().token_rewards(rollout, scores)
+        places = torch.zeros_like(rewards.total)
+        places[:, 0] = torch.tensor(rollout.prompts.positions).float()
+        return replace(rewards, sources={**rewards.sources, "place": places})
+
+
+def test_a_source_may_read_the_rollout_and_is_logged(
+    prepared: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ALGORITHMS, "reinforce", f"{__name__}:PaidByPrompt")
+    no_clip = {"ppo.reward.clip": None}
+    algorithm = make(prepared, {"ppo.algorithm": "reinforce", **no_clip})
+    rollout = roll(algorithm)
+    scores = normalised_scores(slow_rows(prepared, algorithm, rollout))
+    update = update_of(algorithm, "policy", rollout)
+
+    # the places of eight prompts are 0 to 7; normalised scores have no mean
+    assert update.metrics["token_reward_place"] == pytest.approx(3.5)
+    assert update.metrics["token_reward_final_score"] == pytest.approx(0.0, abs=1e-5)
+    # the return of a response's first token is all that is paid
+    (batch,) = update.mini_batches
+    expected = [score + place for place, score in enumerate(scores)]
+    assert batch.returns[:, 0].tolist() == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_member_runs_in_the_loop_as_it_is(
@@ -227,7 +302,7 @@ def test_the_history_of_scores_grows_and_survives(
     one, two = (updates_of(each, second)[0].mini_batches[0] for each in (algorithm, resumed))
     assert torch.equal(one.advantages, two.advantages)
 
-    rewards = [algorithm.validate(rollout).rewards for rollout in (first, second)]
+    rewards = [algorithm.validate(rollout).scores for rollout in (first, second)]
     scores = torch.cat(rewards).double()
     history = algorithm.state()["history"]
     assert history["count"] == 16

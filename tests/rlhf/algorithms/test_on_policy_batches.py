@@ -57,7 +57,7 @@ def test_a_shared_trunk_changes_no_number(prepared: Workspace, member: dict[str,
         assert_same_gradients(slopes, gradients(separate, right))
 
     left, right = sharing.validate(rollout), separate.validate(rollout)
-    torch.testing.assert_close(left.rewards, right.rewards)
+    torch.testing.assert_close(left.scores, right.scores)
     torch.testing.assert_close(left.objective, right.objective, atol=1e-5, rtol=1e-5)
 
 
@@ -131,7 +131,7 @@ def test_padding_changes_nothing(prepared: Workspace, member: dict[str, Any]) ->
 
 def tally_of(validation: Validation) -> Tally:
     tally = Tally()
-    tally.add(reward=validation.rewards, objective=validation.objective, **validation.signals)
+    tally.add(score=validation.scores, objective=validation.objective, **validation.metrics)
     return tally
 
 
@@ -167,9 +167,9 @@ def test_every_process_of_a_validation_runs_as_many_forwards(
     assert forwards[2] == forwards[0] != forwards[1]
 
     first, second = found
-    assert (len(first.rewards), len(second.rewards)) == (3, 2)
-    rewards = torch.cat([first.rewards, second.rewards])
-    torch.testing.assert_close(rewards, expected.rewards[[0, 2, 4, 1, 3]])
+    assert (len(first.scores), len(second.scores)) == (3, 2)
+    rewards = torch.cat([first.scores, second.scores])
+    torch.testing.assert_close(rewards, expected.scores[[0, 2, 4, 1, 3]])
     both = tally_of(first)
     both.absorb(tally_of(second))
     assert both.means(alone) == pytest.approx(tally_of(expected).means(alone), abs=1e-5)

@@ -135,7 +135,7 @@ def test_scaled_rewards_keep_their_mean(prepared: Workspace) -> None:
     scaled = {"ppo.reward": {"normalise": None, "scale": "running", "clip": None}}
     algorithm = make(prepared, {**MONTE_CARLO, **scaled})
     rollout = roll(algorithm)
-    raw = algorithm.validate(rollout).rewards.double()
+    raw = algorithm.validate(rollout).scores.double()
     (experience,) = update_of(algorithm, "policy", rollout).mini_batches
     expected = (raw / raw.std()).tolist()
     assert experience.returns[:, 0].tolist() == pytest.approx(expected, abs=1e-4)
@@ -144,7 +144,7 @@ def test_scaled_rewards_keep_their_mean(prepared: Workspace) -> None:
 def test_rewards_are_clipped_after_normalisation(prepared: Workspace) -> None:
     algorithm = make(prepared, {**MONTE_CARLO, "ppo.reward.clip": 0.3})
     rollout = roll(algorithm)
-    raw = algorithm.validate(rollout).rewards.double()
+    raw = algorithm.validate(rollout).scores.double()
     (experience,) = update_of(algorithm, "policy", rollout).mini_batches
     normalised = (raw - raw.mean()) / raw.std()
     assert float(normalised.min()) < -0.3 and float(normalised.max()) > 0.3
@@ -163,18 +163,26 @@ def test_every_token_pays_for_its_divergence(prepared: Workspace, estimator: str
     algorithm = make(prepared, settings)
     rollout = roll(algorithm)
     rows = slow_rows(prepared, algorithm, rollout)
-    (experience,) = update_of(algorithm, "policy", rollout).mini_batches
+    update = update_of(algorithm, "policy", rollout)
+    (experience,) = update.mini_batches
     formulas = {
         "k1": lambda log: log,
         "k2": lambda log: log**2 / 2,
         "k3": lambda log: math.exp(-log) - 1 + log,
     }
+    paid = []
     for returns, row in zip(experience.returns, rows, strict=True):
         penalties = [-0.7 * formulas[estimator](log) for log in row.log_ratios]
         count = len(penalties)
         # all that is paid from a token on
         expected = [row.score + sum(penalties[t:]) for t in range(count)]
         assert returns[:count].tolist() == pytest.approx(expected, abs=1e-4)
+        paid.append(sum(penalties))
+
+    # what each source pays a response
+    shares = {"final_score": mean([row.score for row in rows]), "kl_penalty": mean(paid)}
+    for name, share in shares.items():
+        assert update.metrics[f"token_reward_{name}"] == pytest.approx(share, abs=1e-4)
 
 
 def test_with_every_detail_off_it_is_vanilla(prepared: Workspace) -> None:
@@ -191,7 +199,7 @@ def test_with_every_detail_off_it_is_vanilla(prepared: Workspace) -> None:
     rollout = roll(algorithm)
     update = update_of(algorithm, "policy", rollout)
     (experience,) = update.mini_batches
-    rewards = algorithm.validate(rollout).rewards.tolist()
+    rewards = algorithm.validate(rollout).scores.tolist()
     for returns, reward, length in zip(
         experience.returns, rewards, rollout.lengths.tolist(), strict=True
     ):
@@ -210,5 +218,5 @@ def test_the_objective_s_penalty_is_the_paper_s_where_the_penalty_is_off(
 ) -> None:
     algorithm = make(prepared, {"ppo.kl": None})
     validation = algorithm.validate(roll(algorithm))
-    expected = validation.rewards / 0.5 - 0.05 * validation.signals["kl_sequence"]
+    expected = validation.scores / 0.5 - 0.05 * validation.metrics["kl_sequence"]
     torch.testing.assert_close(validation.objective, expected)

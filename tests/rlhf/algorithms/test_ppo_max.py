@@ -1,6 +1,7 @@
 """PPO-max against a slow reference."""
 
 import math
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -103,6 +104,8 @@ def test_metrics_of_a_rollout_equal_the_slow_reference(
         # a return less its value is the advantage
         "explained_variance": 1 - float(advantages.var() / returns.var()),
         "sampler_logprob_gap": 0.0,
+        "token_reward_final_score": 0.0,
+        "token_reward_kl_penalty": -ETA * kl / len(rows),
     }
     assert metrics == pytest.approx(expected, abs=2e-4)
 
@@ -114,18 +117,39 @@ def test_validation_equals_the_slow_reference(
     scores = [row.score for row in rows]
     divergences = [sum(row.log_ratios) for row in rows]
     pairs = zip(scores, divergences, strict=True)
-    close(validation.rewards, scores)
+    close(validation.scores, scores)
     # the unit of the objective is the std that the reward model notes: 0.5
     close(validation.objective, [score / 0.5 - ETA * kl for score, kl in pairs])
 
-    signals = validation.signals
-    close(signals["kl"], flat([row.log_ratios for row in rows]))
-    close(signals["kl_sequence"], divergences)
-    close(signals["surprise"], [-value for value in flat([row.logprobs for row in rows])])
-    close(signals["entropy"], flat([row.entropies for row in rows]))
-    assert signals["length"].tolist() == [len(response) for response in rollout.responses]
+    metrics = validation.metrics
+    close(metrics["kl"], flat([row.log_ratios for row in rows]))
+    close(metrics["kl_sequence"], divergences)
+    close(metrics["surprise"], [-value for value in flat([row.logprobs for row in rows])])
+    close(metrics["entropy"], flat([row.entropies for row in rows]))
+    assert metrics["length"].tolist() == [len(response) for response in rollout.responses]
     finished = [response[-1] == EOS for response in rollout.responses]
-    assert signals["finished"].tolist() == finished
+    assert metrics["finished"].tolist() == finished
+
+
+def test_signals_equal_the_slow_reference(
+    algorithm: OnPolicy, rollout: Rollout, rows: list[SlowRow]
+) -> None:
+    """Of the same responses they are the same, whether these are learnt from or validated."""
+    logprobs = flat([row.logprobs for row in rows])
+    finished = [float(response[-1] == EOS) for response in rollout.responses]
+    expected = {
+        "perplexity": math.exp(-mean(logprobs)),
+        "response_length": len(logprobs) / len(rows),
+        "finished": mean(finished),
+        "kl": mean(flat([row.log_ratios for row in rows])),
+    }
+    update = update_of(algorithm, "policy", rollout)
+    for signals in (update.signals, algorithm.validate(rollout).signals):
+        assert signals is not None
+        assert asdict(signals) == pytest.approx(expected, abs=1e-4)
+    # the critic's update shows nothing new of the policy; before the policy learns it is the only one
+    assert update_of(algorithm, "critic", rollout).signals is None
+    assert update_of(algorithm, "critic", rollout, iteration=-1).signals is not None
 
 
 # -- how the policy learns ----------------------------------------------------------------------

@@ -9,6 +9,7 @@ from cli_runner import run
 
 from rlhf.commands.chat import Chat, open_chat, printable
 from rlhf.common.errors import ModelError
+from rlhf.core.seeds import derive_seed
 from rlhf.rollout.local import row_uniforms, sample
 from rlhf.rollout.sampler import SamplingRule
 from rlhf.settings.evaluation import Generation
@@ -40,7 +41,7 @@ def test_a_reply_is_what_evaluation_would_sample(trained: Workspace) -> None:
     chat = opened(trained, generation)
     pieces = list(chat.reply("Hello"))
     rule = SamplingRule(20, eos_id=2, pad_id=0, temperature=0.8, top_p=0.9, repetition_penalty=1.1)
-    uniforms = row_uniforms(20, 1, "chat", 0)
+    uniforms = row_uniforms(20, derive_seed(1, "chat", 0))
     sampled = sample(chat.model, [chat.last_turn.prompt], uniforms[None], rule)
     assert [chat.last_turn.response] == sampled.responses
     decoded = chat.tokenizer.decode(chat.last_turn.response, skip_special_tokens=True)

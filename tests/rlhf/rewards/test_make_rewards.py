@@ -134,7 +134,7 @@ def test_the_policy_is_paid_the_sum(prepared: Workspace, rollout: Rollout) -> No
     validation = algorithm.validate(rollout)
     scores = slow_scores(prepared, rollout)
     expected = [score + 2.0 * length for score, length in zip(scores, (4, 2, 1), strict=True)]
-    assert validation.rewards.tolist() == pytest.approx(expected, abs=1e-5)
+    assert validation.scores.tolist() == pytest.approx(expected, abs=1e-5)
 
 
 # -- what is refused ----------------------------------------------------------------------------

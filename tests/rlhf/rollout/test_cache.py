@@ -3,6 +3,7 @@ import torch
 from tiny import EOS, PAD, tiny_model
 from transformers import DynamicCache, MistralConfig, MistralForCausalLM, PreTrainedModel
 
+from rlhf.core.seeds import derive_seed
 from rlhf.rollout.cache import read_prompts
 from rlhf.rollout.local import row_uniforms, sample
 from rlhf.rollout.sampler import SamplingRule
@@ -79,7 +80,7 @@ def test_a_model_with_a_window_has_the_layers_that_transformers_gives_it() -> No
 def test_a_model_with_a_window_answers_the_same_in_any_batch() -> None:
     model, (ids, mask) = windowed(), padded([12, 5, 9, 3, 12])
     prompts = [row[shown].tolist() for row, shown in zip(ids, mask, strict=True)]
-    numbers = torch.stack([row_uniforms(8, 1, row) for row in range(len(prompts))])
+    numbers = torch.stack([row_uniforms(8, derive_seed(1, row)) for row in range(len(prompts))])
     first = sample(model, prompts, numbers, SamplingRule(8, EOS, PAD)).responses[0]
     # the first of five rows ends early
     rule = SamplingRule(8, first[2], PAD)

@@ -16,6 +16,7 @@ from transformers.generation.logits_process import (
 )
 
 from rlhf.batches.padding import pad_responses
+from rlhf.core.seeds import derive_seed
 from rlhf.models.backbone import hidden_states, target_logits, target_tokens, token_logprobs
 from rlhf.rollout.local import (
     draw,
@@ -42,7 +43,7 @@ def rule(**changes: Any) -> SamplingRule:
 
 
 def uniforms(rows: int, count: int = 12, seed: int = 0) -> Tensor:
-    return torch.stack([row_uniforms(count, seed, "test", row) for row in range(rows)])
+    return torch.stack([row_uniforms(count, derive_seed(seed, "test", row)) for row in range(rows)])
 
 
 NOTHING_SEEN = torch.zeros(1, 1, dtype=torch.int64)
@@ -285,7 +286,8 @@ def test_the_first_token_may_end_a_response(model: LlamaForCausalLM) -> None:
 
 
 def test_streams_are_fixed_by_their_names() -> None:
-    assert torch.equal(row_uniforms(5, 1, "a", 2), row_uniforms(5, 1, "a", 2))
-    assert not torch.equal(row_uniforms(5, 1, "a", 2), row_uniforms(5, 1, "a", 3))
-    assert torch.equal(row_uniforms(9, 1, "a", 2)[:5], row_uniforms(5, 1, "a", 2))
+    seed, other = derive_seed(1, "a", 2), derive_seed(1, "a", 3)
+    assert torch.equal(row_uniforms(5, seed), row_uniforms(5, seed))
+    assert not torch.equal(row_uniforms(5, seed), row_uniforms(5, other))
+    assert torch.equal(row_uniforms(9, seed)[:5], row_uniforms(5, seed))
     assert float(row_uniforms(1000, 1).min()) >= 0 and float(row_uniforms(1000, 1).max()) < 1

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rlhf.engine import make_engine
-from rlhf.rollout.local import LocalSampler, sample, seeded_uniforms
+from rlhf.rollout.local import LocalSampler, row_uniforms, sample
 from rlhf.rollout.sampler import SamplingRule
 from rlhf.settings.training import EngineSettings
 
@@ -23,7 +23,7 @@ def local_sampler(policy: PreTrainedModel, precision: str) -> LocalSampler:
 
 
 def seeded_rows() -> Tensor:
-    return torch.stack([seeded_uniforms(12, seed) for seed in SEEDS])
+    return torch.stack([row_uniforms(12, seed) for seed in SEEDS])
 
 
 @torch.no_grad()

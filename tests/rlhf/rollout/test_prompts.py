@@ -79,21 +79,24 @@ def test_a_fixed_set_is_the_table_s_beginning(stream: PromptStream) -> None:
 
 def test_rows_of_one_prompt_lie_side_by_side(stream: PromptStream) -> None:
     batch = stream.take(1, 6, responses=3)
-    assert batch.positions == [2, 2, 2, 3, 3, 3]
+    assert batch.positions == [6, 6, 6, 7, 7, 7]
     assert batch.response_numbers == [0, 1, 2, 0, 1, 2]
-    prompts = stream.take(1, 2)
+    prompts = stream.take(3, 2)
     assert batch.table_rows == [row for row in prompts.table_rows for _ in range(3)]
     assert batch.ids == [ids for ids in prompts.ids for _ in range(3)]
     assert batch.texts == [text for text in prompts.texts for _ in range(3)]
     assert len(batch) == 6
 
 
-def test_as_many_responses_need_fewer_prompts(stream: PromptStream) -> None:
-    """`count` is of rows: the stream of prompts goes on where the iteration before has ended."""
-    positions = [
-        at for iteration in range(3) for at in stream.take(iteration, 4, responses=2).positions
-    ]
-    assert positions == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+@given(iteration=st.integers(0, 9), responses=st.sampled_from([2, 3, 4, 6]))
+def test_draws_with_more_responses_name_the_first_of_the_iteration_s_prompts(
+    iteration: int, responses: int
+) -> None:
+    """`count` is of rows: as many of them need fewer prompts."""
+    stream = make_stream()
+    one, several = (stream.take(iteration, 12, responses=number) for number in (1, responses))
+    for each, other in ((one.positions, several.positions), (one.ids, several.ids)):
+        assert other[::responses] == each[: 12 // responses]
 
 
 def rows_of(batch: PromptBatch) -> list[tuple[int, int]]:

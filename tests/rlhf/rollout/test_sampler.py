@@ -8,9 +8,9 @@ import torch
 from tiny import EOS, PAD, prompts_of, tiny_model
 
 from rlhf.batches.padding import Ids
-from rlhf.core.seeds import derive_seed
+from rlhf.core.seeds import derive_seed, generator
 from rlhf.engine import make_engine
-from rlhf.rollout.local import LocalSampler, row_uniforms, sample, seeded_uniforms
+from rlhf.rollout.local import LocalSampler, row_uniforms, sample
 from rlhf.rollout.prompts import PromptStream
 from rlhf.rollout.records import Sampled
 from rlhf.rollout.sampler import PolicySampler, SamplingRule, make_sampler
@@ -60,7 +60,9 @@ def test_the_stream_of_a_first_response_is_the_historical_one(
 ) -> None:
     """(seed, "rollout", iteration, position), as step logs have been made from the beginning."""
     rollout = policy_sampler.rollout(prompts_of(PROMPTS, positions=[40, 41, 42]), "rollout", 3)
-    uniforms = [row_uniforms(6, 1, "rollout", 3, position) for position in (40, 41, 42)]
+    uniforms = [
+        row_uniforms(6, derive_seed(1, "rollout", 3, position)) for position in (40, 41, 42)
+    ]
     expected = sample(tiny_model(5, std=0.2), PROMPTS, torch.stack(uniforms), RULE)
     assert rollout.responses == expected.responses
 
@@ -75,8 +77,9 @@ def test_further_responses_have_their_number_in_the_name() -> None:
 
 
 def test_a_stream_s_seed_gives_the_stream() -> None:
-    seed = derive_seed(5, "rollout", 2, 7, 1)
-    assert torch.equal(seeded_uniforms(9, seed), row_uniforms(9, 5, "rollout", 2, 7, 1))
+    names = (5, "rollout", 2, 7, 1)
+    expected = torch.rand(9, generator=generator(*names))
+    assert torch.equal(row_uniforms(9, derive_seed(*names)), expected)
 
 
 def test_no_two_responses_of_any_draws_share_a_stream(stream: PromptStream) -> None:

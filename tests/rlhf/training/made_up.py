@@ -18,6 +18,16 @@ from rlhf.registry import ALGORITHMS
 from rlhf.rollout.records import Rollout
 from rlhf.settings import Settings
 
+CHANGES: Mapping[str, Any] = {
+    "ppo.algorithm": "made-up",
+    "ppo.iterations": 4,
+    "ppo.max_response_tokens": 6,
+    "ppo.samples_every": 4,
+    "ppo.checkpoint_every": 2,
+    "ppo.optimizer.learning_rate": 1e-3,
+    "ppo.optimizer.epsilon": 1e-4,
+    "ppo.ptx": None,
+}
 # the iteration in which nothing is drawn and nothing learnt
 QUIET = 2
 FOLLOW = 0.25
@@ -46,7 +56,8 @@ class MadeUp:
     where `removes` says so. events: what happened, in order; shown: what each update was sent
     """
 
-    curves: ClassVar[tuple[str, ...]] = ("together_loss", "again_loss")
+    curves: ClassVar[tuple[str, ...]] = ("loss", "again_loss")
+    peaks: ClassVar[tuple[str, ...]] = ("largest",)
     events: ClassVar[list[tuple[Any, ...]]] = []
     shown: ClassVar[list[Mapping[str, float]]] = []
     removes: ClassVar[bool] = False
@@ -77,20 +88,21 @@ class MadeUp:
             mini_batches=mini_batches,
             losses=partial(self.losses, "together"),
             epochs=2,
-            metrics={"nll_before": self.nll(mini_batches)},
+            metrics={"nll": self.nll(mini_batches)},
             after_step=self.after_step,
         )
         self.shown.append(shown)
-        self.past.append(shown["together_loss"])
+        self.past.append(shown["loss"])
 
         # 2. the policy again, once the models have moved; from what the target says now
         answers = self.mini_batches(sources.rollouts("target"))
         shown = yield Update(
+            name="again",
             roles=("policy",),
             mini_batches=mini_batches,
             losses=partial(self.losses, "again"),
             metrics={
-                "nll_between": self.nll(mini_batches),
+                "nll": self.nll(mini_batches),
                 "nll_of_target": self.nll(answers),
                 "past": sum(self.past),
             },
@@ -100,7 +112,7 @@ class MadeUp:
     def mini_batches(self, rollout: Rollout) -> list[Weighted]:
         parts = []
         numbers = torch.tensor(rollout.prompts.response_numbers)
-        size = self.settings.mini_batch
+        size = self.settings.mini_batch // self.engine.world_size
         for start in range(0, len(rollout), size):
             rows = torch.arange(start, start + size)
             if self.removes:
@@ -113,17 +125,18 @@ class MadeUp:
 
     def losses(self, name: str, step: Step[Weighted]) -> list[Loss]:
         self.events.append(("step", name, step.role, step.number))
-        return [partial(self.loss, name, step)]
+        return [partial(self.loss, step)]
 
-    def loss(self, name: str, step: Step[Weighted]) -> Tensor:
+    def loss(self, step: Step[Weighted]) -> Tensor:
         """-log p, and the distance from the target network, a mean over the tokens that count."""
         weights = step.batch.token_weights
         logprobs = self.logprobs(step.role, step.batch.batch)
         with torch.no_grad():
             target = self.logprobs("target", step.batch.batch)
         losses = weights * (-logprobs + 0.1 * (logprobs - target).square())
-        step.tally.add(**{f"{name}_loss": losses[weights > 0]})
-        return losses.sum() / weights.sum()
+        step.tally.add(loss=losses[weights > 0])
+        step.tally.peak(largest=float(losses.detach().max()))
+        return losses.sum() / self.engine.all_sum(weights.sum())
 
     def logprobs(self, role: str, batch: TokenBatch) -> Tensor:
         return token_logprobs(self.models.target_logits(role, batch), target_tokens(batch))
@@ -131,12 +144,13 @@ class MadeUp:
     @torch.no_grad()
     def nll(self, mini_batches: list[Weighted]) -> float:
         """-log p of the policy, a mean over the tokens that count."""
-        total, count = 0.0, 0.0
+        total, count = torch.zeros(()), torch.zeros(())
         for part in mini_batches:
             weights = part.token_weights
-            total -= float((weights * self.logprobs("policy", part.batch)).sum())
-            count += float(weights.sum())
-        return total / count
+            total -= (weights * self.logprobs("policy", part.batch)).sum()
+            count += weights.sum()
+        # the same on every process
+        return float(self.engine.all_sum(total) / self.engine.all_sum(count))
 
     @torch.no_grad()
     def after_step(self, role: str) -> None:
@@ -150,8 +164,8 @@ class MadeUp:
     # -- validation and state ---------------------------------------------------------------------
 
     def validate(self, rollout: Rollout) -> Validation:
-        rewards = rollout.sampler_logprobs.sum(dim=1)
-        return Validation(rewards, objective=rewards, signals={"length": rollout.lengths.float()})
+        scores = rollout.sampler_logprobs.sum(dim=1)
+        return Validation(scores, objective=scores, metrics={"length": rollout.lengths.float()})
 
     def state(self) -> dict[str, Any]:
         return {"target": self.models["target"].state_dict(), "past": self.past}
@@ -161,6 +175,23 @@ class MadeUp:
         self.past = list(state["past"])
 
 
+class Twice(MadeUp):
+    """The policy learns twice from the same mini-batches; orders: of each update, by their tokens."""
+
+    names: ClassVar[tuple[str, str]] = ("", "again")
+    orders: ClassVar[list[list[int]]] = []
+
+    def updates(self, sources: Sources, iteration: int) -> Updates:
+        mini_batches = self.mini_batches(sources.rollouts())
+        for name in self.names:
+            self.orders.append([])
+            yield Update(("policy",), mini_batches, partial(self.losses, name), name=name)
+
+    def losses(self, name: str, step: Step[Weighted]) -> list[Loss]:
+        self.orders[-1].append(int(step.batch.batch.input_ids.sum()))
+        return super().losses(name, step)
+
+
 class Idle(MadeUp):
     """An algorithm that never has anything to learn."""
 
@@ -168,9 +199,9 @@ class Idle(MadeUp):
         yield from ()
 
 
-PLACES = {"made-up": f"{__name__}:MadeUp", "idle": f"{__name__}:Idle"}
+PLACES = {"made-up": f"{__name__}:MadeUp", "twice": f"{__name__}:Twice", "idle": f"{__name__}:Idle"}
 
 
 def register() -> None:
-    """Make both known to this process."""
+    """Make them known to this process."""
     ALGORITHMS.update(PLACES)

@@ -1,3 +1,4 @@
+import ast
 import json
 from collections import defaultdict
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from rlhf.registry import ALGORITHMS
 from rlhf.rollout.records import Experience
 from rlhf.training import loop
 from rlhf.workspace import Workspace
+from tests.source_tree import ROOT
 
 VALIDATED = {
     "reward",
@@ -107,6 +109,33 @@ def test_the_summary_is_of_the_rows(finished: Workspace) -> None:
     assert not same_models(finished.model("policy"), finished.model("sft"))
 
 
+# what the loop itself calls so: the model that it saves, what every sample and validation has
+OWN = {
+    "policy",
+    "length",
+    "reward",
+    "objective",
+    "distinct_2",
+    "validation_reward",
+    "validation_objective",
+    "validation_distinct_2",
+    "step",
+    "tokens",
+}
+
+
+@pytest.mark.parametrize("name", ["loop", "monitor", "summary", "validation"])
+def test_the_loop_knows_no_role_and_no_metric_by_name(finished: Workspace, name: str) -> None:
+    logged = {key for row in numbers(finished.steps("ppo")) for key in row}
+    of_validation = {key.removeprefix("validation_") for key in logged}
+    known = ({"critic", "reference"} | logged | of_validation) - OWN
+    assert known >= (LOGGED | VALIDATED) - OWN
+
+    tree = ast.parse((ROOT / f"rlhf/training/{name}.py").read_text(encoding="utf-8"))
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    assert not texts & known
+
+
 # -- the best policy ----------------------------------------------------------------------------
 
 
@@ -153,14 +182,15 @@ COLLAPSE = 3
 
 
 class Collapsing(PpoMax):
-    """PPO-max whose metrics are those of a collapsed policy from iteration COLLAPSE on."""
+    """PPO-max whose signals are those of a collapsed policy from iteration COLLAPSE on."""
 
     def updates(self, sources: Sources, iteration: int) -> Updates:
         updates = super().updates(sources, iteration)
         update = next(updates)
         if iteration >= COLLAPSE:
-            collapsed = {**update.metrics, "kl": 9.0, "response_length": 100.0}
-            update = replace(update, metrics=collapsed)
+            assert update.signals is not None
+            collapsed = replace(update.signals, kl=9.0, response_length=100.0)
+            update = replace(update, signals=collapsed)
         shown = yield update
         if iteration >= 0:
             yield updates.send(shown)

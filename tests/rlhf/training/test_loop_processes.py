@@ -3,13 +3,15 @@
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import made_up
 import pytest
 from tiny import APA, copy_workspace, numbers, tiny_settings, write_settings
 
+from rlhf.registry import ALGORITHMS
 from rlhf.training import loop
 from rlhf.workspace import Workspace
 
@@ -28,10 +30,14 @@ def plain_text(windows: int, algorithm: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"ppo.ptx": None} if algorithm else {"ppo.ptx.windows": windows}
 
 
-def on_two_processes(workspace: Workspace, stage: int, algorithm: Mapping[str, Any]) -> None:
+WORKER = ("-m", "rlhf.commands.worker", "ppo")
+
+
+def on_two_processes(
+    workspace: Workspace, stage: int, changes: Mapping[str, Any], program: Sequence[str] = WORKER
+) -> None:
     engine = {"engine.kind": "deepspeed", "engine.processes": 2, "engine.zero_stage": stage}
-    changes = {**COMMON, **engine, **algorithm, **plain_text(1, algorithm)}
-    write_settings(workspace, tiny_settings(changes))
+    write_settings(workspace, tiny_settings({**engine, **changes}))
     environment = {key: value for key, value in os.environ.items() if key not in DISTRIBUTED}
     torchrun = [
         sys.executable,
@@ -42,7 +48,7 @@ def on_two_processes(workspace: Workspace, stage: int, algorithm: Mapping[str, A
         "2",
     ]
     done = subprocess.run(
-        [*torchrun, "-m", "rlhf.commands.worker", "ppo"],
+        [*torchrun, *program],
         cwd=workspace.root,
         env=environment | {"DS_ACCELERATOR": "cpu"},
         stdout=subprocess.PIPE,
@@ -63,14 +69,46 @@ def test_two_processes_give_the_numbers_of_one(
 ) -> None:
     alone = copy_workspace(workspace, tmp_path / "alone")
     loop.train(tiny_settings({**COMMON, **algorithm, **plain_text(2, algorithm)}), alone)
-    on_two_processes(workspace, stage, algorithm)
+    on_two_processes(workspace, stage, {**COMMON, **algorithm, **plain_text(1, algorithm)})
+    assert_same(alone, workspace, steps=[-1, 0, 1, 2, 3])
 
-    one, two = (numbers(place.steps("ppo")) for place in (alone, workspace))
-    assert [row["step"] for row in two] == [row["step"] for row in one] == [-1, 0, 1, 2, 3]
+
+# torchrun starts it as a program: the algorithm is made known first
+MADE_UP = """
+import sys
+
+sys.path.insert(0, {folder!r})
+import made_up
+
+from rlhf.commands.worker import main
+
+made_up.register()
+sys.exit(main(["ppo"]))
+"""
+
+
+def test_an_algorithm_of_its_own_kind_gives_the_numbers_of_one_process_too(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several draws, roles in turn, a target network, named updates, an iteration without any."""
+    for name, place in made_up.PLACES.items():
+        monkeypatch.setitem(ALGORITHMS, name, place)
+    alone = copy_workspace(workspace, tmp_path / "alone")
+    changes = {**made_up.CHANGES, "ppo.micro_batch": 2}
+    loop.train(tiny_settings(changes), alone)
+    program = tmp_path / "program.py"
+    program.write_text(MADE_UP.format(folder=str(Path(made_up.__file__).parent)))
+    on_two_processes(workspace, 2, changes, [str(program)])
+    assert_same(alone, workspace, steps=[0, 1, 2, 3, 4])
+
+
+def assert_same(alone: Workspace, shared: Workspace, steps: list[int]) -> None:
+    one, two = (numbers(place.steps("ppo")) for place in (alone, shared))
+    assert [row["step"] for row in two] == [row["step"] for row in one] == steps
     for expected, row in zip(one, two, strict=True):
         assert row == pytest.approx(expected, rel=1e-3, abs=2e-5), expected["step"]
 
-    first, second = (samples(place) for place in (alone, workspace))
+    first, second = (samples(place) for place in (alone, shared))
     assert first == second
 
 

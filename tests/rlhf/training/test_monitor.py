@@ -1,10 +1,12 @@
-from typing import Any
+import json
+from dataclasses import replace
 
 import pytest
 
+from rlhf.algorithms.base import Signals
 from rlhf.training.monitor import Watch, outside, start_of
 
-SOUND = {"perplexity": 4.0, "response_length": 40.0, "finished": 0.9, "kl": 0.05}
+SOUND = Signals(perplexity=4.0, response_length=40.0, finished=0.9, kl=0.05)
 TWO = {"perplexity": 1.9, "kl": 0.6}
 
 
@@ -12,7 +14,7 @@ def watched(changes: list[dict[str, float]], patience: int = 3) -> Watch:
     """One warm-up iteration, the first one, then those given, each with some signals changed."""
     watch = Watch(patience)
     for step, change in enumerate([{}, {}, *changes], start=-1):
-        watch.see(step, SOUND | change | {"reward": 1.0})
+        watch.see(step, replace(SOUND, **change))
     return watch
 
 
@@ -26,32 +28,34 @@ def watched(changes: list[dict[str, float]], patience: int = 3) -> Watch:
         ({"perplexity": 1.0}, ("perplexity",)),
         # the harmless direction
         ({"perplexity": 90.0}, ()),
-        ({"response_length": 61.0}, ("length",)),
+        ({"response_length": 61.0}, ("response_length",)),
         ({"response_length": 59.0}, ()),
         # 40 / 1.5 = 26.7
-        ({"response_length": 26.0}, ("length",)),
+        ({"response_length": 26.0}, ("response_length",)),
         ({"response_length": 27.0}, ()),
         # they run into the limit
-        ({"finished": 0.4}, ("length",)),
+        ({"finished": 0.4}, ("response_length",)),
         ({"finished": 1.0}, ()),
         ({"kl": 0.56}, ("kl",)),
         ({"kl": 0.54}, ()),
         ({"kl": -3.0}, ()),
-        ({"perplexity": 1.2, "response_length": 99.0, "kl": 2.0}, ("perplexity", "length", "kl")),
+        (
+            {"perplexity": 1.2, "response_length": 99.0, "kl": 2.0},
+            ("perplexity", "response_length", "kl"),
+        ),
     ],
 )
 def test_bands_around_the_start(row: dict[str, float], names: tuple[str, ...]) -> None:
-    assert outside(SOUND | row, SOUND) == names
+    assert outside(replace(SOUND, **row), SOUND).names == list(names)
 
 
 def test_the_start_is_the_mean_before_anything_was_learnt() -> None:
     kl_by_step = {-1: 0.0, 0: 0.2, 1: 9.0}
-    rows: list[dict[str, Any]] = [
-        {"step": step, **SOUND, "kl": kl} for step, kl in kl_by_step.items()
-    ]
-    assert start_of(rows)["kl"] == pytest.approx(0.1)
+    seen = {step: replace(SOUND, kl=kl) for step, kl in kl_by_step.items()}
+    assert start_of(seen).kl == pytest.approx(0.1)
+    assert start_of(seen).perplexity == 4.0
     # a log that begins later
-    assert start_of(rows[2:])["kl"] == 9.0
+    assert start_of({1: seen[1]}).kl == 9.0
 
 
 SHORT_OF_IT: dict[str, float] = {"perplexity": 1.1}
@@ -101,12 +105,24 @@ def test_what_is_wrong_is_described_with_where_it_started() -> None:
 
 def test_an_algorithm_without_the_signals_is_not_judged() -> None:
     watch = Watch(3)
-    watch.see(0, {"loss": 1.0, "kl": 2.0})
-    assert watch.collapse is None and watch.sound and watch.rows == []
+    watch.see(0, None)
+    assert watch.collapse is None and watch.sound and watch.seen == {}
 
 
-def test_it_goes_on_from_its_rows() -> None:
-    first = watched([TWO, TWO])
-    second = Watch(3, first.rows)
-    second.see(3, SOUND | TWO)
+def test_an_iteration_counts_once() -> None:
+    """Of several updates the first: its responses are of the policy before any of them."""
+    watch = watched([TWO, {}])
+    for _ in range(3):
+        watch.see(2, replace(SOUND, **TWO))
+    assert watch.sound and watch.collapse is None
+    watch.see(3, replace(SOUND, **TWO))
+    watch.see(3, SOUND)
+    assert not watch.sound
+
+
+def test_it_goes_on_from_its_state() -> None:
+    first, second = watched([TWO, TWO]), Watch(3)
+    second.load_state(json.loads(json.dumps(first.state())))
+    assert second == first and second.collapse is None
+    second.see(3, replace(SOUND, **TWO))
     assert second.collapse == 3

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from rlhf.batches.padding import Ids
 from rlhf.batches.tables import read_table
 from rlhf.common.errors import DataError
+from rlhf.core.seeds import derive_seed
 from rlhf.engine import Engine
 from rlhf.engine.single import TorchEngine
 from rlhf.models.roles import Models
@@ -71,7 +72,9 @@ def test_the_policy_answers_from_the_historical_streams(
         rollout = sources.rollouts()
         prompts = stream.take(index, 8, 4)
         positions = range(8 * index, 8 * index + 8)
-        uniforms = [row_uniforms(16, settings.seed, "rollout", index, at) for at in positions]
+        uniforms = [
+            row_uniforms(16, derive_seed(settings.seed, "rollout", index, at)) for at in positions
+        ]
         expected = sample(policy, prompts.ids, torch.stack(uniforms), rule)
         assert rollout.prompts.ids == prompts.ids
         assert rollout.responses == expected.responses
@@ -81,7 +84,37 @@ def test_every_role_answers_the_same_prompts_with_a_draw_of_its_own(sources: Run
     policy, reference = sources.rollouts(), sources.rollouts("reference")
     assert reference.prompts == policy.prompts
     assert reference.responses != policy.responses
-    assert sources.rollouts("reference").responses == reference.responses
+
+
+def test_no_two_draws_of_an_iteration_coincide(
+    prepared: Workspace, settings: Settings, sources: RunSources
+) -> None:
+    def drawn(sources: RunSources) -> list[list[list[int]]]:
+        sources.begin(3)
+        roles = ("policy", "policy", "reference", "policy", "reference")
+        return [sources.rollouts(role).responses for role in roles]
+
+    found = drawn(sources)
+    assert len({str(responses) for responses in found}) == 5
+    # a run that resumes in this iteration draws the same
+    sources.begin(2)
+    sources.rollouts()
+    assert drawn(sources) == drawn(sources_of(prepared, settings)) == found
+
+
+def test_a_further_draw_has_its_number_in_its_name(
+    prepared: Workspace, settings: Settings, sources: RunSources
+) -> None:
+    policy = load_causal_lm(prepared.model("sft"))
+    rule = SamplingRule(max_new_tokens=16, eos_id=1, pad_id=0, temperature=0.9)
+    sources.begin(3)
+    for draw in ("rollout", "rollout, call 1", "rollout, call 2"):
+        rollout = sources.rollouts()
+        uniforms = [
+            row_uniforms(16, derive_seed(settings.seed, draw, 3, at)) for at in range(24, 32)
+        ]
+        expected = sample(policy, rollout.prompts.ids, torch.stack(uniforms), rule)
+        assert rollout.responses == expected.responses
 
 
 def test_several_responses_to_a_prompt_lie_side_by_side_and_differ(sources: RunSources) -> None:
@@ -93,11 +126,24 @@ def test_several_responses_to_a_prompt_lie_side_by_side_and_differ(sources: RunS
     assert rollout.responses[::2] != rollout.responses[1::2]
 
 
-def test_the_first_of_two_responses_is_the_only_one_of_one(sources: RunSources) -> None:
+@pytest.mark.parametrize("index", [0, 1, 5])
+def test_the_first_of_two_responses_is_the_only_one_of_one(sources: RunSources, index: int) -> None:
     """Four prompts with two responses each are the first four of eight with one."""
-    one, two = sources.rollouts(), sources.rollouts(responses=2)
+    found = []
+    for responses in (1, 2):
+        sources.begin(index)
+        found.append(sources.rollouts(responses=responses))
+    one, two = found
     assert two.prompts.ids[::2] == one.prompts.ids[:4]
     assert two.responses[::2] == one.responses[:4]
+
+
+@pytest.mark.parametrize("index", [0, 1, 5])
+def test_every_draw_of_an_iteration_names_the_same_prompts(sources: RunSources, index: int) -> None:
+    sources.begin(index)
+    two, one = sources.rollouts(responses=2), sources.rollouts("reference")
+    assert two.prompts.positions[::2] == one.prompts.positions[:4]
+    assert two.prompts.ids[::2] == one.prompts.ids[:4]
 
 
 def test_iterations_have_prompts_and_draws_of_their_own(sources: RunSources) -> None:

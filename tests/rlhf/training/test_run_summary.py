@@ -1,11 +1,13 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from rlhf.algorithms.base import Signals
 from rlhf.training.monitor import Watch
 from rlhf.training.summary import summarise, verdict
 
-SOUND = {"perplexity": 4.0, "response_length": 40.0, "finished": 0.9, "kl": 0.05}
+SOUND = Signals(perplexity=4.0, response_length=40.0, finished=0.9, kl=0.05)
 
 
 def iteration(step: int, **metrics: Any) -> dict[str, Any]:
@@ -17,7 +19,7 @@ def test_curves_are_summed_up_by_their_ends() -> None:
     rows = [iteration(step, reward=float(step), validation_reward=0.1) for step in range(20)]
     # the last validation has a row of its own
     rows.append({"step": 20, "validation_reward": 0.9})
-    summary = summarise(rows, ("reward", "value_loss"), seconds=5.0)
+    summary = summarise(rows, ("reward", "value_loss"), (), seconds=5.0)
     assert (summary["reward_first"], summary["reward_last"]) == (0.5, 18.5)
     assert summary["validation_reward_first"] == 0.1
     assert summary["validation_reward_last"] == 0.9
@@ -28,19 +30,19 @@ def test_curves_are_summed_up_by_their_ends() -> None:
 
 def test_a_curve_is_summed_up_over_the_iterations_that_measured_it() -> None:
     rows = [iteration(0, loss=1.0, validation_reward=0.0), iteration(1), iteration(2, loss=3.0)]
-    summary = summarise(rows, ("loss",), seconds=1.0)
+    summary = summarise(rows, ("loss",), (), seconds=1.0)
     assert (summary["loss_first"], summary["loss_last"]) == (1.0, 3.0)
 
 
-def test_the_largest_first_deviation_of_the_ratio() -> None:
+def test_peaks_are_summed_up_by_the_largest() -> None:
     rows = [
-        iteration(0, first_ratio_deviation=0.2, validation_reward=0.0),
-        iteration(1, first_ratio_deviation=0.3),
-        iteration(2, first_ratio_deviation=0.1),
+        iteration(0, deviation=0.2, other=7.0, validation_reward=0.0),
+        iteration(1, deviation=0.3),
+        iteration(2, deviation=0.1),
     ]
-    assert summarise(rows, (), seconds=1.0)["first_ratio_deviation_max"] == 0.3
-    without = [iteration(0, validation_reward=0.0)]
-    assert "first_ratio_deviation_max" not in summarise(without, (), seconds=1.0)
+    summary = summarise(rows, (), ("deviation", "unmeasured"), seconds=1.0)
+    assert summary["deviation_max"] == 0.3
+    assert not {"other_max", "unmeasured_max"} & summary.keys()
 
 
 def test_speeds_are_those_of_all_tokens() -> None:
@@ -48,11 +50,11 @@ def test_speeds_are_those_of_all_tokens() -> None:
         iteration(0, tokens=30.0, validation_reward=0.0),
         iteration(1, tokens=50.0),
     ]
-    summary = summarise(rows, (), seconds=1.0)
+    summary = summarise(rows, (), (), seconds=1.0)
     assert summary["rollout_tokens_per_second"] == pytest.approx(40.0)
     assert summary["update_tokens_per_second"] == pytest.approx(20.0)
     silent = [iteration(0, validation_reward=0.0)]
-    assert "rollout_tokens_per_second" not in summarise(silent, (), seconds=1.0)
+    assert "rollout_tokens_per_second" not in summarise(silent, (), (), seconds=1.0)
 
 
 def test_the_verdict_of_a_sound_run() -> None:
@@ -70,7 +72,7 @@ def test_the_verdict_of_a_sound_run() -> None:
 def test_the_verdict_where_the_last_policy_is_stored() -> None:
     watch = Watch(1)
     watch.see(0, SOUND)
-    watch.see(1, SOUND | {"kl": 9.0})
+    watch.see(1, replace(SOUND, kl=9.0))
     rows = [{"step": 2, "validation_objective": 0.7}]
     found = verdict(watch, None, rows)
     assert (found["collapsed"], found["collapse_step"]) == (True, 1)

@@ -9,7 +9,7 @@ from typing import Any
 import made_up
 import pytest
 import torch
-from made_up import QUIET, MadeUp
+from made_up import CHANGES, QUIET, MadeUp, Twice
 from tiny import copy_workspace, numbers, outcome, same_models, tiny_settings, write_settings
 from workers import Harm, Worker
 
@@ -19,17 +19,6 @@ from rlhf.models.saving import load_causal_lm
 from rlhf.registry import ALGORITHMS
 from rlhf.training import loop
 from rlhf.workspace import Workspace
-
-CHANGES: Mapping[str, Any] = {
-    "ppo.algorithm": "made-up",
-    "ppo.iterations": 4,
-    "ppo.max_response_tokens": 6,
-    "ppo.samples_every": 4,
-    "ppo.checkpoint_every": 2,
-    "ppo.optimizer.learning_rate": 1e-3,
-    "ppo.optimizer.epsilon": 1e-4,
-    "ppo.ptx": None,
-}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -83,17 +72,53 @@ def test_a_second_update_sees_models_that_the_first_has_moved(rows: dict[int, An
     for iteration in (0, 1, 3):
         row = rows[iteration]
         # both are of the same responses, which the first update has made likelier
-        assert row["nll_between"] < row["nll_before"] - 1e-4
+        assert row["again_nll"] < row["nll"] - 1e-4
         # and of another draw, from the target network
-        assert row["nll_of_target"] > row["nll_between"]
+        assert row["again_nll_of_target"] > row["again_nll"]
 
 
 def test_every_update_is_sent_what_it_showed(run: Run, rows: dict[int, Any]) -> None:
     together, again = run.shown[::2], run.shown[1::2]
     learnt = [rows[iteration] for iteration in (0, 1, 3)]
     for row, first, second in zip(learnt, together, again, strict=True):
-        assert first == {"together_loss": row["together_loss"]}
-        assert second == {"again_loss": row["again_loss"]}
+        # by the names that the losses gave, whatever the update is called in the log
+        assert first == {"loss": row["loss"], "largest": row["largest"]}
+        assert second == {"loss": row["again_loss"], "largest": row["again_largest"]}
+
+
+TWICE: Mapping[str, Any] = {
+    **CHANGES,
+    "ppo.algorithm": "twice",
+    "ppo.mini_batch": 2,
+    "ppo.micro_batch": 2,
+}
+
+
+def test_two_updates_of_one_role_keep_apart(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Twice, "orders", [])
+    loop.train(tiny_settings(TWICE), workspace)
+    *rows, _ = numbers(workspace.steps("ppo"))
+    assert len(rows) == 4
+    for row in rows:
+        # the second goes on where the first has ended
+        for key in ("loss", "policy_gradient_norm"):
+            assert row[f"again_{key}"] != row[key]
+    # it rises in the first steps
+    assert rows[0]["again_policy_learning_rate"] > rows[0]["policy_learning_rate"]
+    # each of the eight in an order of its own
+    assert len(Twice.orders) == 8
+    for first, second in zip(Twice.orders[::2], Twice.orders[1::2], strict=True):
+        assert sorted(first) == sorted(second) and first != second
+
+
+def test_two_updates_that_log_the_same_are_refused(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Twice, "names", ("", ""))
+    with pytest.raises(ValueError, match=r"log \['largest', .*'policy_learning_rate'\]"):
+        loop.train(tiny_settings(TWICE), workspace)
 
 
 def test_every_role_that_learns_is_logged(rows: dict[int, Any]) -> None:
@@ -123,16 +148,19 @@ def test_an_iteration_may_have_nothing_to_learn(rows: dict[int, Any]) -> None:
 def test_a_summary_is_of_the_iterations_that_have_a_metric(run: Run, rows: dict[int, Any]) -> None:
     summary = read_json(run.workspace.metrics("ppo"))
     assert summary["iterations"] == 4
-    assert summary["together_loss_first"] == rows[0]["together_loss"]
-    assert summary["together_loss_last"] == rows[3]["together_loss"]
+    assert summary["loss_first"] == rows[0]["loss"]
+    assert summary["again_loss_last"] == rows[3]["again_loss"]
+    assert summary["largest_max"] == max(rows[iteration]["largest"] for iteration in (0, 1, 3))
     # without the alarm's signals nothing can be said
-    assert summary["collapsed"] is None and "first_ratio_deviation_max" not in summary
+    assert summary["collapsed"] is None
 
 
 def test_an_algorithm_may_never_learn(workspace: Workspace) -> None:
     loop.train(tiny_settings({**CHANGES, "ppo.algorithm": "idle"}), workspace)
     *rows, final = numbers(workspace.steps("ppo"))
     assert [row["step"] for row in rows] == [0, 1, 2, 3]
+    # it is validated as any other, every four iterations
+    assert ["validation_reward" in row for row in rows] == [True, False, False, False]
     assert "validation_reward" in final
     assert same_models(workspace.model("policy"), workspace.model("sft"))
 
