@@ -95,12 +95,14 @@ class Models:
         if layers is None or first is None or not self._engine.whole_weights:
             return
         model = self.language_model(first)
-        self._sharing = [
+        sharing = [
             role
             for role in self._modules
             if backbone.shares_trunk(model, self.language_model(role), layers)
         ]
-        if self._sharing:
+        # the first one alone has nobody to share with
+        if len(sharing) > 1:
+            self._sharing = sharing
             self._trunk_blocks = backbone.trunk_size(model, layers)
 
     @torch.no_grad()
