@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
 
@@ -93,15 +93,25 @@ def _explain(item: dict[str, Any], where: str) -> str:
 
 
 def _fields_at(location: tuple[str, ...]) -> list[str]:
+    """The keys of the section at a place; none where there is no section."""
     node: Any = Settings
     for part in location:
-        field = getattr(node, "model_fields", {}).get(part)
-        if field is None:
-            return []
-        choices = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        node = next((choice for choice in choices if hasattr(choice, "model_fields")), None)
+        if get_origin(node) is dict:
+            # the part is a name of the user's
+            node = get_args(node)[1]
+        else:
+            field = getattr(node, "model_fields", {}).get(part)
+            node = _section_in(field.annotation) if field else None
     fields = getattr(node, "model_fields", {})
     return [field.alias or name for name, field in fields.items()]
+
+
+def _section_in(annotation: Any) -> Any:
+    """The section of an optional one; a mapping of names to sections as it is."""
+    if get_origin(annotation) is dict:
+        return annotation
+    choices = (annotation, *get_args(annotation))
+    return next((choice for choice in choices if hasattr(choice, "model_fields")), None)
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
