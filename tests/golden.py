@@ -7,6 +7,7 @@ close. A run may show more than was recorded, never less. `--write NAME ...` rec
 change that is meant to move them.
 """
 
+import argparse
 import json
 import os
 import platform
@@ -168,14 +169,18 @@ def run_apart(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def main() -> int:
     """Compare, or record; gives 1 where a number moved."""
+    parser = argparse.ArgumentParser(prog="python -m tests.golden", description=main.__doc__)
+    parser.add_argument("--write", nargs="+", choices=RUNS, metavar="NAME", help=", ".join(RUNS))
+    words = sys.argv[1:]
+    chosen = parser.parse_args(words).write
     if any(os.environ.get(name) != value for name, value in ENVIRONMENT.items()):
-        done = run_apart(*sys.argv[1:])
+        done = run_apart(*words)
         print(done.stdout, end="")
         print(done.stderr, end="", file=sys.stderr)
         return done.returncode
     stored = json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() else {}
-    if sys.argv[1:2] == ["--write"]:
-        stored |= measure(sys.argv[2:])
+    if chosen:
+        stored |= measure(chosen)
         FILE.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
         return 0
 

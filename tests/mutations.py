@@ -5,6 +5,7 @@ broken detail passes all of its tests, or when they cannot tell: they fail on th
 pytest ends otherwise than by a failed test. Words given choose the details that begin with one.
 """
 
+import argparse
 import os
 import re
 import shutil
@@ -294,7 +295,9 @@ def survivors(tree: Path, mutations: Sequence[Mutation]) -> int:
 
 def main() -> int:
     """Try every mutation whose detail starts with one of the words given, all without any."""
-    words = tuple(sys.argv[1:])
+    parser = argparse.ArgumentParser(prog="python -m tests.mutations", description=main.__doc__)
+    parser.add_argument("details", nargs="*", help="the first words of details: '1 KL' 'apa'")
+    words = tuple(parser.parse_args().details)
     chosen = [one for one in MUTATIONS if not words or one.detail.startswith(words)]
     tests = sorted({test for one in chosen for test in one.tests})
     with tempfile.TemporaryDirectory() as temporary:

@@ -111,3 +111,9 @@ def test_flows_and_tasks_import_no_training_code() -> None:
         return outside and name.startswith("rlhf.") and not name.startswith(KNOWN_TO_TASKS)
 
     assert not imports(is_training_code)
+
+
+def test_no_two_test_files_share_a_name() -> None:
+    """pytest imports them by their bare name."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
