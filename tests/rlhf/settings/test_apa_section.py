@@ -80,5 +80,5 @@ def test_every_key_that_can_be_off_is_either_read_by_all_or_in_the_table() -> No
 
 
 def test_an_unknown_algorithm_is_refused_with_those_there_are() -> None:
-    with pytest.raises(SettingsError, match=r"ppo\.algorithm: must be one of apa, ppo-max"):
-        tiny_settings({"ppo.algorithm": "reinforce"})
+    with pytest.raises(SettingsError, match=r"ppo\.algorithm: must be one of apa, "):
+        tiny_settings({"ppo.algorithm": "no-such-one"})
