@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from rlhf.commands.dvc_yaml import LINKS, link_name, links_of, pipeline_text
+from rlhf.common.errors import RlhfError
 from rlhf.common.yaml import parse_yaml, read_yaml, write_yaml
 from rlhf.core.source import closure, unwatched
 from rlhf.registry import ALGORITHMS, module_of
@@ -188,15 +189,20 @@ def test_every_stage_writes_its_metrics_and_every_dependency_is_code_or_written(
             assert there, f"{name}: {entry} is neither"
 
 
-@pytest.mark.parametrize("name", preset_names())
-def test_an_algorithm_reads_nothing_that_the_stage_does_not_declare(name: str) -> None:
-    from rlhf.registry import find
+def test_an_algorithm_that_reads_what_its_stage_does_not_list_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop asks before any work, whichever algorithm it is."""
+    from rlhf.algorithms.base import Inputs
+    from rlhf.algorithms.ppo_max import PpoMax
 
-    for algorithm, changes in (("ppo-max", {}), ("apa", APA)):
-        settings = preset(name, **changes)
-        inputs = find(ALGORITHMS, algorithm).inputs(settings)
-        assert set(inputs.tables) <= set(STAGES["ppo"].tables)
-        assert set(inputs.models) <= set(STAGES["ppo"].models)
+    def inputs(_settings: Settings) -> Inputs:
+        return Inputs(tables=("prompts", "preferences"), models=("sft", "gold"))
+
+    monkeypatch.setattr(PpoMax, "inputs", inputs)
+    message = r"stages\.py: algorithm ppo-max reads table preferences, model gold, which the row"
+    with pytest.raises(RlhfError, match=message):
+        STAGES["ppo"].load()(preset("tiny"), Workspace(tmp_path))
 
 
 def test_plots_read_files_that_stages_write_and_have_titles() -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from rlhf.algorithms.base import Algorithm, Context, Means, Signals, Step, Update, Updates
+from rlhf.algorithms.base import Algorithm, Context, Inputs, Means, Signals, Step, Update, Updates
+from rlhf.common.errors import RlhfError
 from rlhf.common.files import write_json
 from rlhf.common.memory import release
 from rlhf.common.metrics import Value, write_summary
@@ -20,6 +21,7 @@ from rlhf.models.saving import load_tokenizer
 from rlhf.registry import ALGORITHMS, find
 from rlhf.settings import Settings
 from rlhf.settings.advice import advice
+from rlhf.stages import STAGES
 from rlhf.training.monitor import Watch
 from rlhf.training.run import TrainingRun, begin
 from rlhf.training.sources import RunSources
@@ -36,8 +38,9 @@ _SHOWN = 3
 def train(settings: Settings, workspace: Workspace) -> None:
     """Improve the policy on the `prompts` table; writes models/policy and metrics/ppo*.json(l)."""
     kind = find(ALGORITHMS, settings.ppo.algorithm)
-    inputs = kind.inputs(settings).paths(workspace)
-    run = begin("ppo", settings, workspace, ["ppo", "data"], inputs)
+    inputs = kind.inputs(settings)
+    _refuse_unlisted(inputs, settings.ppo.algorithm)
+    run = begin("ppo", settings, workspace, ["ppo", "data"], inputs.paths(workspace))
     if run.is_main:
         for sentence in advice(settings.ppo):
             log.warning("%s", sentence)
@@ -46,6 +49,20 @@ def train(settings: Settings, workspace: Workspace) -> None:
     sources = RunSources(run, algorithm.models, tokenizer)
     validator = Validator(run, algorithm, sources, tokenizer)
     Loop(run, algorithm, sources, validator).train()
+
+
+def _refuse_unlisted(inputs: Inputs, algorithm: str) -> None:
+    """DVC would not see a change of what the stage does not list."""
+    stage = STAGES["ppo"]
+    missing = [
+        *(f"table {name}" for name in inputs.tables if name not in stage.tables),
+        *(f"model {name}" for name in inputs.models if name not in stage.models),
+    ]
+    if missing:
+        raise RlhfError(
+            f"rlhf/stages.py: algorithm {algorithm} reads {', '.join(missing)}, "
+            "which the row of stage ppo does not name; add it there and run `make dvc.yaml`"
+        )
 
 
 class Loop:
