@@ -140,21 +140,17 @@ def scatter_to_mask(values: Tensor, mask: Tensor) -> Tensor:
 
 # -- the trunk: frozen lower blocks that models of one origin share --------------------------------
 #
-# With `trainable_layers` set, policy, reference, critic and reward model differ in their top blocks
-# only. The states below these are the same numbers, need no gradient, and stay valid for as long as
+# With `trainable_layers` set, policy, reference, critic and reward model may differ in their top
+# blocks only. The states below these are the same numbers, need no gradient, and stay valid for as long as
 # a rollout is learnt from: they are computed once, and every model goes on from there.
 
 
-def shares_trunk(models: Sequence[PreTrainedModel], trainable_layers: int) -> bool:
-    """Whether all models are equal, bit for bit, below their top `trainable_layers` blocks.
-
-    Not where blocks are of several types (sliding and full attention): a block's type goes by its
-    place, which a part of the model would shift.
-    """
-    if any(_has_several_types(model) for model in models):
+def shares_trunk(one: PreTrainedModel, other: PreTrainedModel, trainable_layers: int) -> bool:
+    """Whether two models are equal, bit for bit, below their top `trainable_layers` blocks."""
+    if not (_has_trunk(one) and _has_trunk(other)):
         return False
-    first, *others = [_trunk(model, trunk_size(model, trainable_layers)) for model in models]
-    return all(_equal_states(first, other) for other in others)
+    left, right = [_trunk(model, trunk_size(model, trainable_layers)) for model in (one, other)]
+    return _equal_states(left, right)
 
 
 def trunk_size(model: PreTrainedModel, trainable_layers: int) -> int:
@@ -187,9 +183,17 @@ def _blocks(model: PreTrainedModel) -> list[nn.Module]:
     return list(model.get_submodule(f"{model.base_model_prefix}.layers").children())
 
 
-def _has_several_types(model: PreTrainedModel) -> bool:
+def _has_trunk(model: PreTrainedModel) -> bool:
+    """Whether a model is a list of blocks that can be parted.
+
+    Not where blocks are of several types (sliding and full attention): a block's type goes by its
+    place, which a part of the model would shift.
+    """
+    # GPT-2's, for one, has another name
+    if not hasattr(model.base_model, "layers"):
+        return False
     types = getattr(model.config, "layer_types", None) or [None]
-    return len(set(types)) > 1
+    return len(set(types)) == 1
 
 
 def _equal_states(one: nn.Module, other: nn.Module) -> bool:

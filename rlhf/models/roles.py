@@ -36,18 +36,26 @@ class Models:
         self._trainable_layers = trainable_layers
         self._modules: dict[str, AnyModel] = {}
         self._trainers: dict[str, Trainer] = {}
-        # how many blocks all roles have in common; 0: none
+        # the roles that have their lowest blocks in common, and how many those are
+        self._sharing: list[str] = []
         self._trunk_blocks = 0
 
     def train(self, role: str, model: AnyModel, optimizer: Optimizer, total_steps: int) -> None:
-        """Take a model over for training in its top layers."""
+        """Take a model over for training in its top layers; raises ValueError if the role is taken."""
+        self._refuse_taken(role)
         train_only_top(language_model(model), self._trainable_layers)
         self._modules[role] = model
         self._trainers[role] = self._engine.trainer(model, optimizer, total_steps)
 
     def freeze(self, role: str, model: AnyModel) -> None:
-        """Take a model over that is only read."""
+        """Take a model over that is only read; raises ValueError if the role is taken."""
+        self._refuse_taken(role)
         self._modules[role] = self._engine.frozen(model)
+
+    def _refuse_taken(self, role: str) -> None:
+        # a trainer of the model before would go on with that one
+        if role in self._modules:
+            raise ValueError(f"role {role!r} is taken; roles so far: {', '.join(self._modules)}")
 
     def __getitem__(self, role: str) -> AnyModel:
         return self._modules[role]
@@ -77,24 +85,31 @@ class Models:
     # -- the trunk ---------------------------------------------------------------------------------
 
     def share_trunk(self) -> None:
-        """Let all roles read the states of their common frozen blocks, if they have such blocks.
+        """Let the roles that have the frozen blocks of the first one that learns read their states.
 
-        Call it once all models are in. ZeRO keeps weights in parts, which cannot be compared.
+        Call it once all models are in. A role of another origin or build reads its own. ZeRO keeps
+        weights in parts, which cannot be compared.
         """
         layers = self._trainable_layers
-        if layers is None or not self._engine.whole_weights:
+        first = next(iter(self._trainers), None)
+        if layers is None or first is None or not self._engine.whole_weights:
             return
-        models = [language_model(model) for model in self._modules.values()]
-        if backbone.shares_trunk(models, layers):
-            self._trunk_blocks = backbone.trunk_size(models[0], layers)
+        model = self.language_model(first)
+        self._sharing = [
+            role
+            for role in self._modules
+            if backbone.shares_trunk(model, self.language_model(role), layers)
+        ]
+        if self._sharing:
+            self._trunk_blocks = backbone.trunk_size(model, layers)
 
     @torch.no_grad()
     def with_trunk_states(self, batch: TokenBatch, micro_batch: int) -> TokenBatch:
-        """The batch with the states of the shared trunk, if there is one: computed once for all roles."""
+        """The batch with the states of the shared trunk, if there is one: computed once for its roles."""
         if not self._trunk_blocks:
             return batch
-        # the lower blocks of all roles are the same
-        anyone = language_model(next(iter(self._modules.values())))
+        # their lower blocks are the same
+        anyone = self.language_model(self._sharing[0])
         states = []
         for part in batch.micro_batches(micro_batch):
             with self._engine.autocast():
@@ -106,20 +121,26 @@ class Models:
 
     def target_logits(self, role: str, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
         """Logits that predict each target token, [N, V] float32, divided by `temperature`."""
-        model = self.language_model(role)
+        model, own = self.language_model(role), self._as_read_by(role, batch)
         with self._engine.autocast():
-            hidden = backbone.hidden_states(model, batch)
-            return backbone.target_logits(model, hidden, batch, temperature)
+            hidden = backbone.hidden_states(model, own)
+            return backbone.target_logits(model, hidden, own, temperature)
 
     def values(self, role: str, batch: TokenBatch) -> Tensor:
         """Value of the state before each target token, [N] float32, by a model with a head."""
         with self._engine.autocast():
-            return heads.response_values(self._scalar_model(role), batch)
+            return heads.response_values(self._scalar_model(role), self._as_read_by(role, batch))
 
     def scores(self, role: str, batch: TokenBatch) -> Tensor:
         """Score of each sequence, [B] float32, by a model with a head."""
         with self._engine.autocast():
-            return heads.response_scores(self._scalar_model(role), batch)
+            return heads.response_scores(self._scalar_model(role), self._as_read_by(role, batch))
+
+    def _as_read_by(self, role: str, batch: TokenBatch) -> TokenBatch:
+        """The batch without the states of a trunk that a role does not share."""
+        if batch.trunk_states is None or role in self._sharing:
+            return batch
+        return replace(batch, trunk_states=None, trunk_blocks=0)
 
     def _scalar_model(self, role: str) -> ScalarModel:
         model = self._modules[role]

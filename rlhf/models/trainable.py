@@ -14,7 +14,7 @@ def train_only_top(model: PreTrainedModel, layers: int | None) -> None:
     """
     if layers is None:
         return
-    blocks = model.base_model.layers
+    blocks = getattr(model.base_model, "layers", None)
     if not isinstance(blocks, nn.ModuleList):
         kind = type(model).__name__
         raise ModelError(f"trainable_layers: a {kind} has no list of layers to choose from")

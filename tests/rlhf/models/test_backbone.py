@@ -195,13 +195,12 @@ def test_a_trunk_is_shared_only_if_equal_to_the_bit() -> None:
     second.get_parameter("model.layers.1.mlp.up_proj.weight").add_(1.0)
     second.get_parameter("model.norm.weight").add_(1.0)
     # what differs is above
-    assert shares_trunk([first, second, first], 1)
+    assert shares_trunk(first, second, 1)
 
     second.get_parameter("model.layers.0.mlp.up_proj.weight")[0, 0] += 1e-6
-    assert not shares_trunk([first, second], 1)
-    assert not shares_trunk([first, first, second], 1)
+    assert not shares_trunk(first, second, 1)
     # below two layers there are the embeddings alone
-    assert shares_trunk([first, second], 2)
+    assert shares_trunk(first, second, 2)
 
 
 def test_blocks_of_several_types_share_no_trunk() -> None:
@@ -219,4 +218,4 @@ def test_blocks_of_several_types_share_no_trunk() -> None:
         layer_types=["full_attention", "sliding_attention"],
     )
     mixed = Qwen2ForCausalLM(config)
-    assert not shares_trunk([mixed, mixed], 1)
+    assert not shares_trunk(mixed, mixed, 1)

@@ -4,14 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import PAD, same_models, tiny_settings, tiny_tokenizer
+from tiny import PAD, VOCABULARY, same_models, tiny_settings, tiny_tokenizer
 from torch import Tensor, nn
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from rlhf.batches.padding import TokenBatch, pad_responses
 from rlhf.common.errors import ModelError
 from rlhf.engine.single import TorchEngine, TorchTrainer
 from rlhf.models.backbone import target_tokens, token_logprobs
-from rlhf.models.heads import ScalarModel, load_scalar_model
+from rlhf.models.heads import ScalarModel, load_scalar_model, new_scalar_model
 from rlhf.models.roles import Models, language_model
 from rlhf.models.saving import load_causal_lm, load_tokenizer
 from rlhf.settings.training import EngineSettings
@@ -97,6 +98,18 @@ def test_a_language_model_is_had_with_or_without_a_head(models: Models) -> None:
     assert isinstance(critic, ScalarModel)
     assert models.language_model("critic") is critic.lm is language_model(critic)
     assert models.language_model("policy") is models["policy"]
+
+
+def test_a_role_that_is_taken_is_an_error(prepared: Workspace, models: Models) -> None:
+    """Else the trainer and the model of a role would be two."""
+    other = load_causal_lm(prepared.model("base"))
+    for role in ("policy", "reference"):
+        before = models[role]
+        with pytest.raises(ValueError, match=f"role '{role}' is taken"):
+            models.freeze(role, other)
+        with pytest.raises(ValueError, match=f"role '{role}' is taken"):
+            models.train(role, other, OPTIMIZER, 10)
+        assert models[role] is before
 
 
 def test_an_unknown_role_is_an_error(models: Models) -> None:
@@ -231,12 +244,41 @@ def test_no_trunk_is_shared_where_there_is_none(
     assert models.with_trunk_states(batch, 2) is batch
 
 
-def test_no_trunk_is_shared_where_one_role_is_of_another_origin(
+def other_build() -> GPT2LMHeadModel:
+    """A model whose blocks are not called layers."""
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=VOCABULARY, n_positions=64, n_embd=32, n_layer=2, n_head=2)
+    return GPT2LMHeadModel(config)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("build", ["another origin", "no list of layers"])
+def test_a_role_without_the_trunk_reads_its_own_and_the_others_share(
+    prepared: Workspace, models: Models, batch: TokenBatch, build: str
+) -> None:
+    other = load_causal_lm(prepared.model("base")) if build == "another origin" else other_build()
+    models.freeze("other", other)
+    expected = models.target_logits("other", batch)
+    models.share_trunk()
+    sharing = models.with_trunk_states(batch, 4)
+    assert sharing.trunk_states is not None
+    assert torch.equal(models.target_logits("other", sharing), expected)
+    alone = make_models(prepared)
+    alone.share_trunk()
+    for role, result in results(alone, alone.with_trunk_states(batch, 4)).items():
+        assert torch.equal(results(models, sharing)[role], result)
+
+
+@torch.no_grad()
+def test_a_head_without_the_trunk_reads_its_own(
     prepared: Workspace, models: Models, batch: TokenBatch
 ) -> None:
-    models.freeze("other", load_causal_lm(prepared.model("base")))
+    models.freeze("other", new_scalar_model(prepared.model("base"), 5, "other"))
+    plain = models.values("other", batch), models.scores("other", batch)
     models.share_trunk()
-    assert models.with_trunk_states(batch, 2) is batch
+    sharing = models.with_trunk_states(batch, 4)
+    found = models.values("other", sharing), models.scores("other", sharing)
+    assert all(torch.equal(*pair) for pair in zip(plain, found, strict=True))
 
 
 # -- gathering and saving -----------------------------------------------------------------------

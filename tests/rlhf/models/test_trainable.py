@@ -1,5 +1,6 @@
 import pytest
 from tiny import tiny_model
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from rlhf.common.errors import ModelError
 from rlhf.models.trainable import train_only_top
@@ -31,3 +32,9 @@ def test_only_the_top_is_trained() -> None:
 def test_more_layers_than_there_are_is_refused() -> None:
     with pytest.raises(ModelError, match="trainable_layers 3: the model has 2 layers"):
         train_only_top(tiny_model(), 3)
+
+
+def test_a_model_without_a_list_of_layers_is_refused_by_its_kind() -> None:
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=1, n_head=2))
+    with pytest.raises(ModelError, match="a GPT2LMHeadModel has no list of layers"):
+        train_only_top(model, 1)
