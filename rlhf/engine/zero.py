@@ -13,6 +13,7 @@ import socket
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,11 @@ MASTER_WEIGHTS = (
     # ZeRO 3
     "fp32_partitioned_groups_flat",
 )
+
+# How long processes wait for one of them. It alone hashes the input models and writes the outputs,
+# which with large ones on a slow disk takes longer than the usual ten minutes. Not how long they wait
+# for one that died: torchrun ends them at once.
+PATIENCE = timedelta(hours=4)
 
 
 class _Root(nn.Module):
@@ -271,11 +277,11 @@ def _join_processes() -> torch.device:
     if not torch.cuda.is_available():
         # else it is compiled here, for about a minute
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        deepspeed.init_distributed("gloo", verbose=False)
+        deepspeed.init_distributed("gloo", verbose=False, timeout=PATIENCE)
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     torch.cuda.set_device(device)
-    deepspeed.init_distributed("nccl", verbose=False)
+    deepspeed.init_distributed("nccl", verbose=False, timeout=PATIENCE)
     return device
 
 

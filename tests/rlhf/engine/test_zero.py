@@ -102,6 +102,7 @@ ALONE = """
 import json, sys
 from functools import partial
 from pathlib import Path
+import torch
 from toy import copies, toy_batches, toy_loss, toy_model
 from rlhf.common.errors import TrainingError
 from rlhf.engine import make_engine
@@ -127,6 +128,8 @@ try:
 except TrainingError as error:
     print("refused:", error)
 print("world", engine.rank, engine.world_size)
+group = torch.distributed.distributed_c10d._get_default_group()
+print("waits", group._get_backend(torch.device("cpu")).options._timeout)
 """
 
 
@@ -134,3 +137,5 @@ def test_one_process_without_torchrun(tmp_path: Path) -> None:
     output = run_alone([sys.executable, "-c", ALONE, str(tmp_path)])
     assert "world 0 1" in output
     assert "written by 8 processes, this run has 1" in output
+    # the main one may be hashing a large model on a slow disk, for longer than the usual ten minutes
+    assert "waits 4:00:00" in output
