@@ -1,6 +1,5 @@
 """What every training stage does around its loop: engine, fingerprint, checkpoints, evidence."""
 
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,11 +13,10 @@ from rlhf.core.steps import StepLog
 from rlhf.engine import Engine, NonFiniteError, Trainer, make_engine
 from rlhf.engine.checkpoints import Checkpoints, fingerprint
 from rlhf.engine.state import load_state, save_state
+from rlhf.registry import lines_into
 from rlhf.settings import Settings
 from rlhf.stages import modules_of
 from rlhf.workspace import Workspace
-
-log = logging.getLogger("rlhf")
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,8 @@ def begin(
 ) -> TrainingRun:
     """Start the engine and find this stage's checkpoints.
 
-    They are keyed by the settings' `sections`, the inputs, and the code that the stage runs.
+    They are keyed by the settings' `sections`, the inputs, and the code that the stage runs: its
+    files, and what the settings' names stand for.
     """
     seed_everything(settings.seed, name)
     engine = make_engine(settings.engine)
@@ -130,11 +129,14 @@ def begin(
     content = settings.model_dump(mode="json")
     chosen = {part: content[part] for part in ("seed", "engine", *sections)}
     chosen["precision"] = engine.precision
+    modules = modules_of(name, settings)
+    # a name may come to mean another class of the same file
+    chosen["registry"] = lines_into(modules)
 
     # input models are large: one process hashes them, the others are given the key
     keys = []
     if engine.rank == 0:
-        keys = [fingerprint(name, chosen, inputs, modules_of(name, settings))]
+        keys = [fingerprint(name, chosen, inputs, modules)]
     (key,) = engine.all_gather(keys)
     checkpoints = Checkpoints(workspace.checkpoints, name, key)
     return TrainingRun(name, settings, workspace, engine, checkpoints)

@@ -12,8 +12,10 @@ from tiny import APA, copy_workspace, outcome, tiny_settings, write_settings
 from workers import Harm, Worker, half_written
 
 from rlhf.batches.tables import read_table, write_table
+from rlhf.registry import ALGORITHMS
 from rlhf.settings import Settings
 from rlhf.training import loop, reward, sft
+from rlhf.training.run import begin
 from rlhf.workspace import Workspace
 
 CHANGES: dict[str, Any] = {
@@ -167,6 +169,23 @@ def test_changed_data_do_not_resume(
     with caplog.at_level(logging.INFO, logger="rlhf"):
         SFT.train(SFT.settings(), workspace)
     assert "resuming" not in caplog.text
+
+
+def test_a_name_that_means_another_class_of_the_same_file_does_not_resume(
+    prepared: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def keys() -> list[str]:
+        cases = (CASES["apa"], CASES["ppo-max"])
+        runs = [begin("ppo", case.settings(), prepared, ["ppo"], {}) for case in cases]
+        return [run.checkpoints.directory.name for run in runs]
+
+    apa, ppo_max = keys()
+    assert keys() == [apa, ppo_max]
+    monkeypatch.setitem(ALGORITHMS, "apa", "rlhf.algorithms.apa:OtherApa")
+    changed, unchanged = keys()
+    assert changed != apa
+    # an algorithm that is not chosen does not matter
+    assert unchanged == ppo_max
 
 
 @pytest.mark.parametrize("name", ["sft", "reward"])
