@@ -68,7 +68,7 @@ class Sft(Section):
     optimizer: Optimizer
     # from the top; null: all of them and the embeddings
     trainable_layers: Count | None = None
-    # steps between looks at the validation split
+    # steps between validations
     evaluate_every: Count = 20
     # steps between resume checkpoints
     checkpoint_every: Count = 50
