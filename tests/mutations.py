@@ -68,7 +68,7 @@ ON_POLICY = Place("algorithms/on_policy.py", ALGORITHMS)
 PARTS = Place("algorithms/on_policy.py", ON_TWO_PROCESSES)
 TEXT_PARTS = Place("algorithms/ppo_max.py", ON_TWO_PROCESSES)
 SCORED = Place("rewards/base.py", ("rewards/test_make_rewards.py",))
-REWARD_MODEL = Place("rewards/model.py", ("rewards/test_make_rewards.py",))
+REWARD_SETTINGS = Place("settings/policy.py", ("rewards/test_make_rewards.py",))
 SETTINGS = Place("settings/policy.py", ("settings/test_apa_section.py",))
 
 # models, sampling, the loop
@@ -180,14 +180,15 @@ MUTATIONS = (
     APA("APA", "scores are not reparameterised", "final = self.reparameterised(scores.scores)", "final = scores.scores"),
     APA("APA", "a KL penalty in the reward", "final_score(final, mask)}, final", "final_score(final, mask) - 0.05 * divergence}, final"),
     APA("APA", "the divergence is not watched", "scores.reference_logprobs) * mask", "scores.reference_logprobs) * 0"),
-    SETTINGS("APA", "a KL penalty beside it", "if self.kl is not None:", "if False:"),
-    SETTINGS("APA", "a clip beside it", "if getattr(self, key) is not None:", "if False:"),
-    SETTINGS("APA", "its section with another algorithm", "if self.apa is not None:", "if False:"),
+    SETTINGS("APA", "what it does not read beside it", "if getattr(self, key) != off", "if False"),
+    SETTINGS("APA", "plain text beside it", '"penalty", "ptx"}', '"penalty"}'),
+    SETTINGS("APA", "its section with another algorithm", '"apa": frozenset({"apa"})', '"apa": frozenset[str]()'),
+    SETTINGS("APA", "without its section", "if name in _OWN_SECTION and getattr(self, name) is None:", "if False:"),
 
     # -- rewards ------------------------------------------------------------------------------------
     SCORED("rewards", "the last one alone", "first = first + scores", "first = scores"),
     SCORED("rewards", "stds are added", "math.sqrt(sum(reward.score_std**2 for reward in self._rewards))", "sum(reward.score_std for reward in self._rewards)"),
-    REWARD_MODEL("rewards", "any model may be trained against", 'if detail != "reward":', "if False:"),
+    REWARD_SETTINGS("rewards", "any model may be trained against", "if text != only:", "if False:"),
     HEADS("rewards", "the score at the last column", "hidden[rows, batch.last_positions]", "hidden[rows, -1]"),
     ON_POLICY("objective", "without the unit of the scores", "scores.scores / self.rewards.score_std", "scores.scores"),
     ON_POLICY("objective", "without the penalty", " - penalty * kl.sum(dim=1)", ""),
@@ -200,11 +201,13 @@ MUTATIONS = (
     BACKBONE("trunk", "a block is run twice", "[batch.trunk_blocks :]", "[batch.trunk_blocks - 1 :]"),
     BACKBONE("trunk", "a block is left out", "len(_blocks(model)) - trainable_layers", "len(_blocks(model)) - trainable_layers + 1"),
     BACKBONE("trunk", "the final norm twice", 'part._modules["norm"] = nn.Identity()', "pass"),
-    BACKBONE("trunk", "shared without a look", "return all(_equal_states(first, other) for other in others)", "return True"),
-    BACKBONE("trunk", "shared by blocks of several types", "if any(_has_several_types(model) for model in models):", "if False:"),
-    ROLES("trunk", "shared where weights are in parts", "if layers is None or not self._engine.whole_weights:", "if layers is None:"),
+    BACKBONE("trunk", "shared without a look", "return _equal_states(left, right)", "return True"),
+    BACKBONE("trunk", "shared by blocks of several types", "return len(set(types)) == 1", "return True"),
+    ROLES("trunk", "shared where weights are in parts", "if layers is None or first is None or not self._engine.whole_weights:", "if layers is None or first is None:"),
     ROLES("trunk", "of the first rows for all", "torch.cat(states)", "torch.cat(states[:1] * len(states))"),
-    ROLES("trunk", "never", "self._trunk_blocks = backbone.trunk_size(models[0], layers)", "pass"),
+    ROLES("trunk", "never", "self._trunk_blocks = backbone.trunk_size(model, layers)", "pass"),
+    ROLES("trunk", "read by a role of another origin", "if batch.trunk_states is None or role in self._sharing:", "if True:"),
+    ROLES("roles", "one is taken twice", "if role in self._modules:", "if False:"),
     ON_POLICY("processes", "a stand-in counts", "[(part, True) for part in parts] + [(parts[0], False)] * missing",
               "[(parts[0], True)] * missing + [(part, True) for part in parts]"),
     ON_POLICY("processes", "no stand-in", "missing = most - len(parts)", "missing = 0"),
