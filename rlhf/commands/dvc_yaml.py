@@ -112,11 +112,15 @@ def shared_code(stage: Stage, listed: Sequence[str] = ()) -> list[Path]:
 
 
 def folded(files: Sequence[Path]) -> list[str]:
-    """Paths of files, or of their folder where every file of it that holds code is among them."""
+    """Paths of files, or of their folder where every file of it that holds code is among them.
+
+    A file outside of the project stands alone.
+    """
     paths = []
     for path in files:
         folder = path.parent
-        whole = folder.as_posix() not in _BY_FILE and _code_in(folder) <= set(files)
+        by_file = path.is_absolute() or folder.as_posix() in _BY_FILE
+        whole = not by_file and _code_in(folder) <= set(files)
         paths.append(folder.as_posix() if whole else path.as_posix())
     return list(dict.fromkeys(paths))
 
@@ -140,8 +144,9 @@ def write_links(root: Path) -> None:
 
 
 def link_name(path: Path) -> str:
-    """A link's name: the file's module in the package, without `.py`, or tools read it twice."""
-    return ".".join(path.with_suffix("").relative_to("rlhf").parts)
+    """A link's name: the file's place without `.py`, or tools would read it twice."""
+    place = path.with_suffix("").as_posix().removeprefix("rlhf/")
+    return place.strip("/").replace("/", ".")
 
 
 def _known_settings() -> list[Settings]:

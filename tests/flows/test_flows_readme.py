@@ -14,6 +14,7 @@ from rlhf.commands.overview import stage_states
 from rlhf.commands.worker import main
 from rlhf.common.files import read_json
 from rlhf.common.yaml import parse_yaml
+from rlhf.core import source
 from rlhf.settings import preset_text
 from rlhf.stages import STAGES, Stage, find_stage
 from rlhf.workspace import Workspace
@@ -39,10 +40,13 @@ def test_it_is_listed_and_in_dvc_yaml(stage: Stage) -> None:
     text = pipeline_text((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
     entries: Mapping[str, Any] = parse_yaml(text, "dvc.yaml")["stages"]
     assert list(entries) == list(STAGES)
+    data_and_code = entries["lengths"].pop("deps")
+    assert data_and_code[:2] == ["requirements.lock", "data/prepared/prompts.parquet"]
+    code = source.file_of(stage.module)
+    assert code is not None and code.as_posix() in data_and_code
     assert entries["lengths"] == {
         "desc": stage.about,
         "cmd": "python -m flows.lengths",
-        "deps": ["requirements.lock", "data/prepared/prompts.parquet"],
         "params": ["seed"],
         "outs": [],
         "metrics": ["metrics/lengths.json"],
