@@ -4,7 +4,7 @@ A value is `module:name`; it is imported when it is asked for, so a run loads on
 and a new line makes no finished stage stale. The README of each folder shows how to add one.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -48,8 +48,6 @@ SOURCES: dict[str, str] = {
     "world": "rlhf.data.sources.world:WorldSource",
 }
 
-TABLES = (ALGORITHMS, REWARDS, SAMPLERS, ENGINES, JUDGES, SOURCES)
-
 
 def find(table: Mapping[str, str], name: str) -> Any:
     """Import what a table has under `name`; raises KeyError for a name that it does not have."""
@@ -60,14 +58,3 @@ def find(table: Mapping[str, str], name: str) -> Any:
 def module_of(table: Mapping[str, str], name: str) -> str:
     """The module that makes what a table has under `name`."""
     return table[name].partition(":")[0]
-
-
-def lines_into(modules: Iterable[str]) -> list[str]:
-    """Every line, `name: module:name`, that names something in one of `modules`; sorted."""
-    wanted = set(modules)
-    return sorted(
-        f"{name}: {place}"
-        for table in TABLES
-        for name, place in table.items()
-        if module_of(table, name) in wanted
-    )

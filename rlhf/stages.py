@@ -26,10 +26,10 @@ class Choice:
     table: Mapping[str, str]
     names: Callable[[Settings], Iterable[str]]
 
-    def modules(self, settings: Settings) -> list[str]:
-        """The modules that make what is chosen; names of another table are passed over."""
+    def places(self, settings: Settings) -> list[tuple[str, str]]:
+        """Each chosen name, once, with its `module:name`; names of another table are passed over."""
         names = dict.fromkeys(self.names(settings))
-        return [registry.module_of(self.table, name) for name in names if name in self.table]
+        return [(name, self.table[name]) for name in names if name in self.table]
 
 
 def _kinds(addresses: Iterable[str]) -> list[str]:
@@ -108,9 +108,14 @@ class Stage:
         """All tables from which settings choose for it."""
         return (_ENGINES, *self.chooses) if self.trains else self.chooses
 
-    def chosen_modules(self, settings: Settings) -> list[str]:
-        """The modules that the settings choose by name for it."""
-        return [module for choice in self.choices for module in choice.modules(settings)]
+    def chosen(self, settings: Settings) -> list[tuple[str, str]]:
+        """What the settings choose by name for it: each name with its `module:name`."""
+        return [place for choice in self.choices for place in choice.places(settings)]
+
+    def modules(self, settings: Settings) -> list[str]:
+        """The modules that it runs: its own, and those of what the settings choose."""
+        chosen = [place.partition(":")[0] for _, place in self.chosen(settings)]
+        return [self.module, *chosen]
 
     @property
     def metrics_files(self) -> list[str]:
@@ -325,9 +330,3 @@ def find_stage(name: str) -> Stage:
     if name not in STAGES:
         raise RlhfError(f"no stage {name!r}; the stages are: {', '.join(STAGES)}")
     return STAGES[name]
-
-
-def modules_of(name: str, settings: Settings) -> list[str]:
-    """The modules that a stage runs: its own, and those that the settings choose by name."""
-    stage = STAGES[name]
-    return [stage.module, *stage.chosen_modules(settings)]

@@ -7,7 +7,7 @@ from rlhf.common.errors import SettingsError
 from rlhf.common.yaml import read_yaml
 from rlhf.core.source import unwatched
 from rlhf.settings import Settings
-from rlhf.stages import STAGES, modules_of
+from rlhf.stages import STAGES
 
 
 def refuse_unwatched_stages(root: Path, settings: Settings) -> None:
@@ -27,7 +27,7 @@ def filled_in(deps: Iterable[str], settings: Settings) -> list[str]:
 
 def refuse_unwatched(stage: str, settings: Settings, listed: Iterable[str]) -> None:
     """Refuse a stage that runs a file which none of the `listed` paths covers."""
-    missing = unwatched(modules_of(stage, settings), listed)
+    missing = unwatched(STAGES[stage].modules(settings), listed)
     if missing:
         names = ", ".join(path.as_posix() for path in missing)
         raise SettingsError(

@@ -12,7 +12,7 @@ from rlhf.common.yaml import parse_yaml, read_yaml, write_yaml
 from rlhf.core.source import closure, unwatched
 from rlhf.registry import ALGORITHMS, module_of
 from rlhf.settings import Settings, preset_names, preset_text, settings_from
-from rlhf.stages import STAGES, modules_of
+from rlhf.stages import STAGES
 from rlhf.workspace import Workspace
 from tests.source_tree import ROOT
 
@@ -101,7 +101,7 @@ def test_every_file_that_a_stage_runs_is_a_dependency(
     stage: str, name: str, algorithm: dict[str, Any]
 ) -> None:
     settings = preset(name, **algorithm)
-    modules = modules_of(stage, settings)
+    modules = STAGES[stage].modules(settings)
     assert closure(modules)
     assert unwatched(modules, listed(stage, settings)) == []
 
@@ -124,7 +124,7 @@ def test_code_that_a_stage_does_not_run_is_no_dependency(stage: str) -> None:
         one.model_copy(update={"evaluate": one.evaluate.model_copy(update=judges)})
         for one in settings
     ]
-    files = {path for one in everything for path in closure(modules_of(stage, one))}
+    files = {path for one in everything for path in closure(STAGES[stage].modules(one))}
     code = [entry for entry in PIPELINE["stages"][stage]["deps"] if entry.startswith("rlhf/")]
     data = (*STAGES[stage].reads, f"{LINKS}/${{ppo.algorithm}}")
     idle = [

@@ -106,9 +106,8 @@ def code_of(stage: Stage, listed: Sequence[str] = ()) -> list[str]:
 def shared_code(stage: Stage, listed: Sequence[str] = ()) -> list[Path]:
     """The files that a stage runs whatever algorithm is chosen."""
     algorithms = _modules(registry.ALGORITHMS)
-    chosen = {name for one in _known_settings() for name in stage.chosen_modules(one)}
-    modules = [stage.module, *sorted(chosen - algorithms), *_listed_modules(stage, listed)]
-    return closure(modules)
+    run = {name for one in _known_settings() for name in stage.modules(one)}
+    return closure([*sorted(run - algorithms), *_listed_modules(stage, listed)])
 
 
 def folded(files: Sequence[Path]) -> list[str]:

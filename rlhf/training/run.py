@@ -13,9 +13,8 @@ from rlhf.core.steps import StepLog
 from rlhf.engine import Engine, NonFiniteError, Trainer, make_engine
 from rlhf.engine.checkpoints import Checkpoints, fingerprint
 from rlhf.engine.state import load_state, save_state
-from rlhf.registry import lines_into
 from rlhf.settings import Settings
-from rlhf.stages import modules_of
+from rlhf.stages import find_stage
 from rlhf.workspace import Workspace
 
 
@@ -129,14 +128,14 @@ def begin(
     content = settings.model_dump(mode="json")
     chosen = {part: content[part] for part in ("seed", "engine", *sections)}
     chosen["precision"] = engine.precision
-    modules = modules_of(name, settings)
+    stage = find_stage(name)
     # a name may come to mean another class of the same file
-    chosen["registry"] = lines_into(modules)
+    chosen["registry"] = stage.chosen(settings)
 
     # input models are large: one process hashes them, the others are given the key
     keys = []
     if engine.rank == 0:
-        keys = [fingerprint(name, chosen, inputs, modules)]
+        keys = [fingerprint(name, chosen, inputs, stage.modules(settings))]
     (key,) = engine.all_gather(keys)
     checkpoints = Checkpoints(workspace.checkpoints, name, key)
     return TrainingRun(name, settings, workspace, engine, checkpoints)

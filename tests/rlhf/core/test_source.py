@@ -9,7 +9,7 @@ from tiny import APA, tiny_settings
 from rlhf.common.errors import RlhfError
 from rlhf.core.source import ROOT, closure, code_sha256, file_of, imported_names
 from rlhf.registry import ALGORITHMS
-from rlhf.stages import modules_of
+from rlhf.stages import STAGES
 
 LOOP = "rlhf.training.loop"
 
@@ -134,8 +134,8 @@ def test_the_loop_knows_no_algorithm() -> None:
 
 def test_the_settings_choose_which_algorithm_counts() -> None:
     """Changing one algorithm, or adding another, makes no run of a third stale."""
-    ppo_max = names(modules_of("ppo", tiny_settings({})))
-    apa = names(modules_of("ppo", tiny_settings(APA)))
+    ppo_max = names(STAGES["ppo"].modules(tiny_settings({})))
+    apa = names(STAGES["ppo"].modules(tiny_settings(APA)))
     assert "rlhf/algorithms/ppo_max.py" in ppo_max - apa
     assert "rlhf/algorithms/apa.py" in apa - ppo_max
     for found in (ppo_max, apa):
@@ -146,7 +146,7 @@ def test_the_settings_choose_which_algorithm_counts() -> None:
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_the_formulas_that_an_algorithm_uses_count(name: str) -> None:
     settings = tiny_settings(APA if name == "apa" else {})
-    found = names(modules_of("ppo", settings))
+    found = names(STAGES["ppo"].modules(settings))
     assert ("rlhf/ppo/apa.py" in found) is (name == "apa")
     assert {"rlhf/ppo/losses.py", "rlhf/ppo/advantages.py"} <= found
 
