@@ -95,8 +95,11 @@ def _dvc_repro(root: Path, targets: Sequence[str], on_line: OnLine) -> bool:
 def override(root: Path, values: Mapping[str, Any]) -> None:
     """Set dotted keys in params.yaml; raises SettingsError before anything is written."""
     path = Workspace(root).params
-    text = edited(settings_text(path), values, str(path))
-    refuse_unwatched_stages(root, settings_from(parse_yaml(text, str(path))))
+    text = settings_text(path)
+    if values:
+        text = edited(text, values, str(path))
+    settings = settings_from(parse_yaml(text, str(path)), str(path))
+    refuse_unwatched_stages(root, settings)
     if values:
         write_text(path, text)
 
