@@ -76,7 +76,8 @@ def test_every_key_that_can_be_off_is_either_read_by_all_or_in_the_table() -> No
     # on_policy and the loop read these for whatever algorithm
     of_all = {"advantage", "value_clip", "trainable_layers", "max_response_tokens"}
     assert can_be_off | {"importance"} == of_some | of_all
-    assert READS.keys() == ALGORITHMS.keys()
+    # one of your own may have no line there
+    assert READS.keys() <= ALGORITHMS.keys()
 
 
 def test_an_unknown_algorithm_is_refused_with_those_there_are() -> None:
