@@ -2,15 +2,17 @@
 
 from flows.stage import main, run_stage, stage_flow
 from tasks.matches import promote_policy
+from tasks.steps import record_judged_models
 
 
 @stage_flow
 def evaluate() -> None:
     """Write every judged pair to `data/evaluation`; MLflow shows the first of them as a table.
 
-    The policy becomes the registry's `challenger`, and its `champion` if it beats the one before.
+    What it finds of a model stands with that model in the registry. The policy becomes its
+    `challenger`, and its `champion` if it beats the one before.
     """
-    run_stage("evaluate", promote_policy)
+    run_stage("evaluate", record_judged_models, promote_policy)
 
 
 if __name__ == "__main__":

@@ -169,6 +169,8 @@ BEFORE_REPORT = (
         ),
         chooses=(_SOURCES,),
         model="base",
+        registered=True,
+        alias="current",
         writes=("data/raw",),
         downloads=True,
         shared_by_arms=True,

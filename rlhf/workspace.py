@@ -5,6 +5,8 @@ from pathlib import Path
 
 # in a directory of checkpoints: its run wrote all outputs
 FINISHED = "finished"
+# in the directory of a reward model
+HEAD_FILE = "scalar_head.safetensors"
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,11 @@ from dvc.repo import Repo
 from rlhf.common.errors import RlhfError
 from rlhf.settings import Settings, flatten
 
+# of the tags of a run: what it read, each with its hash
+DEPENDENCY = "dvc.dep."
+# dependencies that are code
+_CODE = ("rlhf", "requirements.lock")
+
 
 @dataclass(frozen=True)
 class Lineage:
@@ -36,7 +41,10 @@ class Lineage:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def tags(self) -> dict[str, str]:
-        """Give the lineage as tags of an MLflow run or model version."""
+        """Give the lineage as tags of an MLflow run: of what it read, data and models.
+
+        The hashes of its code are in its `lineage.json`.
+        """
         tags = {
             "git.commit": self.commit,
             "git.dirty": str(self.dirty).lower(),
@@ -44,8 +52,19 @@ class Lineage:
         }
         for path, value in self.dependencies.items():
             # a study reads what lies above it, and MLflow refuses `..` in a key
-            tags[f"dvc.dep.{path.replace('../', '')}"] = value
+            name = path.replace("../", "")
+            if not name.startswith(_CODE):
+                tags[f"{DEPENDENCY}{name}"] = value
         return tags
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give all of it, as a file holds it."""
+        return {
+            "git": {"commit": self.commit, "dirty": self.dirty},
+            "settings_sha256": self.settings_sha256,
+            "settings": self.settings,
+            "dependencies": self.dependencies,
+        }
 
     def changed_keys(self, later: "Lineage") -> list[str]:
         """List the paths and settings that differ in a later lineage of the same stage."""
@@ -76,6 +95,33 @@ def output_hashes(root: Path, stage: str) -> dict[str, str]:
     with _repo(root) as repo:
         outputs = _load_stage(repo, stage).outs
         return {str(output.def_path): _hash(output) for output in outputs if output.exists}
+
+
+@dataclass(frozen=True)
+class CachedOutput:
+    """A directory that a stage wrote, as DVC's cache has it.
+
+    dvc_hash: that of `dvc.lock`; files: relative path -> its bytes in the cache
+    """
+
+    dvc_hash: str
+    files: Mapping[str, Path] = field(default_factory=dict)
+
+
+def cache_output(root: Path, stage: str, path: str) -> CachedOutput:
+    """Put a directory that `stage` wrote into DVC's cache, as DVC does once the stage has ended.
+
+    From then on there is a file whose bytes nobody changes, whatever becomes of the workspace.
+    """
+    with _repo(root) as repo:
+        outputs = _load_stage(repo, stage).outs
+        (output,) = [output for output in outputs if str(output.def_path) == path]
+        output.save()
+        # what is in the workspace stays as it is
+        output.commit(relink=False)
+        cache = output.cache
+        files = {"/".join(key): Path(cache.oid_to_path(oid.value)) for key, _, oid in output.obj}
+    return CachedOutput(str(output.hash_info.value), files)
 
 
 def git_state(root: Path) -> tuple[str, bool]:

@@ -1,52 +1,40 @@
-"""Model versions in MLflow's registry: a manifest and the small files of a model.
+"""Model versions in MLflow's registry, each a logged model that MLflow's own calls load.
 
-The weights stay where DVC keeps them. A version's source is an artifact folder with `manifest.json`:
-the model's path, its DVC hash (under which the bytes lie in DVC's cache), the sha256 of its tree and
-of every file. Files of more than 16 MB are named there and not copied.
+Whose bytes are registered already keeps its version. The registered name is `<experiment>-<model>`,
+for several projects may share a server.
 """
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
 
 from mlflow import MlflowClient
+from mlflow.entities import LoggedModel, LoggedModelOutput, Metric
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.models import Model
 
-from rlhf.common.files import sha256, tree_bytes, tree_sha256, write_json
+from rlhf.common.errors import RlhfError
+from rlhf.common.files import tree_bytes, tree_sha256
+from rlhf.settings import Settings, flatten
 from rlhf.workspace import Workspace
-from tasks.tracking import TrackedRun, client_of, set_tags
+from tasks.lineage import CachedOutput
+from tasks.model_card import LOGGED_MODEL, logged_model_id, write_card
+from tasks.packing import file_hashes, link_or_copy, pack, weight_files, weights_folder
+from tasks.tracking import (
+    TrackedRun,
+    client_of,
+    global_address,
+    log_metrics,
+    metrics_of,
+    set_tags,
+    tracking_uri,
+)
 
-# the size of a file that is copied, at most
-COPIED_BYTES = 16 * 1024 * 1024
-_FOLDER = "model"
-
-
-def register_model(run: TrackedRun, model: str, dvc_hash: str, alias: str | None) -> ModelVersion:
-    """Register the directory of `model` as made by `run`.
-
-    Bytes that are registered already keep their version. The registered name is
-    `<experiment>-<model>`, for several projects may share a server.
-    """
-    client = client_of(run.root)
-    directory = Workspace(run.root).model(model)
-    tree = tree_sha256(directory)
-    name = registered_name(run.experiment, model)
-    version = _known_version(client, name, tree)
-    # a run that is forced gives the same bytes again
-    if version is None:
-        _log_files(client, run, directory, _manifest(run, model, directory, dvc_hash, tree))
-        source = f"{client.get_run(run.run_id).info.artifact_uri}/{_FOLDER}"
-        tags = {
-            **run.lineage.tags(),
-            "dvc.out": dvc_hash,
-            "tree.sha256": tree,
-            "path": f"models/{model}",
-        }
-        version = client.create_model_version(name, source, run.run_id, tags=tags)
-    set_tags(client, run.run_id, {"model.name": name, "model.version": str(version.version)})
-    if alias:
-        client.set_registered_model_alias(name, alias, str(version.version))
-    return version
+# what MLflow calls the state of a logged model
+_READY, _FAILED = "READY", "FAILED"
 
 
 def registered_name(experiment: str, model: str) -> str:
@@ -54,45 +42,166 @@ def registered_name(experiment: str, model: str) -> str:
     return f"{experiment}-{model}"
 
 
-def _known_version(client: MlflowClient, name: str, tree: str) -> ModelVersion | None:
-    # the name has to exist before a version is made
+def register_model(
+    run: TrackedRun, model: str, output: CachedOutput, alias: str | None, settings: Settings
+) -> ModelVersion:
+    """Register the directory of `model` as made by `run`; `output` is what DVC keeps of it."""
+    client = client_of(run.root)
+    directory = Workspace(run.root).model(model)
+    tree = tree_sha256(directory)
+    name = registered_name(run.experiment, model)
+    version = find_tree(client, name, tree)
+    # a run that is forced gives the same bytes again
+    if version is None:
+        tags = _tags(run, output.dvc_hash, tree)
+        logged = _log_model(client, run, directory, tags, settings, output)
+        with global_address(tracking_uri(run.root)):
+            version = client.create_model_version(
+                name, logged.model_uri, run.run_id, tags=tags, model_id=logged.model_id
+            )
+    client.log_outputs(run.run_id, [LoggedModelOutput(logged_model_id(version), step=0)])
+    set_tags(client, run.run_id, {"model.name": name, "model.version": str(version.version)})
+    if alias:
+        client.set_registered_model_alias(name, alias, str(version.version))
+    return version
+
+
+def find_tree(client: MlflowClient, name: str, tree: str) -> ModelVersion | None:
+    """Find the version that has these bytes and loads; makes the name where there is none."""
     try:
         client.create_registered_model(name)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     query = f"name = '{name}' and tags.`tree.sha256` = '{tree}'"
-    versions = client.search_model_versions(query)
-    return versions[0] if versions else None
+    # versions of earlier releases are folders without an MLmodel
+    loadable = [
+        version
+        for version in client.search_model_versions(query)
+        if version.source.startswith(LOGGED_MODEL)
+    ]
+    return loadable[0] if loadable else None
 
 
-def _log_files(
-    client: MlflowClient, run: TrackedRun, directory: Path, manifest: dict[str, object]
+def logged_model_of(client: MlflowClient, version: ModelVersion) -> LoggedModel:
+    """Give the logged model of a version; raises RlhfError where an earlier release made it without."""
+    if not str(version.source).startswith(LOGGED_MODEL):
+        raise RlhfError(
+            f"{version.name}/{version.version}: registered by an earlier release, as files that MLflow "
+            "does not load; `dvc repro -f` of its stage registers it anew"
+        )
+    return client.get_logged_model(logged_model_id(version))
+
+
+def record_figures(run: TrackedRun, version: ModelVersion, figures: Mapping[str, Any]) -> None:
+    """Log what `run` measured of a model as metrics of the model, and write its description anew."""
+    client = client_of(run.root)
+    model_id = logged_model_id(version)
+    metrics = [
+        Metric(metric.key, metric.value, metric.timestamp, metric.step, model_id=model_id)
+        for metric in metrics_of(figures, 0)
+    ]
+    log_metrics(client, run.run_id, metrics)
+    write_card(client, version)
+
+
+# -- the logged model -------------------------------------------------------------------------------
+
+
+def _log_model(
+    client: MlflowClient,
+    run: TrackedRun,
+    directory: Path,
+    tags: Mapping[str, str],
+    settings: Settings,
+    output: CachedOutput,
+) -> LoggedModel:
+    """Make a logged model of a directory; one that could not be written whole is marked so."""
+    logged = client.create_logged_model(
+        client.get_run(run.run_id).info.experiment_id,
+        name=directory.name,
+        source_run_id=run.run_id,
+        tags=dict(tags),
+        params={key: str(value) for key, value in flatten(run.lineage.settings).items()},
+        model_type=directory.name,
+    )
+    state = _FAILED
+    try:
+        _write_folder(client, run, directory, logged, settings)
+        if settings.mlflow.weights != "reference":
+            copies = settings.mlflow.weights == "copy"
+            add_weights(client, logged, directory, output, copies=copies)
+        state = _READY
+    finally:
+        client.finalize_logged_model(logged.model_id, state)
+    return logged
+
+
+def _write_folder(
+    client: MlflowClient,
+    run: TrackedRun,
+    directory: Path,
+    logged: LoggedModel,
+    settings: Settings,
 ) -> None:
-    """Log the manifest and the small files of a model."""
+    mlflow_model = Model(logged.artifact_location, run.run_id, model_id=logged.model_id)
+    generation = settings.evaluate.generation
     with tempfile.TemporaryDirectory() as scratch:
-        write_json(Path(scratch) / "manifest.json", manifest)
-        client.log_artifacts(run.run_id, scratch, _FOLDER)
-    for path in directory.rglob("*"):
-        if path.is_file() and path.stat().st_size <= COPIED_BYTES:
-            folder = Path(_FOLDER) / path.relative_to(directory).parent
-            client.log_artifact(run.run_id, str(path), folder.as_posix())
+        folder = Path(scratch) / "folder"
+        pack(directory, folder, mlflow_model, generation, _lineage(run, directory))
+        client.log_model_artifacts(logged.model_id, str(folder))
 
 
-def _manifest(
-    run: TrackedRun, model: str, directory: Path, dvc_hash: str, tree: str
-) -> dict[str, object]:
-    files = {}
-    for path in sorted(directory.rglob("*")):
-        if path.is_file():
-            entry = {"bytes": path.stat().st_size, "sha256": sha256(path)}
-            files[path.relative_to(directory).as_posix()] = entry
+def add_weights(
+    client: MlflowClient,
+    logged: LoggedModel,
+    directory: Path,
+    output: CachedOutput,
+    *,
+    copies: bool = False,
+) -> None:
+    """Put the weights of `directory` where the logged model wants them.
+
+    Where the store is a folder of this machine they are further names of the files in DVC's cache,
+    unless `copies` are asked for; a store that is spoken to gets them sent.
+    """
+    place = weights_folder(logged.name)
+    store = _local_path(logged.artifact_location)
+    for path in weight_files(directory):
+        name = path.relative_to(directory)
+        target = place / name
+        if store is not None and not copies:
+            link_or_copy(output.files.get(name.as_posix(), path), store / target)
+        else:
+            client.log_model_artifact(logged.model_id, str(path), target.parent.as_posix())
+
+
+def _local_path(location: str) -> Path | None:
+    """The folder of an artifact store on this machine; None for one that is spoken to."""
+    parts = urlparse(location)
+    if parts.scheme not in ("", "file"):
+        return None
+    return Path(unquote(parts.path))
+
+
+def _tags(run: TrackedRun, dvc_hash: str, tree: str) -> dict[str, str]:
+    """What a version is looked up by; the whole of it is in lineage.json."""
     return {
-        "model": model,
-        "path": f"models/{model}",
-        "dvc_hash": dvc_hash,
-        "tree_sha256": tree,
+        "stage": run.stage,
+        "dvc.out": dvc_hash,
+        "tree.sha256": tree,
+        "git.commit": run.lineage.commit,
+        "git.dirty": str(run.lineage.dirty).lower(),
+    }
+
+
+def _lineage(run: TrackedRun, directory: Path) -> dict[str, Any]:
+    """All that a model was made from, and what its bytes are."""
+    return {
+        "model": directory.name,
+        "made_by": {"stage": run.stage, "run_id": run.run_id, "parent_run_id": run.parent_id},
+        **run.lineage.as_dict(),
         "bytes": tree_bytes(directory),
-        "files": files,
-        "made_by": {"stage": run.stage, "run_id": run.run_id, **run.lineage.tags()},
+        "tree_sha256": tree_sha256(directory),
+        "files": file_hashes(directory),
     }

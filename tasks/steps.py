@@ -14,6 +14,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from rlhf.common.errors import ChangedError
+from rlhf.common.files import read_json, tree_sha256
 from rlhf.settings import Settings, flatten, load_settings
 from rlhf.stages import STAGES
 from rlhf.workspace import Workspace
@@ -21,10 +22,11 @@ from tasks import tracking
 from tasks.artifacts import show_table, summary_rows
 from tasks.errors import StageFailed
 from tasks.execution import current_execution
-from tasks.lineage import Lineage, output_hashes, stage_lineage
+from tasks.figures import evaluation_figures, stage_figures
+from tasks.lineage import Lineage, cache_output, output_hashes, stage_lineage
 from tasks.process import run_process
 from tasks.recording import record_results, tail_to_mlflow
-from tasks.registry import register_model
+from tasks.registry import find_tree, record_figures, register_model, registered_name
 from tasks.tracking import TrackedRun
 from tasks.watched import refuse_unwatched
 from tasks.worker import worker_command, worker_environment
@@ -196,10 +198,29 @@ def _tag(run: TrackedRun, tags: dict[str, str]) -> None:
 
 @task(task_run_name="register {model}", cache_policy=NO_CACHE)
 def register(run: TrackedRun, model: str, alias: str | None = None) -> None:
-    """Make a version of the model in MLflow's registry, by reference to the bytes that DVC keeps."""
+    """Make a version of the model in MLflow's registry, with what its stage measured of it."""
     logger = get_run_logger()
-    dvc_hash = output_hashes(run.root, run.stage)[f"models/{model}"]
+    settings = load_settings(Workspace(run.root).params)
+    output = cache_output(run.root, run.stage, f"models/{model}")
     with tracking.best_effort(f"model {model}", logger.warning):
-        version = register_model(run, model, dvc_hash, alias)
+        version = register_model(run, model, output, alias, settings)
+        record_figures(run, version, stage_figures(run.root, run.stage))
         suffix = f", alias {alias}" if alias else ""
         logger.info("%s, version %s%s", version.name, version.version, suffix)
+
+
+@task(task_run_name="figures of the models", cache_policy=NO_CACHE)
+def record_judged_models(run: TrackedRun) -> None:
+    """Add what `evaluate` found to each model that it judged, in MLflow's registry."""
+    logger = get_run_logger()
+    workspace = Workspace(run.root)
+    for model, figures in evaluation_figures(read_json(workspace.details("evaluate"))).items():
+        with tracking.best_effort(f"the figures of {model}", logger.warning):
+            name = registered_name(run.experiment, model)
+            # by its bytes: DVC may have brought back a model that an earlier run registered
+            tree = tree_sha256(workspace.model(model))
+            version = find_tree(tracking.client_of(run.root), name, tree)
+            if version is None:
+                logger.warning("%s is not in MLflow's registry: its figures are not there", name)
+            else:
+                record_figures(run, version, figures)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, LifecycleStage, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
@@ -23,7 +24,7 @@ from rlhf.common.address import without_credentials
 from rlhf.workspace import Workspace
 from tasks.environment import records_root
 from tasks.errors import TrackingError
-from tasks.lineage import Lineage
+from tasks.lineage import DEPENDENCY, Lineage
 
 # MLflow logs every table of a new database, and urllib3 every try to reach a server
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -32,6 +33,7 @@ logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 # what a server that went away and a locked or full database raise
 _LOST = (MlflowException, OSError)
 # what MLflow refuses in the name of a metric
+_ADDRESS = "MLFLOW_TRACKING_URI"
 _REFUSED_IN_NAMES = re.compile(r"[^/\w.\- :]")
 
 # MLflow's limits of one call and of one value
@@ -54,7 +56,7 @@ class TrackedRun:
 
 def tracking_uri(root: Path) -> str:
     """Give MLFLOW_TRACKING_URI, or else the database of the workspace."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{records_root(root)}/mlflow.db"
+    return os.environ.get(_ADDRESS) or f"sqlite:///{records_root(root)}/mlflow.db"
 
 
 def client_of(root: Path) -> MlflowClient:
@@ -62,6 +64,25 @@ def client_of(root: Path) -> MlflowClient:
     # both given: the registry's default is a variable of its own
     uri = tracking_uri(root)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+@contextmanager
+def global_address(uri: str) -> Iterator[None]:
+    """Let MLflow's own look-ups use this address in the block.
+
+    A store on a database resolves `models:/` by the global address, not by its own.
+    """
+    # MLflow sets the variable too
+    before = os.environ.get(_ADDRESS)
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        # as if it had never been set; this takes the variable away
+        never: Any = None
+        mlflow.set_tracking_uri(never)
+        if before is not None:
+            os.environ[_ADDRESS] = before
 
 
 # -- a stage's run --------------------------------------------------------------------------------
@@ -97,6 +118,7 @@ def open_run(
         }
         child = client.create_run(experiment_id, tags=tags, run_name=stage)
         log_params(client, child.info.run_id, lineage.settings)
+        client.log_dict(child.info.run_id, lineage.as_dict(), "lineage.json")
     except _LOST as error:
         address = without_credentials(tracking_uri(root))
         raise TrackingError(
@@ -201,7 +223,7 @@ def _create_parent(
     tags = {"rlhf.role": "execution", "rlhf.execution": execution}
     for key, value in lineage.tags().items():
         # dependencies are those of one stage
-        if not key.startswith("dvc.dep."):
+        if not key.startswith(DEPENDENCY):
             tags[key] = value
     changed = "+" if lineage.dirty else ""
     name = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {lineage.commit[:8]}{changed}"

@@ -164,6 +164,12 @@ def _copy(chain_folder: Path, directory: Path, prefect_server: str) -> Project:
             "UPDATE experiments SET artifact_location = replace(artifact_location, ?, ?)", moved
         )
         records.execute("UPDATE runs SET artifact_uri = replace(artifact_uri, ?, ?)", moved)
+        records.execute(
+            "UPDATE logged_models SET artifact_location = replace(artifact_location, ?, ?)", moved
+        )
+        records.execute(
+            "UPDATE model_versions SET storage_location = replace(storage_location, ?, ?)", moved
+        )
     return Project(directory / "rlhf", prefect_server)
 
 

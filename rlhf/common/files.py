@@ -92,12 +92,21 @@ def staged_directory(final: Path) -> Iterator[Path]:
     try:
         with writing(final):
             yield partial
+        _share(partial)
         if final.exists():
             final.rename(former)
         partial.rename(final)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(former, ignore_errors=True)
+
+
+def _share(directory: Path) -> None:
+    """Give new files the mode that the umask grants: safetensors writes for their owner alone."""
+    mode = directory.stat().st_mode & 0o666
+    for path in directory.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(mode)
 
 
 def sha256(path: Path) -> str:

@@ -16,8 +16,8 @@ from rlhf.common.files import read_json, write_json
 from rlhf.core.seeds import generator
 from rlhf.models.backbone import hidden_states
 from rlhf.models.saving import load_causal_lm, save_causal_lm
+from rlhf.workspace import HEAD_FILE
 
-HEAD_FILE = "scalar_head.safetensors"
 NOTE_FILE = "scalar_model.json"
 
 

@@ -68,8 +68,18 @@ class Report(Section):
     dialogues: Count = 12
 
 
+class Mlflow(Section):
+    """What MLflow's registry keeps of a model."""
+
+    # link: the same file again where the artifacts lie on the same disk, else a copy; copy: always;
+    # reference: none, they stay with DVC, and `rlhf weights` brings them
+    weights: Literal["link", "copy", "reference"] = "link"
+
+
 class Settings(Section):
     """The whole of params.yaml."""
+
+    LATER = frozenset({"mlflow"})
 
     # torch's generator on a CPU takes 32 bits of what is derived from it
     seed: int = 1
@@ -84,6 +94,7 @@ class Settings(Section):
     gold: RewardModel
     evaluate: Evaluate
     report: Report = Report()
+    mlflow: Mlflow = Mlflow()
 
     @model_validator(mode="after")
     def _processes_divide_batches(self) -> Self:

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.utils.file_utils import local_file_uri_to_path
 
 from rlhf.common.files import tree_sha256
 from rlhf.common.yaml import read_yaml
@@ -75,7 +78,11 @@ def test_mlflow_has_one_parent_with_a_child_a_stage(chain: Project) -> None:
     commit = chain.run("git", "rev-parse", "HEAD").strip()
     for run in children:
         stage = lock(chain)[run.info.run_name]
-        hashes = {f"dvc.dep.{item['path']}": item["md5"] for item in stage.get("deps", [])}
+        read = {item["path"]: item["md5"] for item in stage.get("deps", [])}
+        assert read.items() <= lineage_of(client, run)["dependencies"].items()
+        # code is in the file alone
+        data = {path: md5 for path, md5 in read.items() if path.startswith(("data/", "models/"))}
+        hashes = {f"dvc.dep.{path}": md5 for path, md5 in data.items()}
         hashes |= {f"dvc.out.{item['path']}": item["md5"] for item in stage["outs"]}
         assert hashes.items() <= run.data.tags.items()
         assert run.data.tags["git.commit"] == commit
@@ -110,15 +117,19 @@ def test_from_a_registered_model_one_walks_back_to_the_bytes_of_the_data(chain: 
     client = client_of(chain.root)
     policy = client.get_model_version_by_alias(f"{EXPERIMENT}-policy", "challenger")
     assert policy.tags["tree.sha256"] == tree_sha256(Workspace(chain.root).model("policy"))
+    assert policy.run_id is not None
+    read = lineage_of(client, client.get_run(policy.run_id))["dependencies"]
     for name in ("sft", "reward"):
-        wanted = policy.tags[f"dvc.dep.models/{name}"]
         (version,) = client.search_model_versions(
-            f"name = '{EXPERIMENT}-{name}' and tags.`dvc.out` = '{wanted}'"
+            f"name = '{EXPERIMENT}-{name}' and tags.`dvc.out` = '{read[f'models/{name}']}'"
         )
         assert client.get_run(version.run_id).data.tags["rlhf.stage"] == name
-    table = client.search_model_versions(f"name = '{EXPERIMENT}-sft'")[0].tags[
-        "dvc.dep.data/prepared/sft.parquet"
-    ]
+    sft = client.search_model_versions(f"name = '{EXPERIMENT}-sft'")[0]
+    logged = client.get_logged_model(sft.source.removeprefix("models:/"))
+    kept = json.loads(
+        Path(local_file_uri_to_path(logged.artifact_location), "lineage.json").read_text()
+    )
+    table = kept["dependencies"]["data/prepared/sft.parquet"]
     assert (
         in_cache(chain, table).read_bytes()
         == (chain.root / "data" / "prepared" / "sft.parquet").read_bytes()
@@ -135,6 +146,11 @@ def test_from_a_registered_model_one_walks_back_to_the_bytes_of_the_data(chain: 
         content = in_cache(chain, entry["md5"]).read_bytes()
         assert hashlib.md5(content, usedforsecurity=False).hexdigest() == entry["md5"]
         assert content == (chain.root / "data" / "raw" / entry["relpath"]).read_bytes()
+
+
+def lineage_of(client: MlflowClient, run: Run) -> Any:
+    """What the run's lineage.json holds."""
+    return json.loads(Path(client.download_artifacts(run.info.run_id, "lineage.json")).read_text())
 
 
 def in_cache(project: Project, md5: str) -> Path:

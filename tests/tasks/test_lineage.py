@@ -41,10 +41,13 @@ def test_commit_and_changes(repository: Project, tmp_path: Path) -> None:
 
 def test_what_lies_above_a_study_is_a_key_that_mlflow_takes() -> None:
     lineage = Lineage(
-        "c0ffee", False, "5e77", {"../../rlhf/models": "a.dir", "models/sft": "b.dir"}
+        "c0ffee",
+        False,
+        "5e77",
+        {"../../data/in": "a.dir", "models/sft": "b.dir", "../../rlhf/models": "code.dir"},
     )
     tags = {key: value for key, value in lineage.tags().items() if key.startswith("dvc.dep.")}
-    assert tags == {"dvc.dep.rlhf/models": "a.dir", "dvc.dep.models/sft": "b.dir"}
+    assert tags == {"dvc.dep.data/in": "a.dir", "dvc.dep.models/sft": "b.dir"}
 
 
 def test_a_missing_input_is_named_with_what_makes_it(repository: Project) -> None:

@@ -10,9 +10,11 @@ from prefect.logging import disable_run_logger
 
 from rlhf.common.errors import RlhfError
 from rlhf.common.files import write_json
+from rlhf.common.yaml import parse_yaml
+from rlhf.settings import preset_text, settings_from
 from rlhf.settings.evaluation import Promotion
 from rlhf.workspace import Workspace
-from tasks.lineage import Lineage, output_hashes
+from tasks.lineage import Lineage, cache_output
 from tasks.matches import (
     ComparisonResult,
     Decision,
@@ -35,6 +37,7 @@ from tasks.versions import (
 from tests.project_copy import Project
 
 METRICS = {"win_rate": 0.58, "win_rate_low": 0.51, "win_rate_high": 0.65, "unjudged": 0}
+SETTINGS = settings_from(parse_yaml(preset_text("tiny"), "tiny"))
 RESULT = ComparisonResult("policy", "sft", "gold", 120, METRICS, {})
 
 
@@ -103,13 +106,17 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = project.root
     (root / "dvc.yaml").write_text(
         "stages:\n  ppo: {cmd: 'mkdir -p models/policy/sub && cp data/in models/policy/weights "
-        "&& cp data/in models/policy/sub/more', deps: [data], outs: [models/policy]}\n"
+        "&& cp data/in models/policy/sub/more && cp *config.json models/policy', "
+        "deps: [data], outs: [models/policy]}\n"
     )
+    write_json(root / "config.json", {"architectures": ["LlamaForCausalLM"]})
+    write_json(root / "tokenizer_config.json", {"tokenizer_class": "TokenizersBackend"})
     for content in ("first", "second"):
         (root / "data" / "in").write_text(content)
         project.repro()
         run = open_run(root, "ppo", "exp", content, Lineage("c0ffee", False, "5e77"), {})
-        register_model(run, "policy", output_hashes(root, "ppo")["models/policy"], None)
+        output = cache_output(root, "ppo", "models/policy")
+        register_model(run, "policy", output, None, SETTINGS)
     client_of(root).set_registered_model_alias("exp-policy", CHAMPION, "1")
     return root
 

@@ -5,13 +5,10 @@ import pytest
 from mlflow import MlflowClient
 
 from rlhf.common.address import without_credentials
-from rlhf.common.files import tree_sha256
 from rlhf.workspace import Workspace
-from tasks import registry
 from tasks.errors import TrackingError
 from tasks.lineage import Lineage
 from tasks.recording import record_execution, record_results
-from tasks.registry import register_model
 from tasks.tracking import (
     TrackedRun,
     best_effort,
@@ -143,40 +140,6 @@ def test_results_go_to_the_stage_and_its_parent(records: Path) -> None:
     )
     assert table == {"columns": ["step", "response"], "data": [[0, "<b>"], [1, "æ"]]}
     assert warnings == []
-
-
-def test_a_model_is_registered_by_reference_and_only_once(
-    records: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(registry, "COPIED_BYTES", 10)
-    directory = Workspace(records).model("policy")
-    (directory / "sub").mkdir(parents=True)
-    (directory / "config.json").write_text("{}")
-    (directory / "sub" / "small").write_text("small")
-    (directory / "model.safetensors").write_bytes(b"w" * 11)
-    client = reader(records)
-
-    run = opened(records, "ppo", "e")
-    version = register_model(run, "policy", "hash1.dir", "challenger")
-    assert (version.name, int(version.version)) == ("experiment-policy", 1)
-    kept = sorted(item.path for item in client.list_artifacts(run.run_id, "model"))
-    assert kept == ["model/config.json", "model/manifest.json", "model/sub"]  # and no weights
-    manifest = json.loads(
-        Path(client.download_artifacts(run.run_id, "model/manifest.json")).read_text()
-    )
-    assert manifest["tree_sha256"] == tree_sha256(directory)
-    assert manifest["dvc_hash"] == "hash1.dir"
-    assert manifest["files"]["model.safetensors"]["bytes"] == 11
-    assert manifest["made_by"]["dvc.dep.models/base"] == "ba5e.dir"
-
-    again = register_model(opened(records, "ppo", "f"), "policy", "hash1.dir", "challenger")
-    assert int(again.version) == 1
-    (directory / "model.safetensors").write_bytes(b"v" * 11)
-    register_model(opened(records, "ppo", "g"), "policy", "hash2.dir", "challenger")
-    newest = client.get_model_version_by_alias("experiment-policy", "challenger")
-    assert int(newest.version) == 2
-    assert newest.tags["dvc.out"] == "hash2.dir"
-    assert newest.tags["git.commit"] == "c0ffee"
 
 
 def test_only_numbers_become_metrics() -> None:
