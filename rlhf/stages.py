@@ -68,7 +68,7 @@ class Stage:
     trains: on `engine.processes` processes, with checkpoints
     downloads: whether it may use the network
     shared_by_arms: whether a study runs it once, for all of its arms
-    key_metrics: those that `rlhf show` prints
+    key_metrics: those that `rlhf show` prints; key_curves: of its step log, those to look at first
     """
 
     name: str
@@ -92,6 +92,7 @@ class Stage:
     downloads: bool = False
     shared_by_arms: bool = False
     key_metrics: tuple[str, ...] = ()
+    key_curves: tuple[str, ...] = ()
 
     @property
     def module(self) -> str:
@@ -142,6 +143,7 @@ _RANKING_METRICS = (
     "accuracy_unseen_openings",
     "seconds",
 )
+_RANKING_CURVES = ("pair_loss", "validation_loss", "train_accuracy", "validation_accuracy")
 
 
 def _measured(stages: Sequence[Stage]) -> list[str]:
@@ -212,6 +214,7 @@ BEFORE_REPORT = (
             "base_validation_perplexity",
             "seconds",
         ),
+        key_curves=("train_loss", "validation_loss"),
     ),
     Stage(
         name="reward",
@@ -228,6 +231,7 @@ BEFORE_REPORT = (
         trains=True,
         shared_by_arms=True,
         key_metrics=_RANKING_METRICS,
+        key_curves=_RANKING_CURVES,
     ),
     Stage(
         name="ppo",
@@ -253,6 +257,17 @@ BEFORE_REPORT = (
             "collapsed",
             "seconds",
         ),
+        key_curves=(
+            "reward",
+            "validation_reward",
+            "kl",
+            "response_length",
+            "finished",
+            "entropy",
+            "policy_loss",
+            "value_loss",
+            "explained_variance",
+        ),
     ),
     Stage(
         name="gold",
@@ -269,6 +284,7 @@ BEFORE_REPORT = (
         trains=True,
         shared_by_arms=True,
         key_metrics=_RANKING_METRICS,
+        key_curves=_RANKING_CURVES,
     ),
     Stage(
         name="evaluate",

@@ -19,6 +19,7 @@ from rlhf.workspace import Workspace
 from tasks import tracking
 from tasks.artifacts import show_table, summary_rows
 from tasks.errors import StageFailed
+from tasks.metric_names import under
 from tasks.process import run_process
 from tasks.registry import registered_name
 from tasks.tracking import TrackedRun, client_of, set_tags
@@ -186,7 +187,7 @@ def run_match(
 
     with tracking.best_effort("the comparison", logger.warning):
         client = client_of(run.root)
-        tracking.log_metrics(client, run.run_id, tracking.metrics_of(metrics, 0, prefix="match."))
+        tracking.log_metrics(client, run.run_id, tracking.metrics_of(under("match", metrics), 0))
         sides = {"match.challenger": str(challenger), "match.baseline": str(baseline)}
         set_tags(client, run.run_id, sides)
         client.log_table(run.run_id, table, "tables/match.json")

@@ -17,6 +17,8 @@ from rlhf.common.files import read_json
 from rlhf.core.steps import read_steps
 from rlhf.stages import STAGES
 from rlhf.workspace import Workspace
+from tasks.metric_names import SUMMARY, key_figures, named_curves, under
+from tasks.run_card import write_run_card
 from tasks.tracking import (
     TrackedRun,
     best_effort,
@@ -33,7 +35,7 @@ _TABLES = (".jsonl", ".parquet")
 
 
 class StepTail:
-    """Follow a stage's step log in a thread of its own and hand on its metrics as they come.
+    """Follow a stage's step log in a thread of its own and hand on its rows as they come.
 
     A log that is there already belongs to an earlier run and is not read until the stage writes it
     anew. `send` may raise: the rows are kept and offered again with the next ones, at the latest by
@@ -41,7 +43,7 @@ class StepTail:
     """
 
     def __init__(
-        self, path: Path, send: Callable[[list[Metric]], None], seconds: float = 2.0
+        self, path: Path, send: Callable[[list[dict[str, Any]]], None], seconds: float = 2.0
     ) -> None:
         self._path = path
         self._send = send
@@ -70,10 +72,7 @@ class StepTail:
             # a line without its end is still being written
             complete, _, _ = stream.read().rpartition(b"\n")
         if complete:
-            metrics: list[Metric] = []
-            for line in complete.splitlines():
-                metrics += _metrics_of_line(line)
-            self._send(metrics)
+            self._send([json.loads(line) for line in complete.splitlines()])
             self._offset += len(complete) + 1
 
     def _follow(self) -> None:
@@ -94,16 +93,17 @@ def _file_state(path: Path) -> tuple[int, int, int] | None:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _metrics_of_line(line: bytes) -> list[Metric]:
-    row = json.loads(line)
-    return metrics_of(row, int(row["step"]))
-
-
 def tail_to_mlflow(run: TrackedRun) -> StepTail:
     """Follow the step log of a run's stage into MLflow."""
     client = client_of(run.root)
-    path = Workspace(run.root).steps(run.stage)
-    return StepTail(path, lambda metrics: log_metrics(client, run.run_id, metrics))
+
+    def send(rows: list[dict[str, Any]]) -> None:
+        metrics: list[Metric] = []
+        for row in rows:
+            metrics += metrics_of(named_curves(run.stage, row), int(row["step"]))
+        log_metrics(client, run.run_id, metrics)
+
+    return StepTail(Workspace(run.root).steps(run.stage), send)
 
 
 def record_results(
@@ -125,14 +125,16 @@ def record_results(
                 client.log_artifact(run.run_id, str(file), "metrics")
         for file in extra:
             _log_file(client, run, file)
+        write_run_card(client, run.parent_id, workspace)
     return summary
 
 
 def _log_summary(client: MlflowClient, run: TrackedRun, summary: dict[str, Any]) -> None:
-    # the bare names are the curves'
-    log_metrics(client, run.run_id, metrics_of(summary, 0, prefix="summary."))
-    log_metrics(client, run.parent_id, metrics_of(summary, 0, prefix=f"{run.stage}."))
-    texts = {f"summary.{key}": value for key, value in summary.items() if isinstance(value, str)}
+    """Log the key figures: the others, counts for the most part, are in the file."""
+    figures = key_figures(run.stage, summary)
+    log_metrics(client, run.run_id, metrics_of(under(SUMMARY, figures), 0))
+    log_metrics(client, run.parent_id, metrics_of(under(run.stage, figures), 0))
+    texts = {f"{SUMMARY}.{key}": value for key, value in figures.items() if isinstance(value, str)}
     set_tags(client, run.run_id, texts)
 
 
@@ -141,6 +143,9 @@ def _log_file(client: MlflowClient, run: TrackedRun, file: Path) -> None:
         client.log_table(run.run_id, _read_table(file), f"tables/{file.stem}.json")
     else:
         client.log_artifact(run.run_id, str(file))
+    # what one looks for first: in the run of the whole execution too
+    if file == Workspace(run.root).report:
+        client.log_artifact(run.parent_id, str(file))
 
 
 def _read_table(path: Path) -> pd.DataFrame:
@@ -163,9 +168,11 @@ def record_execution(root: Path, experiment: str, execution: str) -> None:
     for stage in STAGES:
         path = workspace.metrics(stage)
         if path.exists():
-            metrics += metrics_of(read_json(path), 0, prefix=f"{stage}.")
+            figures = key_figures(stage, read_json(path))
+            metrics += metrics_of(under(stage, figures), 0)
     # the stages that ran have recorded theirs
     known = parent.data.metrics
     missing = [metric for metric in metrics if metric.key not in known]
     log_metrics(client, parent.info.run_id, missing)
     client.log_artifact(parent.info.run_id, str(root / "dvc.lock"))
+    write_run_card(client, parent.info.run_id, workspace)

@@ -39,7 +39,7 @@ def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> "R
 
 def _missing_weights(directory: Path) -> str:
     return (
-        f"{directory}: the weights of this version are with DVC, not with MLflow (registry.weights: "
+        f"{directory}: the weights of this version are with DVC, not with MLflow (mlflow.weights: "
         "reference). In a clone of the project that made it, with access to its DVC remote, "
         "`rlhf weights NAME/VERSION` brings them here"
     )
@@ -68,8 +68,8 @@ class Responder:
         return answers
 
     def _answer(self, prompts: list[str], options: Mapping[str, Any]) -> list[str]:
-        encoded = _pad([_prompt_ids(self.tokenizer, prompt) for prompt in prompts], "left")
-        encoded = {name: value.to(self.model.device) for name, value in encoded.items()}
+        sequences = [_prompt_ids(self.tokenizer, prompt) for prompt in prompts]
+        encoded = _pad(sequences, "left", self.model.device)
         temperature = float(options["temperature"])
         sampling: dict[str, Any] = {"do_sample": False}
         if temperature > 0:
@@ -97,7 +97,9 @@ class Scorer:
         self.tokenizer = _tokenizer(directory)
         self.model = _language_model(directory)
         head = load_file(directory / HEAD_FILE)
-        self.weight, self.bias = head["weight"].float(), head["bias"].float()
+        device = self.model.device
+        self.weight = head["weight"].float().to(device)
+        self.bias = head["bias"].float().to(device)
 
     @torch.no_grad()
     def predict(self, frame: pd.DataFrame, params: Mapping[str, Any] | None = None) -> list[float]:
@@ -113,14 +115,12 @@ class Scorer:
         for prompt, response in rows:
             prompt_ids = _prompt_ids(self.tokenizer, prompt)
             sequences.append(prompt_ids + _response_ids(self.tokenizer, prompt, response))
-        encoded = _pad(sequences, "right")
+        encoded = _pad(sequences, "right", self.model.device)
         hidden = self.model.base_model(**encoded, use_cache=False).last_hidden_state
         last = encoded["attention_mask"].sum(dim=1) - 1
-        states = hidden[torch.arange(len(rows)), last].float()
-        scores: list[float] = torch.nn.functional.linear(states, self.weight, self.bias)[
-            :, 0
-        ].tolist()
-        return scores
+        states = hidden[torch.arange(len(rows), device=last.device), last].float()
+        scores = torch.nn.functional.linear(states, self.weight, self.bias)
+        return [float(score) for score in scores[:, 0]]
 
 
 # -- text to tokens ---------------------------------------------------------------------------------
@@ -155,8 +155,8 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return ids
 
 
-def _pad(sequences: list[list[int]], side: str) -> dict[str, Tensor]:
-    """Token ids and attention mask, both [B, T]."""
+def _pad(sequences: list[list[int]], side: str, device: torch.device) -> dict[str, Tensor]:
+    """Token ids and attention mask, both [B, T] int64; padding is token 0, masked out."""
     width = max(map(len, sequences))
     ids, mask = [], []
     for sequence in sequences:
@@ -164,7 +164,8 @@ def _pad(sequences: list[list[int]], side: str) -> dict[str, Tensor]:
         ones = [1] * len(sequence)
         ids.append(gap + sequence if side == "left" else sequence + gap)
         mask.append(gap + ones if side == "left" else ones + gap)
-    return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+    tensors = {"input_ids": ids, "attention_mask": mask}
+    return {name: torch.tensor(rows, device=device) for name, rows in tensors.items()}
 
 
 def _batches(items: list[Any]) -> Iterator[list[Any]]:
@@ -190,4 +191,4 @@ def _language_model(directory: Path) -> PreTrainedModel:
         local_files_only=True,
         trust_remote_code=False,
     )
-    return model.eval()
+    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")

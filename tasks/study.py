@@ -26,6 +26,7 @@ from rlhf.stages import STAGES
 from tasks import tracking
 from tasks.artifacts import show_table, summary_rows
 from tasks.environment import STUDIES_FOLDER
+from tasks.metric_names import SUMMARY, key_figures, named_curves, under
 from tasks.tracking import TrackedRun
 from tasks.watched import filled_in, refuse_unwatched
 
@@ -44,6 +45,8 @@ _DVC_CONFIG = """# A repository of DVC alone, with the cache of the workspace ar
     dir = ../../../.dvc/cache
 """
 _ARM_MODULE = "rlhf.studies.run"
+# what an arm's record has beside the key figures of the stage ppo
+_JUDGED = ("gold_first", "gold_last", "reward_tail_first", "reward_tail_last", "plain_text_loss")
 _FINDINGS_CODE = ("requirements.lock", "rlhf/report", "rlhf/studies")
 
 
@@ -209,15 +212,30 @@ def record_arm(run: TrackedRun, name: str) -> None:
 
 
 def _arm_metrics(seeds: Sequence[Mapping[str, Any]], summary: Mapping[str, float]) -> list[Metric]:
-    """The means over seeds by iteration and validation, and each seed's own summary."""
-    metrics = tracking.metrics_of(summary, 0, prefix="summary.")
-    for key, prefix in (("curves", ""), ("looks", "look.")):
-        # a seed that was stopped has fewer rows
-        for rows in zip(*(seed[key] for seed in seeds), strict=False):
-            metrics += tracking.metrics_of(mean_metrics(rows), int(rows[0]["step"]), prefix=prefix)
+    """The means over seeds by iteration and validation, and each seed's own key figures.
+
+    Under the names of the stage `ppo`: arms and single runs then share their charts.
+    """
+    metrics = tracking.metrics_of(under(SUMMARY, _key_figures(summary)), 0)
+    for means in _mean_rows(seeds, "curves"):
+        metrics += tracking.metrics_of(named_curves("ppo", means), int(means["step"]))
+    for means in _mean_rows(seeds, "looks"):
+        step = int(means.pop("step"))
+        metrics += tracking.metrics_of(under("validation", means), step)
     for seed in seeds:
-        metrics += tracking.metrics_of(seed["summary"], 0, prefix=f"seed-{seed['seed']}.")
+        group = f"seed-{seed['seed']}"
+        metrics += tracking.metrics_of(under(group, _key_figures(seed["summary"])), 0)
     return metrics
+
+
+def _key_figures(summary: Mapping[str, Any]) -> dict[str, Any]:
+    judged = {key: summary[key] for key in _JUDGED if key in summary}
+    return key_figures("ppo", summary) | judged
+
+
+def _mean_rows(seeds: Sequence[Mapping[str, Any]], key: str) -> list[dict[str, float]]:
+    # a seed that was stopped has fewer rows
+    return [mean_metrics(rows) for rows in zip(*(seed[key] for seed in seeds), strict=False)]
 
 
 def mean_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

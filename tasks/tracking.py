@@ -25,6 +25,7 @@ from rlhf.workspace import Workspace
 from tasks.environment import records_root
 from tasks.errors import TrackingError
 from tasks.lineage import DEPENDENCY, Lineage
+from tasks.provenance import dataset_inputs, flow_command, source_tags
 
 # MLflow logs every table of a new database, and urllib3 every try to reach a server
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -114,11 +115,13 @@ def open_run(
             "mlflow.parentRunId": parent_id,
             "rlhf.stage": stage,
             "rlhf.execution": execution,
+            **source_tags(flow_command(stage), lineage.commit),
             **lineage.tags(),
         }
         child = client.create_run(experiment_id, tags=tags, run_name=stage)
         log_params(client, child.info.run_id, lineage.settings)
         client.log_dict(child.info.run_id, lineage.as_dict(), "lineage.json")
+        client.log_inputs(child.info.run_id, dataset_inputs(root, stage, lineage))
     except _LOST as error:
         address = without_credentials(tracking_uri(root))
         raise TrackingError(
@@ -168,13 +171,13 @@ def log_metrics(client: MlflowClient, run_id: str, metrics: list[Metric]) -> Non
         client.log_batch(run_id, metrics=metrics[start : start + _METRICS_A_CALL])
 
 
-def metrics_of(row: Mapping[str, Any], step: int, prefix: str = "") -> list[Metric]:
+def metrics_of(row: Mapping[str, Any], step: int) -> list[Metric]:
     """Turn a row's numbers and truth values into metrics; text and missing values are left out."""
     now = int(time.time() * 1000)
     metrics = []
     for key, value in row.items():
         if key != "step" and isinstance(value, bool | int | float):
-            name = _REFUSED_IN_NAMES.sub("_", prefix + key)
+            name = _REFUSED_IN_NAMES.sub("_", key)
             metrics.append(Metric(name, float(value), now, step))
     return metrics
 
@@ -221,6 +224,7 @@ def _create_parent(
 ) -> Run:
     """Make the parent run, which later stages of the same execution find."""
     tags = {"rlhf.role": "execution", "rlhf.execution": execution}
+    tags |= source_tags("dvc repro", lineage.commit)
     for key, value in lineage.tags().items():
         # dependencies are those of one stage
         if not key.startswith(DEPENDENCY):

@@ -17,6 +17,7 @@ from rlhf.commands.compare_command import compare
 from rlhf.commands.context import CliContext
 from rlhf.commands.preset_command import preset
 from rlhf.commands.state_commands import doctor, show
+from rlhf.commands.weights_command import weights
 from rlhf.common.command import exit_on_fault
 from rlhf.common.errors import RlhfError
 from rlhf.workspace import Workspace
@@ -67,6 +68,7 @@ def shared(
     rlhf chat policy                  talk with the trained model
     rlhf chat sft --prompt "Hello"    one answer, then end
     rlhf compare challenger champion  which of two registered models is better?
+    rlhf weights policy@champion      bring MLflow the weights of a version kept by reference
     rlhf annotate                     let people compare the models' answers
     """
     # or each command would report a missing file of its own
@@ -76,5 +78,5 @@ def shared(
 
 
 # in the order of --help
-for _command in (preset, doctor, show, chat, compare, annotate):
+for _command in (preset, doctor, show, chat, compare, weights, annotate):
     app.command()(_command)

@@ -34,10 +34,10 @@ def compare(
     command = [sys.executable, "-m", "flows.compare", challenger, baseline]
     if promote:
         command.append("--promote")
-    raise typer.Exit(_run_to_end(command, cli.workspace.root))
+    raise typer.Exit(run_to_end(command, cli.workspace.root))
 
 
-def _run_to_end(command: Sequence[str], directory: Path) -> int:
+def run_to_end(command: Sequence[str], directory: Path) -> int:
     """Run a command and give its exit code.
 
     Ctrl-C reaches it too, and it has records to close: here it is waited for.

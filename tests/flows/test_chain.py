@@ -90,8 +90,8 @@ def test_mlflow_has_one_parent_with_a_child_a_stage(chain: Project) -> None:
         assert len(run.data.tags["settings.sha256"]) == 64
         assert run.data.params["seed"] == "1"
     assert (
-        parent.data.metrics["evaluate.win_rate"]
-        == newest(client, "evaluate").data.metrics["summary.win_rate"]
+        parent.data.metrics["evaluate/win_rate"]
+        == newest(client, "evaluate").data.metrics["summary/win_rate"]
     )
 
 
@@ -101,7 +101,7 @@ def test_mlflow_has_every_step_the_samples_and_the_page(chain: Project) -> None:
     rows = [
         json.loads(line) for line in Workspace(chain.root).steps("ppo").read_text().splitlines()
     ]
-    history = client.get_metric_history(run.info.run_id, "reward")
+    history = client.get_metric_history(run.info.run_id, "ppo/reward")
     assert [(item.step, item.value) for item in sorted(history, key=lambda item: item.step)] == [
         (row["step"], row["reward"]) for row in rows if "reward" in row
     ]

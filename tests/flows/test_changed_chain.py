@@ -28,7 +28,7 @@ def test_two_registered_models_are_compared_by_hand_and_the_better_promoted(
     assert [item.path for item in client.list_artifacts(run.info.run_id, "tables")] == [
         "tables/match.json"
     ]
-    assert f"win rate {run.data.metrics['match.win_rate']:.3f} [" in output
+    assert f"win rate {run.data.metrics['match/win_rate']:.3f} [" in output
     assert client.get_model_version_by_alias(f"{EXPERIMENT}-policy", "champion").version in (1, "1")
     assert "promoted to champion" in output
     refused = changed_chain.run("rlhf", "compare", "sft", "champion", "--promote", code=1)

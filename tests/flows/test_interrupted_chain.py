@@ -61,7 +61,7 @@ def last_runs(project: Project) -> dict[str, str]:
         "status": run.info.status,
         "parent": parent.info.status,
         "message": run.data.tags.get("rlhf.message", ""),
-        "losses": str(len(client.get_metric_history(run.info.run_id, "train_loss"))),
+        "losses": str(len(client.get_metric_history(run.info.run_id, "sft/train_loss"))),
     }
 
 

@@ -52,7 +52,7 @@ def test_the_flow_gives_the_lock_file_of_a_repro_by_hand(changed_chain: Project)
         (parent,) = client.search_runs([experiment.experiment_id], query)
         rate = json.loads(Workspace(changed_chain.root).metrics("evaluate").read_text())["win_rate"]
         assert (
-            parent.data.metrics["evaluate.win_rate"] == rate
+            parent.data.metrics["evaluate/win_rate"] == rate
         )  # also of stages that had nothing to do
         assert "dvc.lock" in [item.path for item in client.list_artifacts(parent.info.run_id)]
         changed_chain.repro("--force", "--single-item", "report")

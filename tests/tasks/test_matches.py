@@ -24,7 +24,7 @@ from tasks.matches import (
     first_of_policy,
     read_results,
 )
-from tasks.registry import register_model
+from tasks.registry import logged_model_of, register_model
 from tasks.tracking import client_of, open_run
 from tasks.versions import (
     CHAMPION,
@@ -34,6 +34,7 @@ from tasks.versions import (
     find_version,
     restored,
 )
+from tasks.weights import bring_weights
 from tests.project_copy import Project
 
 METRICS = {"win_rate": 0.58, "win_rate_low": 0.51, "win_rate_high": 0.65, "unjudged": 0}
@@ -106,7 +107,8 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = project.root
     (root / "dvc.yaml").write_text(
         "stages:\n  ppo: {cmd: 'mkdir -p models/policy/sub && cp data/in models/policy/weights "
-        "&& cp data/in models/policy/sub/more && cp *config.json models/policy', "
+        "&& cp data/in models/policy/sub/more && cp *config.json models/policy "
+        "&& cp data/in models/policy/model.safetensors', "
         "deps: [data], outs: [models/policy]}\n"
     )
     write_json(root / "config.json", {"architectures": ["LlamaForCausalLM"]})
@@ -177,6 +179,17 @@ def test_an_older_version_comes_back_out_of_dvcs_remote(registry: Path, tmp_path
     gone = restored(project.root, find_version(project.root, "exp", "policy/1"))
     with pytest.raises(RlhfError, match=r"exp-policy/1: its bytes .* are not in DVC's cache"), gone:
         pass
+
+
+def test_weights_kept_by_reference_come_out_of_dvcs_cache(registry: Path) -> None:
+    client = client_of(registry)
+    version = client.get_model_version("exp-policy", "1")
+    logged = logged_model_of(client, version)
+    folder = Path(logged.artifact_location.removeprefix("file://")) / "data" / "policy"
+    weights = folder / "model.safetensors"
+    weights.unlink()
+    assert bring_weights(registry, "exp", "policy/1") == "models:/exp-policy/1"
+    assert weights.read_text() == "first"
 
 
 def test_bytes_that_are_not_those_registered_are_refused(registry: Path) -> None:

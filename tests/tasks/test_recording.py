@@ -1,51 +1,50 @@
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
-from mlflow.entities import Metric
 
 from rlhf.core.steps import StepLog
 from tasks.recording import StepTail
 
 
-def values(metrics: list[Metric]) -> list[tuple[str, int, float]]:
-    return [(metric.key, metric.step, metric.value) for metric in metrics]
-
-
 def test_steps_are_sent_as_they_are_written_and_the_rest_at_the_end(tmp_path: Path) -> None:
-    sent: list[Metric] = []
+    sent: list[dict[str, Any]] = []
     tail = StepTail(tmp_path / "x.jsonl", sent.extend, seconds=3600)
     with closing(StepLog(tmp_path / "x.jsonl")) as log:
         log.write(-1, {"loss": 2.0, "note": "text", "missing": None})
         log.write(0, {"loss": 1.0, "done": True})
         tail.send_new()
-        assert values(sent) == [("loss", -1, 2.0), ("loss", 0, 1.0), ("done", 0, 1.0)]
+        assert sent == [
+            {"step": -1, "loss": 2.0, "note": "text", "missing": None},
+            {"step": 0, "loss": 1.0, "done": True},
+        ]
         log.write(1, {"loss": 0.5})
     with (tmp_path / "x.jsonl").open("a") as stream:
         stream.write('{"step": 2, "lo')  # a run that was killed in mid-line
     tail.close()
-    assert values(sent)[3:] == [("loss", 1, 0.5)]
+    assert sent[2:] == [{"step": 1, "loss": 0.5}]
 
 
 def test_an_earlier_runs_log_is_not_taken_for_this_one(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     with closing(StepLog(path)) as log:
         log.write(5, {"loss": 9.0})
-    sent: list[Metric] = []
+    sent: list[dict[str, Any]] = []
     tail = StepTail(path, sent.extend, seconds=3600)
     tail.send_new()
     assert sent == []
     with closing(StepLog(path)) as log:  # begins anew, and is shorter for a while
         log.write(1, {"loss": 1.0})
     tail.close()
-    assert values(sent) == [("loss", 1, 1.0)]
+    assert sent == [{"step": 1, "loss": 1.0}]
 
 
 def test_rows_that_could_not_be_sent_are_sent_later(tmp_path: Path) -> None:
-    sent: list[Metric] = []
+    sent: list[dict[str, Any]] = []
     broken = True
 
-    def send(metrics: list[Metric]) -> None:
+    def send(metrics: list[dict[str, Any]]) -> None:
         if broken:
             raise ConnectionError("gone")
         sent.extend(metrics)
@@ -59,4 +58,4 @@ def test_rows_that_could_not_be_sent_are_sent_later(tmp_path: Path) -> None:
     assert sent == []
     broken = False
     tail.close()
-    assert values(sent) == [("loss", 1, 1.0), ("loss", 2, 0.5)]
+    assert sent == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}]

@@ -1,6 +1,8 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
@@ -59,6 +61,7 @@ def test_stages_of_one_execution_share_a_parent_that_knows_all_settings(records:
     assert child.data.tags["dvc.dep.models/base"] == "ba5e.dir"
     assert child.data.tags["git.commit"] == "c0ffee"
     assert [item.path for item in client.list_artifacts(first.parent_id)] == ["params.yaml"]
+    assert [item.path for item in client.list_artifacts(first.run_id)] == ["lineage.json"]
 
 
 def test_a_run_ends_with_its_status_and_why(records: Path) -> None:
@@ -117,37 +120,72 @@ def test_a_deleted_experiment_is_told_with_its_cure(records: Path) -> None:
 
 
 def test_results_go_to_the_stage_and_its_parent(records: Path) -> None:
-    run = opened(records, "sft", "d")
+    run = opened(records, "evaluate", "d")
     workspace = Workspace(records)
-    workspace.metrics("sft").parent.mkdir(exist_ok=True)
-    workspace.metrics("sft").write_text(
-        json.dumps({"train_loss": 2.5, "collapsed": False, "note": "text", "none": None})
+    workspace.metrics("evaluate").parent.mkdir(exist_ok=True)
+    summary = {"win_rate": 0.6, "win": 0.5, "judge": "gold", "count": 141, "lose": None}
+    workspace.metrics("evaluate").write_text(json.dumps(summary))
+    rates = {"win_rate": 0.6, "win_rate_low": 0.51, "win_rate_high": 0.69}
+    names = {"challenger": "policy", "baseline": "sft", "judge": "gold"}
+    comparison = {**names, "metrics": rates, "kinds": {}}
+    workspace.details("evaluate").write_text(
+        json.dumps({"prompts": 141, "comparisons": [comparison]})
     )
-    workspace.metrics("fetch").write_text(json.dumps({"bytes": 7}))
-    workspace.samples("sft").write_text(
+    workspace.metrics("fetch").write_text(json.dumps({"bytes": 7, "rows": 3}))
+    workspace.report.parent.mkdir(exist_ok=True)
+    workspace.report.write_text("<!doctype html>")
+    workspace.samples("ppo").write_text(
         '{"step": 0, "response": "<b>"}\n{"step": 1, "response": "æ"}\n'
     )
     warnings: list[str] = []
-    record_results(run, [workspace.samples("sft")], warnings.append)
+    record_results(run, [workspace.samples("ppo"), workspace.report], warnings.append)
     record_execution(records, "experiment", "d")
     client = reader(records)
     child, parent = client.get_run(run.run_id), client.get_run(run.parent_id)
-    assert child.data.metrics == {"summary.train_loss": 2.5, "summary.collapsed": 0.0}
-    assert child.data.tags["summary.note"] == "text"
-    assert parent.data.metrics == {"sft.train_loss": 2.5, "sft.collapsed": 0.0, "fetch.bytes": 7.0}
+    # the key figures; counts and all the rest are in the file
+    assert child.data.metrics == {"summary/win_rate": 0.6, "summary/win": 0.5}
+    assert child.data.tags["summary.judge"] == "gold"
+    assert (
+        json.loads(Path(client.download_artifacts(run.run_id, "metrics/evaluate.json")).read_text())
+        == summary
+    )
+    assert parent.data.metrics == {"evaluate/win_rate": 0.6, "evaluate/win": 0.5, "fetch/bytes": 7}
+    # which is better is told where one looks first, with the page
+    note = parent.data.tags["mlflow.note.content"]
+    assert "| policy over sft, by gold | 0.600 [0.510, 0.690] |  |" in note
+    assert "index.html" in [item.path for item in client.list_artifacts(run.parent_id)]
     table = json.loads(
-        Path(client.download_artifacts(run.run_id, "tables/sft_samples.json")).read_text()
+        Path(client.download_artifacts(run.run_id, "tables/ppo_samples.json")).read_text()
     )
     assert table == {"columns": ["step", "response"], "data": [[0, "<b>"], [1, "æ"]]}
     assert warnings == []
 
 
-def test_only_numbers_become_metrics() -> None:
-    metrics = metrics_of(
-        {"step": 3, "a": 1, "b": True, "c": "text", "d": None, "e": 0.5}, 3, prefix="x."
+def test_a_run_tells_its_source_and_the_data_that_it_reads(records: Path) -> None:
+    table = records / "data" / "prepared" / "sft.parquet"
+    table.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame({"ids": [[1], [2, 3]]}).to_parquet(table)
+    lineage = replace(LINEAGE, dependencies={"data/prepared/sft.parquet": "ab1e", "rlhf": "c.dir"})
+    run = open_run(records, "sft", "experiment", "datasets", lineage, {})
+    found = reader(records).get_run(run.run_id)
+    tags = found.data.tags
+    assert tags["mlflow.source.name"] == "python -m flows.sft"
+    assert tags["mlflow.source.git.commit"] == "c0ffee"
+    (dataset,) = [item.dataset for item in found.inputs.dataset_inputs]
+    assert (dataset.name, dataset.digest) == ("sft", "ab1e")
+    assert json.loads(dataset.source)["path"] == "data/prepared/sft.parquet"
+    assert json.loads(dataset.profile) == {"num_rows": 2, "num_columns": 1}
+    # of an arm, the module that runs it
+    arm = open_run(records, "arm-vanilla", "experiment", "datasets", lineage, {})
+    assert (
+        reader(records).get_run(arm.run_id).data.tags["mlflow.source.name"] == "python -m flows.arm"
     )
-    assert {(metric.key, metric.value, metric.step) for metric in metrics} == {
-        ("x.a", 1, 3),
-        ("x.b", 1, 3),
-        ("x.e", 0.5, 3),
+
+
+def test_only_numbers_become_metrics() -> None:
+    row = {"step": 3, "x/a": 1, "b": True, "c": "text", "d": None, "e[0]": 0.5}
+    assert {(metric.key, metric.value, metric.step) for metric in metrics_of(row, 3)} == {
+        ("x/a", 1, 3),
+        ("b", 1, 3),
+        ("e_0_", 0.5, 3),
     }

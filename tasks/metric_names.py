@@ -1,0 +1,35 @@
+"""What a metric is called in MLflow, whose charts are grouped by what stands before the last slash.
+
+A stage's important curves are `ppo/reward`, `ppo/kl`; its other ones `ppo/more/clip_fraction`; its
+figures at the end `summary/kl_last`. The parent run of an execution has `ppo/kl_last`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rlhf.stages import STAGES
+
+# figures at the end of a run
+SUMMARY = "summary"
+
+
+def curve_name(stage: str, key: str) -> str:
+    """Name a curve of a stage."""
+    if key in STAGES[stage].key_curves:
+        return f"{stage}/{key}"
+    return f"{stage}/more/{key}"
+
+
+def named_curves(stage: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a row of a stage's step log the names of its curves; its step stays."""
+    return {key if key == "step" else curve_name(stage, key): row[key] for key in row}
+
+
+def key_figures(stage: str, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Pick the key metrics of a stage; all that it has is in the file `metrics/<stage>.json`."""
+    return {key: summary[key] for key in STAGES[stage].key_metrics if key in summary}
+
+
+def under(group: str, figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Put figures into a group of charts."""
+    return {f"{group}/{key}": value for key, value in figures.items()}

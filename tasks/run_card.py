@@ -1,0 +1,59 @@
+"""The description of an execution's run in MLflow: which model is better, by how much, and where to look."""
+
+from collections.abc import Iterator
+
+from mlflow import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+
+from rlhf.common.files import read_json
+from rlhf.stages import STAGES
+from rlhf.workspace import Workspace
+from tasks.matches import ComparisonResult, read_results
+from tasks.metric_names import key_figures
+from tasks.tracking import set_tags
+
+# told in the comparisons, with their intervals
+_TOLD = ("win", "tie", "lose", "win_rate", "win_rate_low", "win_rate_high", "compared", "judge")
+
+
+def write_run_card(client: MlflowClient, run_id: str, workspace: Workspace) -> None:
+    """Describe an execution by what the workspace holds now."""
+    lines = [*_comparisons(workspace), "", *_figures(workspace), "", *_pointers(workspace)]
+    set_tags(client, run_id, {MLFLOW_RUN_NOTE: "\n".join(lines).strip()})
+
+
+def _comparisons(workspace: Workspace) -> Iterator[str]:
+    if not workspace.details("evaluate").exists():
+        return
+    yield "| comparison | win rate | length-controlled |"
+    yield "|---|---|---|"
+    for result in read_results(workspace):
+        names = f"{result.challenger} over {result.baseline}, by {result.judge}"
+        rate = _interval(result, "win_rate")
+        yield f"| {names} | {rate} | {_interval(result, 'win_rate_length_controlled')} |"
+
+
+def _interval(result: ComparisonResult, key: str) -> str:
+    values = [result.metrics.get(f"{key}{end}") for end in ("", "_low", "_high")]
+    if any(value is None for value in values):
+        return ""
+    return "{:.3f} [{:.3f}, {:.3f}]".format(*values)
+
+
+def _figures(workspace: Workspace) -> Iterator[str]:
+    yield "| stage | figure | value |"
+    yield "|---|---|---|"
+    for stage in STAGES:
+        path = workspace.metrics(stage)
+        if not path.exists():
+            continue
+        for key, value in key_figures(stage, read_json(path)).items():
+            if key not in _TOLD and value is not None:
+                text = f"{value:.4g}" if isinstance(value, float) else str(value)
+                yield f"| {stage} | {key} | {text} |"
+
+
+def _pointers(workspace: Workspace) -> Iterator[str]:
+    if workspace.report.exists():
+        yield "The report, with curves and answers side by side: `index.html` under *Artifacts*."
+    yield "The models: *Model registry*, or the runs of `sft`, `reward`, `ppo` and `gold` below this one."
