@@ -1,29 +1,121 @@
-"""Serve the pipeline as a Prefect deployment: `python -m flows.deployments --cron "0 3 * * *"`.
+"""What Prefect's page offers to run: `python -m flows.deployments --cron "0 3 * * *"`.
 
-Without a work pool this process runs what is due, on this machine. With `--work-pool gpu` it only
-registers the deployment with the server that PREFECT_API_URL names; `prefect worker start --pool gpu`
-with the same PREFECT_API_URL, started in a clone on the machine with the GPUs, runs it. That clone has
-to lie at the same path as the one that registers: the path is what Prefect keeps.
+The pipeline, each stage with all that it needs, and the studies are deployments there, whose
+parameters are a form. `make ui` serves them; this command does it without the pages, and gives the
+pipeline a schedule. One run at a time works in a workspace, the next one waits.
+
+With `--work-pool gpu` the pipeline is only registered with the server that PREFECT_API_URL names;
+`prefect worker start --pool gpu` with the same PREFECT_API_URL, started in a clone on the machine with
+the GPUs, runs it. That clone has to lie at the same path as the one that registers: the path is what
+Prefect keeps.
 """
 
 import argparse
 import os
-from contextlib import suppress
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from prefect.client.orchestration import get_client
+from prefect import serve
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
+from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.types.entrypoint import EntrypointType
 
 from flows.arguments import add_settings, add_targets
 from flows.pipeline import pipeline
 from flows.stage import exit_code, prefect_server
+from flows.study import study
 from rlhf.common.address import without_credentials
 from rlhf.common.errors import RlhfError
+from rlhf.common.files import read_json, write_json
+from rlhf.stages import STAGES
+from tasks.environment import records_root
 from tasks.execution import current_execution
+
+_STUDY = "The arms of figures of the paper, a seed each, and the page of findings."
+_PIPELINE = "Bring the whole workspace up to date, through DVC: what is up to date is not run."
+
+
+# -- what there is to run ---------------------------------------------------------------------------
+
+
+def served_deployments(
+    name: str = "pipeline", cron: str | None = None, parameters: dict[str, Any] | None = None
+) -> list[RunnerDeployment]:
+    """List the pipeline, each stage and the studies, as deployments that are not registered yet."""
+    deployments = [
+        _deployment(pipeline, name, _PIPELINE, parameters or {}, cron=cron),
+        _deployment(study, "study", _STUDY, {"figures": ["fig7"]}),
+    ]
+    for stage in STAGES.values():
+        about = f"{stage.about}. With all stages that it needs, where they are not up to date."
+        deployments.append(_deployment(pipeline, stage.name, about, {"targets": [stage.name]}))
+    return deployments
+
+
+def _deployment(
+    flow: Any, name: str, about: str, parameters: dict[str, Any], cron: str | None = None
+) -> RunnerDeployment:
+    deployment: RunnerDeployment = flow.to_deployment(
+        name,
+        cron=cron,
+        description=about,
+        parameters=parameters,
+        tags=[workspace_tag(Path())],
+        # in whatever directory this runs, not at a path of this machine
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
+    return deployment
+
+
+def workspace_tag(root: Path) -> str:
+    """Tell the deployments of a workspace from others' on the same server."""
+    return f"{socket.gethostname()}:{root.resolve()}"
+
+
+def serve_here(root: Path, deployments: list[RunnerDeployment]) -> None:
+    """Run what is due or asked for, until Ctrl-C."""
+    with schedules_resting(root):
+        # a second run would only wait for the first
+        serve(*deployments, limit=1, pause_on_shutdown=False, print_starting_message=False)
+
+
+@contextmanager
+def schedules_resting(root: Path) -> Iterator[None]:
+    """Pause after the block what would be late for want of somebody who runs it.
+
+    When they are served again, those go on, and what a user has paused stays paused.
+    """
+    resting = records_root(root) / ".prefect" / "resting.json"
+    if resting.exists():
+        with get_client(sync_client=True) as client:
+            for deployment in _registered(client, root):
+                if str(deployment.id) in read_json(resting)["deployments"]:
+                    client.resume_deployment(deployment.id)
+        resting.unlink()
+    try:
+        yield
+    finally:
+        with get_client(sync_client=True) as client:
+            active = [one for one in _registered(client, root) if not one.paused]
+            write_json(resting, {"deployments": [str(deployment.id) for deployment in active]})
+            for deployment in active:
+                client.pause_deployment(deployment.id)
+
+
+def _registered(client: SyncPrefectClient, root: Path) -> list[DeploymentResponse]:
+    tags = DeploymentFilterTags(all_=[workspace_tag(root)])
+    return client.read_deployments(deployment_filter=DeploymentFilter(tags=tags))
+
+
+# -- the command ------------------------------------------------------------------------------------
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -50,14 +142,9 @@ def main(arguments: list[str] | None = None) -> None:
             worker = f"prefect worker start --pool {options.work_pool}"
             print(f"A worker runs it: PREFECT_API_URL={address} {worker}")
         else:
-            pipeline.serve(
-                options.name,
-                cron=options.cron,
-                parameters=parameters,
-                # a second run would only wait for the first
-                limit=1,
-                entrypoint_type=EntrypointType.MODULE_PATH,
-            )
+            deployments = served_deployments(options.name, options.cron, parameters)
+            print(f"Served: {', '.join(str(one.name) for one in deployments)}", flush=True)
+            serve_here(Path(), deployments)
 
 
 def register(name: str, work_pool: str, cron: str | None, parameters: dict[str, Any]) -> None:
@@ -75,7 +162,7 @@ def register(name: str, work_pool: str, cron: str | None, parameters: dict[str, 
 def _parser() -> argparse.ArgumentParser:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(
-        prog="python -m flows.deployments", description=__doc__.split("\n")[0]
+        prog="python -m flows.deployments", description=__doc__.split("\n", maxsplit=1)[0]
     )
     add_targets(parser)
     parser.add_argument("--name", default="pipeline", help="name of the deployment")

@@ -5,6 +5,10 @@ own, under the same name of the execution and the same MLflow parent run as this
 """
 
 import argparse
+import shutil
+import time
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +17,37 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
 from flows.arguments import add_settings, add_targets
+from flows.parameters import PresetName, Retries, Seconds, StageName, VariantName
 from flows.stage import exit_code, prefect_server
-from rlhf.settings import load_settings
+from rlhf.common.files import write_text
+from rlhf.settings import load_settings, preset_text
+from rlhf.settings.edit import edited
+from rlhf.settings.variants import VARIANTS
 from rlhf.workspace import Workspace
 from tasks.execution import current_execution, named_execution
 from tasks.recording import record_execution
 from tasks.repro import ReproFailed, repro
+from tasks.steps import LOGS
 from tasks.tracking import best_effort
 
 
 @flow(name="pipeline", persist_result=False)
 def pipeline(
-    targets: list[str] | None = None,
+    targets: list[StageName] | None = None,
+    preset: PresetName | None = None,
+    variant: VariantName | None = None,
     overrides: dict[str, Any] | None = None,
     wait: bool = True,
-    retries: int = 0,
-    retry_delay_seconds: int = 60,
+    retries: Retries = 0,
+    retry_delay_seconds: Seconds = 60,
 ) -> None:
     """Bring the workspace up to date.
 
     Args:
         targets: stages to bring up to date with all that they need; all stages if empty
-        overrides: settings to change in params.yaml first, by dotted key: {"ppo.kl.coefficient": 0.1}
+        preset: settings to put into params.yaml first; what it held is kept in logs/
+        variant: an algorithm, as changes to these settings
+        overrides: settings to change in params.yaml then, by dotted key: {"ppo.kl.coefficient": 0.1}
         wait: wait for another run of this workspace; otherwise fail when there is one
         retries: how often a failed run is tried again; stages go on from their last checkpoints
         retry_delay_seconds: between tries
@@ -46,15 +59,31 @@ def pipeline(
         retry_delay_seconds=retry_delay_seconds,
         retry_condition_fn=_is_worth_another_try,
     )
+    changes = {**(VARIANTS[variant] if variant else {}), **(overrides or {})}
     with named_execution(execution):
-        run_again(targets or [], overrides or {}, wait)
+        run_again(targets or [], preset, changes, wait)
         complete_record(execution)
 
 
 @task(task_run_name="dvc repro", cache_policy=NO_CACHE)
-def run_dvc(targets: list[str], overrides: dict[str, Any], wait: bool) -> None:
+def run_dvc(targets: list[str], preset: str | None, changes: dict[str, Any], wait: bool) -> None:
     """Let DVC run what is stale, its output in the log."""
-    repro(Path(), targets, overrides, get_run_logger().info, wait=wait)
+    root = Path()
+    prepare = partial(adopt_preset, root, preset, changes) if preset else None
+    repro(root, targets, changes, get_run_logger().info, wait=wait, prepare=prepare)
+
+
+def adopt_preset(root: Path, preset: str, changes: Mapping[str, Any]) -> None:
+    """Put a changed preset into params.yaml, and what it held into logs/; raises SettingsError."""
+    # refused before anything is written
+    text = edited(preset_text(preset), changes, f"preset {preset}")
+    params = Workspace(root).params
+    if params.exists() and params.read_text(encoding="utf-8") != text:
+        kept = root / LOGS / f"params-{time.strftime('%Y%m%d-%H%M%S')}.yaml"
+        kept.parent.mkdir(exist_ok=True)
+        shutil.copyfile(params, kept)
+        get_run_logger().info("%s is kept as %s", params, kept)
+    write_text(params, text)
 
 
 @task(task_run_name="complete the MLflow record", cache_policy=NO_CACHE)
@@ -84,7 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
     add_settings(parser, "change a setting in params.yaml first; may be repeated")
     options = parser.parse_args(arguments)
     with exit_code(), prefect_server(Path(), current_execution()):
-        pipeline(options.targets, dict(options.set))
+        pipeline(options.targets, overrides=dict(options.set))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
 from flows.arguments import add_settings
+from flows.parameters import FigureName, PresetName, Seeds
 from flows.stage import exit_code, prefect_server
 from rlhf.common.errors import RlhfError
 from rlhf.common.yaml import read_yaml
@@ -43,9 +44,9 @@ results are replaced. A claim whose two sides have no seed in common is left out
 
 @flow(name="study", persist_result=False)
 def study(
-    figures: list[str],
-    preset: str = "study",
-    seeds: int = 3,
+    figures: list[FigureName],
+    preset: PresetName = "study",
+    seeds: Seeds = 3,
     overrides: dict[str, Any] | None = None,
     first_seed: int = 1,
 ) -> None:

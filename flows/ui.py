@@ -1,6 +1,7 @@
 """Both user interfaces on loopback: `python -m flows.ui`.
 
-Flows that start while it runs use its Prefect server.
+Flows that start while it runs use its Prefect server. It also serves the deployments, so that runs can
+be started, scheduled, cancelled and tried again from Prefect's page.
 """
 
 import os
@@ -8,9 +9,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 import psutil
@@ -18,12 +21,16 @@ import psutil
 from flows.stage import exit_code
 from rlhf.common.address import without_credentials
 from rlhf.common.errors import RlhfError
+from rlhf.common.files import write_json
 from tasks.guard import guard_environment, guarded_command
+from tasks.run_page import address_file
 from tasks.server import HOST, free_port, release, shared_server
 from tasks.tracking import tracking_uri
 
 # MLflow's own; another one where it is taken
 MLFLOW_PORT = 5000
+# the names of their logs
+MLFLOW, DEPLOYMENTS = "mlflow-server", "deployments"
 _START_SECONDS = 600.0
 _STOP_SECONDS = 20.0
 
@@ -45,19 +52,23 @@ def main() -> None:
     # SIGTERM ends it in order too
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with exit_code():
-        mlflow = None
+        mlflow = runner = None
         try:
             if not os.environ.get("MLFLOW_TRACKING_URI"):
                 # it starts while Prefect's server does
                 mlflow = start_mlflow(root)
-            print_addresses(root, shared_server(root, this_process), mlflow)
+            prefect_url = shared_server(root, this_process)
+            runner = start_runner(root)
+            print_addresses(root, prefect_url, mlflow)
             print("Ctrl-C stops both.", flush=True)
-            while mlflow is None or mlflow.process.poll() is None:
-                time.sleep(1)
-            raise RlhfError(f"the MLflow server stopped; see {_log(root)}")
+            wait_for_end(root, mlflow, runner)
         except KeyboardInterrupt:
             print("stopping")
         finally:
+            # it has runs to end and schedules to pause, while there is a server
+            if runner is not None:
+                stop(runner, signal.SIGINT)
+            address_file(root).unlink(missing_ok=True)
             if mlflow is not None:
                 stop(mlflow.process)
             if not release(root, this_process):
@@ -73,19 +84,26 @@ def print_addresses(root: Path, prefect_url: str, mlflow: MlflowServer | None) -
         print(f"MLflow   {address} (MLFLOW_TRACKING_URI; not started here)", flush=True)
     else:
         wait_for(mlflow, root)
+        # pages of runs link to it
+        write_json(address_file(root), {"address": mlflow.address})
         print(f"MLflow   {mlflow.address}", flush=True)
 
 
 def start_mlflow(root: Path) -> MlflowServer:
     """Start an MLflow server on the workspace's database."""
-    log = _log(root)
-    log.parent.mkdir(exist_ok=True)
     port = free_port(MLFLOW_PORT) or free_port(0)
     command = [sys.executable, "-m", "mlflow", "server"]
     command += ["--backend-store-uri", tracking_uri(root)]
     command += ["--host", HOST, "--port", str(port), "--workers", "1"]
+    return MlflowServer(f"http://{HOST}:{port}", _start(root, MLFLOW, command))
+
+
+def _start(root: Path, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start a process whose output goes to its log."""
+    log = _log(root, name)
+    log.parent.mkdir(exist_ok=True)
     with log.open("w", encoding="utf-8") as stream:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             guarded_command(*command),
             env=os.environ | guard_environment(),
             stdin=subprocess.DEVNULL,
@@ -94,7 +112,23 @@ def start_mlflow(root: Path) -> MlflowServer:
             # Ctrl-C comes to this process alone, which then stops it
             start_new_session=True,
         )
-    return MlflowServer(f"http://{HOST}:{port}", process)
+
+
+def start_runner(root: Path) -> subprocess.Popen[bytes]:
+    """Serve the deployments in a process of its own, which runs what Prefect's page asks for."""
+    return _start(root, DEPLOYMENTS, [sys.executable, "-m", "flows.deployments"])
+
+
+def wait_for_end(
+    root: Path, mlflow: MlflowServer | None, runner: subprocess.Popen[bytes]
+) -> NoReturn:
+    """Wait until one of the processes ends; raises RlhfError that names its log."""
+    while True:
+        if mlflow is not None and mlflow.process.poll() is not None:
+            raise RlhfError(f"the MLflow server stopped; see {_log(root, MLFLOW)}")
+        if runner.poll() is not None:
+            raise RlhfError(f"nobody serves the deployments; see {_log(root, DEPLOYMENTS)}")
+        time.sleep(1)
 
 
 def wait_for(server: MlflowServer, root: Path) -> None:
@@ -105,13 +139,13 @@ def wait_for(server: MlflowServer, root: Path) -> None:
         if _answers(server.address) and _listens(server):
             return
         time.sleep(0.2)
-    raise RlhfError(f"the MLflow server did not start; see {_log(root)}")
+    raise RlhfError(f"the MLflow server did not start; see {_log(root, MLFLOW)}")
 
 
-def stop(server: subprocess.Popen[bytes]) -> None:
+def stop(server: subprocess.Popen[bytes], request: signal.Signals = signal.SIGTERM) -> None:
     """Stop a server and its workers."""
     with suppress(ProcessLookupError):
-        os.killpg(server.pid, signal.SIGTERM)
+        os.killpg(server.pid, request)
     try:
         # it lets its workers finish what they do
         server.wait(_STOP_SECONDS)
@@ -121,8 +155,8 @@ def stop(server: subprocess.Popen[bytes]) -> None:
         server.wait()
 
 
-def _log(root: Path) -> Path:
-    return root / "logs" / "mlflow-server.log"
+def _log(root: Path, name: str) -> Path:
+    return root / "logs" / f"{name}.log"
 
 
 def _listens(server: MlflowServer) -> bool:

@@ -51,7 +51,7 @@ def repro(
     on_line: OnLine,
     *,
     wait: bool = True,
-    prepare: Callable[[], object] = lambda: None,
+    prepare: Callable[[], object] | None = None,
 ) -> None:
     """Bring `targets` (all stages if empty) up to date; DVC's output goes to `on_line`.
 
@@ -64,7 +64,8 @@ def repro(
     """
     with _only_run(root, on_line, wait):
         _wait_for_others(root, on_line, wait)
-        prepare()
+        if prepare is not None:
+            prepare()
         override(root, overrides)
         while not _dvc_repro(root, targets, on_line):
             # one by hand began between the look and our own

@@ -15,11 +15,11 @@ from prefect.cache_policies import NO_CACHE
 
 from rlhf.common.errors import ChangedError
 from rlhf.common.files import read_json, tree_sha256
+from rlhf.common.progress import PROGRESS_FILE
 from rlhf.settings import Settings, flatten, load_settings
 from rlhf.stages import STAGES
 from rlhf.workspace import Workspace
 from tasks import tracking
-from tasks.artifacts import show_table, summary_rows
 from tasks.errors import StageFailed
 from tasks.execution import current_execution
 from tasks.figures import evaluation_figures, stage_figures
@@ -27,6 +27,7 @@ from tasks.lineage import Lineage, cache_output, output_hashes, stage_lineage
 from tasks.process import run_process
 from tasks.recording import record_results, tail_to_mlflow
 from tasks.registry import find_tree, record_figures, register_model, registered_name
+from tasks.run_page import show_results, shown_progress
 from tasks.tracking import TrackedRun
 from tasks.watched import refuse_unwatched
 from tasks.worker import worker_command, worker_environment
@@ -112,13 +113,16 @@ def run_worker(run: TrackedRun, *command: str) -> None:
     tail = tail_to_mlflow(run)
     done = False
     try:
-        code, last_lines = run_process(
-            command_line,
-            log_file=log_file,
-            on_line=logger.info,
-            environment=_environment(run, settings),
-            directory=run.root,
-        )
+        progress = (run.root / LOGS / f"{run.stage}.progress.json").resolve()
+        environment = _environment(run, settings) | {PROGRESS_FILE: str(progress)}
+        with shown_progress(run.stage, progress):
+            code, last_lines = run_process(
+                command_line,
+                log_file=log_file,
+                on_line=logger.info,
+                environment=environment,
+                directory=run.root,
+            )
         if code:
             raise StageFailed(run.stage, code, log_file, last_lines)
         done = True
@@ -181,7 +185,7 @@ def record(run: TrackedRun, *extra: str) -> None:
         _tag(run, {f"dvc.out.{path}": value for path, value in hashes.items()})
     if summary.get("collapsed"):
         _record_collapse(run, summary)
-    show_table(f"{run.stage}-metrics", summary_rows(summary), f"MLflow run {run.run_id}")
+    show_results(run, summary)
 
 
 def _record_collapse(run: TrackedRun, summary: dict[str, Any]) -> None:

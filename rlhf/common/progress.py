@@ -1,13 +1,23 @@
-"""Progress of long work: a bar with rate and time left on a terminal, log lines elsewhere."""
+"""Progress of long work: a bar with rate and time left on a terminal, log lines elsewhere.
+
+Where RLHF_PROGRESS_FILE names a file, it also holds how far the work is, for whoever watches.
+"""
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 from tqdm import tqdm
 
+from rlhf.common.files import write_json
+
 log = logging.getLogger("rlhf")
+
+# the environment variable that names the file
+PROGRESS_FILE = "RLHF_PROGRESS_FILE"
 
 
 class Progress:
@@ -45,6 +55,7 @@ class Progress:
             time.monotonic() - self._told >= self._every or self.done >= self.total
         ):
             self._told = time.monotonic()
+            self._write()
             # steps of an earlier run that was resumed took none of this time
             rate = (self.done - self._start) / max(self._told - self._began, 1e-9)
             left = (self.total - self.done) / max(rate, 1e-9)
@@ -57,6 +68,10 @@ class Progress:
                 left,
                 text,
             )
+
+    def _write(self) -> None:
+        if path := os.environ.get(PROGRESS_FILE):
+            write_json(Path(path), {"what": self.what, "done": self.done, "total": self.total})
 
     def close(self) -> None:
         """End the bar's line."""

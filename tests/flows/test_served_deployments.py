@@ -1,0 +1,160 @@
+"""What Prefect's page can do with the deployments that `make ui` serves, by the calls that the page makes."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from rlhf.common.yaml import read_yaml
+from rlhf.stages import STAGES
+from rlhf.workspace import Workspace
+from tests.project_copy import Project
+from tests.waiting import SECONDS, kill_below, processes_below, wait_until
+
+# long enough to be cancelled
+LONG = {"sft.epochs": 400.0, "sft.checkpoint_every": 5}
+SHORTER = {"sft.epochs": 1.0}
+
+
+class Page:
+    """Prefect's page, as far as a test needs it."""
+
+    def __init__(self, address: str) -> None:
+        self._client = httpx.Client(base_url=f"{address}/api", timeout=SECONDS, trust_env=False)
+
+    def post(self, path: str, content: dict[str, Any] | None = None) -> Any:
+        answer = self._client.post(path, json=content or {})
+        assert answer.is_success, answer.text
+        return answer.json() if answer.content else None
+
+    def get(self, path: str) -> Any:
+        return self._client.get(path).raise_for_status().json()
+
+    def deployments(self) -> dict[str, dict[str, Any]]:
+        return {one["name"]: one for one in self.post("/deployments/filter")}
+
+    def run(self, deployment: str, parameters: dict[str, Any]) -> str:
+        """*Custom run*."""
+        path = f"/deployments/{self.deployments()[deployment]['id']}/create_flow_run"
+        return str(
+            self.post(path, {"parameters": parameters, "state": {"type": "SCHEDULED"}})["id"]
+        )
+
+    def state(self, run: str) -> str:
+        return str(self.get(f"/flow_runs/{run}")["state_type"])
+
+    def set_state(self, run: str, kind: str, name: str) -> None:
+        self.post(
+            f"/flow_runs/{run}/set_state", {"state": {"type": kind, "name": name}, "force": True}
+        )
+
+    def artifacts(self) -> dict[str, dict[str, Any]]:
+        return {one["key"]: one for one in self.post("/artifacts/latest/filter")}
+
+
+@pytest.fixture(scope="module")
+def project(changed_chain: Project) -> Project:
+    """The finished chain, with a Prefect server of its own."""
+    return Project(changed_chain.root)
+
+
+@pytest.fixture(scope="module")
+def page(project: Project) -> Iterator[Page]:
+    """Prefect's page while `make ui` runs."""
+    interfaces = project.start(sys.executable, "-m", "flows.ui")
+    assert interfaces.stdout is not None
+    address = interfaces.stdout.readline().split()[-1]
+    page = Page(address)
+    wait_until(lambda: len(page.deployments()) == len(STAGES) + 2, "not all are served")
+    # each is told to be ready once its runner has looked
+    wait_until(
+        lambda: all(one["status"] == "READY" for one in page.deployments().values()),
+        "nobody serves them",
+    )
+    yield page
+    interfaces.terminate()
+    interfaces.communicate(timeout=SECONDS)
+    kill_below(project.root)
+
+
+def worker(project: Project) -> psutil.Process | None:
+    for process in processes_below(project.root):
+        try:
+            if "rlhf.commands.worker" in process.cmdline():
+                return process
+        except psutil.Error:
+            continue
+    return None
+
+
+def test_all_are_there_with_a_form_that_offers_what_there_is(page: Page) -> None:
+    served = page.deployments()
+    assert set(served) == {"pipeline", "study", *STAGES}
+    form = served["pipeline"]["parameter_openapi_schema"]["properties"]
+    assert "stages to bring up to date" in form["targets"]["description"]
+    text = json.dumps(served["pipeline"]["parameter_openapi_schema"])
+    for choice in ("laptop", "hh-small", "apa", "ppo-max", *STAGES):
+        assert f'"{choice}"' in text
+    assert served["sft"]["parameters"] == {"targets": ["sft"]}
+    assert STAGES["sft"].about in served["sft"]["description"]
+
+
+def test_what_the_form_does_not_offer_is_refused(page: Page) -> None:
+    path = f"/deployments/{page.deployments()['pipeline']['id']}/create_flow_run"
+    with pytest.raises(AssertionError, match="laptopp"):
+        page.post(path, {"parameters": {"preset": "laptopp"}, "state": {"type": "SCHEDULED"}})
+
+
+def test_a_quick_run_goes_through_dvc_and_shows_its_results(project: Project, page: Page) -> None:
+    before = (project.root / "dvc.lock").read_text()
+    run = page.run("report", {"targets": ["report"], "overrides": {"report.dialogues": 3}})
+    wait_until(
+        lambda: page.state(run) not in ("SCHEDULED", "PENDING", "RUNNING"), "it does not end"
+    )
+    assert page.state(run) == "COMPLETED"
+    assert (project.root / "dvc.lock").read_text() != before
+    assert project.ran(project.repro("report")) == []
+
+
+def test_cancelling_ends_the_training_and_a_retry_resumes_it(project: Project, page: Page) -> None:
+    run = page.run("sft", {"targets": ["sft"], "overrides": LONG})
+    checkpoints = Workspace(project.root).checkpoints / "sft"
+    wait_until(lambda: list(checkpoints.glob("*/*")), "sft wrote no checkpoint")
+    wait_until(lambda: "sft-progress" in page.artifacts(), "no progress is shown")
+    found = worker(project)
+    assert found is not None
+
+    page.set_state(run, "CANCELLING", "Cancelling")
+    wait_until(lambda: not found.is_running(), "the training goes on")
+    wait_until(lambda: page.state(run) == "CANCELLED", "it is not cancelled")
+    wait_until(lambda: worker(project) is None, "a worker is left")
+
+    log = project.root / "logs" / "sft.log"
+    page.set_state(run, "SCHEDULED", "AwaitingRetry")
+    wait_until(lambda: worker(project) is not None, "it is not tried again")
+    wait_until(lambda: "resum" in log.read_text(), "it begins anew")
+    page.set_state(run, "CANCELLING", "Cancelling")
+    wait_until(lambda: page.state(run) == "CANCELLED", "it is not cancelled")
+
+
+def test_a_preset_takes_the_place_of_the_settings_which_are_kept(
+    project: Project, page: Page
+) -> None:
+    params = project.root / "params.yaml"
+    edited = params.read_text()
+    run = page.run("pipeline", {"targets": ["prepare"], "preset": "tiny", "variant": "ppo-max"})
+    wait_until(
+        lambda: page.state(run) not in ("SCHEDULED", "PENDING", "RUNNING"), "it does not end"
+    )
+    assert page.state(run) == "COMPLETED"
+    assert read_yaml(params)["ppo"]["ptx"] is None
+    kept = [path.read_text() for path in Path(project.root, "logs").glob("params-*.yaml")]
+    assert edited in kept
+    results = page.artifacts()
+    assert "report-results" in results
+    assert "MLflow: this run" in results["report-results"]["data"]
