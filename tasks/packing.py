@@ -181,8 +181,10 @@ def _responder_example() -> pd.DataFrame:
 
 
 def _scorer_signature() -> ModelSignature:
-    columns = [ColSpec(DataType.string, name) for name in ("prompt", "response")]
-    return ModelSignature(inputs=Schema(columns), outputs=Schema([ColSpec(DataType.double)]))
+    prompt, response = ColSpec(DataType.string, "prompt"), ColSpec(DataType.string, "response")
+    return ModelSignature(
+        inputs=Schema([prompt, response]), outputs=Schema([ColSpec(DataType.double)])
+    )
 
 
 def _scorer_example() -> pd.DataFrame:

@@ -5,13 +5,16 @@ Steps go there while a stage runs, summary, files and tables at its end.
 
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Metric
+from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from rlhf.common.files import read_json
 from rlhf.core.steps import read_steps
@@ -27,6 +30,7 @@ from tasks.tracking import (
     log_metrics,
     metrics_of,
     set_tags,
+    tracking_uri,
 )
 
 # the UI shows a table whole
@@ -104,6 +108,20 @@ def tail_to_mlflow(run: TrackedRun) -> StepTail:
         log_metrics(client, run.run_id, metrics)
 
     return StepTail(Workspace(run.root).steps(run.stage), send)
+
+
+@contextmanager
+def system_metrics(run: TrackedRun) -> Iterator[None]:
+    """Log processor, memory and GPU in the block, where MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING asks for it."""
+    if not MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get():
+        yield
+        return
+    monitor = SystemMetricsMonitor(run.run_id, tracking_uri=tracking_uri(run.root))
+    monitor.start()
+    try:
+        yield
+    finally:
+        monitor.finish()
 
 
 def record_results(

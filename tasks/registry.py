@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModel, LoggedModelOutput, Metric
+from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Metric
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
@@ -32,9 +32,6 @@ from tasks.tracking import (
     set_tags,
     tracking_uri,
 )
-
-# what MLflow calls the state of a logged model
-_READY, _FAILED = "READY", "FAILED"
 
 
 def registered_name(experiment: str, model: str) -> str:
@@ -78,7 +75,7 @@ def find_tree(client: MlflowClient, name: str, tree: str) -> ModelVersion | None
     loadable = [
         version
         for version in client.search_model_versions(query)
-        if version.source.startswith(LOGGED_MODEL)
+        if str(version.source).startswith(LOGGED_MODEL)
     ]
     return loadable[0] if loadable else None
 
@@ -125,13 +122,13 @@ def _log_model(
         params={key: str(value) for key, value in flatten(run.lineage.settings).items()},
         model_type=directory.name,
     )
-    state = _FAILED
+    state = LoggedModelStatus.FAILED
     try:
         _write_folder(client, run, directory, logged, settings)
         if settings.mlflow.weights != "reference":
             copies = settings.mlflow.weights == "copy"
             add_weights(client, logged, directory, output, copies=copies)
-        state = _READY
+        state = LoggedModelStatus.READY
     finally:
         client.finalize_logged_model(logged.model_id, state)
     return logged

@@ -184,11 +184,13 @@ def _tokenizer(directory: Path) -> PreTrainedTokenizerBase:
 
 
 def _language_model(directory: Path) -> PreTrainedModel:
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         directory,
         dtype=torch.float32,
         use_safetensors=True,
         local_files_only=True,
         trust_remote_code=False,
     )
-    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    ready: PreTrainedModel = model.eval().to(device)
+    return ready

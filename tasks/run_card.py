@@ -34,10 +34,11 @@ def _comparisons(workspace: Workspace) -> Iterator[str]:
 
 
 def _interval(result: ComparisonResult, key: str) -> str:
-    values = [result.metrics.get(f"{key}{end}") for end in ("", "_low", "_high")]
-    if any(value is None for value in values):
+    rate, low, high = (result.metrics.get(f"{key}{end}") for end in ("", "_low", "_high"))
+    # nothing was judged, or the lengths leave nothing to control for
+    if rate is None or low is None or high is None:
         return ""
-    return "{:.3f} [{:.3f}, {:.3f}]".format(*values)
+    return f"{rate:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _figures(workspace: Workspace) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.events import emit_event
 
 from rlhf.common.errors import ChangedError
 from rlhf.common.files import read_json, tree_sha256
@@ -25,7 +26,7 @@ from tasks.execution import current_execution
 from tasks.figures import evaluation_figures, stage_figures
 from tasks.lineage import Lineage, cache_output, output_hashes, stage_lineage
 from tasks.process import run_process
-from tasks.recording import record_results, tail_to_mlflow
+from tasks.recording import record_results, system_metrics, tail_to_mlflow
 from tasks.registry import find_tree, record_figures, register_model, registered_name
 from tasks.run_page import show_results, shown_progress
 from tasks.tracking import TrackedRun
@@ -33,6 +34,8 @@ from tasks.watched import refuse_unwatched
 from tasks.worker import worker_command, worker_environment
 
 LOGS = Path("logs")
+# the event of Prefect by which automations hear of it
+COLLAPSED = "rlhf.policy.collapsed"
 _RESUMABLE = (
     "%s is kept: with the settings, data, code and libraries that it was made from, "
     "`dvc repro` resumes it"
@@ -115,7 +118,7 @@ def run_worker(run: TrackedRun, *command: str) -> None:
     try:
         progress = (run.root / LOGS / f"{run.stage}.progress.json").resolve()
         environment = _environment(run, settings) | {PROGRESS_FILE: str(progress)}
-        with shown_progress(run.stage, progress):
+        with shown_progress(run.stage, progress), system_metrics(run):
             code, last_lines = run_process(
                 command_line,
                 log_file=log_file,
@@ -189,11 +192,18 @@ def record(run: TrackedRun, *extra: str) -> None:
 
 
 def _record_collapse(run: TrackedRun, summary: dict[str, Any]) -> None:
+    """Tell the log, MLflow, and whoever has an automation for the event."""
     logger = get_run_logger()
     step, kept_step = summary.get("collapse_step"), summary.get("kept_step")
-    logger.warning("the policy collapsed at iteration %s; kept is that of %s", step, kept_step)
+    message = f"the policy collapsed at iteration {step}; kept is that of {kept_step}"
+    logger.warning(message)
     with tracking.best_effort("the collapse", logger.warning):
         _tag(run, {"rlhf.collapse_step": str(step)})
+    emit_event(
+        COLLAPSED,
+        resource={"prefect.resource.id": f"rlhf.run.{run.run_id}", "rlhf.stage": run.stage},
+        payload={"message": message, "experiment": run.experiment},
+    )
 
 
 def _tag(run: TrackedRun, tags: dict[str, str]) -> None:

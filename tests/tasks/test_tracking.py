@@ -10,7 +10,7 @@ from rlhf.common.address import without_credentials
 from rlhf.workspace import Workspace
 from tasks.errors import TrackingError
 from tasks.lineage import Lineage
-from tasks.recording import record_execution, record_results
+from tasks.recording import record_execution, record_results, system_metrics
 from tasks.tracking import (
     TrackedRun,
     best_effort,
@@ -19,6 +19,7 @@ from tasks.tracking import (
     metrics_of,
     open_run,
 )
+from tests.waiting import wait_until
 
 LINEAGE = Lineage("c0ffee", False, "5e77", {"models/base": "ba5e.dir"}, {"sft.epochs": 1.0})
 MANY = {f"section.key{number}": number for number in range(230)}
@@ -180,6 +181,29 @@ def test_a_run_tells_its_source_and_the_data_that_it_reads(records: Path) -> Non
     assert (
         reader(records).get_run(arm.run_id).data.tags["mlflow.source.name"] == "python -m flows.arm"
     )
+
+
+def test_the_load_of_the_machine_is_logged_where_it_is_asked_for(
+    records: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    client = reader(records)
+
+    def logged(execution: str) -> list[str]:
+        run = opened(records, "sft", execution)
+        with system_metrics(run):
+            wait_until(lambda: not wanted or names(run), "no load is logged")
+        return names(run)
+
+    def names(run: TrackedRun) -> list[str]:
+        metrics = client.get_run(run.run_id).data.metrics
+        return [name for name in metrics if name.startswith("system/")]
+
+    wanted = False
+    assert logged("unasked") == []
+    wanted = True
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
+    assert "system/cpu_utilization_percentage" in logged("asked")
 
 
 def test_only_numbers_become_metrics() -> None:
