@@ -1,7 +1,12 @@
-"""The stage that flows/README.md adds is a stage like any other."""
+"""The examples of flows/README.md: a stage of one's own, and a message when a policy collapses."""
 
+import json
+import os
+import subprocess
 import sys
+import threading
 from collections.abc import Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +25,9 @@ from rlhf.stages import STAGES, Stage, find_stage
 from rlhf.workspace import Workspace
 from tests.readme_examples import module_of, python_blocks
 from tests.source_tree import ROOT
+from tests.waiting import wait_until
 
-FUNCTION, ROW, FLOW = python_blocks("flows/README.md")
+ALARM, FUNCTION, ROW, FLOW = python_blocks("flows/README.md")
 
 
 @pytest.fixture
@@ -74,3 +80,54 @@ def test_its_flow_is_one(stage: Stage, monkeypatch: pytest.MonkeyPatch, tmp_path
     flow = sys.modules["flows.lengths"].lengths
     assert isinstance(flow, Flow) and flow.name == stage.name
     assert flow.description == "Write how long the prompts are."
+
+
+def test_whoever_asks_to_is_told_of_a_collapse(
+    prefect_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The README's automation, on a real server: the event reaches a webhook."""
+    received: list[str] = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            length = int(self.headers["Content-Length"])
+            received.append(self.rfile.read(length).decode())
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            return None
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hook) as hook:
+        threading.Thread(target=hook.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{hook.server_port}/alarm"
+        run_as_user(ALARM, prefect_server, url)
+        run_as_user(COLLAPSE, prefect_server)
+        wait_until(lambda: received, "nobody was told")
+        hook.shutdown()
+    assert json.loads(received[0]) == {
+        "text": "A policy collapsed: the policy collapsed at iteration 7; kept is that of 5"
+    }
+
+
+# what the flow of a stage does when the summary says so
+COLLAPSE = """
+import logging
+from pathlib import Path
+from prefect.events.worker import EventsWorker
+from tasks import steps
+from tasks.lineage import Lineage
+from tasks.tracking import TrackedRun
+steps.get_run_logger = lambda: logging.getLogger("test")
+steps._tag = lambda run, tags: None
+run = TrackedRun("ppo", Path(), "run-id", "parent-id", "experiment", Lineage("c0ffee", False, "5e"))
+steps._record_collapse(run, {"collapse_step": 7, "kept_step": 5})
+EventsWorker.instance().wait_until_empty()
+EventsWorker.instance().drain()
+"""
+
+
+def run_as_user(code: str, prefect_server: str, *arguments: str) -> None:
+    """Run a script in a process of its own, with the server's address."""
+    environment = os.environ | {"PREFECT_API_URL": prefect_server, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code, *arguments], env=environment, check=True, cwd=ROOT)

@@ -2,12 +2,17 @@
 
 import hashlib
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 
@@ -21,6 +26,8 @@ from rlhf.workspace import Workspace
 from tasks.tracking import client_of, tracking_uri
 from tests.flows.records import EXPERIMENT
 from tests.project_copy import Project
+from tests.readme_examples import python_blocks
+from tests.waiting import SECONDS, wait_until
 
 PROMPTS = ["How do I keep bread fresh?", "Hi", "Tell me of the sea,\nand of ships. \U0001f6a2"]
 RESPONSES = ["In a bag.", "", "Wide <|im_end|> and blue\u2026"]
@@ -114,6 +121,53 @@ def test_a_reward_model_scores_as_it_scores_here(
         for text in RESPONSES
     ]
     assert loaded[name] == pytest.approx(scorer.scores(prompts, responses), abs=1e-5)
+
+
+def test_the_readmes_example_loads_and_serves(chain: Project, tmp_path: Path) -> None:
+    """The block of tasks/README.md, with this database and experiment in place of the reader's."""
+    (example,) = python_blocks("tasks/README.md")
+    example = example.replace("sqlite:////path/to/clone/mlflow.db", tracking_uri(chain.root))
+    example = example.replace("models:/rlhf-", f"models:/{EXPERIMENT}-")
+    assert example.count(EXPERIMENT) == 3
+    subprocess.run([sys.executable, "-P", "-c", example], cwd=tmp_path, check=True)
+
+
+def test_a_model_is_served_over_http(
+    chain: Project, loaded: dict[str, Any], tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    words = ["models", "serve", "-m", f"models:/{EXPERIMENT}-reward@current"]
+    words += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
+    address = f"http://127.0.0.1:{port}"
+    environment = os.environ | {"MLFLOW_TRACKING_URI": tracking_uri(chain.root)}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    with subprocess.Popen(
+        [sys.executable, "-m", "mlflow", *words],
+        cwd=tmp_path,
+        env=environment,
+        start_new_session=True,
+    ) as server:
+        try:
+            wait_until(lambda: answers(f"{address}/ping", server), "the model is not served")
+            rows = [list(row) for row in zip(PROMPTS, RESPONSES, strict=True)]
+            frame = {"columns": ["prompt", "response"], "data": rows}
+            reply = httpx.post(
+                f"{address}/invocations",
+                json={"dataframe_split": frame},
+                timeout=SECONDS,
+                trust_env=False,
+            )
+            assert reply.json()["predictions"] == pytest.approx(loaded["reward"], abs=1e-5)
+        finally:
+            os.killpg(server.pid, signal.SIGKILL)
+
+
+def answers(address: str, server: subprocess.Popen[bytes]) -> bool:
+    assert server.poll() is None
+    with suppress(httpx.HTTPError):
+        return httpx.get(address, timeout=5, trust_env=False).is_success
+    return False
 
 
 def test_registering_takes_no_second_copy_of_the_weights(chain: Project) -> None:
