@@ -13,6 +13,7 @@ from prefect.artifacts import (
     create_progress_artifact,
     update_progress_artifact,
 )
+from prefect.events import emit_event
 from prefect.exceptions import PrefectException
 
 from rlhf.common.address import without_credentials
@@ -24,6 +25,8 @@ from tasks.tracking import TrackedRun, client_of, tracking_uri
 
 # a server that answers no more, and one that refuses: neither may cost the result
 LOST = (httpx.HTTPError, PrefectException)
+# the event of Prefect by which automations hear of a collapse
+COLLAPSED = "rlhf.policy.collapsed"
 _POLL_SECONDS = 5.0
 _HUNDRED = 100.0
 
@@ -107,6 +110,13 @@ def _links(run: TrackedRun) -> list[str]:
         "",
         f"[MLflow: the execution, with the report]({runs}/{run.parent_id}/artifacts)",
     ]
+
+
+def emit_collapse(run: TrackedRun, message: str) -> None:
+    """Tell Prefect's automations that a policy collapsed."""
+    resource = {"prefect.resource.id": f"rlhf.run.{run.run_id}", "rlhf.stage": run.stage}
+    payload = {"message": message, "experiment": run.experiment}
+    emit_event(COLLAPSED, resource=resource, payload=payload)
 
 
 def mlflow_address(root: Path) -> str | None:

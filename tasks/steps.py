@@ -12,7 +12,6 @@ from typing import Any
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from prefect.events import emit_event
 
 from rlhf.common.errors import ChangedError
 from rlhf.common.files import read_json, tree_sha256
@@ -28,14 +27,12 @@ from tasks.lineage import Lineage, cache_output, output_hashes, stage_lineage
 from tasks.process import run_process
 from tasks.recording import record_results, system_metrics, tail_to_mlflow
 from tasks.registry import find_tree, record_figures, register_model, registered_name
-from tasks.run_page import show_results, shown_progress
+from tasks.run_page import emit_collapse, show_results, shown_progress
 from tasks.tracking import TrackedRun
 from tasks.watched import refuse_unwatched
 from tasks.worker import worker_command, worker_environment
 
 LOGS = Path("logs")
-# the event of Prefect by which automations hear of it
-COLLAPSED = "rlhf.policy.collapsed"
 _RESUMABLE = (
     "%s is kept: with the settings, data, code and libraries that it was made from, "
     "`dvc repro` resumes it"
@@ -199,11 +196,7 @@ def _record_collapse(run: TrackedRun, summary: dict[str, Any]) -> None:
     logger.warning(message)
     with tracking.best_effort("the collapse", logger.warning):
         _tag(run, {"rlhf.collapse_step": str(step)})
-    emit_event(
-        COLLAPSED,
-        resource={"prefect.resource.id": f"rlhf.run.{run.run_id}", "rlhf.stage": run.stage},
-        payload={"message": message, "experiment": run.experiment},
-    )
+    emit_collapse(run, message)
 
 
 def _tag(run: TrackedRun, tags: dict[str, str]) -> None:

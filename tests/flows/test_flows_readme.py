@@ -110,19 +110,15 @@ def test_whoever_asks_to_is_told_of_a_collapse(
     }
 
 
-# what the flow of a stage does when the summary says so
+# as the flow of the stage ppo does
 COLLAPSE = """
-import logging
 from pathlib import Path
 from prefect.events.worker import EventsWorker
-from tasks import steps
 from tasks.lineage import Lineage
+from tasks.run_page import emit_collapse
 from tasks.tracking import TrackedRun
-steps.get_run_logger = lambda: logging.getLogger("test")
-steps._tag = lambda run, tags: None
 run = TrackedRun("ppo", Path(), "run-id", "parent-id", "experiment", Lineage("c0ffee", False, "5e"))
-steps._record_collapse(run, {"collapse_step": 7, "kept_step": 5})
-EventsWorker.instance().wait_until_empty()
+emit_collapse(run, "the policy collapsed at iteration 7; kept is that of 5")
 EventsWorker.instance().drain()
 """
 
