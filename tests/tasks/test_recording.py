@@ -16,7 +16,7 @@ def test_steps_are_sent_as_they_are_written_and_the_rest_at_the_end(tmp_path: Pa
         log.write(0, {"loss": 1.0, "done": True})
         tail.send_new()
         assert sent == [
-            {"step": -1, "loss": 2.0, "note": "text", "missing": None},
+            {"step": -1, "loss": 2.0, "note": "text"},
             {"step": 0, "loss": 1.0, "done": True},
         ]
         log.write(1, {"loss": 0.5})

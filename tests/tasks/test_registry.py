@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import mlflow
+import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelStatus
@@ -28,6 +29,9 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace of its own database; making one costs seconds."""
     root = tmp_path_factory.mktemp("workspace")
     (root / "params.yaml").write_text("seed: 1\n")
+    table = root / "data" / "prepared" / "prompts.parquet"
+    table.parent.mkdir(parents=True)
+    pd.DataFrame({"ids": [[1]]}).to_parquet(table)
     return root
 
 
