@@ -69,7 +69,7 @@ def place_order(root: Path, stage: str) -> Order:
 def take_over(root: Path, stage: str, entry: str) -> None:
     """Write a stage's entry of dvc.lock, as the other clone gave it, and pull what it stands for."""
     path = root / "dvc.lock"
-    lock = read_yaml(path) if path.is_file() else {"schema": "2.0", "stages": {}}
+    lock: Any = read_yaml(path) if path.is_file() else {"schema": "2.0", "stages": {}}
     lock["stages"][stage] = parse_yaml(entry, f"dvc.lock of {stage}")
     write_text(path, write_yaml(lock))
     _with_remote(root, lambda repo: repo.pull(targets=[stage], force=True))

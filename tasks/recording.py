@@ -113,10 +113,13 @@ def tail_to_mlflow(run: TrackedRun) -> StepTail:
 @contextmanager
 def system_metrics(run: TrackedRun) -> Iterator[None]:
     """Log processor, memory and GPU in the block, where MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING asks for it."""
-    if not MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get():
+    # MLflow has no types here
+    wanted: Any = MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
+    if not wanted.get():
         yield
         return
-    monitor = SystemMetricsMonitor(run.run_id, tracking_uri=tracking_uri(run.root))
+    make: Any = SystemMetricsMonitor
+    monitor = make(run.run_id, tracking_uri=tracking_uri(run.root))
     monitor.start()
     try:
         yield
