@@ -55,9 +55,11 @@ def _figures(metrics: list[Metric]) -> str:
     return "\n".join(rows) if len(rows) > 2 else "Nothing measured of it yet."
 
 
-def _importance(key: str) -> tuple[bool, str]:
-    """Win rates first, then by name."""
-    return not key.startswith("win_rate"), key
+def _importance(key: str) -> tuple[int, str]:
+    """Win rates first, then those with the length controlled for, then the rest by name."""
+    beginnings = ("win_rate_over", "win_rate")
+    place = next((n for n, start in enumerate(beginnings) if key.startswith(start)), 2)
+    return place, key
 
 
 def _is_bound(key: str, values: dict[str, float]) -> bool:

@@ -56,7 +56,8 @@ def register_model(
             version = client.create_model_version(
                 name, logged.model_uri, run.run_id, tags=tags, model_id=logged.model_id
             )
-    client.log_outputs(run.run_id, [LoggedModelOutput(logged_model_id(version), step=0)])
+    for run_id in (run.run_id, run.parent_id):
+        client.log_outputs(run_id, [LoggedModelOutput(logged_model_id(version), step=0)])
     set_tags(client, run.run_id, {"model.name": name, "model.version": str(version.version)})
     if alias:
         client.set_registered_model_alias(name, alias, str(version.version))

@@ -31,6 +31,8 @@ from tasks.provenance import dataset_inputs, flow_command, source_tags
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
+# of an experiment: which of its two sets of pages MLflow opens with
+_KIND, _MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"
 # what a server that went away and a locked or full database raise
 _LOST = (MlflowException, OSError)
 # what MLflow refuses in the name of a metric
@@ -121,7 +123,9 @@ def open_run(
         child = client.create_run(experiment_id, tags=tags, run_name=stage)
         log_params(client, child.info.run_id, lineage.settings)
         client.log_dict(child.info.run_id, lineage.as_dict(), "lineage.json")
-        client.log_inputs(child.info.run_id, dataset_inputs(root, stage, lineage))
+        datasets = dataset_inputs(root, stage, lineage)
+        for run_id in (child.info.run_id, parent_id):
+            client.log_inputs(run_id, datasets)
     except _LOST as error:
         address = without_credentials(tracking_uri(root))
         raise TrackingError(
@@ -211,6 +215,8 @@ def _experiment(client: MlflowClient, root: Path, name: str) -> Experiment:
             f"`mlflow experiments restore --experiment-id {experiment.experiment_id}`, "
             "or set another name for the key experiment in params.yaml"
         )
+    if _KIND not in experiment.tags:
+        client.set_experiment_tag(experiment.experiment_id, _KIND, _MODEL_TRAINING)
     return experiment
 
 
