@@ -26,7 +26,12 @@ def named_curves(stage: str, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def key_figures(stage: str, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Pick the key metrics of a stage; all that it has is in the file `metrics/<stage>.json`."""
+    """Pick the key metrics of a stage; all that it has is in the file `metrics/<stage>.json`.
+
+    Of what is no stage of the table, as the findings of a study, all.
+    """
+    if stage not in STAGES:
+        return dict(summary)
     return {key: summary[key] for key in STAGES[stage].key_metrics if key in summary}
 
 

@@ -21,6 +21,7 @@ def test_important_curves_come_before_the_others() -> None:
 def test_figures_are_the_key_metrics_of_the_stage() -> None:
     summary = {"accuracy": 0.9, "pairs_trained": 356}
     assert key_figures("reward", summary) == {"accuracy": 0.9}
+    assert key_figures("findings", summary) == summary
     assert under("summary", {"accuracy": 0.9}) == {"summary/accuracy": 0.9}
 
 
