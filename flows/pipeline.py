@@ -16,9 +16,8 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from flows.arguments import add_pools, add_settings, add_targets
+from flows.arguments import add_settings, add_targets
 from flows.parameters import PresetName, Retries, Seconds, StageName, VariantName
-from flows.pools import run_with_pools
 from flows.stage import exit_code, prefect_server
 from rlhf.common.files import write_text
 from rlhf.settings import load_settings, preset_text
@@ -27,7 +26,7 @@ from rlhf.settings.variants import VARIANTS
 from rlhf.workspace import Workspace
 from tasks.execution import current_execution, named_execution
 from tasks.recording import record_execution
-from tasks.repro import ReproFailed, override, repro
+from tasks.repro import ReproFailed, repro
 from tasks.steps import LOGS
 from tasks.tracking import best_effort
 
@@ -41,7 +40,6 @@ def pipeline(
     wait: bool = True,
     retries: Retries = 0,
     retry_delay_seconds: Seconds = 60,
-    pools: dict[StageName, str] | None = None,
 ) -> None:
     """Bring the workspace up to date.
 
@@ -53,7 +51,6 @@ def pipeline(
         wait: wait for another run of this workspace; otherwise fail when there is one
         retries: how often a failed run is tried again; stages go on from their last checkpoints
         retry_delay_seconds: between tries
-        pools: stages that a worker of a work pool runs, in a clone of its own: {"ppo": "gpu"}
     """
     # the stages run in other processes, and record under this name
     execution = f"pipeline-{flow_run.id}"
@@ -64,29 +61,16 @@ def pipeline(
     )
     changes = {**(VARIANTS[variant] if variant else {}), **(overrides or {})}
     with named_execution(execution):
-        run_again(targets or [], preset, changes, wait, pools or {}, execution)
+        run_again(targets or [], preset, changes, wait)
         complete_record(execution)
 
 
 @task(task_run_name="dvc repro", cache_policy=NO_CACHE)
-def run_dvc(
-    targets: list[str],
-    preset: str | None,
-    changes: dict[str, Any],
-    wait: bool,
-    pools: dict[str, str],
-    execution: str,
-) -> None:
+def run_dvc(targets: list[str], preset: str | None, changes: dict[str, Any], wait: bool) -> None:
     """Let DVC run what is stale, its output in the log."""
-    root, on_line = Path(), get_run_logger().info
+    root = Path()
     prepare = partial(adopt_preset, root, preset, changes) if preset else None
-    if not pools:
-        repro(root, targets, changes, on_line, wait=wait, prepare=prepare)
-        return
-    if prepare is not None:
-        prepare()
-    override(root, changes)
-    run_with_pools(root, targets, pools, execution, on_line)
+    repro(root, targets, changes, get_run_logger().info, wait=wait, prepare=prepare)
 
 
 def adopt_preset(root: Path, preset: str, changes: Mapping[str, Any]) -> None:
@@ -127,10 +111,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     add_targets(parser)
     add_settings(parser, "change a setting in params.yaml first; may be repeated")
-    add_pools(parser)
     options = parser.parse_args(arguments)
     with exit_code(), prefect_server(Path(), current_execution()):
-        pipeline(options.targets, overrides=dict(options.set), pools=dict(options.pool))
+        pipeline(options.targets, overrides=dict(options.set))
 
 
 if __name__ == "__main__":
