@@ -11,6 +11,7 @@ Prefect keeps.
 """
 
 import argparse
+import fcntl
 import os
 import socket
 from collections.abc import Iterator
@@ -37,7 +38,9 @@ from rlhf.common.errors import RlhfError
 from rlhf.common.files import read_json, write_json
 from rlhf.stages import STAGES
 from tasks.environment import records_root
+from tasks.errors import BusyError
 from tasks.execution import current_execution
+from tasks.server import is_own
 
 _STUDY = "The arms of figures of the paper, a seed each, and the page of findings."
 _PIPELINE = "Bring the whole workspace up to date, through DVC: what is up to date is not run."
@@ -47,17 +50,36 @@ _PIPELINE = "Bring the whole workspace up to date, through DVC: what is up to da
 
 
 def served_deployments(
-    name: str = "pipeline", cron: str | None = None, parameters: dict[str, Any] | None = None
+    name: str = "pipeline",
+    cron: str | None = None,
+    parameters: dict[str, Any] | None = None,
+    suffix: str = "",
+    *,
+    asked: bool = False,
 ) -> list[RunnerDeployment]:
-    """List the pipeline, each stage and the studies, as deployments that are not registered yet."""
+    """List the pipeline, each stage and the studies, as deployments that are not registered yet.
+
+    parameters: of the pipeline; asked: whether the user gave them
+    suffix: of all names
+    """
+    pipeline_of_all = _deployment(pipeline, name + suffix, _PIPELINE, parameters or {}, cron=cron)
+    if not asked:
+        # what a user has set on Prefect's page stays
+        pipeline_of_all.model_fields_set.discard("parameters")
     deployments = [
-        _deployment(pipeline, name, _PIPELINE, parameters or {}, cron=cron),
-        _deployment(study, "study", _STUDY, {"figures": ["fig7"]}),
+        pipeline_of_all,
+        _deployment(study, "study" + suffix, _STUDY, {"figures": ["fig7"]}),
     ]
     for stage in STAGES.values():
         about = f"{stage.about}. With all stages that it needs, where they are not up to date."
-        deployments.append(_deployment(pipeline, stage.name, about, {"targets": [stage.name]}))
+        targets = {"targets": [stage.name]}
+        deployments.append(_deployment(pipeline, stage.name + suffix, about, targets))
     return deployments
+
+
+def name_suffix(root: Path, url: str) -> str:
+    """Tell a workspace's deployments from others' by name, on a server that is not its own."""
+    return "" if is_own(root, url) else f" ({socket.gethostname()}, {root.resolve().name})"
 
 
 def _deployment(
@@ -72,6 +94,10 @@ def _deployment(
         # in whatever directory this runs, not at a path of this machine
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
+    # an update sends what is set, and would take away schedules and pauses made on Prefect's page
+    deployment.model_fields_set.discard("paused")
+    if cron is None:
+        deployment.model_fields_set.discard("schedules")
     return deployment
 
 
@@ -81,10 +107,22 @@ def workspace_tag(root: Path) -> str:
 
 
 def serve_here(root: Path, deployments: list[RunnerDeployment]) -> None:
-    """Run what is due or asked for, until Ctrl-C."""
-    with schedules_resting(root):
+    """Run what is due or asked for, until Ctrl-C; raises RlhfError where another process does it."""
+    with _only_one(root), schedules_resting(root):
         # a second run would only wait for the first
         serve(*deployments, limit=1, pause_on_shutdown=False, print_starting_message=False)
+
+
+@contextmanager
+def _only_one(root: Path) -> Iterator[None]:
+    path = records_root(root) / ".prefect" / "served.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError("another process serves this workspace's deployments") from None
+        yield
 
 
 @contextmanager
@@ -121,12 +159,7 @@ def _registered(client: SyncPrefectClient, root: Path) -> list[DeploymentRespons
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line, then serve or register."""
     options = _parser().parse_args(arguments)
-    parameters = {
-        "targets": options.targets,
-        "overrides": dict(options.set),
-        "retries": options.retries,
-        "retry_delay_seconds": options.retry_delay_seconds,
-    }
+    parameters = _parameters(options)
     with exit_code():
         # a server of this process ends with it, and nobody is left to keep the schedule
         if options.work_pool and not os.environ.get("PREFECT_API_URL"):
@@ -142,9 +175,24 @@ def main(arguments: list[str] | None = None) -> None:
             worker = f"prefect worker start --pool {options.work_pool}"
             print(f"A worker runs it: PREFECT_API_URL={address} {worker}")
         else:
-            deployments = served_deployments(options.name, options.cron, parameters)
+            deployments = served_deployments(
+                options.name,
+                options.cron,
+                parameters,
+                name_suffix(Path(), url),
+                asked=parameters != _parameters(_parser().parse_args([])),
+            )
             print(f"Served: {', '.join(str(one.name) for one in deployments)}", flush=True)
             serve_here(Path(), deployments)
+
+
+def _parameters(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "targets": options.targets,
+        "overrides": dict(options.set),
+        "retries": options.retries,
+        "retry_delay_seconds": options.retry_delay_seconds,
+    }
 
 
 def register(name: str, work_pool: str, cron: str | None, parameters: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ import psutil
 from flows.stage import exit_code
 from rlhf.common.address import without_credentials
 from rlhf.common.errors import RlhfError
-from rlhf.common.files import write_json
+from rlhf.common.files import read_json, write_json
 from tasks.guard import guard_environment, guarded_command
 from tasks.run_page import address_file
 from tasks.server import HOST, free_port, release, shared_server
@@ -33,6 +33,8 @@ MLFLOW_PORT = 5000
 MLFLOW, DEPLOYMENTS = "mlflow-server", "deployments"
 _START_SECONDS = 600.0
 _STOP_SECONDS = 20.0
+# a run that it has begun ends its stage first
+_RUNNER_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,8 @@ def main() -> None:
         finally:
             # it has runs to end and schedules to pause, while there is a server
             if runner is not None:
-                stop(runner, signal.SIGINT)
-            address_file(root).unlink(missing_ok=True)
+                stop(runner, signal.SIGINT, _RUNNER_SECONDS)
+            forget_address(root, mlflow)
             if mlflow is not None:
                 stop(mlflow.process)
             if not release(root, this_process):
@@ -122,12 +124,15 @@ def start_runner(root: Path) -> subprocess.Popen[bytes]:
 def wait_for_end(
     root: Path, mlflow: MlflowServer | None, runner: subprocess.Popen[bytes]
 ) -> NoReturn:
-    """Wait until one of the processes ends; raises RlhfError that names its log."""
+    """Wait until MLflow's server ends, which raises RlhfError that names its log."""
+    told = False
     while True:
         if mlflow is not None and mlflow.process.poll() is not None:
             raise RlhfError(f"the MLflow server stopped; see {_log(root, MLFLOW)}")
-        if runner.poll() is not None:
-            raise RlhfError(f"nobody serves the deployments; see {_log(root, DEPLOYMENTS)}")
+        if runner.poll() is not None and not told:
+            # another `make ui` does it, or it failed: the pages are there all the same
+            print(f"The deployments are not served here; see {_log(root, DEPLOYMENTS)}", flush=True)
+            told = True
         time.sleep(1)
 
 
@@ -142,13 +147,24 @@ def wait_for(server: MlflowServer, root: Path) -> None:
     raise RlhfError(f"the MLflow server did not start; see {_log(root, MLFLOW)}")
 
 
-def stop(server: subprocess.Popen[bytes], request: signal.Signals = signal.SIGTERM) -> None:
+def forget_address(root: Path, mlflow: MlflowServer | None) -> None:
+    """Take back where MLflow's pages are, unless another `make ui` has written its own."""
+    path = address_file(root)
+    if mlflow is not None and path.is_file() and read_json(path)["address"] == mlflow.address:
+        path.unlink(missing_ok=True)
+
+
+def stop(
+    server: subprocess.Popen[bytes],
+    request: signal.Signals = signal.SIGTERM,
+    seconds: float = _STOP_SECONDS,
+) -> None:
     """Stop a server and its workers."""
     with suppress(ProcessLookupError):
         os.killpg(server.pid, request)
     try:
         # it lets its workers finish what they do
-        server.wait(_STOP_SECONDS)
+        server.wait(seconds)
     except subprocess.TimeoutExpired:
         with suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGKILL)

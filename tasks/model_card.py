@@ -42,7 +42,9 @@ def write_card(client: MlflowClient, version: ModelVersion) -> None:
 
 def _figures(metrics: list[Metric]) -> str:
     """A table; a rate with its interval is one row."""
-    values = {metric.key: metric.value for metric in metrics}
+    # a later run's figure takes the place of an earlier one's
+    ordered = sorted(metrics, key=lambda metric: metric.timestamp)
+    values = {metric.key: metric.value for metric in ordered}
     rows = ["| figure | value |", "|---|---|"]
     for key in sorted(values, key=_importance):
         if _is_bound(key, values):

@@ -22,13 +22,15 @@ from rlhf.stages import STAGES
 from tasks.lineage import Lineage
 
 _DATA = "data/"
+# how the stages of a study's arms begin
+_ARM = "arm-"
 # of the digest of a dataset, in characters
 _DIGEST = 36
 
 
 def flow_command(stage: str) -> str:
     """Give the command of a stage's flow, or of an arm's."""
-    module = "arm" if stage.startswith("arm-") else stage
+    module = "arm" if stage.startswith(_ARM) else stage
     return f"python -m flows.{module}"
 
 
@@ -44,7 +46,8 @@ def source_tags(name: str, commit: str) -> dict[str, str]:
 
 def dataset_inputs(root: Path, stage: str, lineage: Lineage) -> list[DatasetInput]:
     """Name each table or folder of data that a stage reads, with DVC's hash and its number of rows."""
-    context = "training" if stage not in STAGES or STAGES[stage].trains else "evaluation"
+    trains = stage in STAGES and STAGES[stage].trains
+    context = "training" if trains or stage.startswith(_ARM) else "evaluation"
     tags = [InputTag(MLFLOW_DATASET_CONTEXT, context)]
     return [
         DatasetInput(_dataset(root, path, value), tags)

@@ -146,7 +146,7 @@ def record_results(
                 client.log_artifact(run.run_id, str(file), "metrics")
         for file in extra:
             _log_file(client, run, file)
-        write_run_card(client, run.parent_id, workspace)
+        write_run_card(client, run.experiment_id, run.parent_id, workspace)
     return summary
 
 
@@ -196,4 +196,4 @@ def record_execution(root: Path, experiment: str, execution: str) -> None:
     missing = [metric for metric in metrics if metric.key not in known]
     log_metrics(client, parent.info.run_id, missing)
     client.log_artifact(parent.info.run_id, str(root / "dvc.lock"))
-    write_run_card(client, parent.info.run_id, workspace)
+    write_run_card(client, parent.info.experiment_id, parent.info.run_id, workspace)

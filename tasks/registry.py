@@ -19,6 +19,7 @@ from mlflow.models import Model
 from rlhf.common.errors import RlhfError
 from rlhf.common.files import tree_bytes, tree_sha256
 from rlhf.settings import Settings, flatten
+from rlhf.stages import STAGES
 from rlhf.workspace import Workspace
 from tasks.lineage import CachedOutput
 from tasks.model_card import LOGGED_MODEL, logged_model_id, write_card
@@ -31,6 +32,11 @@ from tasks.tracking import (
     metrics_of,
     set_tags,
     tracking_uri,
+)
+
+# those that a stage writes and registers
+REGISTERED_MODELS = frozenset(
+    stage.model for stage in STAGES.values() if stage.model and stage.registered
 )
 
 
@@ -50,6 +56,7 @@ def register_model(
     version = find_tree(client, name, tree)
     # a run that is forced gives the same bytes again
     if version is None:
+        _create_name(client, name)
         tags = _tags(run, output.dvc_hash, tree)
         logged = _log_model(client, run, directory, tags, settings, output)
         with global_address(tracking_uri(run.root)):
@@ -64,13 +71,17 @@ def register_model(
     return version
 
 
-def find_tree(client: MlflowClient, name: str, tree: str) -> ModelVersion | None:
-    """Find the version that has these bytes and loads; makes the name where there is none."""
+def _create_name(client: MlflowClient, name: str) -> None:
+    """Make a registered model, where there is none of that name."""
     try:
         client.create_registered_model(name)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+
+
+def find_tree(client: MlflowClient, name: str, tree: str) -> ModelVersion | None:
+    """Find the version that has these bytes and loads."""
     query = f"name = '{name}' and tags.`tree.sha256` = '{tree}'"
     # versions of earlier releases are folders without an MLmodel
     loadable = [

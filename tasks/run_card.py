@@ -1,9 +1,9 @@
 """The description of an execution's run in MLflow: which model is better, by how much, and where to look."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from mlflow import MlflowClient
-from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from rlhf.common.files import read_json
 from rlhf.stages import STAGES
@@ -16,9 +16,19 @@ from tasks.tracking import set_tags
 _TOLD = ("win", "tie", "lose", "win_rate", "win_rate_low", "win_rate_high", "compared", "judge")
 
 
-def write_run_card(client: MlflowClient, run_id: str, workspace: Workspace) -> None:
-    """Describe an execution by what the workspace holds now."""
-    lines = [*_comparisons(workspace), "", *_figures(workspace), "", *_pointers(workspace)]
+def write_run_card(
+    client: MlflowClient, experiment_id: str, run_id: str, workspace: Workspace
+) -> None:
+    """Describe an execution by what its stages have measured so far.
+
+    What an earlier execution left in the workspace is not told as this one's.
+    """
+    children = client.search_runs([experiment_id], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}'")
+    ran = {child.data.tags.get("rlhf.stage", "") for child in children}
+    lines: list[str] = []
+    if "evaluate" in ran:
+        lines += [*_comparisons(workspace), ""]
+    lines += [*_figures(workspace, ran), "", *_pointers(workspace, ran)]
     set_tags(client, run_id, {MLFLOW_RUN_NOTE: "\n".join(lines).strip()})
 
 
@@ -41,12 +51,12 @@ def _interval(result: ComparisonResult, key: str) -> str:
     return f"{rate:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def _figures(workspace: Workspace) -> Iterator[str]:
+def _figures(workspace: Workspace, ran: Collection[str]) -> Iterator[str]:
     yield "| stage | figure | value |"
     yield "|---|---|---|"
     for stage in STAGES:
         path = workspace.metrics(stage)
-        if not path.exists():
+        if stage not in ran or not path.exists():
             continue
         for key, value in key_figures(stage, read_json(path)).items():
             if key not in _TOLD and value is not None:
@@ -54,7 +64,7 @@ def _figures(workspace: Workspace) -> Iterator[str]:
                 yield f"| {stage} | {key} | {text} |"
 
 
-def _pointers(workspace: Workspace) -> Iterator[str]:
-    if workspace.report.exists():
+def _pointers(workspace: Workspace, ran: Collection[str]) -> Iterator[str]:
+    if "report" in ran and workspace.report.exists():
         yield "The report, with curves and answers side by side: `index.html` under *Artifacts*."
     yield "The models: *Model registry*, or the runs of `sft`, `reward`, `ppo` and `gold` below this one."

@@ -1,5 +1,7 @@
 """What Prefect shows on a run's page: how far the work is, its key figures, and where to look further."""
 
+import contextvars
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,7 +23,7 @@ from rlhf.common.errors import DataError
 from rlhf.common.files import read_json
 from tasks.environment import records_root
 from tasks.metric_names import key_figures
-from tasks.tracking import TrackedRun, client_of, tracking_uri
+from tasks.tracking import TrackedRun, tracking_uri
 
 # a server that answers no more, and one that refuses: neither may cost the result
 LOST = (httpx.HTTPError, PrefectException)
@@ -29,6 +31,11 @@ LOST = (httpx.HTTPError, PrefectException)
 COLLAPSED = "rlhf.policy.collapsed"
 _POLL_SECONDS = 5.0
 _HUNDRED = 100.0
+
+
+def artifact_key(stage: str, what: str) -> str:
+    """Name an artifact of a stage or arm: Prefect takes small letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9-]", "-", f"{stage}-{what}".lower())
 
 
 # -- how far it is ----------------------------------------------------------------------------------
@@ -41,13 +48,19 @@ def shown_progress(stage: str, path: Path) -> Iterator[None]:
     stop = threading.Event()
     artifact: UUID | None = None
     with suppress(*LOST):
-        made: Any = create_progress_artifact(0.0, key=f"{stage}-progress", description=stage)
+        made: Any = create_progress_artifact(
+            0.0, key=artifact_key(stage, "progress"), description=stage
+        )
         artifact = made
     if artifact is None:
         yield
         return
     watcher = threading.Thread(
-        target=_follow, args=(artifact, path, stop), name=f"progress of {stage}", daemon=True
+        # with the address of the server, which is a setting of this context
+        target=contextvars.copy_context().run,
+        args=(_follow, artifact, path, stop),
+        name=f"progress of {stage}",
+        daemon=True,
     )
     watcher.start()
     try:
@@ -95,7 +108,7 @@ def show_results(run: TrackedRun, summary: dict[str, Any]) -> None:
     lines += ["", *_links(run)]
     with suppress(*LOST):
         create_markdown_artifact(
-            "\n".join(lines), key=f"{run.stage}-results", description=run.stage
+            "\n".join(lines), key=artifact_key(run.stage, "results"), description=run.stage
         )
 
 
@@ -103,8 +116,7 @@ def _links(run: TrackedRun) -> list[str]:
     address = mlflow_address(run.root)
     if address is None:
         return [f"MLflow run `{run.run_id}`: `make ui` shows it."]
-    experiment = client_of(run.root).get_run(run.run_id).info.experiment_id
-    runs = f"{address}/#/experiments/{experiment}/runs"
+    runs = f"{address}/#/experiments/{run.experiment_id}/runs"
     return [
         f"[MLflow: this run, with curves and samples]({runs}/{run.run_id})",
         "",

@@ -26,7 +26,13 @@ from tasks.figures import evaluation_figures, stage_figures
 from tasks.lineage import Lineage, cache_output, output_hashes, stage_lineage
 from tasks.process import run_process
 from tasks.recording import record_results, system_metrics, tail_to_mlflow
-from tasks.registry import find_tree, record_figures, register_model, registered_name
+from tasks.registry import (
+    REGISTERED_MODELS,
+    find_tree,
+    record_figures,
+    register_model,
+    registered_name,
+)
 from tasks.run_page import emit_collapse, show_results, shown_progress
 from tasks.tracking import TrackedRun
 from tasks.watched import refuse_unwatched
@@ -207,9 +213,9 @@ def _tag(run: TrackedRun, tags: dict[str, str]) -> None:
 def register(run: TrackedRun, model: str, alias: str | None = None) -> None:
     """Make a version of the model in MLflow's registry, with what its stage measured of it."""
     logger = get_run_logger()
-    settings = load_settings(Workspace(run.root).params)
-    output = cache_output(run.root, run.stage, f"models/{model}")
     with tracking.best_effort(f"model {model}", logger.warning):
+        settings = load_settings(Workspace(run.root).params)
+        output = cache_output(run.root, run.stage, f"models/{model}")
         version = register_model(run, model, output, alias, settings)
         record_figures(run, version, stage_figures(run.root, run.stage))
         suffix = f", alias {alias}" if alias else ""
@@ -221,8 +227,11 @@ def record_judged_models(run: TrackedRun) -> None:
     """Add what `evaluate` found to each model that it judged, in MLflow's registry."""
     logger = get_run_logger()
     workspace = Workspace(run.root)
-    for model, figures in evaluation_figures(read_json(workspace.details("evaluate"))).items():
-        with tracking.best_effort(f"the figures of {model}", logger.warning):
+    with tracking.best_effort("the figures of the models", logger.warning):
+        for model, figures in evaluation_figures(read_json(workspace.details("evaluate"))).items():
+            # an opponent is nobody's stage
+            if model not in REGISTERED_MODELS:
+                continue
             name = registered_name(run.experiment, model)
             # by its bytes: DVC may have brought back a model that an earlier run registered
             tree = tree_sha256(workspace.model(model))

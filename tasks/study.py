@@ -27,6 +27,7 @@ from tasks import tracking
 from tasks.artifacts import show_table, summary_rows
 from tasks.environment import STUDIES_FOLDER
 from tasks.metric_names import SUMMARY, key_figures, named_curves, under
+from tasks.run_page import artifact_key
 from tasks.tracking import TrackedRun
 from tasks.watched import filled_in, refuse_unwatched
 
@@ -207,8 +208,7 @@ def record_arm(run: TrackedRun, name: str) -> None:
         tracking.log_params(client, run.run_id, params)
         tracking.log_metrics(client, run.run_id, _arm_metrics(seeds, summary))
         client.log_artifact(run.run_id, str(path), "runs")
-    key = f"{run.stage.lower().replace('_', '-')}-metrics"
-    show_table(key, summary_rows(summary, "mean over seeds"), name)
+    show_table(artifact_key(run.stage, "metrics"), summary_rows(summary, "mean over seeds"), name)
 
 
 def _arm_metrics(seeds: Sequence[Mapping[str, Any]], summary: Mapping[str, float]) -> list[Metric]:

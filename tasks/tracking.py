@@ -55,6 +55,7 @@ class TrackedRun:
     parent_id: str
     experiment: str
     lineage: Lineage
+    experiment_id: str
 
 
 def tracking_uri(root: Path) -> str:
@@ -132,7 +133,9 @@ def open_run(
             f"MLflow at {address} cannot be used: {_first_line(error)}. "
             "Start that server, or unset MLFLOW_TRACKING_URI to record in the workspace"
         ) from None
-    return TrackedRun(stage, root, child.info.run_id, parent_id, experiment, lineage)
+    return TrackedRun(
+        stage, root, child.info.run_id, parent_id, experiment, lineage, str(experiment_id)
+    )
 
 
 def close_run(run: TrackedRun, status: str, message: str | None = None) -> None:
@@ -149,13 +152,14 @@ def close_run(run: TrackedRun, status: str, message: str | None = None) -> None:
 
 @contextmanager
 def best_effort(what: str, warn: Callable[[str], None]) -> Iterator[None]:
-    """Turn a tracking failure into a warning.
+    """Turn a failure to record into a warning.
 
-    Results are in the workspace and must not be lost over a record of them.
+    Results are in the workspace and must not be lost over a record of them: whatever a store
+    raises, an S3 client's own exceptions among them.
     """
     try:
         yield
-    except _LOST as error:
+    except Exception as error:
         warn(f"MLflow: {what} not recorded: {_first_line(error)}")
 
 

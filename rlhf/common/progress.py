@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -71,7 +72,9 @@ class Progress:
 
     def _write(self) -> None:
         if path := os.environ.get(PROGRESS_FILE):
-            write_json(Path(path), {"what": self.what, "done": self.done, "total": self.total})
+            # who watches may miss it; the work goes on
+            with suppress(OSError):
+                write_json(Path(path), {"what": self.what, "done": self.done, "total": self.total})
 
     def close(self) -> None:
         """End the bar's line."""

@@ -117,7 +117,7 @@ from prefect.events.worker import EventsWorker
 from tasks.lineage import Lineage
 from tasks.run_page import emit_collapse
 from tasks.tracking import TrackedRun
-run = TrackedRun("ppo", Path(), "run-id", "parent-id", "experiment", Lineage("c0ffee", False, "5e"))
+run = TrackedRun("ppo", Path(), "run-id", "parent-id", "experiment", Lineage("c0ffee", False, "5e"), "1")
 emit_collapse(run, "the policy collapsed at iteration 7; kept is that of 5")
 EventsWorker.instance().drain()
 """

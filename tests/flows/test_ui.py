@@ -22,7 +22,7 @@ def without_servers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     started: list[str] = []
     monkeypatch.setattr(ui, "shared_server", lambda *_: "http://127.0.0.1:1/api")
     monkeypatch.setattr(ui, "release", lambda *_: True)
-    monkeypatch.setattr(ui, "stop", lambda _: None)
+    monkeypatch.setattr(ui, "stop", lambda *_: None)
 
     class Interrupted:
         def poll(self) -> None:
@@ -36,6 +36,7 @@ def without_servers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(ui, "start_mlflow", start)
+    monkeypatch.setattr(ui, "start_runner", lambda _: Interrupted())
     monkeypatch.setattr(ui, "wait_for", lambda *_: None)
     monkeypatch.setattr(ui.time, "sleep", pause)
     return started

@@ -86,7 +86,7 @@ def test_a_plan_that_is_a_parameter_as_a_whole_may_not_change_while_its_stage_ru
     (root / "arms" / "kl.yaml").write_text("seeds: [1, 2]\n")
     lineage = stage_lineage(root, "arm", SETTINGS)
     assert lineage.settings == {"seed": SETTINGS.seed}
-    run = TrackedRun("arm", root, "run", "parent", "experiment", lineage)
+    run = TrackedRun("arm", root, "run", "parent", "experiment", lineage, "1")
     refuse_changes(run)
     (root / "arms" / "kl.yaml").write_text("seeds: [3, 4]\n")
     with pytest.raises(ChangedError, match=r"^arms/kl\.yaml: changed while arm ran"):
