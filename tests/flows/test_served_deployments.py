@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ class Page:
     def __init__(self, address: str) -> None:
         self._client = httpx.Client(base_url=f"{address}/api", timeout=SECONDS, trust_env=False)
 
-    def post(self, path: str, content: dict[str, Any] | None = None) -> Any:
+    def post(self, path: str, content: Any = None) -> Any:
         answer = self._client.post(path, json=content or {})
         assert answer.is_success, answer.text
         return answer.json() if answer.content else None
@@ -65,6 +66,13 @@ def project(changed_chain: Project) -> Project:
 
 @pytest.fixture(scope="module")
 def page(project: Project) -> Iterator[Page]:
+    with opened_page(project) as page:
+        yield page
+    kill_below(project.root)
+
+
+@contextmanager
+def opened_page(project: Project) -> Iterator[Page]:
     """Prefect's page while `make ui` runs."""
     interfaces = project.start(sys.executable, "-m", "flows.ui")
     assert interfaces.stdout is not None
@@ -79,7 +87,7 @@ def page(project: Project) -> Iterator[Page]:
     yield page
     interfaces.terminate()
     interfaces.communicate(timeout=SECONDS)
-    kill_below(project.root)
+    wait_until(lambda: not processes_below(project.root), "something is left of make ui")
 
 
 def worker(project: Project) -> psutil.Process | None:
@@ -125,7 +133,10 @@ def test_cancelling_ends_the_training_and_a_retry_resumes_it(project: Project, p
     run = page.run("sft", {"targets": ["sft"], "overrides": LONG})
     checkpoints = Workspace(project.root).checkpoints / "sft"
     wait_until(lambda: list(checkpoints.glob("*/*")), "sft wrote no checkpoint")
-    wait_until(lambda: "sft-progress" in page.artifacts(), "no progress is shown")
+    wait_until(
+        lambda: float(page.artifacts().get("sft-progress", {}).get("data") or 0) > 0,
+        "no progress is shown",
+    )
     found = worker(project)
     assert found is not None
 
@@ -158,3 +169,19 @@ def test_a_preset_takes_the_place_of_the_settings_which_are_kept(
     results = page.artifacts()
     assert "report-results" in results
     assert "MLflow: this run" in results["report-results"]["data"]
+
+
+def test_schedules_and_pauses_outlive_the_pages(changed_chain: Project) -> None:
+    """After all others: it closes the pages and opens them anew."""
+    project = Project(changed_chain.root)
+    kill_below(project.root)
+    nightly = {"active": True, "schedule": {"cron": "0 3 * * *", "timezone": "UTC"}}
+    with opened_page(project) as page:
+        served = page.deployments()
+        page.post(f"/deployments/{served['sft']['id']}/schedules", [nightly])
+        page.post(f"/deployments/{served['ppo']['id']}/pause_deployment")
+    with opened_page(project) as page:
+        served = page.deployments()
+        (schedule,) = served["sft"]["schedules"]
+        assert (schedule["active"], schedule["schedule"]["cron"]) == (True, "0 3 * * *")
+        assert [name for name, one in served.items() if one["paused"]] == ["ppo"]

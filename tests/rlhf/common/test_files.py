@@ -66,6 +66,14 @@ def test_a_staged_directory_that_fails_leaves_the_former_one(
     assert list(tmp_path.iterdir()) == [final]
 
 
+def test_what_is_written_is_readable_as_the_umask_says(tmp_path: Path) -> None:
+    with staged_directory(tmp_path / "model") as directory:
+        (directory / "sub").mkdir()
+        (directory / "sub" / "weights").touch(mode=0o600)
+    granted = (tmp_path / "model").stat().st_mode & 0o666
+    assert (tmp_path / "model" / "sub" / "weights").stat().st_mode & 0o777 == granted
+
+
 def test_left_overs_of_killed_runs_are_removed(tmp_path: Path) -> None:
     (tmp_path / ".sft.partial-1").mkdir()
     (tmp_path / ".sft.partial-1-former").mkdir()
