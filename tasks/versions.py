@@ -18,7 +18,7 @@ from rlhf.common.errors import RlhfError
 from rlhf.common.files import tree_sha256
 from rlhf.common.yaml import write_yaml
 from tasks.errors import TrackingError
-from tasks.registry import registered_name
+from tasks.registry import find_tree, registered_name
 from tasks.tracking import client_of, tracking_uri
 
 # it greets for every scratch repository
@@ -59,10 +59,9 @@ def find_by_alias(root: Path, experiment: str, model: str, alias: str) -> Regist
 
 
 def find_by_tree(root: Path, experiment: str, model: str, tree: str) -> RegisteredVersion | None:
-    """Give the version of a model that has these bytes; None where there is none."""
-    query = f"name = '{registered_name(experiment, model)}' and tags.`tree.sha256` = '{tree}'"
-    versions = client_of(root).search_model_versions(query)
-    return _described(versions[0]) if versions else None
+    """Give the version of a model that has these bytes and loads; None where there is none."""
+    version = find_tree(client_of(root), registered_name(experiment, model), tree)
+    return _described(version) if version else None
 
 
 def find_version(root: Path, experiment: str, reference: str) -> RegisteredVersion:

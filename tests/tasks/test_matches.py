@@ -156,6 +156,17 @@ def test_an_alias_or_bytes_that_nobody_has_give_none(registry: Path) -> None:
     assert find_by_tree(registry, "exp", "policy", champion.tree_sha256) == champion
 
 
+def test_bytes_are_found_in_the_version_that_loads(registry: Path) -> None:
+    """An earlier release registered the same bytes as files that MLflow does not load."""
+    client = client_of(registry)
+    found = find_version(registry, "exp", "policy/1")
+    run_id = client.get_model_version(found.name, "1").run_id
+    tags = {"tree.sha256": found.tree_sha256, "dvc.out": found.dvc_hash}
+    old = client.create_model_version(found.name, "file:///gone/model", run_id, tags=tags)
+    assert find_by_tree(registry, "exp", "policy", found.tree_sha256) == found
+    client.delete_model_version(old.name, old.version)
+
+
 def test_an_older_version_comes_back_out_of_dvcs_cache(registry: Path) -> None:
     with restored(registry, find_version(registry, "exp", "policy/1")) as directory:
         assert (
