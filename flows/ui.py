@@ -61,7 +61,12 @@ def main() -> None:
                 mlflow = start_mlflow(root)
             prefect_url = shared_server(root, this_process)
             runner = start_runner(root)
-            print_addresses(root, prefect_url, mlflow)
+            print(f"Prefect  {without_credentials(prefect_url.removesuffix('/api'))}", flush=True)
+            if mlflow is not None:
+                mlflow = wait_for(mlflow, root)
+                # pages of runs link to it
+                write_json(address_file(root), {"address": mlflow.address})
+            print(f"MLflow   {mlflow_address(mlflow)}", flush=True)
             print("Ctrl-C stops both.", flush=True)
             wait_for_end(root, mlflow, runner)
         except KeyboardInterrupt:
@@ -77,23 +82,17 @@ def main() -> None:
                 print("The Prefect server stays until the runs that use it end.")
 
 
-def print_addresses(root: Path, prefect_url: str, mlflow: MlflowServer | None) -> None:
-    """Print where both interfaces are, MLflow's once it answers; without a server it is another's."""
-    prefect = without_credentials(prefect_url.removesuffix("/api"))
-    print(f"Prefect  {prefect}", flush=True)
+def mlflow_address(mlflow: MlflowServer | None) -> str:
+    """Say where MLflow's page is; without a server that was started here it is another's."""
     if mlflow is None:
         address = without_credentials(os.environ["MLFLOW_TRACKING_URI"])
-        print(f"MLflow   {address} (MLFLOW_TRACKING_URI; not started here)", flush=True)
-    else:
-        wait_for(mlflow, root)
-        # pages of runs link to it
-        write_json(address_file(root), {"address": mlflow.address})
-        print(f"MLflow   {mlflow.address}", flush=True)
+        return f"{address} (MLFLOW_TRACKING_URI; not started here)"
+    return mlflow.address
 
 
-def start_mlflow(root: Path) -> MlflowServer:
-    """Start an MLflow server on the workspace's database."""
-    port = free_port(MLFLOW_PORT) or free_port(0)
+def start_mlflow(root: Path, wanted: int = MLFLOW_PORT) -> MlflowServer:
+    """Start an MLflow server on the workspace's database, at another port where `wanted` is taken."""
+    port = free_port(wanted) or free_port(0)
     command = [sys.executable, "-m", "mlflow", "server"]
     command += ["--backend-store-uri", tracking_uri(root)]
     command += ["--host", HOST, "--port", str(port), "--workers", "1"]
@@ -136,15 +135,30 @@ def wait_for_end(
         time.sleep(1)
 
 
-def wait_for(server: MlflowServer, root: Path) -> None:
-    """Wait until the MLflow server answers; raises RlhfError that names its log."""
+def wait_for(server: MlflowServer, root: Path) -> MlflowServer:
+    """Wait until the MLflow server answers, and give it; raises RlhfError that names its log.
+
+    Where somebody took its port before it did, another one at a free port is given.
+    """
+    if _comes_up(server):
+        return server
+    if free_port(_port(server)) is None:
+        stop(server.process)
+        second = start_mlflow(root, wanted=0)
+        if _comes_up(second):
+            return second
+        stop(second.process)
+    raise RlhfError(f"the MLflow server did not start; see {_log(root, MLFLOW)}")
+
+
+def _comes_up(server: MlflowServer) -> bool:
     end = time.monotonic() + _START_SECONDS
     while server.process.poll() is None and time.monotonic() < end:
         # another server may have taken the port that was free, and would answer too
         if _answers(server.address) and _listens(server):
-            return
+            return True
         time.sleep(0.2)
-    raise RlhfError(f"the MLflow server did not start; see {_log(root, MLFLOW)}")
+    return False
 
 
 def forget_address(root: Path, mlflow: MlflowServer | None) -> None:
@@ -175,9 +189,13 @@ def _log(root: Path, name: str) -> Path:
     return root / "logs" / f"{name}.log"
 
 
+def _port(server: MlflowServer) -> int:
+    return int(server.address.rpartition(":")[2])
+
+
 def _listens(server: MlflowServer) -> bool:
     """Whether it is this server, or a worker of it, that has the port."""
-    port = int(server.address.rpartition(":")[2])
+    port = _port(server)
     with suppress(psutil.NoSuchProcess):
         first = psutil.Process(server.process.pid)
         for process in (first, *first.children(recursive=True)):

@@ -66,9 +66,11 @@ def project(changed_chain: Project) -> Project:
 
 @pytest.fixture(scope="module")
 def page(project: Project) -> Iterator[Page]:
-    with opened_page(project) as page:
-        yield page
-    kill_below(project.root)
+    try:
+        with opened_page(project) as page:
+            yield page
+    finally:
+        kill_below(project.root)
 
 
 @contextmanager
@@ -76,8 +78,10 @@ def opened_page(project: Project) -> Iterator[Page]:
     """Prefect's page while `make ui` runs."""
     interfaces = project.start(sys.executable, "-m", "flows.ui")
     assert interfaces.stdout is not None
-    address = interfaces.stdout.readline().split()[-1]
-    page = Page(address)
+    # Prefect's address, MLflow's, and how to stop both, once they answer
+    lines = [interfaces.stdout.readline() for _ in range(3)]
+    assert "Ctrl-C" in lines[-1], lines
+    page = Page(lines[0].split()[-1])
     wait_until(lambda: len(page.deployments()) == len(STAGES) + 2, "not all are served")
     # each is told to be ready once its runner has looked
     wait_until(

@@ -37,7 +37,7 @@ def without_servers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(ui, "start_mlflow", start)
     monkeypatch.setattr(ui, "start_runner", lambda _: Interrupted())
-    monkeypatch.setattr(ui, "wait_for", lambda *_: None)
+    monkeypatch.setattr(ui, "wait_for", lambda server, _root: server)
     monkeypatch.setattr(ui.time, "sleep", pause)
     return started
 
@@ -68,6 +68,20 @@ def test_an_mlflow_that_does_not_start_is_reported_with_its_log(tmp_path: Path) 
         pytest.raises(RlhfError, match=message),
     ):
         ui.wait_for(MlflowServer("http://127.0.0.1:1", process), tmp_path)
+
+
+def test_a_port_that_is_taken_while_mlflow_starts_is_not_the_end(tmp_path: Path) -> None:
+    first = ui.start_mlflow(tmp_path, wanted=0)
+    port = int(first.address.rpartition(":")[2])
+    with socket.create_server(("127.0.0.1", port)):
+        second = ui.wait_for(first, tmp_path)
+    try:
+        assert second.address != first.address
+        assert first.process.returncode is not None
+        answer = httpx.get(f"{second.address}/health", timeout=SECONDS, trust_env=False)
+        assert answer.text == "OK"
+    finally:
+        ui.stop(second.process)
 
 
 def test_mlflow_is_stopped_where_prefect_does_not_start(
