@@ -79,8 +79,9 @@ def closing_run(run: TrackedRun) -> Iterator[TrackedRun]:
         message = "\n".join([str(error), *output])
         raise
     finally:
-        end = {"status": status, "message": message, "ended": int(time.time() * 1000)}
-        attempt(run, "the end of the run", warn, tracking.close_run, **end)
+        what, ended = "the end of the run", int(time.time() * 1000)
+        close = tracking.close_run
+        attempt(run, what, warn, close, status=status, message=message, ended=ended)
 
 
 @task(task_run_name="check inputs of {stage}", cache_policy=NO_CACHE)
