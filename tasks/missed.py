@@ -24,7 +24,7 @@ from rlhf.common.errors import RlhfError
 from rlhf.common.files import read_json, write_json
 from tasks.environment import records_root
 from tasks.lineage import Lineage
-from tasks.tracking import TrackedRun, first_line, global_address, tracking_uri
+from tasks.tracking import TrackedRun, client_of, first_line, global_address, tracking_uri
 
 FOLDER = ".pending"
 _LATER = "the next stage does it, or `rlhf record`"
@@ -104,12 +104,17 @@ def pending(root: Path) -> list[Path]:
 def deliver(root: Path, tell: Callable[[str], None]) -> list[str]:
     """Tell MLflow what runs of this workspace could not; gives what is still to be told, and why.
 
-    Where MLflow does not answer the rest is left alone. What is kept for another server stays.
+    What is kept for another server stays.
     """
     if not pending(root):
         return []
     left: list[str] = []
     address = without_credentials(tracking_uri(root))
+    try:
+        # asked once: each call to a server that is away takes seconds
+        client_of(root).search_experiments(max_results=1)
+    except Exception as error:
+        return [f"MLflow at {address} does not answer: {first_line(error)}"]
     with (
         FileLock(records_root(root) / FOLDER / "lock"),
         global_address(tracking_uri(root)),

@@ -28,21 +28,25 @@ def test_what_a_run_missed_is_told_when_mlflow_is_back(
     content["sft"]["epochs"] = 30.0
     params.write_text(write_yaml(content))
 
+    # so that each call to it is given up at once
+    lost = {"MLFLOW_TRACKING_URI": address, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+
     def begun() -> bool:
         known = client.get_experiment_by_name(EXPERIMENT)
         return known is not None and any(LOSS in run.data.metrics for run in runs(client))
 
     with mlflow_server(tmp_path, port, *store) as server:
         wait_for_mlflow(server, port)
-        stage = changed_chain.start("dvc", "repro", "sft", MLFLOW_TRACKING_URI=address)
+        stage = changed_chain.start("dvc", "repro", "sft", **lost)
         wait_until(lambda: stage.poll() is not None or begun(), "sft did not begin")
     output, _ = stage.communicate(timeout=SECONDS)
     # a stage neither fails nor hangs over its record
     assert stage.returncode == 0, output
     assert "MLflow: metrics of sft not recorded" in output and "`rlhf record`" in output
     (record,) = (changed_chain.root / ".pending").glob("*/record.json")
-    refused = changed_chain.run("rlhf", "record", code=1, MLFLOW_TRACKING_URI=address)
+    refused = changed_chain.run("rlhf", "record", code=1, **lost)
     assert "MLflow lacks what is kept in" in refused and "Traceback" not in refused
+    assert f"MLflow at {address} does not answer" in refused
     assert record.exists()
 
     with mlflow_server(tmp_path, port, *store) as server:
