@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -32,7 +33,9 @@ PASSWORD = "pass-w0rd@of/a-team"
 # of the database and the store, which no client has
 DATABASE_PASSWORD = "pass-w0rd-of-postgres"
 STORE_KEY, STORE_SECRET = "key-of-the-store", "secret-of-the-store"
-SECRETS = (PASSWORD, quote(PASSWORD, safe=""), DATABASE_PASSWORD, STORE_SECRET)
+# as it is, in an address, and in a header
+_FORMS = (PASSWORD, quote(PASSWORD, safe=""), b64encode(f"{USER}:{PASSWORD}".encode()).decode())
+SECRETS = (*_FORMS, DATABASE_PASSWORD, STORE_SECRET)
 MLFLOW_BUCKET, DVC_BUCKET = "mlflow", "dvc"
 _ROLE = "rlhf"
 COMPOSE = ROOT / ".deploy" / "compose.yaml"
