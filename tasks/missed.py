@@ -121,12 +121,17 @@ def deliver(root: Path, tell: Callable[[str], None]) -> list[str]:
     ):
         # another process may have delivered meanwhile
         for path in pending(root):
-            record = read_json(path)
-            name = f"{record['run']['stage']}, run {record['run']['run_id']}"
-            if record["address"] != address:
-                left.append(f"{name}: kept for MLflow at {record['address']}")
+            # of another release, or damaged: no stage may fail over it
+            try:
+                record = read_json(path)
+                name = f"{record['run']['stage']}, run {record['run']['run_id']}"
+                if record["address"] != address:
+                    left.append(f"{name}: kept for MLflow at {record['address']}")
+                    continue
+                problems = _deliver(path, record)
+            except (RlhfError, KeyError, TypeError, OSError) as error:
+                left.append(f"{path}: not readable: {first_line(error)}")
                 continue
-            problems = _deliver(path, record)
             left += [f"{name}: {problem}" for problem in problems]
             if not problems:
                 tell(f"MLflow: {name}: what it missed is recorded now")

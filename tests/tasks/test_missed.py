@@ -35,8 +35,8 @@ def run(records: Path, request: pytest.FixtureRequest) -> TrackedRun:
 
 
 @pytest.fixture
-def away(monkeypatch: pytest.MonkeyPatch, unanswered: str) -> Callable[[], None]:
-    """MLflow cannot be reached until this is called; its address is the same all the time."""
+def back(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """MLflow cannot be reached until this is called."""
     # what a server that went away does to every call
     monkeypatch.setattr(recording, "client_of", _gone)
     return lambda: monkeypatch.setattr(recording, "client_of", client_of)
@@ -63,7 +63,7 @@ def held(run: TrackedRun) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_what_was_missed_is_told_later_as_it_was_and_once(
-    run: TrackedRun, away: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    run: TrackedRun, back: Callable[[], None]
 ) -> None:
     warnings: list[str] = []
     everything(run, warnings.append)
@@ -76,7 +76,7 @@ def test_what_was_missed_is_told_later_as_it_was_and_once(
     Workspace(run.root).metrics("sft").write_text("{}")
     still = deliver(run.root, warnings.append)
     assert len(still) == 2 and "refused" in still[0] and "s3cret" not in "".join(still)
-    away()
+    back()
     told: list[str] = []
     kept = {path: path.read_text() for path in pending(run.root)}
     assert deliver(run.root, told.append) == []
@@ -123,3 +123,14 @@ def test_what_is_kept_for_another_server_stays(
     assert left == [f"sft, run {run.run_id}: kept for MLflow at http://{unanswered}"]
     (path,) = pending(run.root)
     path.unlink()
+
+
+def test_a_record_that_is_damaged_or_of_another_release_costs_no_stage(records: Path) -> None:
+    for name, text in (("damaged", "{"), ("other", '{"address": "x", "runs": []}')):
+        path = records / ".pending" / name / "record.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    left = deliver(records, print)
+    assert len(left) == 2 and all("not readable" in line for line in left)
+    for path in pending(records):
+        path.unlink()
