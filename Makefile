@@ -57,4 +57,4 @@ clean: ## remove caches and logs; data, models and records stay
 	find rlhf tasks flows tests -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environment and all that a fresh clone does not have, DVC's cache and MLflow's records included
-	rm -rf $(VENV) rlhf.egg-info data models metrics reports studies mlruns mlflow.db .prefect .checkpoints .failures .dvc/cache .dvc/tmp
+	rm -rf $(VENV) rlhf.egg-info data models metrics reports studies mlruns mlflow.db .prefect .checkpoints .failures .pending .dvc/cache .dvc/tmp

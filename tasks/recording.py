@@ -5,7 +5,7 @@ Steps go there while a stage runs, summary, files and tables at its end.
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,14 @@ from rlhf.core.steps import read_steps
 from rlhf.stages import STAGES
 from rlhf.workspace import Workspace
 from tasks.metric_names import SUMMARY, key_figures, named_curves, under
+from tasks.missed import attempt
 from tasks.run_card import write_run_card
 from tasks.tracking import (
     TrackedRun,
-    best_effort,
     client_of,
     execution_run,
     log_metrics,
+    log_missing_metrics,
     metrics_of,
     set_tags,
     tracking_uri,
@@ -100,14 +101,30 @@ def _file_state(path: Path) -> tuple[int, int, int] | None:
 def tail_to_mlflow(run: TrackedRun) -> StepTail:
     """Follow the step log of a run's stage into MLflow."""
     client = client_of(run.root)
+    # a call that failed may have been heard in part
+    doubtful = False
 
     def send(rows: list[dict[str, Any]]) -> None:
-        metrics: list[Metric] = []
-        for row in rows:
-            metrics += metrics_of(named_curves(run.stage, row), int(row["step"]))
-        log_metrics(client, run.run_id, metrics)
+        nonlocal doubtful
+        log = log_missing_metrics if doubtful else log_metrics
+        doubtful = True
+        log(client, run.run_id, _curves(run, rows))
+        doubtful = False
 
     return StepTail(Workspace(run.root).steps(run.stage), send)
+
+
+def log_steps(run: TrackedRun) -> None:
+    """Log what MLflow has not heard of a run's steps."""
+    rows = read_steps(Workspace(run.root).steps(run.stage))
+    log_missing_metrics(client_of(run.root), run.run_id, _curves(run, rows))
+
+
+def _curves(run: TrackedRun, rows: Sequence[Mapping[str, Any]]) -> list[Metric]:
+    metrics: list[Metric] = []
+    for row in rows:
+        metrics += metrics_of(named_curves(run.stage, row), int(row["step"]))
+    return metrics
 
 
 @contextmanager
@@ -137,36 +154,64 @@ def record_results(
     workspace = Workspace(run.root)
     path = workspace.metrics(run.stage)
     summary = read_json(path) if path.exists() else {}
-    with best_effort(f"metrics of {run.stage}", warn):
-        client = client_of(run.root)
-        _log_summary(client, run, summary)
-        # whatever of these a stage has written
-        for file in (path, workspace.steps(run.stage), workspace.details(run.stage)):
-            if file.exists():
-                client.log_artifact(run.run_id, str(file), "metrics")
-        for file in extra:
-            _log_file(client, run, file)
-        write_run_card(client, run.experiment_id, run.parent_id, workspace)
+    names = [file.relative_to(run.root).as_posix() for file in extra]
+    files = [*_own_files(run), *extra, *_told_of_others(workspace)]
+    attempt(run, f"metrics of {run.stage}", warn, log_results, files, extra=names)
     return summary
+
+
+def log_results(run: TrackedRun, extra: Sequence[str]) -> None:
+    """Log summary, files and tables of a run; `extra` are paths in its workspace."""
+    client = client_of(run.root)
+    workspace = Workspace(run.root)
+    path = workspace.metrics(run.stage)
+    _log_summary(client, run, read_json(path) if path.exists() else {})
+    for file in _own_files(run):
+        client.log_artifact(run.run_id, str(file), "metrics")
+    for name in extra:
+        _log_file(client, run, run.root / name)
+    write_run_card(client, run.experiment_id, run.parent_id, workspace)
+
+
+def _own_files(run: TrackedRun) -> list[Path]:
+    """Whatever of these a stage has written."""
+    workspace = Workspace(run.root)
+    files = (workspace.metrics(run.stage), workspace.steps(run.stage), workspace.details(run.stage))
+    return [file for file in files if file.exists()]
+
+
+def _told_of_others(workspace: Workspace) -> list[Path]:
+    """What the description of the execution is made of."""
+    return [*map(workspace.metrics, STAGES), workspace.details("evaluate"), workspace.report]
 
 
 def _log_summary(client: MlflowClient, run: TrackedRun, summary: dict[str, Any]) -> None:
     """Log the key figures: the others, counts for the most part, are in the file."""
     figures = key_figures(run.stage, summary)
-    log_metrics(client, run.run_id, metrics_of(under(SUMMARY, figures), 0))
-    log_metrics(client, run.parent_id, metrics_of(under(run.stage, figures), 0))
+    log_missing_metrics(client, run.run_id, metrics_of(under(SUMMARY, figures), 0))
+    of_parent = client.get_run(run.parent_id).data.metrics
+    metrics = metrics_of(under(run.stage, figures), 0)
+    news = [metric for metric in metrics if of_parent.get(metric.key) != metric.value]
+    log_metrics(client, run.parent_id, news)
     texts = {f"{SUMMARY}.{key}": value for key, value in figures.items() if isinstance(value, str)}
     set_tags(client, run.run_id, texts)
 
 
 def _log_file(client: MlflowClient, run: TrackedRun, file: Path) -> None:
     if file.suffix in _TABLES:
-        client.log_table(run.run_id, _read_table(file), f"tables/{file.stem}.json")
+        log_table(client, run.run_id, _read_table(file), f"tables/{file.stem}.json")
     else:
         client.log_artifact(run.run_id, str(file))
     # what one looks for first: in the run of the whole execution too
     if file == Workspace(run.root).report:
         client.log_artifact(run.parent_id, str(file))
+
+
+def log_table(client: MlflowClient, run_id: str, table: pd.DataFrame, name: str) -> None:
+    """Log a table, unless it is there: MLflow would add its rows a second time."""
+    folder = str(Path(name).parent)
+    if name not in [item.path for item in client.list_artifacts(run_id, folder)]:
+        client.log_table(run_id, table, name)
 
 
 def _read_table(path: Path) -> pd.DataFrame:

@@ -110,8 +110,24 @@ def record_figures(run: TrackedRun, version: ModelVersion, figures: Mapping[str,
         Metric(metric.key, metric.value, metric.timestamp, metric.step, model_id=model_id)
         for metric in metrics_of(figures, 0)
     ]
-    log_metrics(client, run.run_id, metrics)
+    known = client.get_logged_model(model_id).metrics or []
+    told = {(metric.key, metric.value) for metric in known if metric.run_id == run.run_id}
+    news = [metric for metric in metrics if (metric.key, metric.value) not in told]
+    log_metrics(client, run.run_id, news)
     write_card(client, version)
+
+
+def record_judged(run: TrackedRun, judged: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Record the figures of models, each found by its `tree`; gives the names that have no such version."""
+    missing = []
+    for model, found in judged.items():
+        name = registered_name(run.experiment, model)
+        version = find_tree(client_of(run.root), name, found["tree"])
+        if version is None:
+            missing.append(name)
+        else:
+            record_figures(run, version, found["figures"])
+    return missing
 
 
 # -- the logged model -------------------------------------------------------------------------------

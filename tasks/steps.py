@@ -5,6 +5,7 @@ Arguments are names, paths and small records; nothing is cached here.
 
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,17 +25,18 @@ from tasks.errors import StageFailed
 from tasks.execution import current_execution
 from tasks.figures import evaluation_figures, stage_figures
 from tasks.lineage import Lineage, cache_output, output_hashes, stage_lineage
+from tasks.missed import attempt, deliver, kept
 from tasks.process import run_process
-from tasks.recording import record_results, system_metrics, tail_to_mlflow
+from tasks.recording import log_steps, record_results, system_metrics, tail_to_mlflow
 from tasks.registry import (
     REGISTERED_MODELS,
-    find_tree,
     record_figures,
+    record_judged,
     register_model,
-    registered_name,
 )
 from tasks.run_page import emit_collapse, show_results, shown_progress
 from tasks.tracking import TrackedRun
+from tasks.versions import register_later
 from tasks.watched import refuse_unwatched
 from tasks.worker import worker_command, worker_environment
 
@@ -65,6 +67,7 @@ def closing_run(run: TrackedRun) -> Iterator[TrackedRun]:
 
     It ends FINISHED, FAILED with the message, or KILLED on Ctrl-C and cancellation.
     """
+    warn = get_run_logger().warning
     # what stays on Ctrl-C and cancellation, which are no Exception
     status, message = "KILLED", None
     try:
@@ -76,8 +79,9 @@ def closing_run(run: TrackedRun) -> Iterator[TrackedRun]:
         message = "\n".join([str(error), *output])
         raise
     finally:
-        with tracking.best_effort("the end of the run", get_run_logger().warning):
-            tracking.close_run(run, status, message)
+        what, ended = "the end of the run", int(time.time() * 1000)
+        close = tracking.close_run
+        attempt(run, what, warn, close, status=status, message=message, ended=ended)
 
 
 @task(task_run_name="check inputs of {stage}", cache_policy=NO_CACHE)
@@ -93,7 +97,13 @@ def check_inputs(stage: str, root: Path) -> tuple[Settings, Lineage]:
 
 @task(task_run_name="open MLflow run of {stage}", cache_policy=NO_CACHE)
 def open_run(stage: str, root: Path, settings: Settings, lineage: Lineage) -> TrackedRun:
-    """Start the stage's run; fails when MLflow cannot be reached."""
+    """Start the stage's run; fails when MLflow cannot be reached.
+
+    What earlier runs could not tell comes first.
+    """
+    logger = get_run_logger()
+    for problem in deliver(root, logger.info):
+        logger.warning("MLflow: not recorded: %s", problem)
     content = flatten(settings.model_dump(mode="json", by_alias=True))
     execution = current_execution().key
     return tracking.open_run(root, stage, settings.experiment, execution, lineage, content)
@@ -134,7 +144,8 @@ def run_worker(run: TrackedRun, *command: str) -> None:
         done = True
     # the steps are recorded however it ended
     finally:
-        with tracking.best_effort("the last steps", logger.warning):
+        steps = workspace.steps(run.stage)
+        with kept(run, "the last steps", logger.warning, log_steps, [steps]):
             tail.close()
         if not done:
             move_logs_aside(workspace, run.stage)
@@ -186,9 +197,9 @@ def record(run: TrackedRun, *extra: str) -> None:
     """
     logger = get_run_logger()
     summary = record_results(run, [run.root / path for path in extra], logger.warning)
-    with tracking.best_effort("the hashes of its outputs", logger.warning):
-        hashes = output_hashes(run.root, run.stage)
-        _tag(run, {f"dvc.out.{path}": value for path, value in hashes.items()})
+    hashes = output_hashes(run.root, run.stage)
+    tags = {f"dvc.out.{path}": value for path, value in hashes.items()}
+    attempt(run, "the hashes of its outputs", logger.warning, tracking.tag_run, tags=tags)
     if summary.get("collapsed"):
         _record_collapse(run, summary)
     show_results(run, summary)
@@ -200,24 +211,31 @@ def _record_collapse(run: TrackedRun, summary: dict[str, Any]) -> None:
     step, kept_step = summary.get("collapse_step"), summary.get("kept_step")
     message = f"the policy collapsed at iteration {step}; kept is that of {kept_step}"
     logger.warning(message)
-    with tracking.best_effort("the collapse", logger.warning):
-        _tag(run, {"rlhf.collapse_step": str(step)})
+    tags = {"rlhf.collapse_step": str(step)}
+    attempt(run, "the collapse", logger.warning, tracking.tag_run, tags=tags)
     emit_collapse(run, message)
-
-
-def _tag(run: TrackedRun, tags: dict[str, str]) -> None:
-    tracking.set_tags(tracking.client_of(run.root), run.run_id, tags)
 
 
 @task(task_run_name="register {model}", cache_policy=NO_CACHE)
 def register(run: TrackedRun, model: str, alias: str | None = None) -> None:
     """Make a version of the model in MLflow's registry, with what its stage measured of it."""
     logger = get_run_logger()
-    with tracking.best_effort(f"model {model}", logger.warning):
-        settings = load_settings(Workspace(run.root).params)
-        output = cache_output(run.root, run.stage, f"models/{model}")
+    workspace = Workspace(run.root)
+    settings = load_settings(workspace.params)
+    # from here on DVC has its bytes, whenever MLflow wants them
+    output = cache_output(run.root, run.stage, f"models/{model}")
+    figures = stage_figures(run.root, run.stage)
+    later = {
+        "model": model,
+        "alias": alias,
+        "bytes_of": str(run.root.resolve()),
+        "dvc_hash": output.dvc_hash,
+        "tree": tree_sha256(workspace.model(model)),
+        "figures": figures,
+    }
+    with kept(run, f"model {model}", logger.warning, register_later, [workspace.params], **later):
         version = register_model(run, model, output, alias, settings)
-        record_figures(run, version, stage_figures(run.root, run.stage))
+        record_figures(run, version, figures)
         suffix = f", alias {alias}" if alias else ""
         logger.info("%s, version %s%s", version.name, version.version, suffix)
 
@@ -227,16 +245,15 @@ def record_judged_models(run: TrackedRun) -> None:
     """Add what `evaluate` found to each model that it judged, in MLflow's registry."""
     logger = get_run_logger()
     workspace = Workspace(run.root)
-    with tracking.best_effort("the figures of the models", logger.warning):
-        for model, figures in evaluation_figures(read_json(workspace.details("evaluate"))).items():
-            # an opponent is nobody's stage
-            if model not in REGISTERED_MODELS:
-                continue
-            name = registered_name(run.experiment, model)
-            # by its bytes: DVC may have brought back a model that an earlier run registered
-            tree = tree_sha256(workspace.model(model))
-            version = find_tree(tracking.client_of(run.root), name, tree)
-            if version is None:
-                logger.warning("%s is not in MLflow's registry: its figures are not there", name)
-            else:
-                record_figures(run, version, figures)
+    found = evaluation_figures(read_json(workspace.details("evaluate")))
+    # by its bytes: DVC may have brought back a model that an earlier run registered
+    judged = {
+        model: {"tree": tree_sha256(workspace.model(model)), "figures": figures}
+        for model, figures in found.items()
+        # an opponent is nobody's stage
+        if model in REGISTERED_MODELS
+    }
+    what = "the figures of the models"
+    with kept(run, what, logger.warning, record_judged, judged=judged):
+        for name in record_judged(run, judged):
+            logger.warning("%s is not in MLflow's registry: its figures are not there", name)

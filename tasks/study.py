@@ -27,6 +27,7 @@ from tasks import tracking
 from tasks.artifacts import show_table, summary_rows
 from tasks.environment import STUDIES_FOLDER
 from tasks.metric_names import SUMMARY, key_figures, named_curves, under
+from tasks.missed import attempt
 from tasks.run_page import artifact_key
 from tasks.tracking import TrackedRun
 from tasks.watched import filled_in, refuse_unwatched
@@ -198,17 +199,32 @@ def _is_covered(path: Path, deps: Collection[str]) -> bool:
 @task(task_run_name="record {name}", cache_policy=NO_CACHE)
 def record_arm(run: TrackedRun, name: str) -> None:
     """Log an arm in MLflow: its changes, its record, curves and summary as means over seeds."""
-    path = run.root / "runs" / f"{name}.json"
-    seeds: list[dict[str, Any]] = read_json(path)["runs"]
-    changes = read_yaml(run.root / "arms" / f"{name}.yaml")["changes"]
-    summary = mean_metrics([seed["summary"] for seed in seeds])
-    with tracking.best_effort(f"the results of {name}", get_run_logger().warning):
-        client = tracking.client_of(run.root)
-        params = {f"arm.{key}": value for key, value in flatten(changes).items()}
-        tracking.log_params(client, run.run_id, params)
-        tracking.log_metrics(client, run.run_id, _arm_metrics(seeds, summary))
-        client.log_artifact(run.run_id, str(path), "runs")
+    files = [_results(run, name), _arm_settings(run, name)]
+    warn = get_run_logger().warning
+    attempt(run, f"the results of {name}", warn, log_arm, files, name=name)
+    summary = mean_metrics([seed["summary"] for seed in read_json(files[0])["runs"]])
     show_table(artifact_key(run.stage, "metrics"), summary_rows(summary, "mean over seeds"), name)
+
+
+def log_arm(run: TrackedRun, name: str) -> None:
+    """Log an arm's changes, record and means."""
+    path = _results(run, name)
+    seeds: list[dict[str, Any]] = read_json(path)["runs"]
+    changes = read_yaml(_arm_settings(run, name))["changes"]
+    summary = mean_metrics([seed["summary"] for seed in seeds])
+    client = tracking.client_of(run.root)
+    params = {f"arm.{key}": value for key, value in flatten(changes).items()}
+    tracking.log_params(client, run.run_id, params)
+    tracking.log_missing_metrics(client, run.run_id, _arm_metrics(seeds, summary))
+    client.log_artifact(run.run_id, str(path), "runs")
+
+
+def _results(run: TrackedRun, name: str) -> Path:
+    return run.root / "runs" / f"{name}.json"
+
+
+def _arm_settings(run: TrackedRun, name: str) -> Path:
+    return run.root / "arms" / f"{name}.yaml"
 
 
 def _arm_metrics(seeds: Sequence[Mapping[str, Any]], summary: Mapping[str, float]) -> list[Metric]:

@@ -1,7 +1,7 @@
 """MLflow runs: one parent an execution of the pipeline, one child a stage. Run ids are passed along.
 
 An MLflow that cannot be reached stops a stage before it works (`open_run`). One that goes away later
-costs a warning: the stage goes on, and what it wrote stays in the workspace (`best_effort`).
+costs a warning: the stage goes on, and what it could not tell is told later (`tasks.missed`).
 """
 
 import logging
@@ -130,7 +130,7 @@ def open_run(
     except _LOST as error:
         address = without_credentials(tracking_uri(root))
         raise TrackingError(
-            f"MLflow at {address} cannot be used: {_first_line(error)}. "
+            f"MLflow at {address} cannot be used: {first_line(error)}. "
             "Start that server, or unset MLFLOW_TRACKING_URI to record in the workspace"
         ) from None
     return TrackedRun(
@@ -138,16 +138,18 @@ def open_run(
     )
 
 
-def close_run(run: TrackedRun, status: str, message: str | None = None) -> None:
+def close_run(
+    run: TrackedRun, status: str, message: str | None = None, ended: int | None = None
+) -> None:
     """End a stage's run and, until the next stage begins, its parent.
 
-    `status` is FINISHED, FAILED or KILLED, `message` why.
+    `status` is FINISHED, FAILED or KILLED, `message` why, `ended` when, in milliseconds (now).
     """
     client = client_of(run.root)
     for run_id in (run.run_id, run.parent_id):
         if message:
             client.set_tag(run_id, "rlhf.message", message[:_VALUE_LENGTH])
-        client.set_terminated(run_id, status)
+        client.set_terminated(run_id, status, ended)
 
 
 @contextmanager
@@ -160,7 +162,7 @@ def best_effort(what: str, warn: Callable[[str], None]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        warn(f"MLflow: {what} not recorded: {_first_line(error)}")
+        warn(f"MLflow: {what} not recorded: {first_line(error)}")
 
 
 # -- what a run holds -----------------------------------------------------------------------------
@@ -179,6 +181,15 @@ def log_metrics(client: MlflowClient, run_id: str, metrics: list[Metric]) -> Non
         client.log_batch(run_id, metrics=metrics[start : start + _METRICS_A_CALL])
 
 
+def log_missing_metrics(client: MlflowClient, run_id: str, metrics: list[Metric]) -> None:
+    """Log those metrics of which the run has no value at their step yet."""
+    known = {
+        key: {metric.step for metric in client.get_metric_history(run_id, key)}
+        for key in {metric.key for metric in metrics}
+    }
+    log_metrics(client, run_id, [one for one in metrics if one.step not in known[one.key]])
+
+
 def metrics_of(row: Mapping[str, Any], step: int) -> list[Metric]:
     """Turn a row's numbers and truth values into metrics; text and missing values are left out."""
     now = int(time.time() * 1000)
@@ -188,6 +199,11 @@ def metrics_of(row: Mapping[str, Any], step: int) -> list[Metric]:
             name = _REFUSED_IN_NAMES.sub("_", key)
             metrics.append(Metric(name, float(value), now, step))
     return metrics
+
+
+def tag_run(run: TrackedRun, tags: Mapping[str, str]) -> None:
+    """Set tags of a stage's run."""
+    set_tags(client_of(run.root), run.run_id, tags)
 
 
 def set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
@@ -253,6 +269,7 @@ def _search_execution(client: MlflowClient, experiment_id: str, execution: str) 
     return runs[0] if runs else None
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What a failure says, fit for one line of a log."""
     text = without_credentials(str(error)).strip() or type(error).__name__
     return textwrap.shorten(text.splitlines()[0], 200)

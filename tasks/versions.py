@@ -2,10 +2,11 @@
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
@@ -17,9 +18,13 @@ from rlhf.common.address import without_credentials
 from rlhf.common.errors import RlhfError
 from rlhf.common.files import tree_sha256
 from rlhf.common.yaml import write_yaml
+from rlhf.settings import load_settings
+from rlhf.workspace import Workspace
+from tasks.environment import records_root
 from tasks.errors import TrackingError
-from tasks.registry import find_tree, registered_name
-from tasks.tracking import client_of, tracking_uri
+from tasks.lineage import CachedOutput
+from tasks.registry import find_tree, record_figures, register_model, registered_name
+from tasks.tracking import TrackedRun, client_of, tracking_uri
 
 # it greets for every scratch repository
 logging.getLogger("dvc.repo.init").setLevel(logging.WARNING)
@@ -122,6 +127,33 @@ def _described(version: ModelVersion) -> RegisteredVersion:
         dvc_hash=version.tags.get("dvc.out", ""),
         tree_sha256=version.tags.get("tree.sha256", ""),
     )
+
+
+# -- registering one when its bytes have left the workspace -----------------------------------------
+
+
+def register_later(
+    run: TrackedRun,
+    model: str,
+    alias: str | None,
+    bytes_of: str,
+    dvc_hash: str,
+    tree: str,
+    figures: Mapping[str, Any],
+) -> None:
+    """Register a model as `run` would have; its bytes come from DVC of the workspace `bytes_of`."""
+    workspace = Workspace(run.root)
+    settings = load_settings(workspace.params)
+    name = registered_name(run.experiment, model)
+    # a DVC experiment's workspace is gone by now, and its cache is that of the one around it
+    root = Path(bytes_of) if Path(bytes_of).exists() else records_root(Path(bytes_of))
+    place = workspace.model(model)
+    place.parent.mkdir(exist_ok=True)
+    with restored(root, RegisteredVersion(name, "", dvc_hash, tree)) as directory:
+        place.unlink(missing_ok=True)
+        place.symlink_to(directory.resolve())
+        version = register_model(run, model, CachedOutput(dvc_hash), alias, settings)
+    record_figures(run, version, figures)
 
 
 # -- its bytes ------------------------------------------------------------------------------------

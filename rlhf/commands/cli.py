@@ -16,6 +16,7 @@ from rlhf.commands.chat_command import chat
 from rlhf.commands.compare_command import compare
 from rlhf.commands.context import CliContext
 from rlhf.commands.preset_command import preset
+from rlhf.commands.record_command import record
 from rlhf.commands.state_commands import doctor, show
 from rlhf.commands.weights_command import weights
 from rlhf.common.command import exit_on_fault
@@ -69,6 +70,7 @@ def shared(
     rlhf chat sft --prompt "Hello"    one answer, then end
     rlhf compare challenger champion  which of two registered models is better?
     rlhf weights policy@champion      bring MLflow the weights of a version kept by reference
+    rlhf record                       tell MLflow what runs could not while it was away
     rlhf annotate                     let people compare the models' answers
     """
     # or each command would report a missing file of its own
@@ -78,5 +80,5 @@ def shared(
 
 
 # in the order of --help
-for _command in (preset, doctor, show, chat, compare, weights, annotate):
+for _command in (preset, doctor, show, chat, compare, weights, record, annotate):
     app.command()(_command)

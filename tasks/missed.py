@@ -1,0 +1,184 @@
+"""What a run could not tell MLflow is kept, and told later: `python -m tasks.missed`.
+
+    .pending/<run id>/record.json   the run, and what it misses: functions of `tasks` and their arguments
+    .pending/<run id>/workspace/    copies of the files that these read; a later run writes its own
+
+The next stage delivers it before it opens its run, `rlhf record` at any time. Every such function may
+be called twice: what MLflow has already is not added again. Weights are not copied: DVC keeps them.
+"""
+
+import argparse
+import pkgutil
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from rlhf.common.address import without_credentials
+from rlhf.common.command import exit_on_fault
+from rlhf.common.errors import RlhfError
+from rlhf.common.files import read_json, write_json
+from tasks.environment import records_root
+from tasks.lineage import Lineage
+from tasks.tracking import TrackedRun, client_of, first_line, global_address, tracking_uri
+
+FOLDER = ".pending"
+_LATER = "the next stage does it, or `rlhf record`"
+
+
+@contextmanager
+def kept(
+    run: TrackedRun,
+    what: str,
+    warn: Callable[[str], None],
+    log: Callable[..., object],
+    files: Iterable[Path] = (),
+    **arguments: Any,
+) -> Iterator[None]:
+    """Turn a failure to record into a warning, and keep `log(run, **arguments)` for later.
+
+    Results are in the workspace and must not be lost over a record of them, whatever a store raises,
+    an S3 client's own exceptions among them. `log` is a function of a module, `arguments` fit into
+    JSON; `files` of the workspace are what it reads.
+    """
+    try:
+        yield
+    except Exception as error:
+        problem = f"MLflow: {what} not recorded: {first_line(error)}"
+        try:
+            _keep(run, what, log, files, arguments)
+            problem += f"; {_LATER}"
+        except OSError as fault:
+            problem += f"; it could not be kept for later either: {fault}"
+        warn(problem)
+
+
+def attempt(
+    run: TrackedRun,
+    what: str,
+    warn: Callable[[str], None],
+    log: Callable[..., object],
+    files: Iterable[Path] = (),
+    **arguments: Any,
+) -> None:
+    """Call `log(run, **arguments)`; what fails is kept for later."""
+    with kept(run, what, warn, log, files, **arguments):
+        log(run, **arguments)
+
+
+def _keep(
+    run: TrackedRun,
+    what: str,
+    log: Callable[..., object],
+    files: Iterable[Path],
+    arguments: dict[str, Any],
+) -> None:
+    folder = records_root(run.root) / FOLDER / run.run_id
+    path = folder / "record.json"
+    address = without_credentials(tracking_uri(run.root))
+    record = {"address": address, "run": asdict(run) | {"root": str(run.root.resolve())}}
+    missed = read_json(path)["missed"] if path.exists() else []
+    missed.append({"what": what, "log": f"{log.__module__}:{log.__name__}", "arguments": arguments})
+    for file in files:
+        if file.is_file():
+            copy = folder / "workspace" / file.relative_to(run.root)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(file, copy)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, record | {"missed": missed})
+
+
+# -- telling it -----------------------------------------------------------------------------------
+
+
+def pending(root: Path) -> list[Path]:
+    """The records that are to be delivered, oldest first."""
+    found = (records_root(root) / FOLDER).glob("*/record.json")
+    return sorted(found, key=lambda path: path.stat().st_mtime)
+
+
+def deliver(root: Path, tell: Callable[[str], None]) -> list[str]:
+    """Tell MLflow what runs of this workspace could not; gives what is still to be told, and why.
+
+    What is kept for another server stays.
+    """
+    if not pending(root):
+        return []
+    left: list[str] = []
+    address = without_credentials(tracking_uri(root))
+    try:
+        # asked once: each call to a server that is away takes seconds
+        client_of(root).search_experiments(max_results=1)
+    except Exception as error:
+        return [f"MLflow at {address} does not answer: {first_line(error)}"]
+    with (
+        FileLock(records_root(root) / FOLDER / "lock"),
+        global_address(tracking_uri(root)),
+    ):
+        # another process may have delivered meanwhile
+        for path in pending(root):
+            # of another release, or damaged: no stage may fail over it
+            try:
+                record = read_json(path)
+                name = f"{record['run']['stage']}, run {record['run']['run_id']}"
+                if record["address"] != address:
+                    left.append(f"{name}: kept for MLflow at {record['address']}")
+                    continue
+                problems = _deliver(path, record)
+            except (RlhfError, KeyError, TypeError, OSError) as error:
+                left.append(f"{path}: not readable: {first_line(error)}")
+                continue
+            left += [f"{name}: {problem}" for problem in problems]
+            if not problems:
+                tell(f"MLflow: {name}: what it missed is recorded now")
+    return left
+
+
+def _deliver(path: Path, record: dict[str, Any]) -> list[str]:
+    """Tell all of one run, and forget what was told; gives what could not be."""
+    run = _run_of(record, path.parent / "workspace")
+    problems: list[str] = []
+    rest: list[dict[str, Any]] = []
+    for missed in record["missed"]:
+        try:
+            log: Any = pkgutil.resolve_name(missed["log"])
+            log(run, **missed["arguments"])
+        # of a record as of the store: one that fails leaves the others
+        except Exception as error:
+            rest.append(missed)
+            problems.append(f"{missed['what']}: {first_line(error)}")
+    if rest:
+        write_json(path, record | {"missed": rest})
+    else:
+        shutil.rmtree(path.parent)
+    return problems
+
+
+def _run_of(record: dict[str, Any], workspace: Path) -> TrackedRun:
+    """The run of a record; its root is where the copies of its files are."""
+    values = record["run"]
+    return TrackedRun(**values | {"root": workspace, "lineage": Lineage(**values["lineage"])})
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the command line and deliver; fails where something is still to be told."""
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(
+        prog="rlhf record", description=__doc__.split(":", maxsplit=1)[0] + "."
+    )
+    parser.parse_args(arguments)
+    root = Path()
+    with exit_on_fault():
+        if not pending(root):
+            print("MLflow has all that the runs of this workspace told it")
+        elif left := deliver(root, print):
+            folder = records_root(root) / FOLDER
+            raise RlhfError("\n".join([f"MLflow lacks what is kept in {folder}:", *left]))
+
+
+if __name__ == "__main__":
+    main()
