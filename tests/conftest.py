@@ -38,6 +38,8 @@ COPYING_FILES = (
     "test_changed_chain.py",
     COPY_FOR_EACH_TEST_FILE,
     "test_pipeline.py",
+    "test_served_deployments.py",
+    "test_pool_worker.py",
     "test_killed_study.py",
 )
 TYPES_FILE = "test_types.py"
