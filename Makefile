@@ -17,10 +17,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help venv repro ui test style lint format dvc.yaml clean distclean
+.PHONY: help venv repro ui test test-long style lint format dvc.yaml clean distclean
 
 help: ## list the targets
-	@grep -hE '^[a-z.]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z.]+):.*## (.*)/make \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z.-]+):.*## (.*)/make \1\t\2/' | expand -t 16
 
 venv: $(STAMP) ## make the environment
 
@@ -48,6 +48,9 @@ format: $(STAMP) ## put the code into the common style
 
 test: style ## check style, then run the tests, the check of types among them
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadscope --no-loadscope-reorder --durations 15
+
+test-long: $(STAMP) ## run the proofs that `make test` leaves out because they take minutes
+	$(BIN)/python -m pytest -m long
 
 dvc.yaml: $(STAMP) ## write what stages read and run into dvc.yaml, after a change of either
 	$(BIN)/python -m rlhf.commands.dvc_yaml

@@ -37,3 +37,19 @@ def add_settings(parser: ArgumentParser, text: str) -> None:
     parser.add_argument(
         "--set", type=assignment, action="append", default=[], metavar="KEY=VALUE", help=text
     )
+
+
+def pool_of_stage(text: str) -> tuple[str, str]:
+    """STAGE=POOL as a stage of the chain and the name of a work pool."""
+    stage, equals, pool = text.partition("=")
+    if not (equals and pool):
+        raise ArgumentTypeError(f"{text!r}: expected STAGE=POOL, for example ppo=gpu")
+    return stage_name(stage), pool
+
+
+def add_pools(parser: ArgumentParser) -> None:
+    """Add `--pool STAGE=POOL`, which may be repeated, as the pairs `pool`."""
+    text = "let a worker of a work pool run a stage, for example ppo=gpu; may be repeated"
+    parser.add_argument(
+        "--pool", type=pool_of_stage, action="append", default=[], metavar="STAGE=POOL", help=text
+    )

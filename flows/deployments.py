@@ -3,38 +3,29 @@
 The pipeline, each stage with all that it needs, and the studies are deployments there, whose
 parameters are a form. `make ui` serves them; this command does it without the pages, and gives the
 pipeline a schedule. One run at a time works in a workspace, the next one waits.
-
-With `--work-pool gpu` the pipeline is only registered with the server that PREFECT_API_URL names;
-`prefect worker start --pool gpu` with the same PREFECT_API_URL, started in a clone on the machine with
-the GPUs, runs it. That clone has to lie at the same path as the one that registers: the path is what
-Prefect keeps.
 """
 
 import argparse
 import fcntl
-import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from prefect import serve
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import RunnerDeployment
-from prefect.exceptions import ObjectAlreadyExists
 from prefect.types.entrypoint import EntrypointType
 
-from flows.arguments import add_settings, add_targets
+from flows.arguments import add_pools, add_settings, add_targets
 from flows.pipeline import pipeline
 from flows.stage import exit_code, prefect_server
 from flows.study import study
 from rlhf.common.address import without_credentials
-from rlhf.common.errors import RlhfError
 from rlhf.common.files import read_json, write_json
 from rlhf.stages import STAGES
 from tasks.environment import records_root
@@ -157,33 +148,21 @@ def _registered(client: SyncPrefectClient, root: Path) -> list[DeploymentRespons
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Read the command line, then serve or register."""
+    """Read the command line, then serve."""
     options = _parser().parse_args(arguments)
     parameters = _parameters(options)
-    with exit_code():
-        # a server of this process ends with it, and nobody is left to keep the schedule
-        if options.work_pool and not os.environ.get("PREFECT_API_URL"):
-            raise RlhfError(
-                "--work-pool needs a server that stays: start one (make ui, or prefect server start)"
-                " and set PREFECT_API_URL to its address, here and where the worker runs"
-            )
     with exit_code(), prefect_server(Path(), current_execution()) as url:
         address = without_credentials(url)
         print(f"Prefect: {address.removesuffix('/api')}")
-        if options.work_pool:
-            register(options.name, options.work_pool, options.cron, parameters)
-            worker = f"prefect worker start --pool {options.work_pool}"
-            print(f"A worker runs it: PREFECT_API_URL={address} {worker}")
-        else:
-            deployments = served_deployments(
-                options.name,
-                options.cron,
-                parameters,
-                name_suffix(Path(), url),
-                asked=parameters != _parameters(_parser().parse_args([])),
-            )
-            print(f"Served: {', '.join(str(one.name) for one in deployments)}", flush=True)
-            serve_here(Path(), deployments)
+        deployments = served_deployments(
+            options.name,
+            options.cron,
+            parameters,
+            name_suffix(Path(), url),
+            asked=parameters != _parameters(_parser().parse_args([])),
+        )
+        print(f"Served: {', '.join(str(one.name) for one in deployments)}", flush=True)
+        serve_here(Path(), deployments)
 
 
 def _parameters(options: argparse.Namespace) -> dict[str, Any]:
@@ -192,19 +171,8 @@ def _parameters(options: argparse.Namespace) -> dict[str, Any]:
         "overrides": dict(options.set),
         "retries": options.retries,
         "retry_delay_seconds": options.retry_delay_seconds,
+        "pools": dict(options.pool),
     }
-
-
-def register(name: str, work_pool: str, cron: str | None, parameters: dict[str, Any]) -> None:
-    """Register the deployment in a work pool of processes, making the pool where there is none."""
-    with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):
-        client.create_work_pool(WorkPoolCreate(name=work_pool, type="process", concurrency_limit=1))
-    source: Any = pipeline.from_source(
-        source=str(Path.cwd()), entrypoint="flows/pipeline.py:pipeline"
-    )
-    source.deploy(
-        name, work_pool_name=work_pool, cron=cron, parameters=parameters, build=False, push=False
-    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -224,9 +192,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--retry-delay-seconds", type=int, default=60)
     add_settings(parser, "change a setting first; may be repeated")
-    parser.add_argument(
-        "--work-pool", help="register for workers of this pool instead of serving here"
-    )
+    add_pools(parser)
     return parser
 
 

@@ -8,7 +8,6 @@ import argparse
 import shutil
 import time
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,9 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from flows.arguments import add_settings, add_targets
+from flows.arguments import add_pools, add_settings, add_targets
 from flows.parameters import PresetName, Retries, Seconds, StageName, VariantName
+from flows.pools import SILENCE_SECONDS, send_stages
 from flows.stage import exit_code, prefect_server
 from rlhf.common.files import write_text
 from rlhf.settings import load_settings, preset_text
@@ -26,7 +26,7 @@ from rlhf.settings.variants import VARIANTS
 from rlhf.workspace import Workspace
 from tasks.execution import current_execution, named_execution
 from tasks.recording import record_execution
-from tasks.repro import ReproFailed, repro
+from tasks.repro import ReproFailed, dvc_repro, override, refuse_settings, workspace_held
 from tasks.steps import LOGS
 from tasks.tracking import best_effort
 
@@ -40,6 +40,8 @@ def pipeline(
     wait: bool = True,
     retries: Retries = 0,
     retry_delay_seconds: Seconds = 60,
+    pools: dict[StageName, str] | None = None,
+    worker_silence_seconds: Seconds = SILENCE_SECONDS,
 ) -> None:
     """Bring the workspace up to date.
 
@@ -51,6 +53,8 @@ def pipeline(
         wait: wait for another run of this workspace; otherwise fail when there is one
         retries: how often a failed run is tried again; stages go on from their last checkpoints
         retry_delay_seconds: between tries
+        pools: stages that a worker of a work pool runs, in a clone of its own: {"ppo": "gpu"}
+        worker_silence_seconds: after which a worker is taken for dead, and another takes its stage up
     """
     # the stages run in other processes, and record under this name
     execution = f"pipeline-{flow_run.id}"
@@ -61,22 +65,34 @@ def pipeline(
     )
     changes = {**(VARIANTS[variant] if variant else {}), **(overrides or {})}
     with named_execution(execution):
-        run_again(targets or [], preset, changes, wait)
+        run_again(targets or [], preset, changes, wait, pools or {}, worker_silence_seconds)
         complete_record(execution)
 
 
 @task(task_run_name="dvc repro", cache_policy=NO_CACHE)
-def run_dvc(targets: list[str], preset: str | None, changes: dict[str, Any], wait: bool) -> None:
+def run_dvc(
+    targets: list[str],
+    preset: str | None,
+    changes: dict[str, Any],
+    wait: bool,
+    pools: dict[str, str],
+    worker_silence_seconds: int,
+) -> None:
     """Let DVC run what is stale, its output in the log."""
-    root = Path()
-    prepare = partial(adopt_preset, root, preset, changes) if preset else None
-    repro(root, targets, changes, get_run_logger().info, wait=wait, prepare=prepare)
+    root, on_line = Path(), get_run_logger().info
+    with workspace_held(root, on_line, wait=wait):
+        if preset is not None:
+            adopt_preset(root, preset, changes)
+        override(root, changes)
+        send_stages(root, targets, pools, on_line, worker_silence_seconds)
+        dvc_repro(root, targets, on_line, wait=wait)
 
 
 def adopt_preset(root: Path, preset: str, changes: Mapping[str, Any]) -> None:
     """Put a changed preset into params.yaml, and what it held into logs/; raises SettingsError."""
     # refused before anything is written
     text = edited(preset_text(preset), changes, f"preset {preset}")
+    refuse_settings(root, text, f"preset {preset}")
     params = Workspace(root).params
     if params.exists() and params.read_text(encoding="utf-8") != text:
         kept = root / LOGS / f"params-{time.strftime('%Y%m%d-%H%M%S')}.yaml"
@@ -111,9 +127,21 @@ def main(arguments: list[str] | None = None) -> None:
     )
     add_targets(parser)
     add_settings(parser, "change a setting in params.yaml first; may be repeated")
+    add_pools(parser)
+    parser.add_argument(
+        "--worker-silence-seconds",
+        type=int,
+        default=SILENCE_SECONDS,
+        help=f"after which a pool's worker is taken for dead (default {SILENCE_SECONDS})",
+    )
     options = parser.parse_args(arguments)
     with exit_code(), prefect_server(Path(), current_execution()):
-        pipeline(options.targets, overrides=dict(options.set))
+        pipeline(
+            options.targets,
+            overrides=dict(options.set),
+            pools=dict(options.pool),
+            worker_silence_seconds=options.worker_silence_seconds,
+        )
 
 
 if __name__ == "__main__":

@@ -62,19 +62,23 @@ def repro(
     What a stage would refuse is refused before DVC sets outputs aside: settings, and code that
     dvc.yaml does not list. Raises SettingsError for these, ReproFailed where a stage fails.
     """
-    with _only_run(root, on_line, wait):
-        _wait_for_others(root, on_line, wait)
+    with workspace_held(root, on_line, wait=wait):
         if prepare is not None:
             prepare()
         override(root, overrides)
-        while not _dvc_repro(root, targets, on_line):
-            # one by hand began between the look and our own
-            _report_busy(on_line, wait, "another DVC command holds this workspace")
-            time.sleep(_POLL_SECONDS)
-            _wait_for_others(root, on_line, wait)
+        dvc_repro(root, targets, on_line, wait=wait)
 
 
-def _dvc_repro(root: Path, targets: Sequence[str], on_line: OnLine) -> bool:
+def dvc_repro(root: Path, targets: Sequence[str], on_line: OnLine, *, wait: bool = True) -> None:
+    """Run `dvc repro` with these arguments in a workspace that is held; raises ReproFailed."""
+    while not _try_dvc_repro(root, targets, on_line):
+        # one by hand began between the look and our own
+        _report_busy(on_line, wait, "another DVC command holds this workspace")
+        time.sleep(_POLL_SECONDS)
+        _wait_for_others(root, on_line, wait)
+
+
+def _try_dvc_repro(root: Path, targets: Sequence[str], on_line: OnLine) -> bool:
     """Run DVC; False where another DVC command holds a stage. Raises ReproFailed."""
     # the stages' `python` is the one that runs this
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
@@ -99,13 +103,28 @@ def override(root: Path, values: Mapping[str, Any]) -> None:
     text = settings_text(path)
     if values:
         text = edited(text, values, str(path))
-    settings = settings_from(parse_yaml(text, str(path)), str(path))
-    refuse_unwatched_stages(root, settings)
+    refuse_settings(root, text, str(path))
     if values:
         write_text(path, text)
 
 
+def refuse_settings(root: Path, text: str, source: str) -> None:
+    """Raise SettingsError for the text of a params.yaml that a stage would refuse."""
+    refuse_unwatched_stages(root, settings_from(parse_yaml(text, source), source))
+
+
 # -- one run at a time ----------------------------------------------------------------------------
+
+
+@contextmanager
+def workspace_held(root: Path, on_line: OnLine, *, wait: bool = True) -> Iterator[None]:
+    """Keep other runs out of the workspace in the block, once there is none.
+
+    wait: for another run; otherwise a workspace in use raises BusyError
+    """
+    with _only_run(root, on_line, wait):
+        _wait_for_others(root, on_line, wait)
+        yield
 
 
 @contextmanager

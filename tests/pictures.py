@@ -1,10 +1,12 @@
 """The README's pictures: `python -m tests.pictures [WORKSPACE]` writes .github/img anew.
 
 flow.svg is drawn from the table of stages. With a finished workspace its report, and MLflow's and
-Prefect's pages as `python -m flows.ui` shows them there, are photographed by Chromium.
+Prefect's pages as `python -m flows.ui` shows them there, are photographed by Chromium. For the latter
+a schedule is set and runs are started in the workspace, which changes its settings: use a copy.
 """
 
 import argparse
+import json
 import os
 import re
 import signal
@@ -14,16 +16,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from shutil import which
+from urllib.parse import quote
 
 import httpx
 from playwright.sync_api import Page, sync_playwright
 
 from rlhf.core.source import ROOT
+from rlhf.stages import STAGES
 from tests.flow_picture import flow_svg
+from tests.prefect_page import Page as PrefectPage
+from tests.waiting import wait_until
 
 IMAGES = ROOT / ".github/img"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 SIZE = {"width": 1440, "height": 1080}
+# policies side by side
+COMPARED = 3
+# long enough to be looked at
+LONGER = {"sft.epochs": 8.0, "sft.checkpoint_every": 5}
+# per cent
+PROGRESS = 5.0
 # until a page has asked for what it shows, and drawn it
 SETTLED_MS = 6_000
 
@@ -40,7 +52,7 @@ def main() -> None:
 
 
 def photograph(workspace: Path) -> None:
-    """The three pages of a workspace."""
+    """The pages of a workspace; runs of sft are started there, cancelled and tried again."""
     browser_path = next((found for name in CHROMIUM if (found := which(name))), None)
     if browser_path is None:
         sys.exit(f"none of {', '.join(CHROMIUM)} is on the path")
@@ -48,8 +60,10 @@ def photograph(workspace: Path) -> None:
         browser = play.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
         page = browser.new_page(viewport=SIZE)
         take(page, "report", (workspace / "reports/index.html").as_uri())
-        take(page, "mlflow", f"{mlflow}/#{policy_curves(mlflow)}")
-        take(page, "prefect", f"{prefect}/runs")
+        for name, place in mlflow_pages(mlflow).items():
+            take(page, name, f"{mlflow}/#{place}")
+        for name, place in prefect_pages(prefect, workspace):
+            take(page, name, f"{prefect}{place}")
 
 
 def take(page: Page, name: str, address: str) -> None:
@@ -64,15 +78,64 @@ def take(page: Page, name: str, address: str) -> None:
     print(IMAGES / f"{name}.png")
 
 
-def policy_curves(mlflow: str) -> str:
-    """MLflow's page with the curves of the last policy that was trained."""
+def mlflow_pages(mlflow: str) -> dict[str, str]:
+    """The pages of MLflow that compare: all runs, the last policies, the last policy's version."""
     names = f"{mlflow}/api/2.0/mlflow"
     experiments = httpx.post(f"{names}/experiments/search", json={"max_results": 100}).json()
     ids = [one["experiment_id"] for one in experiments["experiments"]]
     query = {"experiment_ids": ids, "filter": "tags.`mlflow.runName` = 'ppo'"}
-    runs = httpx.post(f"{names}/runs/search", json=query).json()["runs"]
-    info = runs[0]["info"]
-    return f"/experiments/{info['experiment_id']}/runs/{info['run_id']}/model-metrics"
+    found = httpx.post(f"{names}/runs/search", json=query).json()["runs"]
+    experiment = found[0]["info"]["experiment_id"]
+    runs = [one["info"]["run_id"] for one in found][:COMPARED]
+    return {
+        "mlflow-runs": f"/experiments/{experiment}/runs?workflowType=machine_learning",
+        "mlflow-compare": f"/compare-runs?runs={quoted(runs)}&experiments={quoted([experiment])}",
+        "mlflow-model": f"/models/{last_policy(names)}",
+    }
+
+
+def last_policy(names: str) -> str:
+    """The name and version of the policy that was registered last, as MLflow's address has them."""
+    query = {"max_results": 1000, "order_by": "last_updated_timestamp DESC"}
+    versions = httpx.get(f"{names}/model-versions/search", params=query).json()["model_versions"]
+    policy = next(one for one in versions if one["name"].endswith("-policy"))
+    return f"{policy['name']}/versions/{policy['version']}"
+
+
+def quoted(values: list[str]) -> str:
+    return quote(json.dumps(values))
+
+
+def prefect_pages(prefect: str, workspace: Path) -> Iterator[tuple[str, str]]:
+    """The pages of Prefect, each given once it shows what it is for."""
+    api = PrefectPage(prefect)
+    served = "the deployments are not served"
+    wait_until(lambda: len(api.deployments()) == len(STAGES) + 2, served)
+    nightly = {"active": True, "schedule": {"cron": "0 3 * * *", "timezone": "UTC"}}
+    pipeline = api.deployments()["pipeline"]["id"]
+    if not api.deployments()["pipeline"]["schedules"]:
+        api.post(f"/deployments/{pipeline}/schedules", [nightly])
+    yield "prefect-deployments", "/deployments"
+
+    run = api.run("sft", {"targets": ["sft"], "overrides": LONGER})
+    wait_until(lambda: progress(api) > PROGRESS, "no progress")
+    yield "prefect-progress", f"/runs/flow-run/{run}?tab=Artifacts"
+
+    api.set_state(run, "CANCELLING", "Cancelling")
+    wait_until(lambda: api.state(run) == "CANCELLED", "it is not cancelled")
+    yield "prefect-cancelled", f"/runs/flow-run/{run}"
+
+    api.set_state(run, "SCHEDULED", "AwaitingRetry")
+    log = workspace / "logs" / "sft.log"
+    wait_until(lambda: api.state(run) == "RUNNING" and "resum" in log.read_text(), "no retry")
+    yield "prefect-retried", f"/runs/flow-run/{run}"
+    api.set_state(run, "CANCELLING", "Cancelling")
+    wait_until(lambda: api.state(run) == "CANCELLED", "it is not cancelled")
+
+
+def progress(api: PrefectPage) -> float:
+    """How far the training is, in per cent."""
+    return float(api.artifacts().get("sft-progress", {}).get("data") or 0)
 
 
 @contextmanager

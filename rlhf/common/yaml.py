@@ -8,6 +8,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.representer import RoundTripRepresenter
 
 from rlhf.common.errors import SettingsError
 
@@ -80,12 +81,17 @@ def _editor() -> YAML:
 def _dumped(yaml: YAML, content: Any) -> str:
     yaml.width = _NEVER_FOLD
     yaml.indent(mapping=2, sequence=4, offset=2)
-    # or an empty place would stand for null
-    yaml.representer.add_representer(type(None), _as_null)
+    yaml.Representer = _WithNull
     out = StringIO()
     yaml.dump(content, out)
     return out.getvalue()
 
 
-def _as_null(representer: Any, _value: None) -> Any:
-    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
+class _WithNull(RoundTripRepresenter):
+    """Writes `null`, where an empty place would stand for it; the library's own class is DVC's too."""
+
+    def represent_none(self, _value: None) -> Any:
+        return self.represent_scalar("tag:yaml.org,2002:null", "null")
+
+
+_WithNull.add_representer(type(None), _WithNull.represent_none)

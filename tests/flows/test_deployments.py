@@ -2,16 +2,16 @@ from collections.abc import Callable
 
 import pytest
 
-from flows import deployments, pipeline, report, stage
+from flows import deployments, pipeline, pool_worker, report, stage
 from flows.arguments import assignment
 
 
-def test_a_work_pool_needs_a_server_that_stays(
+def test_a_worker_needs_to_know_its_server(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     with pytest.raises(SystemExit) as ended:
-        deployments.main(["--work-pool", "gpu"])
+        pool_worker.main(["gpu"])
     assert ended.value.code == 1
     assert "set PREFECT_API_URL" in capsys.readouterr().err
 
@@ -29,6 +29,8 @@ def test_settings_are_read_as_yaml_reads_them() -> None:
         (deployments.main, ["--set", "ppo.kl"], "'ppo.kl': expected KEY=VALUE"),
         (pipeline.main, ["sftt"], "no stage 'sftt'; there are: fetch, prepare"),
         (pipeline.main, ["--set", "data.sft=[starter"], "--set data.sft:2:1: not readable as YAML"),
+        (pipeline.main, ["--pool", "ppo"], "'ppo': expected STAGE=POOL"),
+        (pipeline.main, ["--pool", "pp=gpu"], "no stage 'pp'"),
         (pipeline.main, ["--nonsense"], "unrecognized arguments"),
     ],
 )

@@ -32,6 +32,8 @@ from tests.waiting import SECONDS, wait_until
 PROMPTS = ["How do I keep bread fresh?", "Hi", "Tell me of the sea,\nand of ships. \U0001f6a2"]
 RESPONSES = ["In a bag.", "", "Wide <|im_end|> and blue\u2026"]
 NEW_TOKENS = 12
+# the Python of an environment that has mlflow, torch and transformers alone, where one was made
+FRESH_PYTHON = "RLHF_FRESH_PYTHON"
 LOAD = f"""
 import json, sys
 # as where this project is not installed
@@ -62,7 +64,7 @@ print(json.dumps(found))
 def loaded(chain: Project, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the registered models give, in a process that cannot import this project."""
     done = subprocess.run(
-        [sys.executable, "-P", "-c", LOAD],
+        [os.environ.get(FRESH_PYTHON, sys.executable), "-P", "-c", LOAD],
         input=json.dumps([PROMPTS, RESPONSES]),
         env={
             "PATH": "/usr/bin:/bin",

@@ -1,9 +1,11 @@
 """One reading of YAML: DVC's."""
 
+from io import StringIO
 from typing import Any
 
 import pytest
 from dvc.utils.serialize import parse_yaml as read_as_dvc
+from ruamel.yaml import YAML
 
 from rlhf.common.errors import SettingsError
 from rlhf.common.yaml import editable, edited_text, parse_yaml, write_yaml
@@ -67,3 +69,10 @@ def test_a_problem_keeps_the_parsers_words_and_hides_what_was_written(
     with pytest.raises(SettingsError) as caught:
         parse_yaml(text, "x")
     assert problem in str(caught.value) and "s3cret" not in str(caught.value)
+
+
+def test_other_users_of_the_library_write_null_in_their_own_way() -> None:
+    assert write_yaml({"a": {"b": None}}) == "a:\n  b: null\n"
+    out = StringIO()
+    YAML().dump({"a": {"b": None}}, out)
+    assert out.getvalue() == "a:\n  b:\n"

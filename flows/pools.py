@@ -1,0 +1,179 @@
+"""Sending stages to work pools, from the pipeline flow, and noticing that a worker has died."""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterKey,
+)
+from prefect.client.schemas.objects import FlowRun
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError, TerminationSignal
+from prefect.states import AwaitingRetry, Cancelling
+
+from flows.pool_worker import lock_entry
+from rlhf.common.errors import RlhfError
+from tasks.execution import current_execution
+from tasks.orders import Order, needed_stages, place_order, stages_before, take_over, why_stale
+from tasks.process import OnLine
+from tasks.repro import ReproFailed, dvc_repro
+
+# six heartbeats of a worker's run
+SILENCE_SECONDS = 180
+_POLL_SECONDS = 3.0
+# what Prefect's client raises while its server is away, after tries of its own
+_AWAY = (httpx.HTTPError, PrefectHTTPStatusError)
+
+
+def send_stages(
+    root: Path,
+    targets: list[str],
+    pools: Mapping[str, str],
+    on_line: OnLine,
+    silence: float = SILENCE_SECONDS,
+) -> None:
+    """Bring those stages of `pools` up to date that the targets need, each by a worker of its pool.
+
+    What they need runs before them, here or in a pool; the workspace is held.
+    silence: seconds after which a run that gives no sign of life is taken up by another worker
+    """
+    if not pools:
+        return
+    for stage in needed_stages(root, targets):
+        if stage in pools:
+            before = stages_before(root, stage)
+            if before:
+                dvc_repro(root, before, on_line)
+            if why_stale(root, stage):
+                on_line(f"{stage} goes to work pool {pools[stage]}")
+                order = place_order(root, stage)
+                take_over(root, stage, send(order, pools[stage], on_line, silence))
+
+
+def send(order: Order, pool: str, on_line: OnLine, silence: float) -> str:
+    """Let a worker of the pool run an order; gives the stage's entry of dvc.lock.
+
+    Raises ReproFailed where the run there fails, RlhfError where it is cancelled or the pool has no
+    deployment.
+    """
+    parameters = {
+        "stage": order.stage,
+        "commit": order.commit,
+        "params": order.params,
+        "lock": order.lock,
+        "execution": current_execution().key,
+    }
+    try:
+        started: Any = run_deployment(f"pool_stage/{pool}", parameters=parameters, timeout=0)
+    except ObjectNotFound:
+        raise RlhfError(
+            f"work pool {pool}: no worker was ever started for it "
+            f"(python -m flows.pool_worker {pool}, in a clone on its machine)"
+        ) from None
+    with get_client(sync_client=True) as client:
+        try:
+            run = Watch(client, started.id, silence, on_line).wait()
+        except (KeyboardInterrupt, SystemExit, TerminationSignal):
+            # whoever cancels the pipeline wants it to end there too
+            client.set_flow_run_state(started.id, Cancelling(), force=True)
+            raise
+        outcome = f"{order.stage} in work pool {pool}: {_outcome(run)}"
+        if run.state is not None and run.state.is_cancelled():
+            # no fault that another try could mend
+            raise RlhfError(outcome)
+        if run.state is None or not run.state.is_completed():
+            raise ReproFailed(outcome)
+        return _entry(client, run.id)
+
+
+class Watch:
+    """Waits for the end of a run, and gives it to another worker where it falls silent.
+
+    Time is measured here, from one sign of life to the next: other machines have other clocks.
+    """
+
+    def __init__(
+        self,
+        client: SyncPrefectClient,
+        run_id: UUID,
+        silence: float,
+        on_line: OnLine,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client
+        self._run_id = run_id
+        self._silence = silence
+        self._on_line = on_line
+        self._clock = clock
+        self._sign: tuple[object, ...] = ()
+        self._since = clock()
+        self._told = ""
+
+    def wait(self) -> FlowRun:
+        """Give the run once it has ended."""
+        while True:
+            try:
+                run = self._client.read_flow_run(self._run_id)
+                if run.state is not None and run.state.is_final():
+                    return run
+                self._look(run)
+            except _AWAY as error:
+                # signs of life cannot come through meanwhile
+                self._since = self._clock()
+                self._tell(f"the Prefect server does not answer ({error}); the run goes on")
+            time.sleep(_POLL_SECONDS)
+
+    def _look(self, run: FlowRun) -> None:
+        """Note a sign of life, or have the run taken up by another worker for want of one."""
+        state = run.state
+        assert state is not None
+        sign = (state.id, self._last_heartbeat())
+        if sign != self._sign:
+            self._sign, self._since = sign, self._clock()
+            self._tell(f"{run.name}: {state.name}")
+        # one that is scheduled waits for a worker: it has no life to show
+        begun = state.is_running() or state.is_pending()
+        if begun and self._clock() - self._since > self._silence:
+            self._on_line(f"{run.name}: its worker is silent; another one takes it up")
+            self._client.set_flow_run_state(self._run_id, AwaitingRetry(), force=True)
+
+    def _last_heartbeat(self) -> str | None:
+        """The id of the run's newest heartbeat."""
+        wanted = {
+            "event": {"name": ["prefect.flow-run.heartbeat"]},
+            "resource": {"id": [f"prefect.flow-run.{self._run_id}"]},
+            "order": "DESC",
+        }
+        answer = self._client.request("POST", "/events/filter", json={"filter": wanted, "limit": 1})
+        events = answer.json()["events"]
+        return str(events[0]["id"]) if events else None
+
+    def _tell(self, line: str) -> None:
+        """Say once what may be seen many times in a row."""
+        if line != self._told:
+            self._told = line
+            self._on_line(line)
+
+
+def _outcome(run: FlowRun) -> str:
+    if run.state is None:
+        return "no state"
+    return f"{run.state.name}: {run.state.message or 'no message'}"
+
+
+def _entry(client: SyncPrefectClient, run_id: UUID) -> str:
+    wanted = ArtifactFilter(
+        key=ArtifactFilterKey(any_=["dvc-lock"]),
+        flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]),
+    )
+    artifacts = client.read_artifacts(artifact_filter=wanted)
+    if not artifacts:
+        raise ReproFailed(f"flow run {run_id} ended without its entry of dvc.lock")
+    return lock_entry(str(artifacts[-1].data))

@@ -1,0 +1,235 @@
+"""Two clones in different folders, with homes of their own: one sends a stage, the other runs it.
+
+They share a Prefect server, an MLflow server, git's origin and DVC's remote, and nothing else.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+from rlhf.workspace import Workspace
+from tasks.server import free_port
+from tests.flows.records import EXPERIMENT
+from tests.project_copy import Project
+from tests.waiting import SECONDS, kill_below, processes_below, wait_until
+
+POOL = "gpu"
+
+
+@dataclass(frozen=True)
+class Clone:
+    """A clone and the environment of its user."""
+
+    project: Project
+    environment: dict[str, str]
+
+    def run(self, *command: str, code: int = 0) -> str:
+        return self.project.run(*command, code=code, **self.environment)
+
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        return self.project.start(*command, **self.environment)
+
+    def lock_file(self) -> str:
+        return (self.project.root / "dvc.lock").read_text()
+
+
+@pytest.fixture(scope="module")
+def clones(
+    _chain_folder: Path, prefect_server: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Clone, Clone]]:
+    """The caller's, which has the finished chain, and the worker's, which has nothing but the code."""
+    base = tmp_path_factory.mktemp("hosts")
+    origin, remote = base / "origin.git", base / "remote"
+    caller_root = base / "caller" / "work" / "rlhf"
+    shutil.copytree(_chain_folder / "copy", caller_root, symlinks=True)
+    mlflow, address = start_mlflow(base)
+    caller = clone_at(caller_root, base / "caller" / "home", prefect_server, address)
+    caller.run("dvc", "remote", "add", "--default", "shared", str(remote))
+    caller.project.commit()
+    caller.run("git", "init", "--quiet", "--bare", str(origin))
+    caller.run("git", "remote", "add", "origin", str(origin))
+    caller.run("git", "push", "--quiet", "origin", "HEAD:main")
+
+    worker_root = base / "worker" / "elsewhere"
+    caller.run("git", "clone", "--quiet", "--branch", "main", str(origin), str(worker_root))
+    worker = clone_at(worker_root, base / "worker" / "home", prefect_server, address)
+    yield caller, worker
+    for clone in (caller, worker):
+        kill_below(clone.project.root)
+    os.killpg(mlflow.pid, signal.SIGKILL)
+    mlflow.wait()
+
+
+def clone_at(root: Path, home: Path, prefect: str, mlflow: str) -> Clone:
+    home.mkdir(parents=True, exist_ok=True)
+    own = {"HOME": str(home), "PREFECT_HOME": str(home / ".prefect"), "MLFLOW_TRACKING_URI": mlflow}
+    return Clone(Project(root, prefect), own)
+
+
+def start_mlflow(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
+    """A server with its own store of artifacts, which it hands out itself."""
+    address = f"http://127.0.0.1:{free_port(0)}"
+    words = ["server", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
+    words += ["--artifacts-destination", str(folder / "artifacts"), "--workers", "1"]
+    words += ["--host", "127.0.0.1", "--port", address.rpartition(":")[2]]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", *words],
+        cwd=folder,
+        env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+    def answers() -> bool:
+        assert server.poll() is None
+        try:
+            return httpx.get(f"{address}/health", timeout=5, trust_env=False).text == "OK"
+        except httpx.HTTPError:
+            return False
+
+    wait_until(answers, "MLflow does not start")
+    return server, address
+
+
+@contextmanager
+def a_worker(clone: Clone) -> Iterator[subprocess.Popen[str]]:
+    """A worker of the pool in the clone, until the end of the block."""
+    process = clone.start(sys.executable, "-m", "flows.pool_worker", POOL)
+    wait_until(lambda: processes_below(clone.project.root), "the worker does not start")
+    try:
+        yield process
+    finally:
+        kill_below(clone.project.root)
+        process.communicate()
+
+
+def sending_sft(*settings: str) -> tuple[str, ...]:
+    changes = [word for setting in settings for word in ("--set", setting)]
+    return (sys.executable, "-m", "flows.pipeline", "sft", "--pool", f"sft={POOL}", *changes)
+
+
+def checkpoints(clone: Clone) -> list[Path]:
+    return list((Workspace(clone.project.root).checkpoints / "sft").glob("*/*"))
+
+
+def is_training(clone: Clone) -> bool:
+    return any("rlhf.commands.worker" in words(one) for one in processes_below(clone.project.root))
+
+
+def words(process: psutil.Process) -> list[str]:
+    with suppress(psutil.Error):
+        return process.cmdline()
+    return []
+
+
+def test_a_stage_in_a_pool_leaves_the_lock_file_of_one_run_here(
+    clones: tuple[Clone, Clone],
+) -> None:
+    caller, worker = clones
+    settings = worker.project.root / "params.yaml"
+    before = settings.read_text()
+    with a_worker(worker):
+        output = caller.run(*sending_sft("sft.epochs=2.0"))
+    assert f"sft goes to work pool {POOL}" in output
+    assert "Running stage 'sft'" not in output
+    sent = caller.lock_file()
+    # its weights are here, and DVC has nothing left to do
+    assert caller.project.ran(caller.run("dvc", "repro", "sft")) == []
+    by_hand = caller.run("dvc", "repro", "--force", "--single-item", "sft")
+    assert caller.project.ran(by_hand) == ["sft"]
+    assert without_times(caller.lock_file()) == without_times(sent)
+    # what the worker's clone had is kept
+    assert before in [path.read_text() for path in worker.project.root.glob("logs/params-*.yaml")]
+
+
+def without_times(lock: str) -> list[str]:
+    """The lines of a dvc.lock but for the hash and size of the summary, which tells how long a stage took."""
+    lines = lock.splitlines()
+    place = lines.index("    - path: metrics/sft.json")
+    return lines[: place + 1] + lines[place + 4 :]
+
+
+def test_its_run_and_its_model_are_in_the_mlflow_of_both(clones: tuple[Clone, Clone]) -> None:
+    """After the test above."""
+    caller, _ = clones
+    client = MlflowClient(caller.environment["MLFLOW_TRACKING_URI"])
+    versions = client.search_model_versions(f"name='{EXPERIMENT}-sft'")
+    version = max(versions, key=lambda one: int(one.version))
+    run = client.get_run(str(version.run_id))
+    assert run.info.status == "FINISHED"
+    assert run.data.params["sft.epochs"] == "2.0"
+    logged = str(version.source).removeprefix("models:/")
+    artifacts = {one.path for one in client.list_logged_model_artifacts(logged)}
+    assert "MLmodel" in artifacts
+
+
+def test_what_is_not_committed_goes_nowhere(clones: tuple[Clone, Clone]) -> None:
+    caller, _ = clones
+    new = caller.project.root / "rlhf" / "rewards" / "mine.py"
+    new.touch()
+    lock = caller.lock_file()
+    output = caller.run(*sending_sft("sft.epochs=3.0"), code=1)
+    new.unlink()
+    assert "rlhf/rewards/mine.py: not as in the last commit" in output
+    assert caller.lock_file() == lock
+
+
+def test_a_changed_clone_of_a_worker_is_left_alone(clones: tuple[Clone, Clone]) -> None:
+    caller, worker = clones
+    changed = worker.project.root / "rlhf" / "core" / "seeds.py"
+    text = changed.read_text()
+    changed.write_text(text + "# mine\n")
+    with a_worker(worker):
+        output = caller.run(*sending_sft("sft.epochs=3.0"), code=1)
+    assert "rlhf/core/seeds.py not as committed" in output
+    assert changed.read_text() == text + "# mine\n"
+    changed.write_text(text)
+
+
+@pytest.mark.long
+def test_the_stage_of_a_dead_worker_is_taken_up_from_its_checkpoint(
+    clones: tuple[Clone, Clone],
+) -> None:
+    caller, worker = clones
+    shutil.rmtree(Workspace(worker.project.root).checkpoints, ignore_errors=True)
+    with a_worker(worker):
+        # more than two heartbeats, which come every 30 s
+        patience = ("--worker-silence-seconds", "75")
+        settings = ("sft.epochs=40.0", "sft.checkpoint_every=5")
+        run = caller.start(*sending_sft(*settings), *patience)
+        wait_until(lambda: checkpoints(worker), "no checkpoint")
+    assert run.poll() is None
+    with a_worker(worker):
+        output, _ = run.communicate(timeout=SECONDS)
+    assert run.returncode == 0, output
+    assert "its worker is silent; another one takes it up" in output
+    assert "resum" in (worker.project.root / "logs" / "sft.log").read_text()
+    assert caller.project.ran(caller.run("dvc", "repro", "sft")) == []
+
+
+def test_who_cancels_the_pipeline_ends_the_training_in_the_pool(
+    clones: tuple[Clone, Clone],
+) -> None:
+    caller, worker = clones
+    lock = caller.lock_file()
+    with a_worker(worker):
+        run = caller.start(*sending_sft("sft.epochs=400.0"))
+        wait_until(lambda: is_training(worker), "no training")
+        run.send_signal(signal.SIGTERM)
+        output, _ = run.communicate(timeout=SECONDS)
+        # Prefect sends itself the signal once more
+        assert run.returncode == -signal.SIGTERM, output
+        wait_until(lambda: not is_training(worker), "the training goes on")
+    assert caller.lock_file() == lock
