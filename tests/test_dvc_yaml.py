@@ -184,10 +184,17 @@ def test_every_stage_writes_its_metrics_and_every_dependency_is_code_or_written(
     assert len(written) == len(set(written))
     for name, stage in PIPELINE["stages"].items():
         if name != "report":
-            assert stage["metrics"] == [str(workspace.metrics(name))]
+            assert str(workspace.metrics(name)) in stage["outs"]
+        key_figures = [str(workspace.key_figures(name))] if STAGES[name].compared else []
+        assert stage.get("metrics", []) == key_figures
         for entry in listed(name, preset("laptop")):
             there = is_covered(Path(entry), written) or (ROOT / entry).exists()
             assert there, f"{name}: {entry} is neither"
+
+
+def test_what_dvc_compares_is_part_of_what_is_key() -> None:
+    for stage in STAGES.values():
+        assert set(stage.compared) <= set(stage.key_metrics)
 
 
 def test_an_algorithm_that_reads_what_its_stage_does_not_list_is_refused(

@@ -77,8 +77,8 @@ def stage_entry(stage: Stage, before: Mapping[str, Any]) -> dict[str, Any]:
         "params": list(stage.params),
         "outs": [options.get(path, path) for path in stage.outs],
     }
-    if stage.summary:
-        entry["metrics"] = [f"metrics/{stage.name}.json"]
+    if stage.dvc_metrics:
+        entry["metrics"] = stage.dvc_metrics
     return entry | {key: value for key, value in before.items() if key not in entry}
 
 

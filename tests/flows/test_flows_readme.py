@@ -54,8 +54,8 @@ def test_it_is_listed_and_in_dvc_yaml(stage: Stage) -> None:
         "desc": stage.about,
         "cmd": "python -m flows.lengths",
         "params": ["seed"],
-        "outs": [],
-        "metrics": ["metrics/lengths.json"],
+        "outs": ["metrics/lengths.json"],
+        "metrics": ["metrics/lengths_key.json"],
     }
 
 
