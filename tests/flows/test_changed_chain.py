@@ -75,6 +75,11 @@ def test_a_ppo_setting_runs_only_what_follows_and_coming_back_runs_nothing(
         # a new algorithm, and the line that names it
         ("rlhf/algorithms/mine.py", []),
         ("rlhf/registry.py", []),
+        # a file that nobody runs, beside others that every stage runs
+        ("rlhf/core/mine.py", []),
+        # data of the project, a new file of it too
+        ("rlhf/data/starter/mine.jsonl", ["fetch"]),
+        ("rlhf/evaluation/knowledge.jsonl", ["evaluate"]),
         # an algorithm that nobody chose
         ("rlhf/algorithms/apa.py", []),
         # the one that was chosen, and what it shares with others
