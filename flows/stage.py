@@ -21,7 +21,7 @@ from rlhf.stages import STAGES
 from tasks.execution import Execution, current_execution
 from tasks.guard import hangup_as_sigterm, terminate_with
 from tasks.server import is_own, shared_server
-from tasks.steps import record, register, run_worker, tracked_stage
+from tasks.steps import record, register, run_worker, tracked_stage, write_key_figures
 from tasks.tracking import TrackedRun
 
 P = ParamSpec("P")
@@ -53,12 +53,13 @@ def stage_flow(function: Callable[P, None]) -> Flow[P, None]:
 def run_stage(name: str, *then: Callable[[TrackedRun], object]) -> None:
     """Do what the flow of a stage does, as the table of stages has it.
 
-    Its worker runs, what it wrote is recorded, its model registered; then come the tasks of this
+    Its worker runs, its key figures are written, what it wrote is recorded, its model registered; then come the tasks of this
     stage alone, which are given its run.
     """
     stage = STAGES[name]
     with tracked_stage(name) as run:
         run_worker(run)
+        write_key_figures(run)
         record(run, *stage.recorded)
         if stage.model is not None and stage.registered:
             register(run, stage.model, alias=stage.alias)

@@ -4,7 +4,7 @@ A new stage is a row here, its function, and `flows/<name>.py`; `make dvc.yaml` 
 `dvc.yaml`. `flows/README.md` shows how.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from rlhf import registry
@@ -68,7 +68,8 @@ class Stage:
     trains: on `engine.processes` processes, with checkpoints
     downloads: whether it may use the network
     shared_by_arms: whether a study runs it once, for all of its arms
-    key_metrics: those that `rlhf show` prints; key_curves: of its step log, those to look at first
+    key_metrics: those that `rlhf show` prints; compared: of these, the few in DVC's tables
+    key_curves: of its step log, those to look at first
     """
 
     name: str
@@ -92,6 +93,7 @@ class Stage:
     downloads: bool = False
     shared_by_arms: bool = False
     key_metrics: tuple[str, ...] = ()
+    compared: tuple[str, ...] = ()
     key_curves: tuple[str, ...] = ()
 
     @property
@@ -120,8 +122,9 @@ class Stage:
 
     @property
     def metrics_files(self) -> list[str]:
-        """What it writes of its measurements beside the summary."""
+        """What it writes of its measurements, beside what DVC's tables and plots read."""
         files = {
+            f"metrics/{self.name}.json": self.summary,
             f"metrics/{self.name}.jsonl": self.step_log,
             f"metrics/{self.name}_details.json": self.details,
             f"metrics/{self.name}_samples.jsonl": self.samples,
@@ -130,10 +133,18 @@ class Stage:
 
     @property
     def outs(self) -> list[str]:
-        """All that it writes, beside its summary."""
+        """All that it writes, beside what DVC's tables read."""
         model = [f"models/{self.model}"] if self.model else []
         plots = [f"metrics/{self.name}_steps.json"] if self.step_log else []
         return [*model, *self.writes, *self.metrics_files, *plots]
+
+    @property
+    def dvc_metrics(self) -> list[str]:
+        """The file that `dvc metrics` and `dvc exp show` read.
+
+        All measurements would be a table of 300 columns.
+        """
+        return [f"metrics/{self.name}_key.json"] if self.compared else []
 
 
 _RANKING_METRICS = (
@@ -144,12 +155,6 @@ _RANKING_METRICS = (
     "seconds",
 )
 _RANKING_CURVES = ("pair_loss", "validation_loss", "train_accuracy", "validation_accuracy")
-
-
-def _measured(stages: Sequence[Stage]) -> list[str]:
-    """The files of what these stages measured."""
-    summaries = [f"metrics/{stage.name}.json" for stage in stages if stage.summary]
-    return [*summaries, *(path for stage in stages for path in stage.metrics_files)]
 
 
 # -- the table -------------------------------------------------------------------------------------
@@ -214,6 +219,7 @@ BEFORE_REPORT = (
             "base_validation_perplexity",
             "seconds",
         ),
+        compared=("validation_loss",),
         key_curves=("train_loss", "validation_loss"),
     ),
     Stage(
@@ -231,6 +237,7 @@ BEFORE_REPORT = (
         trains=True,
         shared_by_arms=True,
         key_metrics=_RANKING_METRICS,
+        compared=("accuracy",),
         key_curves=_RANKING_CURVES,
     ),
     Stage(
@@ -257,6 +264,7 @@ BEFORE_REPORT = (
             "collapsed",
             "seconds",
         ),
+        compared=("reward_last", "kl_last"),
         key_curves=(
             "reward",
             "validation_reward",
@@ -284,6 +292,7 @@ BEFORE_REPORT = (
         trains=True,
         shared_by_arms=True,
         key_metrics=_RANKING_METRICS,
+        compared=("accuracy",),
         key_curves=_RANKING_CURVES,
     ),
     Stage(
@@ -309,6 +318,7 @@ BEFORE_REPORT = (
             "win_rate_low",
             "win_rate_high",
         ),
+        compared=("win_rate", "win_rate_low", "win_rate_high"),
     ),
 )
 
@@ -318,7 +328,7 @@ _REPORT = Stage(
     function="rlhf.report.build:build",
     reads=(
         "data/evaluation",
-        *_measured(BEFORE_REPORT),
+        *(path for stage in BEFORE_REPORT for path in stage.metrics_files),
         "rlhf/presets",
         "rlhf/report",
     ),

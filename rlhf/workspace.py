@@ -53,6 +53,10 @@ class Workspace:
         """A stage's flat summary."""
         return self.root / "metrics" / f"{stage}.json"
 
+    def key_figures(self, stage: str) -> Path:
+        """The few of a stage's figures that DVC's tables show."""
+        return self.root / "metrics" / f"{stage}_key.json"
+
     def steps(self, stage: str) -> Path:
         """A stage's step-by-step log."""
         return self.root / "metrics" / f"{stage}.jsonl"

@@ -35,6 +35,14 @@ def key_figures(stage: str, summary: Mapping[str, Any]) -> dict[str, Any]:
     return {key: summary[key] for key in STAGES[stage].key_metrics if key in summary}
 
 
+def compared_figures(stage: str, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Pick the few that are in DVC's tables, under the names that MLflow's parent run has for them.
+
+    Each name has its stage, so that `dvc exp show` needs no path before it.
+    """
+    return under(stage, {key: summary[key] for key in STAGES[stage].compared if key in summary})
+
+
 def under(group: str, figures: Mapping[str, Any]) -> dict[str, Any]:
     """Put figures into a group of charts."""
     return {f"{group}/{key}": value for key, value in figures.items()}

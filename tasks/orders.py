@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,9 @@ def stages_before(root: Path, stage: str) -> list[str]:
 def why_stale(root: Path, stage: str) -> str:
     """Say why DVC would run a stage, all that it needs being up to date; "" where it would not."""
     with Repo(str(root)) as repo:
-        reasons: list[Any] = sum(repo.status(targets=[_address(repo, stage)]).values(), start=[])
+        status = repo.status(targets=[_address(repo, stage)])
     parts = []
-    for reason in reasons:
+    for reason in chain.from_iterable(status.values()):
         # {"changed deps": {path: what happened}}, or a plain word such as "always changed"
         details = reason.items() if isinstance(reason, dict) else [(reason, {})]
         parts += [f"{what}: {', '.join(paths)}" if paths else what for what, paths in details]

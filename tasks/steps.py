@@ -15,7 +15,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from rlhf.common.errors import ChangedError
-from rlhf.common.files import read_json, tree_sha256
+from rlhf.common.files import read_json, tree_sha256, write_json
 from rlhf.common.progress import PROGRESS_FILE
 from rlhf.settings import Settings, flatten, load_settings
 from rlhf.stages import STAGES
@@ -25,6 +25,7 @@ from tasks.errors import StageFailed
 from tasks.execution import current_execution
 from tasks.figures import evaluation_figures, stage_figures
 from tasks.lineage import Lineage, cache_output, output_hashes, stage_lineage
+from tasks.metric_names import compared_figures
 from tasks.missed import attempt, deliver, kept
 from tasks.process import run_process
 from tasks.recording import log_steps, record_results, system_metrics, tail_to_mlflow
@@ -187,6 +188,15 @@ def move_logs_aside(workspace: Workspace, stage: str) -> None:
 
 
 # -- the results ----------------------------------------------------------------------------------
+
+
+def write_key_figures(run: TrackedRun) -> None:
+    """Write the file that DVC's tables of metrics read, out of the summary that the worker wrote."""
+    if not STAGES[run.stage].dvc_metrics:
+        return
+    workspace = Workspace(run.root)
+    summary = read_json(workspace.metrics(run.stage))
+    write_json(workspace.key_figures(run.stage), compared_figures(run.stage, summary))
 
 
 @task(task_run_name="record {run.stage}", cache_policy=NO_CACHE)

@@ -19,7 +19,7 @@ from prefect.cache_policies import NO_CACHE
 from rlhf.common.errors import RlhfError, SettingsError
 from rlhf.common.files import read_json, write_text
 from rlhf.common.yaml import parse_yaml, read_yaml, write_yaml
-from rlhf.core.source import closure
+from rlhf.core.source import unwatched
 from rlhf.settings import flatten, settings_from
 from rlhf.settings.edit import edited
 from rlhf.stages import STAGES
@@ -181,16 +181,11 @@ def _arm_deps(chain: Mapping[str, Any], changes: Mapping[str, Any]) -> list[str]
     """What an arm reads and runs: the deps of the stage ppo, the judge, and the code of studies."""
     judge_code = [path for path in chain["gold"]["deps"] if path.startswith(_LINKED)]
     deps = {*chain["ppo"]["deps"], *judge_code, "models/gold"}
-    deps |= {path.as_posix() for path in closure([_ARM_MODULE]) if not _is_covered(path, deps)}
+    deps |= {path.as_posix() for path in unwatched([_ARM_MODULE], deps)}
     # the study's params.yaml, from which DVC fills this in, does not know the arm's algorithm
     if algorithm := changes.get("ppo.algorithm"):
         deps = {path.replace("${ppo.algorithm}", algorithm) for path in deps}
     return sorted(deps)
-
-
-def _is_covered(path: Path, deps: Collection[str]) -> bool:
-    """Whether a file or one of its folders is among the deps."""
-    return any(parent.as_posix() in deps for parent in (path, *path.parents))
 
 
 # -- recording an arm -----------------------------------------------------------------------------

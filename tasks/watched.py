@@ -1,4 +1,4 @@
-"""Whether dvc.yaml lists the code that a stage runs: otherwise DVC would not see a change of it."""
+"""Whether DVC watches the code that a stage runs: otherwise DVC would not see a change of it."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -31,5 +31,5 @@ def refuse_unwatched(stage: str, settings: Settings, listed: Iterable[str]) -> N
     if missing:
         names = ", ".join(path.as_posix() for path in missing)
         raise SettingsError(
-            f"dvc.yaml: {stage} runs {names}, which is not among its deps; `make dvc.yaml` lists it"
+            f"dvc.yaml: {stage} runs {names}, which none of its deps covers; `make dvc.yaml` links it"
         )

@@ -40,3 +40,146 @@ COPYING_FILES = (
     "test_pipeline.py",
     "test_served_deployments.py",
     "test_pool_worker.py",
+    "test_team_servers.py",
+    "test_lost_tracking.py",
+    "test_killed_study.py",
+)
+TYPES_FILE = "test_types.py"
+
+
+class FileScheduling(LoadScopeScheduling):
+    """A file's tests share a process and its fixtures, but for those that each change a copy of the finished chain."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = Path(nodeid.split("::", 1)[0])
+        return nodeid if path.name == COPY_FOR_EACH_TEST_FILE else str(path)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileScheduling:
+    """Take the place of `--dist loadgroup`, whose marks xdist 3.8 no longer passes on under pytest 9.2."""
+    return FileScheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first; what copies the finished chain in the middle.
+
+    By then the chain is made, and small files fill the end.
+    """
+    first = _in_files(items, (CHAIN_FILE, TYPES_FILE))
+    copying = _in_files(items, COPYING_FILES)
+    rest = [item for item in items if item not in first and item not in copying]
+    half = len(rest) // 2
+    # a file stays in one piece
+    while 0 < half < len(rest) and rest[half].path == rest[half - 1].path:
+        half += 1
+    items[:] = [*first, *rest[:half], *copying, *rest[half:]]
+
+
+def _in_files(items: Sequence[pytest.Item], names: Sequence[str]) -> list[pytest.Item]:
+    """The tests of these files, in the order of the files."""
+    return [item for name in names for item in items if item.path.name == name]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _records(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    os.environ["PREFECT_HOME"] = str(tmp_path_factory.mktemp("prefect"))
+    yield
+
+
+@pytest.fixture
+def without_nohup() -> Iterator[None]:
+    """What a test starts heeds SIGHUP though the tests may run under nohup: only being ignored is inherited."""
+    before = signal.signal(signal.SIGHUP, lambda *_: None)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.fixture
+def unanswered() -> Iterator[str]:
+    """An address, HOST:PORT, at which nobody answers; nobody else can listen there meanwhile."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{holder.getsockname()[1]}"
+
+
+@pytest.fixture(scope="session")
+def _chain_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run the whole chain once for all test processes, by `dvc repro` in a clone with the tiny preset; keep a copy."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished-chain"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "copy").exists():
+            # left by a process whose attempt failed
+            for name in ("rlhf", "making"):
+                shutil.rmtree(folder / name, ignore_errors=True)
+            project = copy_project(folder / "rlhf", "tiny")
+            project.repro()
+            # without Prefect's state: its server is still ending; the copies use one of their own
+            shutil.copytree(
+                project.root,
+                folder / "making",
+                symlinks=True,
+                ignore=shutil.ignore_patterns(".prefect"),
+            )
+            (folder / "making").rename(folder / "copy")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def chain(_chain_folder: Path) -> Project:
+    """The finished chain, for the file that looks at it."""
+    return Project(_chain_folder / "rlhf")
+
+
+@pytest.fixture(scope="session")
+def prefect_server(_chain_folder: Path) -> str:
+    """The address of one Prefect server for all copies of the chain; it goes when the last test process has ended."""
+    root = _chain_folder / "prefect"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(root / ".prefect"))
+        return shared_server(root, psutil.Process())
+
+
+@pytest.fixture
+def copied_chain(_chain_folder: Path, prefect_server: str, tmp_path: Path) -> Iterator[Project]:
+    """A copy of the finished chain of the test's own; what is still running there ends with it."""
+    project = _copy(_chain_folder, tmp_path, prefect_server)
+    yield project
+    kill_below(project.root)
+
+
+@pytest.fixture(scope="module")
+def changed_chain(
+    _chain_folder: Path, prefect_server: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Project]:
+    """A copy of the finished chain that the tests of a file change in turn."""
+    project = _copy(_chain_folder, tmp_path_factory.mktemp("changed"), prefect_server)
+    yield project
+    kill_below(project.root)
+
+
+def _copy(chain_folder: Path, directory: Path, prefect_server: str) -> Project:
+    root = directory / "rlhf"
+    shutil.copytree(chain_folder / "copy", root, symlinks=True)
+    moved = (str(chain_folder / "rlhf"), str(root))
+    # artifacts lie at absolute paths
+    with closing(sqlite3.connect(root / "mlflow.db")) as records, records:
+        records.execute(
+            "UPDATE experiments SET artifact_location = replace(artifact_location, ?, ?)", moved
+        )
+        records.execute("UPDATE runs SET artifact_uri = replace(artifact_uri, ?, ?)", moved)
+        records.execute(
+            "UPDATE logged_models SET artifact_location = replace(artifact_location, ?, ?)", moved
+        )
+        records.execute(
+            "UPDATE model_versions SET storage_location = replace(storage_location, ?, ?)", moved
+        )
+    return Project(directory / "rlhf", prefect_server)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Iterator[Project]:
+    """A git and DVC repository with two quick stages and nothing of the project in it."""
+    project = Project.small(tmp_path / "repository")
+    yield project
+    kill_below(project.root)

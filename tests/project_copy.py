@@ -6,7 +6,9 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from rlhf.commands.code_links import stage_folder
 from rlhf.common.yaml import write_yaml
 from rlhf.settings import preset_text
 from tests.source_tree import ROOT
@@ -142,3 +144,14 @@ def link_clone(root: Path) -> Path:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).symlink_to(ROOT / name)
     return root
+
+
+def forget_link(stages: dict[str, Any], stage: str, name: str, folder: Path) -> None:
+    """Let a stage of dvc.yaml depend on a copy of its links, in a new `folder`, that lacks one of them."""
+    links = stage_folder(stage)
+    folder.mkdir(parents=True)
+    for link in (ROOT / links).iterdir():
+        if link.name != name:
+            (folder / link.name).symlink_to(link.resolve())
+    deps = stages[stage]["deps"]
+    deps[deps.index(links.as_posix())] = str(folder)

@@ -1,4 +1,4 @@
-"""dvc.yaml against the code: what a stage runs and reads must make it stale when it changes."""
+"""dvc.yaml and its links against the code: what a stage runs and reads must make it stale when it changes."""
 
 import ast
 from pathlib import Path
@@ -6,11 +6,18 @@ from typing import Any
 
 import pytest
 
-from rlhf.commands.dvc_yaml import LINKS, link_name, links_of, pipeline_text
+from rlhf.commands.code_links import (
+    LINKS,
+    algorithm_folder,
+    link_name,
+    linked_code,
+    stage_folder,
+)
+from rlhf.commands.dvc_yaml import pipeline_text
 from rlhf.common.errors import RlhfError
 from rlhf.common.yaml import parse_yaml, read_yaml, write_yaml
 from rlhf.core.source import closure, unwatched
-from rlhf.registry import ALGORITHMS, module_of
+from rlhf.registry import ALGORITHMS, REWARDS, module_of
 from rlhf.settings import Settings, preset_names, preset_text, settings_from
 from rlhf.stages import STAGES
 from rlhf.workspace import Workspace
@@ -75,23 +82,39 @@ def test_what_a_user_added_stays() -> None:
     assert written == content
 
 
-def test_it_is_what_the_table_and_the_code_say() -> None:
+def test_it_is_what_the_table_says() -> None:
     assert pipeline_text(TEXT) == TEXT, "run `make dvc.yaml`"
 
 
+def test_the_links_are_those_to_the_code_that_is_run() -> None:
+    expected = {
+        ROOT / folder / link_name(path): (ROOT / path).resolve()
+        for folder, files in linked_code(ROOT).items()
+        for path in files
+    }
+    links = {path for path in (ROOT / LINKS).rglob("*") if not path.is_dir()}
+    assert {link: link.resolve() for link in links} == expected, "run `make dvc.yaml`"
+    # a clone has them
+    assert all(link.is_symlink() and not link.readlink().is_absolute() for link in links)
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_an_algorithm_has_links_to_its_own_files(algorithm: str) -> None:
-    folder = ROOT / LINKS / algorithm
-    expected = {link_name(path): (ROOT / path).resolve() for path in links_of(algorithm)}
-    assert {link.name: link.resolve() for link in folder.iterdir()} == expected
-    assert all(link.is_symlink() for link in folder.iterdir())
-    assert link_name(Path(*module_of(ALGORITHMS, algorithm).split(".")).with_suffix(".py")) in (
-        expected
-    )
+def test_an_algorithm_has_a_link_to_its_own_file(algorithm: str) -> None:
+    own = (ROOT / module_of(ALGORITHMS, algorithm).replace(".", "/")).with_suffix(".py")
+    assert own in {link.resolve() for link in (ROOT / algorithm_folder(algorithm)).iterdir()}
 
 
-def test_no_links_are_left_of_an_algorithm_that_is_gone() -> None:
-    assert {folder.name for folder in (ROOT / LINKS).iterdir()} == set(ALGORITHMS)
+def test_what_was_chosen_once_stays_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = ROOT / "rlhf" / "data" / "clean.py"
+    monkeypatch.setitem(REWARDS, "mine", "rlhf.data.clean:reward")
+    folder = stage_folder("ppo")
+    (tmp_path / folder).mkdir(parents=True)
+    assert own.relative_to(ROOT) not in linked_code(tmp_path)[folder]
+    (tmp_path / folder / "data.clean").symlink_to(own)
+    # what is no choice of this stage is forgotten
+    (tmp_path / folder / "report.page").symlink_to(ROOT / "rlhf" / "report" / "page.py")
+    assert own.relative_to(ROOT) in linked_code(tmp_path)[folder]
+    assert Path("rlhf/report/page.py") not in linked_code(tmp_path)[folder]
 
 
 @pytest.mark.parametrize("algorithm", [{}, APA], ids=["ppo-max", "apa"])
@@ -117,23 +140,15 @@ def test_an_algorithm_that_is_not_chosen_is_no_dependency() -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_code_that_a_stage_does_not_run_is_no_dependency(stage: str) -> None:
-    """A folder may hold more than is run, but not be run at all."""
-    settings = [preset(name) for name in preset_names()]
     judges = {"judges": ("gold", "rules", "api:x", "people:y")}
     everything = [
         one.model_copy(update={"evaluate": one.evaluate.model_copy(update=judges)})
-        for one in settings
+        for one in (preset(name) for name in preset_names())
     ]
     files = {path for one in everything for path in closure(STAGES[stage].modules(one))}
-    code = [entry for entry in PIPELINE["stages"][stage]["deps"] if entry.startswith("rlhf/")]
-    data = (*STAGES[stage].reads, f"{LINKS}/${{ppo.algorithm}}")
-    idle = [
-        entry
-        for entry in code
-        if entry not in data and not any(is_covered(path, [entry]) for path in files)
-    ]
+    linked = {link.resolve() for link in (ROOT / stage_folder(stage)).iterdir()}
     # DeepSpeed is chosen by hh-7b alone, every other engine and source by some preset
-    assert idle == []
+    assert linked <= {(ROOT / path).resolve() for path in files}
 
 
 def test_what_cannot_change_a_number_is_followed_no_further() -> None:
@@ -184,10 +199,17 @@ def test_every_stage_writes_its_metrics_and_every_dependency_is_code_or_written(
     assert len(written) == len(set(written))
     for name, stage in PIPELINE["stages"].items():
         if name != "report":
-            assert stage["metrics"] == [str(workspace.metrics(name))]
+            assert str(workspace.metrics(name)) in stage["outs"]
+        key_figures = [str(workspace.key_figures(name))] if STAGES[name].compared else []
+        assert stage.get("metrics", []) == key_figures
         for entry in listed(name, preset("laptop")):
             there = is_covered(Path(entry), written) or (ROOT / entry).exists()
             assert there, f"{name}: {entry} is neither"
+
+
+def test_what_dvc_compares_is_part_of_what_is_key() -> None:
+    for stage in STAGES.values():
+        assert set(stage.compared) <= set(stage.key_metrics)
 
 
 def test_an_algorithm_that_reads_what_its_stage_does_not_list_is_refused(

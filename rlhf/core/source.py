@@ -1,6 +1,6 @@
 """Which source files a stage can run: the closure of its imports, read from the source itself.
 
-Resume checkpoints are keyed by it and `dvc.yaml` lists it: a stage becomes stale when a file
+Resume checkpoints are keyed by it and DVC watches it: a stage becomes stale when a file
 changes that it runs, and by no other.
 """
 
@@ -78,7 +78,7 @@ def unwatched(modules: Iterable[str], listed: Iterable[str]) -> list[Path]:
 
     A path is that of a file, of a folder, or of a folder of links to files.
     """
-    # dvc.yaml lists an algorithm by a folder of links
+    # dvc.yaml lists code by folders of links
     paths = [ROOT / entry for entry in listed]
     targets = {link.resolve() for path in paths if path.is_dir() for link in path.iterdir()}
     covered = {*paths, *targets}

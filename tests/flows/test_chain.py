@@ -36,6 +36,14 @@ KEYS = {
     ),
 }
 KEYS["gold"] = KEYS["reward"]
+# what one compares experiments by
+FIGURES = (
+    "reward/accuracy",
+    "gold/accuracy",
+    "ppo/reward_last",
+    "ppo/kl_last",
+    "evaluate/win_rate",
+)
 MEASURED = [name for name, stage in STAGES.items() if stage.summary]
 
 
@@ -171,9 +179,22 @@ def test_prefect_has_a_completed_run_of_every_stage_and_its_server_went(chain: P
     assert rows == [(stage, "Completed") for stage in STAGES]
 
 
-def test_dvc_shows_metrics_and_every_plot(chain: Project) -> None:
-    shown = json.loads(chain.run("dvc", "metrics", "show", "--json"))
-    assert set(shown[""]["data"]) == {f"metrics/{stage}.json" for stage in MEASURED}
+def test_dvcs_metrics_are_the_key_figures_and_fit_a_screen(chain: Project) -> None:
+    compared = {name: stage.compared for name, stage in STAGES.items() if stage.compared}
+    shown = json.loads(chain.run("dvc", "metrics", "show", "--json"))[""]["data"]
+    assert set(shown) == {f"metrics/{name}_key.json" for name in compared}
+    for name, keys in compared.items():
+        measured = json.loads(Workspace(chain.root).metrics(name).read_text())
+        expected = {f"{name}/{key}": measured[key] for key in keys}
+        assert shown[f"metrics/{name}_key.json"]["data"] == expected
+    table = chain.run("dvc", "metrics", "show")
+    assert max(len(line) for line in table.splitlines()) <= 200
+    # no column needs the path of its file
+    experiments = chain.run("dvc", "exp", "show", "--csv").splitlines()[0].split(",")
+    assert set(FIGURES) <= set(experiments)
+
+
+def test_dvc_draws_every_plot(chain: Project) -> None:
     plots = json.loads(chain.run("dvc", "plots", "show", "--json"))
     assert plots.get("errors", []) == []
     for name, drawn in plots["data"].items():

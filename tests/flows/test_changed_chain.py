@@ -5,6 +5,7 @@ import json
 import pytest
 
 from rlhf.common.yaml import parse_yaml, write_yaml
+from rlhf.workspace import Workspace
 from tasks.tracking import client_of
 from tests.flows.records import EXPERIMENT, newest
 from tests.project_copy import Project
@@ -43,6 +44,8 @@ def test_a_ppo_setting_runs_only_what_follows_and_coming_back_runs_nothing(
 ) -> None:
     params = changed_chain.root / "params.yaml"
     before = params.read_text()
+    # with dvc.lock, which DVC compares with
+    changed_chain.commit()
     content = parse_yaml(before, "params.yaml")
     content["ppo"]["kl"]["coefficient"] = 0.5
     params.write_text(write_yaml(content))
@@ -50,6 +53,10 @@ def test_a_ppo_setting_runs_only_what_follows_and_coming_back_runs_nothing(
         assert changed_chain.ran(changed_chain.repro()) == ["ppo", "evaluate", "report"]
         difference = json.loads(changed_chain.run("dvc", "params", "diff", "--json", "HEAD"))
         assert "ppo.kl.coefficient" in difference["params.yaml"]
+        metrics = json.loads(changed_chain.run("dvc", "metrics", "diff", "--json"))
+        change = metrics["metrics/ppo_key.json"]["ppo/kl_last"]
+        summary = json.loads(Workspace(changed_chain.root).metrics("ppo").read_text())
+        assert change["new"] == summary["kl_last"] != change["old"]
         client = client_of(changed_chain.root)
         policy = client.get_model_version_by_alias(f"{EXPERIMENT}-policy", "challenger")
         assert int(policy.version) == 2
@@ -68,6 +75,11 @@ def test_a_ppo_setting_runs_only_what_follows_and_coming_back_runs_nothing(
         # a new algorithm, and the line that names it
         ("rlhf/algorithms/mine.py", []),
         ("rlhf/registry.py", []),
+        # a file that nobody runs, beside others that every stage runs
+        ("rlhf/core/mine.py", []),
+        # data of the project, a new file of it too
+        ("rlhf/data/starter/mine.jsonl", ["fetch"]),
+        ("rlhf/evaluation/knowledge.jsonl", ["evaluate"]),
         # an algorithm that nobody chose
         ("rlhf/algorithms/apa.py", []),
         # the one that was chosen, and what it shares with others

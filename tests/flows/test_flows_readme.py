@@ -14,6 +14,7 @@ import pytest
 from prefect import Flow
 
 from rlhf.batches.tables import write_table
+from rlhf.commands.code_links import linked_code, stage_folder
 from rlhf.commands.dvc_yaml import pipeline_text
 from rlhf.commands.overview import stage_states
 from rlhf.commands.worker import main
@@ -46,16 +47,19 @@ def test_it_is_listed_and_in_dvc_yaml(stage: Stage) -> None:
     text = pipeline_text((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
     entries: Mapping[str, Any] = parse_yaml(text, "dvc.yaml")["stages"]
     assert list(entries) == list(STAGES)
-    data_and_code = entries["lengths"].pop("deps")
-    assert data_and_code[:2] == ["requirements.lock", "data/prepared/prompts.parquet"]
     code = source.file_of(stage.module)
-    assert code is not None and code.as_posix() in data_and_code
+    assert code is not None and code in linked_code(ROOT)[stage_folder("lengths")]
     assert entries["lengths"] == {
         "desc": stage.about,
         "cmd": "python -m flows.lengths",
+        "deps": [
+            "requirements.lock",
+            "data/prepared/prompts.parquet",
+            "rlhf/.code/stages/lengths",
+        ],
         "params": ["seed"],
-        "outs": [],
-        "metrics": ["metrics/lengths.json"],
+        "outs": ["metrics/lengths.json"],
+        "metrics": ["metrics/lengths_key.json"],
     }
 
 

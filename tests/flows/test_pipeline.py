@@ -6,8 +6,9 @@ import sys
 from rlhf.common.yaml import read_yaml
 from rlhf.workspace import Workspace
 from tasks.tracking import client_of
-from tests.flows.records import flow_runs
+from tests.flows.records import flow_runs, newest
 from tests.project_copy import Project
+from tests.waiting import wait_until
 
 PIPELINE = (sys.executable, "-m", "flows.pipeline")
 CHANGED = """
@@ -88,3 +89,32 @@ def test_an_experiment_of_dvc_is_kept_beside_the_workspace(changed_chain: Projec
     assert "shorter" in names
     (changed_chain.root / "params.yaml").write_text(before)
     changed_chain.repro()
+
+
+def test_a_queued_experiment_runs_beside_the_workspace_and_is_recorded_in_it(
+    changed_chain: Project,
+) -> None:
+    # an experiment is compared with the commit, which is to hold dvc.lock
+    changed_chain.commit()
+    page = Workspace(changed_chain.root).report
+    before = page.read_bytes()
+    changed_chain.run(
+        "dvc", "exp", "run", "--queue", "--name", "queued", "-S", "report.dialogues=3"
+    )
+    changed_chain.run("dvc", "queue", "start")
+    # its worker ends by itself once the queue is empty
+    wait_until(
+        lambda: "Success" in changed_chain.run("dvc", "queue", "status"), "it did not succeed"
+    )
+    log = changed_chain.run("dvc", "queue", "logs", "queued")
+    assert changed_chain.ran(log) == ["report"]
+    assert page.read_bytes() == before
+    assert read_yaml(changed_chain.root / "params.yaml")["report"]["dialogues"] != 3
+    run = newest(client_of(changed_chain.root), "report")
+    assert run.info.status == "FINISHED" and run.data.params["report.dialogues"] == "3"
+
+    difference = json.loads(changed_chain.run("dvc", "exp", "diff", "HEAD", "queued", "--json"))
+    assert difference["params"]["params.yaml"]["report.dialogues"]["new"] == 3
+    changed_chain.run("dvc", "exp", "apply", "queued")
+    assert read_yaml(changed_chain.root / "params.yaml")["report"]["dialogues"] == 3
+    assert page.read_bytes() != before

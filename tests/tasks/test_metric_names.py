@@ -6,7 +6,7 @@ import pytest
 
 from rlhf.stages import STAGES
 from rlhf.workspace import Workspace
-from tasks.metric_names import curve_name, key_figures, named_curves, under
+from tasks.metric_names import compared_figures, curve_name, key_figures, named_curves, under
 from tests.project_copy import Project
 
 WITH_STEPS = [name for name, stage in STAGES.items() if stage.step_log]
@@ -31,3 +31,10 @@ def test_every_key_curve_is_in_the_step_log(chain: Project, stage: str) -> None:
     written = {key for line in lines for key in json.loads(line)}
     assert STAGES[stage].key_curves
     assert set(STAGES[stage].key_curves) <= written
+
+
+def test_dvc_has_few_figures_each_named_by_its_stage() -> None:
+    summary = {"accuracy": 0.9, "accuracy_helpful": 0.8, "seconds": 3.0}
+    assert compared_figures("reward", summary) == {"reward/accuracy": 0.9}
+    assert compared_figures("gold", summary) == {"gold/accuracy": 0.9}
+    assert compared_figures("prepare", summary) == {}

@@ -12,7 +12,7 @@ from rlhf.common.yaml import parse_yaml, read_yaml, write_yaml
 from rlhf.settings import preset_text
 from tasks.errors import BusyError
 from tasks.repro import ReproFailed, main, override, repro, run
-from tests.project_copy import Project
+from tests.project_copy import Project, forget_link
 from tests.source_tree import ROOT
 from tests.waiting import SECONDS, processes_below, wait_for_text, wait_until
 
@@ -121,9 +121,8 @@ def test_settings_and_code_that_is_not_listed_are_refused_before_dvc(repository:
     params.write_text(preset_text("tiny"))
 
     content = read_yaml(chain)
-    gold = read_yaml(ROOT / "dvc.yaml")["stages"]["gold"]
-    content["stages"]["gold"] = gold
-    gold["deps"].remove("rlhf/engine/single.py")
+    content["stages"]["gold"] = read_yaml(ROOT / "dvc.yaml")["stages"]["gold"]
+    forget_link(content["stages"], "gold", "engine.single", repository.root / "links")
     chain.write_text(write_yaml(content))
     with pytest.raises(SettingsError, match=r"gold runs rlhf/engine/single\.py"):
         repro(repository.root, ["one"], {}, print)
@@ -134,7 +133,7 @@ def test_an_override_that_chooses_what_is_not_listed_is_refused_and_not_written(
     tmp_path: Path,
 ) -> None:
     stages = read_yaml(ROOT / "dvc.yaml")["stages"]
-    stages["ppo"]["deps"].remove("rlhf/engine/zero.py")
+    forget_link(stages, "ppo", "engine.zero", tmp_path / "links")
     (tmp_path / "dvc.yaml").write_text(write_yaml({"stages": stages}))
     (tmp_path / "params.yaml").write_text(preset_text("tiny"))
     override(tmp_path, {})

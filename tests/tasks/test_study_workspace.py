@@ -10,7 +10,7 @@ from rlhf.studies.arms import ARMS
 from tasks.environment import records_root
 from tasks.lineage import stage_lineage
 from tasks.study import SHARED_STAGES, arm_stage, lay_out, mean_metrics, study_stages
-from tests.project_copy import link_clone
+from tests.project_copy import forget_link, link_clone
 from tests.source_tree import ROOT
 
 CHAIN = read_yaml(ROOT / "dvc.yaml")["stages"]
@@ -33,12 +33,12 @@ def test_an_arm_depends_on_its_plan_the_shared_models_and_all_code_that_ppo_and_
 
 
 def test_an_arm_depends_on_the_code_of_its_own_algorithm() -> None:
-    links = "rlhf/.code/${ppo.algorithm}"
+    links = "rlhf/.code/algorithms/${ppo.algorithm}"
     chain = CHAIN | {"ppo": CHAIN["ppo"] | {"deps": [links, "models/sft"]}}
     stages = study_stages(chain, {"kl": ARMS["kl"], "apa": ARMS["apa"]}, ["apa"])
     # DVC fills in the algorithm of params.yaml
     assert links in stages["arm-kl"]["deps"]
-    assert "rlhf/.code/apa" in stages["arm-apa"]["deps"]
+    assert "rlhf/.code/algorithms/apa" in stages["arm-apa"]["deps"]
     assert links not in stages["arm-apa"]["deps"]
 
 
@@ -142,7 +142,7 @@ def test_an_arm_that_runs_what_is_not_listed_is_refused(tmp_path: Path) -> None:
     root = link_clone(tmp_path / "rlhf")
     chain = read_yaml(root / "dvc.yaml")
     for stage in ("ppo", "gold"):
-        chain["stages"][stage]["deps"].remove("rlhf/engine/zero.py")
+        forget_link(chain["stages"], stage, "engine.zero", tmp_path / "links" / stage)
     (root / "dvc.yaml").unlink()
     (root / "dvc.yaml").write_text(write_yaml(chain))
     settings = preset_text("tiny").replace("kind: torch", "kind: deepspeed")

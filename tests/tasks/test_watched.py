@@ -10,6 +10,7 @@ from rlhf.settings import Settings, preset_names, preset_text, settings_from
 from rlhf.settings.edit import edited
 from rlhf.settings.variants import VARIANTS
 from tasks.watched import refuse_unwatched, refuse_unwatched_stages
+from tests.project_copy import forget_link
 from tests.source_tree import ROOT
 
 
@@ -24,11 +25,11 @@ def test_dvc_yaml_lists_what_the_presets_run(preset: str, variant: str) -> None:
     refuse_unwatched_stages(ROOT, settings_of(preset, variant))
 
 
-def test_a_file_that_is_not_listed_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_linked_is_named(tmp_path: Path) -> None:
     content = read_yaml(ROOT / "dvc.yaml")
-    content["stages"]["gold"]["deps"].remove("rlhf/engine/single.py")
+    forget_link(content["stages"], "gold", "engine.single", tmp_path / "links")
     (tmp_path / "dvc.yaml").write_text(write_yaml(content), encoding="utf-8")
-    message = r"^dvc\.yaml: gold runs rlhf/engine/single\.py, .* `make dvc\.yaml` lists it$"
+    message = r"^dvc\.yaml: gold runs rlhf/engine/single\.py, .* `make dvc\.yaml` links it$"
     with pytest.raises(SettingsError, match=message):
         refuse_unwatched_stages(tmp_path, settings_of("tiny"))
 
