@@ -134,3 +134,14 @@ def test_a_record_that_is_damaged_or_of_another_release_costs_no_stage(records: 
     assert len(left) == 2 and all("not readable" in line for line in left)
     for path in pending(records):
         path.unlink()
+
+
+def test_only_functions_of_tasks_are_called(run: TrackedRun) -> None:
+    attempt(run, "a tag", print, tag_run, tags={"": "value"})
+    (path,) = pending(run.root)
+    record = json.loads(path.read_text())
+    record["missed"] = [{"what": "x", "log": "pathlib:Path.touch", "arguments": {}}]
+    path.write_text(json.dumps(record))
+    (problem,) = deliver(run.root, print)
+    path.unlink()
+    assert problem.endswith("x: pathlib:Path.touch: not a function of tasks")
