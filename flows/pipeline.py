@@ -84,7 +84,7 @@ def run_dvc(
         if preset is not None:
             adopt_preset(root, preset, changes)
         override(root, changes)
-        send_stages(root, targets, pools, on_line, worker_silence_seconds)
+        send_stages(root, targets, pools, on_line, worker_silence_seconds, wait=wait)
         dvc_repro(root, targets, on_line, wait=wait)
 
 

@@ -58,7 +58,7 @@ def lock_entry(markdown: str) -> str:
 def register_pool(client: SyncPrefectClient, pool: str) -> None:
     """Make the pool and its deployment `pool_stage/<pool>`, where there is none."""
     with suppress(ObjectAlreadyExists):
-        client.create_work_pool(WorkPoolCreate(name=pool, type="process", concurrency_limit=1))
+        client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
     step = "prefect.deployments.steps.set_working_directory"
     clone: dict[str, Any] = {step: {"directory": f"{{{{ ${CLONE_VARIABLE} }}}}"}}
     client.create_deployment(
@@ -91,7 +91,8 @@ def main(arguments: list[str] | None = None) -> None:
         with get_client(sync_client=True) as client:
             register_pool(client, options.pool)
         command = [sys.executable, "-m", "prefect", "worker", "start"]
-        command += ["--pool", options.pool, "--type", "process"]
+        # a clone has room for one run at a time; other workers of the pool have clones of their own
+        command += ["--pool", options.pool, "--type", "process", "--limit", "1"]
         own = {CLONE_VARIABLE: str(Path.cwd()), _HEARTBEAT: HEARTBEAT_SECONDS}
         os.execve(sys.executable, command, os.environ | own)
 

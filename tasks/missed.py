@@ -1,7 +1,7 @@
 """What a run could not tell MLflow is kept, and told later: `python -m tasks.missed`.
 
-    .pending/<run id>/record.json   the run, and what it misses: functions of `tasks` and their arguments
-    .pending/<run id>/workspace/    copies of the files that these read; a later run writes its own
+    .pending/<when>-<run id>/record.json   the run, and a function of `tasks` with its arguments
+    .pending/<when>-<run id>/workspace/    copies of the files that it reads; a later run writes its own
 
 The next stage delivers it before it opens its run, `rlhf record` at any time. Every such function may
 be called twice: what MLflow has already is not added again. Weights are not copied: DVC keeps them.
@@ -10,6 +10,7 @@ be called twice: what MLflow has already is not added again. Weights are not cop
 import argparse
 import pkgutil
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -21,7 +22,7 @@ from filelock import FileLock
 from rlhf.common.address import without_credentials
 from rlhf.common.command import exit_on_fault
 from rlhf.common.errors import RlhfError
-from rlhf.common.files import read_json, write_json
+from rlhf.common.files import read_json, staged_directory, write_json
 from tasks.environment import records_root
 from tasks.lineage import Lineage
 from tasks.tracking import TrackedRun, client_of, first_line, global_address, tracking_uri
@@ -52,8 +53,8 @@ def kept(
         try:
             _keep(run, what, log, files, arguments)
             problem += f"; {_LATER}"
-        except OSError as fault:
-            problem += f"; it could not be kept for later either: {fault}"
+        except Exception as fault:
+            problem += f"; it could not be kept for later either: {first_line(fault)}"
         warn(problem)
 
 
@@ -77,19 +78,22 @@ def _keep(
     files: Iterable[Path],
     arguments: dict[str, Any],
 ) -> None:
-    folder = records_root(run.root) / FOLDER / run.run_id
-    path = folder / "record.json"
-    address = without_credentials(tracking_uri(run.root))
-    record = {"address": address, "run": asdict(run) | {"root": str(run.root.resolve())}}
-    missed = read_json(path)["missed"] if path.exists() else []
-    missed.append({"what": what, "log": f"{log.__module__}:{log.__name__}", "arguments": arguments})
-    for file in files:
-        if file.is_file():
-            copy = folder / "workspace" / file.relative_to(run.root)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(file, copy)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, record | {"missed": missed})
+    # a folder for each: another process may deliver and remove earlier ones meanwhile
+    folder = records_root(run.root) / FOLDER / f"{time.time_ns()}-{run.run_id}"
+    record = {
+        "address": without_credentials(tracking_uri(run.root)),
+        "run": asdict(run) | {"root": str(run.root.resolve())},
+        "what": what,
+        "log": f"{log.__module__}:{log.__name__}",
+        "arguments": arguments,
+    }
+    with staged_directory(folder) as making:
+        for file in files:
+            if file.is_file():
+                copy = making / "workspace" / file.relative_to(run.root)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(file, copy)
+        write_json(making / "record.json", record)
 
 
 # -- telling it -----------------------------------------------------------------------------------
@@ -97,8 +101,7 @@ def _keep(
 
 def pending(root: Path) -> list[Path]:
     """The records that are to be delivered, oldest first."""
-    found = (records_root(root) / FOLDER).glob("*/record.json")
-    return sorted(found, key=lambda path: path.stat().st_mtime)
+    return sorted((records_root(root) / FOLDER).glob("[!.]*/record.json"))
 
 
 def deliver(root: Path, tell: Callable[[str], None]) -> list[str]:
@@ -108,7 +111,6 @@ def deliver(root: Path, tell: Callable[[str], None]) -> list[str]:
     """
     if not pending(root):
         return []
-    left: list[str] = []
     address = without_credentials(tracking_uri(root))
     try:
         # asked once: each call to a server that is away takes seconds
@@ -120,41 +122,31 @@ def deliver(root: Path, tell: Callable[[str], None]) -> list[str]:
         global_address(tracking_uri(root)),
     ):
         # another process may have delivered meanwhile
-        for path in pending(root):
-            # of another release, or damaged: no stage may fail over it
-            try:
-                record = read_json(path)
-                name = f"{record['run']['stage']}, run {record['run']['run_id']}"
-                if record["address"] != address:
-                    left.append(f"{name}: kept for MLflow at {record['address']}")
-                    continue
-                problems = _deliver(path, record)
-            except (RlhfError, KeyError, TypeError, OSError) as error:
-                left.append(f"{path}: not readable: {first_line(error)}")
-                continue
-            left += [f"{name}: {problem}" for problem in problems]
-            if not problems:
-                tell(f"MLflow: {name}: what it missed is recorded now")
-    return left
+        found = [_deliver(path, address, tell) for path in pending(root)]
+    return [problem for problem in found if problem]
 
 
-def _deliver(path: Path, record: dict[str, Any]) -> list[str]:
-    """Tell all of one run, and forget what was told; gives what could not be."""
-    run = _run_of(record, path.parent / "workspace")
-    problems: list[str] = []
-    rest: list[dict[str, Any]] = []
-    for missed in record["missed"]:
-        try:
-            _function(missed["log"])(run, **missed["arguments"])
-        # of a record as of the store: one that fails leaves the others
-        except Exception as error:
-            rest.append(missed)
-            problems.append(f"{missed['what']}: {first_line(error)}")
-    if rest:
-        write_json(path, record | {"missed": rest})
-    else:
+def _deliver(path: Path, address: str, tell: Callable[[str], None]) -> str:
+    """Tell MLflow one thing and forget it; gives why it is still to be told, or ""."""
+    # damaged, or of another release: no stage may fail over it
+    try:
+        record = read_json(path)
+        name = f"{record['run']['stage']}, run {record['run']['run_id']}: {record['what']}"
+        kept_for, arguments = record["address"], record["arguments"]
+        run = _run_of(record, path.parent / "workspace")
+        function = _function(record["log"])
+    except (RlhfError, KeyError, TypeError, ValueError, OSError) as error:
+        return f"{path}: not readable: {first_line(error)}"
+    if kept_for != address:
+        return f"{name}: kept for MLflow at {kept_for}"
+    # whatever the store raises
+    try:
+        function(run, **arguments)
         shutil.rmtree(path.parent)
-    return problems
+    except Exception as error:
+        return f"{name}: {first_line(error)}"
+    tell(f"MLflow: {name}: recorded now")
+    return ""
 
 
 def _function(name: str) -> Callable[..., object]:

@@ -22,19 +22,23 @@ from dvc.repo.reproduce import plan_repro
 from dvc.stage import PipelineStage
 from dvc.utils.serialize import modify_yaml
 
+from rlhf.commands.package_checks import pins_check
 from rlhf.common.errors import RlhfError
 from rlhf.common.files import write_text
 from rlhf.common.yaml import parse_yaml, read_yaml, write_yaml
 from rlhf.workspace import Workspace
+from tasks.missed import deliver
 from tasks.process import OnLine
-from tasks.repro import dvc_repro, workspace_held
+from tasks.repro import ReproFailed, dvc_repro, workspace_held
 from tasks.steps import LOGS
+from tasks.tracking import first_line
 
 LOCK = "dvc.lock"
 # changed from run to run, and sent as text
 _SENT = ("params.yaml", LOCK)
 # a file here may be run although git does not know it
 _CODE = ("flows", "tasks", "rlhf")
+_ADD_REMOTE = "Both clones need the same one: dvc remote add --default NAME URL"
 
 
 @dataclass(frozen=True)
@@ -68,10 +72,10 @@ def stages_before(root: Path, stage: str) -> list[str]:
     return [name for name in needed_stages(root, [stage]) if name != stage]
 
 
-def why_stale(root: Path, stage: str) -> str:
-    """Say why DVC would run a stage, all that it needs being up to date; "" where it would not."""
+def why_stale(root: Path, stage: str, *, with_needed: bool = False) -> str:
+    """Say why DVC would run a stage, or one that it needs if asked to; "" where it would not."""
     with Repo(str(root)) as repo:
-        status = repo.status(targets=[_address(repo, stage)])
+        status = repo.status(targets=[_address(repo, stage)], with_deps=with_needed)
     parts = []
     for reason in chain.from_iterable(status.values()):
         # {"changed deps": {path: what happened}}, or a plain word such as "always changed"
@@ -80,17 +84,27 @@ def why_stale(root: Path, stage: str) -> str:
     return "; ".join(parts)
 
 
-def place_order(root: Path, stage: str) -> Order:
-    """Push what a stage reads, and say what it is made from; its inputs are up to date.
-
-    Raises RlhfError where code is not committed: git brings it to the other clone.
-    """
+def refuse_unready(root: Path) -> None:
+    """Raise RlhfError where a worker could not get what it needs from here: code or data."""
     changed = changed_files(root)
     if changed:
         raise RlhfError(
             f"{', '.join(changed)}: not as in the last commit; a worker gets the code from git, "
             "so commit and push it first"
         )
+    with Repo(str(root)) as repo:
+        try:
+            repo.cloud.get_remote()
+        except DvcException as error:
+            raise RlhfError(f"DVC: {first_line(error)}. {_ADD_REMOTE}") from None
+
+
+def place_order(root: Path, stage: str) -> Order:
+    """Push what a stage reads, and say what it is made from; its inputs are up to date.
+
+    Raises RlhfError as `refuse_unready` does, ReproFailed where the remote cannot be reached.
+    """
+    refuse_unready(root)
     with_remote(root, lambda repo: _push(repo, _inputs(repo, stage)))
     lock = root / LOCK
     return Order(
@@ -104,8 +118,8 @@ def place_order(root: Path, stage: str) -> Order:
 def take_over(root: Path, stage: str, entry: str) -> None:
     """Write a stage's entry of dvc.lock, as the other clone gave it, and pull what it stands for.
 
-    Raises RlhfError, and leaves dvc.lock as it was, where the bytes cannot be had or the stage was
-    made from something else than what is here.
+    Leaves dvc.lock as it was and raises ReproFailed where the bytes cannot be had, RlhfError where
+    the stage was made from something else than what is here.
     """
     lock = root / LOCK
     before = lock.read_text(encoding="utf-8") if lock.is_file() else None
@@ -132,11 +146,15 @@ def fill_order(root: Path, order: Order, on_line: OnLine) -> str:
     with workspace_held(root, on_line):
         keep_copies(root, order, on_line)
         check_out(root, order.commit)
+        tell_other_versions(root, on_line)
         write_text(Workspace(root).params, order.params)
         _write_lock(root, order.lock)
         with_remote(root, lambda repo: _pull(repo, _inputs(repo, order.stage)))
         dvc_repro(root, ["--single-item", order.stage], on_line)
         with_remote(root, lambda repo: _push(repo, [_address(repo, order.stage)]))
+        # nobody looks after this clone later
+        for problem in deliver(root, on_line):
+            on_line(f"MLflow: not recorded: {problem}")
         return write_yaml(read_yaml(root / LOCK)["stages"][order.stage])
 
 
@@ -174,6 +192,13 @@ def check_out(root: Path, commit: str) -> None:
     _git(root, "checkout", "--quiet", "--force", "--detach", commit)
 
 
+def tell_other_versions(root: Path, on_line: OnLine) -> None:
+    """Say where libraries here are others than the commit's, whose hash is in dvc.lock all the same."""
+    check = pins_check(root / "requirements.lock")
+    if check.state != "ok":
+        on_line(f"warning: {check.found}; {check.advice}")
+
+
 def _write_lock(root: Path, text: str) -> None:
     with Repo(str(root)) as repo, repo.lock:
         if text:
@@ -201,14 +226,13 @@ def changed_files(root: Path) -> list[str]:
 
 
 def with_remote(root: Path, work: Callable[[Repo], Any]) -> None:
-    """Do something with DVC's default remote; raises RlhfError where there is none or it fails."""
+    """Do something with DVC's default remote; raises ReproFailed: a network may be there next time."""
     try:
         with Repo(str(root)) as repo:
             work(repo)
-    except DvcException as error:
-        raise RlhfError(
-            f"DVC's remote: {error}. Both clones need the same one: dvc remote add --default NAME URL"
-        ) from None
+    # a store raises what it likes
+    except Exception as error:
+        raise ReproFailed(f"DVC's remote: {first_line(error)}. {_ADD_REMOTE}") from None
 
 
 def _address(repo: Repo, stage: str) -> str:

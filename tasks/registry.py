@@ -21,6 +21,7 @@ from rlhf.common.files import tree_bytes, tree_sha256
 from rlhf.settings import Settings, flatten
 from rlhf.stages import STAGES
 from rlhf.workspace import Workspace
+from tasks.errors import TrackingError
 from tasks.lineage import CachedOutput
 from tasks.model_card import LOGGED_MODEL, logged_model_id, write_card
 from tasks.packing import file_hashes, link_or_copy, pack, weight_files, weights_folder
@@ -117,8 +118,11 @@ def record_figures(run: TrackedRun, version: ModelVersion, figures: Mapping[str,
     write_card(client, version)
 
 
-def record_judged(run: TrackedRun, judged: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Record the figures of models, each found by its `tree`; gives the names that have no such version."""
+def record_judged(run: TrackedRun, judged: Mapping[str, Mapping[str, Any]]) -> None:
+    """Record the figures of models, each found by its `tree`.
+
+    Raises TrackingError that names those that have no such version, when the others are recorded.
+    """
     missing = []
     for model, found in judged.items():
         name = registered_name(run.experiment, model)
@@ -127,7 +131,10 @@ def record_judged(run: TrackedRun, judged: Mapping[str, Mapping[str, Any]]) -> l
             missing.append(name)
         else:
             record_figures(run, version, found["figures"])
-    return missing
+    if missing:
+        raise TrackingError(
+            f"{', '.join(missing)}: no version in MLflow's registry has these bytes"
+        )
 
 
 # -- the logged model -------------------------------------------------------------------------------

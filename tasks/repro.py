@@ -75,7 +75,7 @@ def dvc_repro(root: Path, targets: Sequence[str], on_line: OnLine, *, wait: bool
         # one by hand began between the look and our own
         _report_busy(on_line, wait, "another DVC command holds this workspace")
         time.sleep(_POLL_SECONDS)
-        _wait_for_others(root, on_line, wait)
+        wait_for_others(root, on_line, wait=wait)
 
 
 def _try_dvc_repro(root: Path, targets: Sequence[str], on_line: OnLine) -> bool:
@@ -123,7 +123,7 @@ def workspace_held(root: Path, on_line: OnLine, *, wait: bool = True) -> Iterato
     wait: for another run; otherwise a workspace in use raises BusyError
     """
     with _only_run(root, on_line, wait):
-        _wait_for_others(root, on_line, wait)
+        wait_for_others(root, on_line, wait=wait)
         yield
 
 
@@ -147,7 +147,7 @@ def _only_run(root: Path, on_line: OnLine, wait: bool) -> Iterator[None]:
         yield
 
 
-def _wait_for_others(root: Path, on_line: OnLine, wait: bool) -> None:
+def wait_for_others(root: Path, on_line: OnLine, *, wait: bool = True) -> None:
     """Wait until no other DVC process runs a stage here."""
     reported = False
     while writers := _writers(root / ".dvc" / "tmp" / "rwlock"):

@@ -26,7 +26,7 @@ from tasks.execution import current_execution
 from tasks.figures import evaluation_figures, stage_figures
 from tasks.lineage import Lineage, cache_output, output_hashes, stage_lineage
 from tasks.metric_names import compared_figures
-from tasks.missed import attempt, deliver, kept
+from tasks.missed import attempt, deliver, kept, pending
 from tasks.process import run_process
 from tasks.recording import log_steps, record_results, system_metrics, tail_to_mlflow
 from tasks.registry import (
@@ -264,6 +264,9 @@ def record_judged_models(run: TrackedRun) -> None:
         if model in REGISTERED_MODELS
     }
     what = "the figures of the models"
-    with kept(run, what, logger.warning, record_judged, judged=judged):
-        for name in record_judged(run, judged):
-            logger.warning("%s is not in MLflow's registry: its figures are not there", name)
+    if pending(run.root):
+        # a model may be among what is told later
+        attempt(run, what, logger.warning, record_judged, judged=judged)
+        return
+    with tracking.best_effort(what, logger.warning):
+        record_judged(run, judged)

@@ -152,8 +152,23 @@ def register_later(
     with restored(root, RegisteredVersion(name, "", dvc_hash, tree)) as directory:
         place.unlink(missing_ok=True)
         place.symlink_to(directory.resolve())
+        alias = alias if is_newest(run, name, alias) else None
         version = register_model(run, model, CachedOutput(dvc_hash), alias, settings)
     record_figures(run, version, figures)
+
+
+def is_newest(run: TrackedRun, name: str, alias: str | None) -> bool:
+    """Whether no run that began later has given the alias to a version of its own meanwhile."""
+    if alias is None:
+        return True
+    client = client_of(run.root)
+    models = client.search_registered_models(f"name = '{name}'")
+    number = models[0].aliases.get(alias) if models else None
+    if number is None:
+        return True
+    holder = client.get_model_version(name, str(number))
+    began = client.get_run(str(holder.run_id)).info.start_time
+    return bool(began <= client.get_run(run.run_id).info.start_time)
 
 
 # -- its bytes ------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rlhf.common.errors import SettingsError
 from rlhf.common.yaml import read_yaml
-from rlhf.core.source import unwatched
+from rlhf.core.source import links_to_nothing, unwatched
 from rlhf.settings import Settings
 from rlhf.stages import STAGES
 
@@ -26,7 +26,12 @@ def filled_in(deps: Iterable[str], settings: Settings) -> list[str]:
 
 
 def refuse_unwatched(stage: str, settings: Settings, listed: Iterable[str]) -> None:
-    """Refuse a stage that runs a file which none of the `listed` paths covers."""
+    """Refuse a stage that runs a file which none of the `listed` paths covers, or lists one that is gone."""
+    listed = list(listed)
+    gone = links_to_nothing(listed)
+    if gone:
+        names = ", ".join(path.as_posix() for path in gone)
+        raise SettingsError(f"{names}: a link to code that is gone; `make dvc.yaml` links anew")
     missing = unwatched(STAGES[stage].modules(settings), listed)
     if missing:
         names = ", ".join(path.as_posix() for path in missing)

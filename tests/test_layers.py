@@ -33,6 +33,7 @@ LAYERS = (
 )
 # what tasks and flows may know: settings, names of files and how to read them, what is listed
 KNOWN_TO_TASKS = (
+    "rlhf.commands.package_checks",
     "rlhf.common",
     "rlhf.core.source",
     "rlhf.core.steps",

@@ -87,6 +87,13 @@ def unwatched(modules: Iterable[str], listed: Iterable[str]) -> list[Path]:
     ]
 
 
+def links_to_nothing(listed: Iterable[str]) -> list[Path]:
+    """The links in the `listed` folders of the project whose file is gone: DVC would fail on them."""
+    folders = [ROOT / entry for entry in listed if (ROOT / entry).is_dir()]
+    links = [path for folder in folders for path in folder.iterdir() if path.is_symlink()]
+    return sorted(_in_project(path) for path in links if not path.exists())
+
+
 def file_of(name: str) -> Path | None:
     """The source file of a dotted name, if it is a module or package; nothing is imported for it."""
     folder = _folder_of(_top(name))

@@ -186,6 +186,16 @@ def test_what_is_not_committed_goes_nowhere(clones: tuple[Clone, Clone]) -> None
     assert caller.lock_file() == lock
 
 
+def test_a_pool_that_nobody_serves_is_named_before_anything_runs(
+    clones: tuple[Clone, Clone],
+) -> None:
+    caller, _ = clones
+    command = (sys.executable, "-m", "flows.pipeline", "sft", "--pool", "sft=gqu")
+    output = caller.run(*command, "--set", "data.sft.limit=40", "--set", "sft.epochs=3.0", code=1)
+    assert "work pool gqu: no worker was ever started for it at http://127.0.0.1" in output
+    assert "Running stage" not in output
+
+
 def test_a_changed_clone_of_a_worker_is_left_alone(clones: tuple[Clone, Clone]) -> None:
     caller, worker = clones
     changed = worker.project.root / "rlhf" / "core" / "seeds.py"

@@ -88,3 +88,28 @@ def test_while_the_server_is_away_nobody_is_dead() -> None:
     server.watch()
     assert server.set_states == []
     assert len([line for line in server.told if "does not answer" in line]) == 1
+
+
+def test_without_any_heartbeat_nobody_is_called_dead() -> None:
+    running = Running()
+    server = Server(*[gives(running)] * 6, gives(Completed()))
+    server.watch()
+    assert server.set_states == []
+    assert len([line for line in server.told if "websocket" in line]) == 1
+
+
+def test_one_that_dies_before_it_runs_is_taken_up() -> None:
+    pending = Pending()
+    server = Server(*[gives(pending)] * 3, gives(Completed()))
+    server.watch()
+    assert server.set_states == ["AwaitingRetry"]
+
+
+def test_a_password_that_is_refused_is_not_waited_for() -> None:
+    def refused() -> tuple[State, str | None]:
+        request = httpx.Request("GET", "http://127.0.0.1/api")
+        response = httpx.Response(401, request=request)
+        raise httpx.HTTPStatusError("unauthorized", request=request, response=response)
+
+    with pytest.raises(httpx.HTTPStatusError):
+        Server(refused).watch()

@@ -80,7 +80,11 @@ def test_what_was_missed_is_told_later_as_it_was_and_once(
     told: list[str] = []
     kept = {path: path.read_text() for path in pending(run.root)}
     assert deliver(run.root, told.append) == []
-    assert told == [f"MLflow: sft, run {run.run_id}: what it missed is recorded now"]
+    name = f"MLflow: sft, run {run.run_id}"
+    assert told == [
+        f"{name}: the last steps: recorded now",
+        f"{name}: metrics of sft: recorded now",
+    ]
     first = held(run)
     assert first["sft/train_loss"] == [(row["step"], row["train_loss"]) for row in ROWS]
     assert pending(run.root) == [] and all("s3cret" not in text for text in kept.values())
@@ -109,7 +113,7 @@ def test_one_thing_that_cannot_be_told_leaves_the_others(
     info = client_of(run.root).get_run(run.run_id).info
     assert (info.status, info.end_time) == ("FINISHED", 1_700_000_000_000)
     (path,) = pending(run.root)
-    assert [item["what"] for item in json.loads(path.read_text())["missed"]] == ["the hashes"]
+    assert json.loads(path.read_text())["what"] == "the hashes"
     path.unlink()
 
 
@@ -120,7 +124,7 @@ def test_what_is_kept_for_another_server_stays(
         patch.setenv("MLFLOW_TRACKING_URI", f"http://ann:s3cret@{unanswered}")
         attempt(run, "a tag", print, tag_run, tags={"key": "value"})
     left = deliver(run.root, print)
-    assert left == [f"sft, run {run.run_id}: kept for MLflow at http://{unanswered}"]
+    assert left == [f"sft, run {run.run_id}: a tag: kept for MLflow at http://{unanswered}"]
     (path,) = pending(run.root)
     path.unlink()
 
@@ -140,8 +144,33 @@ def test_only_functions_of_tasks_are_called(run: TrackedRun) -> None:
     attempt(run, "a tag", print, tag_run, tags={"": "value"})
     (path,) = pending(run.root)
     record = json.loads(path.read_text())
-    record["missed"] = [{"what": "x", "log": "pathlib:Path.touch", "arguments": {}}]
-    path.write_text(json.dumps(record))
+    path.write_text(json.dumps(record | {"log": "pathlib:Path.touch"}))
     (problem,) = deliver(run.root, print)
     path.unlink()
-    assert problem.endswith("x: pathlib:Path.touch: not a function of tasks")
+    assert problem.endswith("not readable: pathlib:Path.touch: not a function of tasks")
+
+
+def test_what_is_kept_during_a_delivery_is_told_by_the_next(run: TrackedRun) -> None:
+    attempt(run, "a tag", print, tag_run, tags={"": "value"})
+    (first,) = pending(run.root)
+    record = json.loads(first.read_text()) | {"arguments": {"tags": {"first": "1"}}}
+    first.write_text(json.dumps(record))
+
+    def meanwhile(_line: str) -> None:
+        missed._keep(run, "another tag", tag_run, [], {"tags": {"second": "2"}})
+
+    assert deliver(run.root, meanwhile) == []
+    (second,) = pending(run.root)
+    assert json.loads(second.read_text())["what"] == "another tag"
+    assert deliver(run.root, print) == []
+    tags = client_of(run.root).get_run(run.run_id).data.tags
+    assert (tags["first"], tags["second"]) == ("1", "2")
+
+
+def test_what_cannot_be_kept_costs_no_stage(run: TrackedRun) -> None:
+    warnings: list[str] = []
+    # no JSON has such a number
+    attempt(run, "a tag", warnings.append, tag_run, tags={"": float("nan")})
+    (warning,) = warnings
+    assert "it could not be kept for later either" in warning
+    assert pending(run.root) == []

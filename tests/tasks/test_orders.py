@@ -15,6 +15,7 @@ from tasks.orders import (
     take_over,
     why_stale,
 )
+from tasks.repro import ReproFailed
 from tests.project_copy import Project
 
 
@@ -157,6 +158,19 @@ def test_what_counts_as_changed(caller: Project) -> None:
     (caller.root / "rlhf" / "mine.py").touch()
     (caller.root / "dvc.yaml").write_text("stages: {}\n")
     assert changed_files(caller.root) == ["dvc.yaml", "rlhf/mine.py"]
+
+
+def test_a_store_that_cannot_be_reached_is_worth_another_try(
+    caller: Project, unanswered: str
+) -> None:
+    caller.run("dvc", "remote", "modify", "shared", "url", "s3://bucket/rlhf")
+    caller.run("dvc", "remote", "modify", "shared", "endpointurl", f"http://{unanswered}")
+    for key in ("access_key_id", "secret_access_key"):
+        caller.run("dvc", "remote", "modify", "--local", "shared", key, "key")
+    caller.run("dvc", "remote", "modify", "shared", "read_timeout", "1")
+    caller.commit()
+    with pytest.raises(ReproFailed, match="DVC's remote: "):
+        place_order(caller.root, "two")
 
 
 def test_without_a_remote_it_is_said_how_to_add_one(caller: Project) -> None:

@@ -40,3 +40,13 @@ def test_an_algorithm_without_its_links_is_refused() -> None:
     refuse_unwatched("ppo", settings_of("tiny"), listed)
     with pytest.raises(SettingsError, match=r"ppo runs rlhf/algorithms/apa\.py, rlhf/ppo/apa\.py"):
         refuse_unwatched("ppo", settings_of("tiny", "apa"), listed)
+
+
+def test_a_link_to_code_that_is_gone_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "links"
+    folder.mkdir()
+    (folder / "engine.gone").symlink_to("../gone.py")
+    with pytest.raises(
+        SettingsError, match=r"links/engine\.gone: a link to code that is gone; `make"
+    ):
+        refuse_unwatched("gold", settings_of("tiny"), [str(folder)])
