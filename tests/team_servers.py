@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from urllib.parse import quote
 
 import boto3
@@ -28,11 +29,12 @@ from tests.source_tree import ROOT
 from tests.waiting import wait_until
 
 USER = "ann"
-# what an address needs escaped is in it
-PASSWORD = "pass-w0rd@of/a-team"
+# Made up anew: what is looked for must not stand in a file of the project. What an address needs
+# escaped is in it.
+PASSWORD = f"{token_hex(8)}@of/a-team"
 # of the database and the store, which no client has
-DATABASE_PASSWORD = "pass-w0rd-of-postgres"
-STORE_KEY, STORE_SECRET = "key-of-the-store", "secret-of-the-store"
+DATABASE_PASSWORD = token_hex(8)
+STORE_KEY, STORE_SECRET = "key-of-the-store", token_hex(8)
 # as it is, in an address, and in a header
 _FORMS = (PASSWORD, quote(PASSWORD, safe=""), b64encode(f"{USER}:{PASSWORD}".encode()).decode())
 SECRETS = (*_FORMS, DATABASE_PASSWORD, STORE_SECRET)

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from mlflow import MlflowClient
 
 from rlhf.common.yaml import parse_yaml, write_yaml
@@ -14,6 +15,7 @@ from tests.waiting import SECONDS, wait_until
 LOSS = "sft/train_loss"
 
 
+@pytest.mark.long
 def test_what_a_run_missed_is_told_when_mlflow_is_back(
     changed_chain: Project, tmp_path: Path
 ) -> None:

@@ -196,18 +196,6 @@ def test_a_pool_that_nobody_serves_is_named_before_anything_runs(
     assert "Running stage" not in output
 
 
-def test_a_changed_clone_of_a_worker_is_left_alone(clones: tuple[Clone, Clone]) -> None:
-    caller, worker = clones
-    changed = worker.project.root / "rlhf" / "core" / "seeds.py"
-    text = changed.read_text()
-    changed.write_text(text + "# mine\n")
-    with a_worker(worker):
-        output = caller.run(*sending_sft("sft.epochs=3.0"), code=1)
-    assert "rlhf/core/seeds.py not as committed" in output
-    assert changed.read_text() == text + "# mine\n"
-    changed.write_text(text)
-
-
 @pytest.mark.long
 def test_the_stage_of_a_dead_worker_is_taken_up_from_its_checkpoint(
     clones: tuple[Clone, Clone],
