@@ -100,7 +100,7 @@ def test_a_queued_experiment_runs_beside_the_workspace_and_is_recorded_in_it(
     before = page.read_bytes()
     # a value that no test above had: DVC would take the report out of its run cache
     changed_chain.run(
-        "dvc", "exp", "run", "--queue", "--name", "queued", "-S", "report.dialogues=4"
+        "dvc", "exp", "run", "--queue", "--name", "queued", "-S", "report.dialogues=5"
     )
     changed_chain.run("dvc", "queue", "start")
     # its worker ends by itself once the queue is empty
@@ -108,14 +108,14 @@ def test_a_queued_experiment_runs_beside_the_workspace_and_is_recorded_in_it(
         lambda: "Success" in changed_chain.run("dvc", "queue", "status"), "it did not succeed"
     )
     log = changed_chain.run("dvc", "queue", "logs", "queued")
-    assert changed_chain.ran(log) == ["report"]
+    assert changed_chain.ran(log) == ["report"], log
     assert page.read_bytes() == before
-    assert read_yaml(changed_chain.root / "params.yaml")["report"]["dialogues"] != 4
+    assert read_yaml(changed_chain.root / "params.yaml")["report"]["dialogues"] != 5
     run = newest(client_of(changed_chain.root), "report")
-    assert run.info.status == "FINISHED" and run.data.params["report.dialogues"] == "4"
+    assert run.info.status == "FINISHED" and run.data.params["report.dialogues"] == "5"
 
     difference = json.loads(changed_chain.run("dvc", "exp", "diff", "HEAD", "queued", "--json"))
-    assert difference["params"]["params.yaml"]["report.dialogues"]["new"] == 4
+    assert difference["params"]["params.yaml"]["report.dialogues"]["new"] == 5
     changed_chain.run("dvc", "exp", "apply", "queued")
-    assert read_yaml(changed_chain.root / "params.yaml")["report"]["dialogues"] == 4
+    assert read_yaml(changed_chain.root / "params.yaml")["report"]["dialogues"] == 5
     assert page.read_bytes() != before
