@@ -6,7 +6,6 @@ a schedule is set and runs are started in the workspace, which changes its setti
 """
 
 import argparse
-import json
 import os
 import re
 import signal
@@ -16,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from shutil import which
-from urllib.parse import quote
 
 import httpx
 from playwright.sync_api import Page, sync_playwright
@@ -30,12 +28,10 @@ from tests.waiting import wait_until
 IMAGES = ROOT / ".github/img"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 SIZE = {"width": 1440, "height": 1080}
-# policies side by side
-COMPARED = 3
 # long enough to be looked at
-LONGER = {"sft.epochs": 8.0, "sft.checkpoint_every": 5}
+LONGER = {"sft.epochs": 200.0, "sft.checkpoint_every": 5}
 # per cent
-PROGRESS = 5.0
+PROGRESS = 4.0
 # until a page has asked for what it shows, and drawn it
 SETTLED_MS = 6_000
 
@@ -86,10 +82,10 @@ def mlflow_pages(mlflow: str) -> dict[str, str]:
     query = {"experiment_ids": ids, "filter": "tags.`mlflow.runName` = 'ppo'"}
     found = httpx.post(f"{names}/runs/search", json=query).json()["runs"]
     experiment = found[0]["info"]["experiment_id"]
-    runs = [one["info"]["run_id"] for one in found][:COMPARED]
+    table = "workflowType=machine_learning"
     return {
-        "mlflow-runs": f"/experiments/{experiment}/runs?workflowType=machine_learning",
-        "mlflow-compare": f"/compare-runs?runs={quoted(runs)}&experiments={quoted([experiment])}",
+        "mlflow-runs": f"/experiments/{experiment}/runs?{table}",
+        "mlflow-compare": f"/experiments/{experiment}/runs?{table}&compareRunsMode=CHART",
         "mlflow-model": f"/models/{last_policy(names)}",
     }
 
@@ -100,10 +96,6 @@ def last_policy(names: str) -> str:
     versions = httpx.get(f"{names}/model-versions/search", params=query).json()["model_versions"]
     policy = next(one for one in versions if one["name"].endswith("-policy"))
     return f"{policy['name']}/versions/{policy['version']}"
-
-
-def quoted(values: list[str]) -> str:
-    return quote(json.dumps(values))
 
 
 def prefect_pages(prefect: str, workspace: Path) -> Iterator[tuple[str, str]]:
@@ -118,8 +110,8 @@ def prefect_pages(prefect: str, workspace: Path) -> Iterator[tuple[str, str]]:
     yield "prefect-deployments", "/deployments"
 
     run = api.run("sft", {"targets": ["sft"], "overrides": LONGER})
-    wait_until(lambda: progress(api) > PROGRESS, "no progress")
-    yield "prefect-progress", f"/runs/flow-run/{run}?tab=Artifacts"
+    wait_until(lambda: progress(api, run) > PROGRESS, "no progress")
+    yield "prefect-progress", f"/runs/flow-run/{stage_run(api, run)}?tab=Artifacts"
 
     api.set_state(run, "CANCELLING", "Cancelling")
     wait_until(lambda: api.state(run) == "CANCELLED", "it is not cancelled")
@@ -133,9 +125,18 @@ def prefect_pages(prefect: str, workspace: Path) -> Iterator[tuple[str, str]]:
     wait_until(lambda: api.state(run) == "CANCELLED", "it is not cancelled")
 
 
-def progress(api: PrefectPage) -> float:
+def stage_run(api: PrefectPage, run: str) -> str | None:
+    """The run of the stage that a run of the deployment started."""
+    wanted = {"flow_runs": {"name": {"any_": [f"sft-pipeline-{run}"]}}}
+    found = api.post("/flow_runs/filter", wanted)
+    return found[0]["id"] if found else None
+
+
+def progress(api: PrefectPage, run: str) -> float:
     """How far the training is, in per cent."""
-    return float(api.artifacts().get("sft-progress", {}).get("data") or 0)
+    artifact = api.artifacts().get("sft-progress", {})
+    # an earlier run has left one, too
+    return float(artifact["data"]) if artifact.get("flow_run_id") == stage_run(api, run) else 0.0
 
 
 @contextmanager
