@@ -134,9 +134,11 @@ def stage_run(api: PrefectPage, run: str) -> str | None:
 
 def progress(api: PrefectPage, run: str) -> float:
     """How far the training is, in per cent."""
-    artifact = api.artifacts().get("sft-progress", {})
+    artifact = api.artifacts().get("sft-progress")
     # an earlier run has left one, too
-    return float(artifact["data"]) if artifact.get("flow_run_id") == stage_run(api, run) else 0.0
+    if artifact is None or artifact["flow_run_id"] != stage_run(api, run):
+        return 0.0
+    return float(artifact["data"])
 
 
 @contextmanager
