@@ -20,7 +20,9 @@ import httpx
 from playwright.sync_api import Page, sync_playwright
 
 from rlhf.core.source import ROOT
+from rlhf.settings import load_settings
 from rlhf.stages import STAGES
+from rlhf.workspace import Workspace
 from tests.flow_picture import flow_svg
 from tests.prefect_page import Page as PrefectPage
 from tests.waiting import wait_until
@@ -28,8 +30,8 @@ from tests.waiting import wait_until
 IMAGES = ROOT / ".github/img"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 SIZE = {"width": 1440, "height": 1080}
-# long enough to be looked at
-LONGER = {"sft.epochs": 200.0, "sft.checkpoint_every": 5}
+# more than the workspace has trained, so that there is something to do, long enough to be looked at
+MORE_EPOCHS = 200.0
 # per cent
 PROGRESS = 4.0
 # until a page has asked for what it shows, and drawn it
@@ -109,7 +111,9 @@ def prefect_pages(prefect: str, workspace: Path) -> Iterator[tuple[str, str]]:
         api.post(f"/deployments/{pipeline}/schedules", [nightly])
     yield "prefect-deployments", "/deployments"
 
-    run = api.run("sft", {"targets": ["sft"], "overrides": LONGER})
+    epochs = load_settings(Workspace(workspace).params).sft.epochs + MORE_EPOCHS
+    longer = {"sft.epochs": epochs, "sft.checkpoint_every": 5}
+    run = api.run("sft", {"targets": ["sft"], "overrides": longer})
     wait_until(lambda: progress(api, run) > PROGRESS, "no progress")
     yield "prefect-progress", f"/runs/flow-run/{stage_run(api, run)}?tab=Artifacts"
 

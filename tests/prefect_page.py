@@ -1,5 +1,6 @@
 """Prefect's page, by the calls that it makes itself."""
 
+import time
 from typing import Any
 
 import httpx
@@ -15,6 +16,10 @@ class Page:
 
     def post(self, path: str, content: Any = None) -> Any:
         answer = self._client.post(path, json=content or {})
+        # its database is locked by another writer: a user would click again
+        while answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+            time.sleep(1.0)
+            answer = self._client.post(path, json=content or {})
         assert answer.is_success, answer.text
         return answer.json() if answer.content else None
 
