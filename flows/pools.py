@@ -109,7 +109,7 @@ def send(order: Order, pool: str, on_line: OnLine, silence: float) -> str:
     started: Any = run_deployment(f"pool_stage/{pool}", parameters=parameters, timeout=0)
     with get_client(sync_client=True) as client:
         try:
-            run = Watch(client, started.id, silence, on_line).wait()
+            run = RunWatch(client, started.id, silence, on_line).wait()
         except (KeyboardInterrupt, SystemExit, TerminationSignal):
             # whoever cancels the pipeline wants it to end there too
             try:
@@ -128,7 +128,7 @@ def send(order: Order, pool: str, on_line: OnLine, silence: float) -> str:
         return _entry(client, run.id)
 
 
-class Watch:
+class RunWatch:
     """Waits for the end of a run, and gives it to another worker where it falls silent.
 
     Time is measured here, from one sign of life to the next: other machines have other clocks.

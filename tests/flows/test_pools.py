@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Completed, Pending, Running, Scheduled, State
 
 from flows import pools
-from flows.pools import Watch
+from flows.pools import RunWatch
 
 SILENCE = 100.0
 
@@ -42,7 +42,7 @@ class Server:
 
     def watch(self) -> FlowRun:
         client: Any = self
-        return Watch(client, self._run, SILENCE, self.told.append, lambda: self.now).wait()
+        return RunWatch(client, self._run, SILENCE, self.told.append, lambda: self.now).wait()
 
 
 @pytest.fixture(autouse=True)
