@@ -18,6 +18,7 @@ from rlhf.common.metrics import Value
 from rlhf.core.tally import Tally
 from rlhf.engine import Engine, Loss
 from rlhf.models.roles import Models
+from rlhf.rollout.prompts import PromptBatch
 from rlhf.rollout.records import Rollout
 from rlhf.settings import Settings
 from rlhf.workspace import Workspace
@@ -67,6 +68,14 @@ class Sources(Protocol):
 
         No two responses share a random stream, not those of two calls for the same role either: a
         stream's name holds the role and, from the second call of an iteration on, the call's number.
+        """
+        ...
+
+    def responses_to(self, prompts: PromptBatch, role: str = POLICY) -> Rollout:
+        """One response of the model in `role` to each row of `prompts`, wherever these are from.
+
+        Every process calls it with its own part of the prompts, as many rows as the others. No
+        response shares a random stream with one of `rollouts`, nor with one of another call.
         """
         ...
 

@@ -35,8 +35,7 @@ def rollout_metrics(
 ) -> dict[str, Value]:
     """Means over all processes: of responses, and of response tokens."""
     mask = rollout.response_mask
-    advantages, returns = experience.advantages[mask], experience.returns[mask]
-    errors = (experience.returns - scores.values)[mask]
+    advantages = experience.advantages[mask]
     gap = (scores.logprobs - rollout.sampler_logprobs)[mask]
     tally = Tally()
     tally.add(
@@ -51,10 +50,6 @@ def rollout_metrics(
         entropy=scores.entropies[mask],
         advantage_mean=advantages,
         advantage_squared=advantages.square(),
-        return_mean=returns,
-        return_squared=returns.square(),
-        error=errors,
-        error_squared=errors.square(),
         sampler_logprob_gap=gap.abs(),
     )
     # which source dominates
@@ -65,8 +60,26 @@ def rollout_metrics(
     means["advantage_std"] = _variance(means, "advantage_mean", "advantage_squared") ** 0.5
     means["perplexity"] = math.exp(-means["logprob"])
 
-    shown: dict[str, Value] = {key: means[key] for key in means if key not in _MOMENTS}
-    return shown | {"explained_variance": _explained_variance(means)}
+    return _shown(means)
+
+
+def critic_metrics(experience: Experience, all_sum: AllSum) -> dict[str, Value]:
+    """How well the values that the advantages are made with foretell the returns."""
+    mask = experience.response_mask
+    returns, errors = experience.returns[mask], (experience.returns - experience.old_values)[mask]
+    tally = Tally()
+    tally.add(
+        return_mean=returns,
+        return_squared=returns.square(),
+        error=errors,
+        error_squared=errors.square(),
+    )
+    means = tally.means(all_sum)
+    return _shown(means) | {"explained_variance": _explained_variance(means)}
+
+
+def _shown(means: Mapping[str, float]) -> dict[str, Value]:
+    return {key: value for key, value in means.items() if key not in _MOMENTS}
 
 
 def signals_of(rollout: Rollout, scores: Scores, kl: Tensor, all_sum: AllSum) -> Signals:

@@ -1,9 +1,9 @@
 """PPO-max (section 5 of the paper): the stable composition of the twelve details.
 
-     1 KL penalty per token           here             7 value clipping            on_policy
-     2 importance ratio               here             8 the critic's start        on_policy
-     3 entropy bonus                  here             9 the policy's start        on_policy
-     4 reward scaling                 on_policy       10 advantage estimation      on_policy
+     1 KL penalty per token           here             7 value clipping            actor_critic
+     2 importance ratio               here             8 the critic's start        actor_critic
+     3 entropy bonus                  here             9 the policy's start        scored_policy
+     4 reward scaling                 on_policy       10 advantage estimation      actor_critic
      5 reward normalisation, clip     on_policy       11 clipped surrogate         here
      6 advantage normalisation        on_policy       12 gradient clipping         engine
 
@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlhf.algorithms.actor_critic import ActorCritic
 from rlhf.algorithms.base import POLICY, Context, Inputs, Sources, Step
-from rlhf.algorithms.on_policy import OnPolicy, TokenRewards
+from rlhf.algorithms.on_policy import TokenRewards
 from rlhf.batches.padding import TokenBatch
 from rlhf.engine import Loss
 from rlhf.models.backbone import entropies, target_tokens, token_logprobs
@@ -29,7 +30,7 @@ from rlhf.rollout.records import Experience, Rollout, Scores
 from rlhf.settings import Settings
 
 
-class PpoMax(OnPolicy):
+class PpoMax(ActorCritic):
     """PPO with the details of the paper, each of which can be switched off."""
 
     peaks = ("first_ratio_deviation",)

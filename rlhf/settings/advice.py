@@ -9,13 +9,16 @@ from rlhf.settings.policy import Ppo
 
 # where a clip of rewards counts as tight
 _TIGHT = 0.5
+# whose policy learns by PPO
+_OF_PPO = ("ppo-max", "rto", "process", "aihf")
 
 
 def advice(ppo: Ppo) -> list[str]:
     """One sentence for each questionable choice, beginning with the keys at fault; empty for PPO-max."""
     # what is said of PPO's constraints does not hold for a loss of another kind
-    of_ppo = _on_constraints(ppo) if ppo.algorithm == "ppo-max" else ()
-    return [*of_ppo, *_on_rewards(ppo), *_on_starts(ppo)]
+    of_ppo = _on_constraints(ppo) if ppo.algorithm in _OF_PPO else ()
+    of_neighbours = [*_on_exploration(ppo), *_on_etpo(ppo)]
+    return [*of_ppo, *of_neighbours, *_on_rewards(ppo), *_on_starts(ppo)]
 
 
 def _on_constraints(ppo: Ppo) -> Iterator[str]:
@@ -34,6 +37,16 @@ def _on_constraints(ppo: Ppo) -> Iterator[str]:
         yield "ppo.importance is reference: steadier, at the cost of the final reward (fig. 7)"
 
 
+def _on_exploration(ppo: Ppo) -> Iterator[str]:
+    # the loss of a pair pulls with beta sigma(-h), which is beta / 2 at the start; IPO's has no bound
+    xpo = ppo.xpo
+    if xpo is not None and xpo.loss == "sigmoid" and max(xpo.alpha) > xpo.beta / 2:
+        yield (
+            "ppo.xpo.alpha above half of ppo.xpo.beta: exploration outweighs what a pair prefers, "
+            "and a second response that wins becomes less likely"
+        )
+
+
 def _on_rewards(ppo: Ppo) -> Iterator[str]:
     if ppo.reward.scale is not None:
         yield "ppo.reward.scale: scaling without normalisation was of no help (fig. 6)"
@@ -44,9 +57,25 @@ def _on_rewards(ppo: Ppo) -> Iterator[str]:
 def _on_starts(ppo: Ppo) -> Iterator[str]:
     if ppo.initial == "base":
         yield "ppo.initial is base: a policy that was not fine-tuned first fails (fig. 8)"
-    if ppo.critic.initial == "sft" and ppo.critic.pretraining_iterations == 0:
+    critic = ppo.critic
+    # one of action values starts at 0, whatever its blocks
+    if critic is None or ppo.etpo is not None:
+        return
+    if critic.initial == "sft" and critic.pretraining_iterations == 0:
         yield (
             "ppo.critic starts from sft without pre-training: its first values are noise (fig. 8)"
+        )
+
+
+def _on_etpo(ppo: Ppo) -> Iterator[str]:
+    if ppo.etpo is None:
+        return
+    if ppo.etpo.form == "published":
+        yield "ppo.etpo.form is published: a control, whose policy learns nothing from the critic"
+    if ppo.critic is not None and ppo.critic.pretraining_iterations == 0:
+        yield (
+            "ppo.critic.pretraining_iterations is 0: "
+            "Q is 0 at first, which only draws the policy to the reference"
         )
 
 

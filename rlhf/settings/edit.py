@@ -9,8 +9,12 @@ from rlhf.settings.read import settings_from
 
 
 def edited(text: str, values: Mapping[str, Any], where: str) -> str:
-    """Give a settings file's text with dotted keys set; raises SettingsError if the result is refused."""
+    """Give a settings file's text with dotted keys set; raises SettingsError if the result is refused.
+
+    A value may be a function: it is given the content as it was.
+    """
     content = parse_yaml(text, where)
+    values = {key: value(content) if callable(value) else value for key, value in values.items()}
     put(content, values)
     settings_from(content, f"{where}, as changed")
     document = editable(text)

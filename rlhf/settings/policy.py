@@ -1,12 +1,31 @@
 """The settings of the policy stage: PPO-max's twelve details, and what each neighbour adds."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from rlhf.common.address import Address
 from rlhf.registry import ALGORITHMS, REWARDS, SAMPLERS
+from rlhf.settings.neighbours import (
+    AihfDirectSettings,
+    AihfSettings,
+    ApaSettings,
+    EtpoSettings,
+    GrpoSettings,
+    OnlineDpoSettings,
+    ProcessSettings,
+    ReinforcePpSettings,
+    RtoSettings,
+    XpoSettings,
+)
+from rlhf.settings.reads import (
+    COMPARES_RESPONSES,
+    NEIGHBOUR_SECTIONS,
+    OWN_SECTION,
+    needed,
+    own_section,
+    switched_off,
+)
 from rlhf.settings.section import (
     Count,
     CountOrZero,
@@ -105,13 +124,6 @@ class Ptx(Section):
     windows: Count
 
 
-class ApaSettings(Section):
-    """Advantage-induced policy alignment: the section of algorithm apa (arXiv 2306.02231)."""
-
-    # the target is log pi_ref + A / lambda; 0.1 in the authors' code, with whitened advantages
-    lam: Annotated[Positive, Field(alias="lambda")] = 0.1
-
-
 class Alarm(Section):
     """What happens when the policy collapses; rlhf/training/monitor.py states the rule."""
 
@@ -130,26 +142,7 @@ class Sampling(Section):
     sampler: Annotated[str, one_of(SAMPLERS)] = "local"
 
 
-# -- what goes with which algorithm and reward -----------------------------------------------------
-
-# The keys of `ppo` that not every algorithm reads, by algorithm. One that has no line here, as an
-# algorithm of your own may, reads them all.
-READS: Mapping[str, frozenset[str]] = {
-    "ppo-max": frozenset({"kl", "importance", "entropy", "surrogate_clip", "penalty", "ptx"}),
-    "apa": frozenset({"apa"}),
-}
-# The section of an algorithm's own bears its name; what stands there to begin with.
-_OWN_SECTION = {"apa": "{lambda: 0.1}"}
-# how a key is off where that is not null
-_OFF = {"importance": "policy"}
-
-
-def switched_off(algorithm: str) -> dict[str, Any]:
-    """The keys of `ppo` that an algorithm does not read, each with the value that says it is off."""
-    known = {key for keys in READS.values() for key in keys}
-    unread = known - READS.get(algorithm, known)
-    return {key: _OFF.get(key) for key in sorted(unread)}
-
+# -- rewards ---------------------------------------------------------------------------------------
 
 # The kinds of rewards of which one address alone makes sense. Gold only judges: a policy that was
 # trained against it could not be judged by it.
@@ -169,22 +162,24 @@ RewardAddress = Annotated[str, of_kind(REWARDS), AfterValidator(_usable_reward)]
 class Ppo(Section):
     """The policy stage (sections 3 and 5): by PPO-max, or by the algorithm that is named."""
 
-    LATER: ClassVar = frozenset({"rewards", "apa"})
+    LATER: ClassVar = frozenset({"rewards", "responses"}) | NEIGHBOUR_SECTIONS
 
     algorithm: Annotated[str, one_of(ALGORITHMS)] = "ppo-max"
     # detail 9: where the policy starts
     initial: Literal["sft", "base"] = "sft"
     iterations: Count
-    # responses per iteration, the experience buffer
+    # responses per iteration, the experience buffer; prompts of two responses each for xpo and online-dpo
     rollouts: Count
-    # responses per optimiser step
+    # to each prompt: a group, as rloo and grpo compare them
+    responses: Count = 1
+    # responses per optimiser step; pairs for xpo and online-dpo
     mini_batch: Count
     # responses per forward pass
     micro_batch: Count
     # over the buffer
     epochs: Count = 1
     optimizer: Optimizer
-    critic: Critic
+    critic: Critic | None
     sampling: Sampling = Sampling()
     # what scores a response, summed; model:reward is the reward model of the stage before
     rewards: tuple[RewardAddress, ...] = ("model:reward",)
@@ -194,14 +189,24 @@ class Ppo(Section):
     entropy: Entropy | None = None
     reward: RewardTransform
     advantage: AdvantageTransform | None = None
-    gae: Gae = Gae()
+    gae: Gae | None = Gae()
     # detail 11, epsilon
     surrogate_clip: Positive | None
     penalty: Penalty | None = None
     # detail 7, lambda_vf
     value_clip: Positive | None
     ptx: Ptx | None = None
+    # the sections of neighbours, each of the algorithm of its name
     apa: ApaSettings | None = None
+    rto: RtoSettings | None = None
+    process: ProcessSettings | None = None
+    etpo: EtpoSettings | None = None
+    grpo: GrpoSettings | None = None
+    reinforce_pp: ReinforcePpSettings | None = None
+    online_dpo: OnlineDpoSettings | None = None
+    xpo: XpoSettings | None = None
+    aihf: AihfSettings | None = None
+    aihf_direct: AihfDirectSettings | None = None
     # of policy and critic, from the top; null: all
     trainable_layers: Count | None = None
     # null: as in data
@@ -236,10 +241,10 @@ class Ppo(Section):
             raise ValueError(
                 f"rollouts {self.rollouts} is not a multiple of mini_batch {self.mini_batch}"
             )
-        if self.mini_batch % self.micro_batch:
-            raise ValueError(
-                f"mini_batch {self.mini_batch} is not a multiple of micro_batch {self.micro_batch}"
-            )
+        for key in ("micro_batch", "responses"):
+            size = getattr(self, key)
+            if self.mini_batch % size:
+                raise ValueError(f"mini_batch {self.mini_batch} is not a multiple of {key} {size}")
         return self
 
     @model_validator(mode="after")
@@ -251,8 +256,12 @@ class Ppo(Section):
             for key, off in switched_off(name).items()
             if getattr(self, key) != off
         ]
-        if name in _OWN_SECTION and getattr(self, name) is None:
-            wanted.append(f"ppo.{name}: {_OWN_SECTION[name]}")
+        own = own_section(name)
+        if name in OWN_SECTION and getattr(self, own) is None:
+            wanted.append(f"ppo.{own}: {OWN_SECTION[name]}")
+        wanted += [f"a section ppo.{key}" for key in needed(name) if getattr(self, key) is None]
+        if name in COMPARES_RESPONSES and self.responses < 2:
+            wanted.append("ppo.responses: 2 or more")
         if wanted:
             raise ValueError(
                 f"algorithm {name} needs {', '.join(wanted)}; what it does not read must be off"
@@ -260,7 +269,41 @@ class Ppo(Section):
         return self
 
     @model_validator(mode="after")
+    def _rescaled_once(self) -> Self:
+        """What is divided by a standard deviation anyway must not be before."""
+        if self.grpo is not None and self.grpo.scale is not None and self.reward.rescales:
+            raise ValueError(
+                f"grpo.scale {self.grpo.scale} divides by the scores' standard deviation: "
+                "reward.normalise and reward.scale would have no effect and must be null"
+            )
+        whitened = self.advantage is not None and self.advantage.normalise is not None
+        if self.algorithm == "reinforce-pp" and whitened:
+            raise ValueError(
+                "reinforce-pp whitens the advantages of the whole rollout: "
+                "advantage.normalise must be null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _baseline_of_a_group(self) -> Self:
+        section = self.reinforce_pp
+        if section is not None and section.baseline == "group" and self.responses < 2:
+            raise ValueError(
+                "reinforce_pp.baseline is the mean over the responses to a prompt: "
+                "responses must be 2 or more"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _some_reward(self) -> Self:
         if not self.rewards or len(set(self.rewards)) < len(self.rewards):
             raise ValueError("rewards: at least one, and none twice")
+        return self
+
+    @model_validator(mode="after")
+    def _reward_that_can_learn(self) -> Self:
+        if self.algorithm == "aihf" and self.rewards != ("model:reward",):
+            raise ValueError(
+                "algorithm aihf needs rewards: [model:reward], whose model goes on learning"
+            )
         return self

@@ -1,13 +1,14 @@
 """The whole of params.yaml. A detail that is off is `null`; rlhf/settings/README.md is the guide."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from rlhf.settings.evaluation import Evaluate
 from rlhf.settings.policy import Ppo
+from rlhf.settings.reads import NEEDS_WHOLE_WEIGHTS, OPTIONAL_MODELS
 from rlhf.settings.section import Addresses, Count, Fraction, Name, Section
-from rlhf.settings.training import EngineSettings, RewardModel, Sft
+from rlhf.settings.training import Dpo, EngineSettings, ProcessRewardModel, RewardModel, Sft
 
 
 class Model(Section):
@@ -34,6 +35,10 @@ class Data(Section):
     evaluation: Addresses
     # plain text, for the ptx loss
     pretrain: Addresses
+    # answers in steps with a label each, for the process reward model; empty: none
+    steps: tuple[str, ...] = ()
+    # stands between the steps of an answer
+    step_separator: Annotated[str, Field(min_length=1)] = "\n"
     max_prompt_tokens: Count
     max_response_tokens: Count
     # length of one window of plain text
@@ -90,6 +95,10 @@ class Settings(Section):
     engine: EngineSettings = EngineSettings()
     sft: Sft
     reward: RewardModel
+    # null: off; every file has the key, as DVC needs it for the stage's parameters
+    dpo: Dpo | None = None
+    # null: off, as dpo
+    process: ProcessRewardModel | None = None
     ppo: Ppo
     gold: RewardModel
     evaluate: Evaluate
@@ -107,5 +116,55 @@ class Settings(Section):
             raise ValueError(
                 f"ppo.mini_batch {ppo.mini_batch} is not a multiple of "
                 f"ppo.micro_batch x engine.processes = {ppo.micro_batch * processes}"
+            )
+        if ppo.mini_batch % (ppo.responses * processes):
+            raise ValueError(
+                f"ppo.mini_batch {ppo.mini_batch} is not a multiple of "
+                f"ppo.responses x engine.processes = {ppo.responses * processes}: "
+                "the responses to a prompt stay together"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _steps_to_learn_from(self) -> Self:
+        if self.process is not None and not self.data.steps:
+            raise ValueError(
+                "the section process trains on the answers in steps of data.steps, which is empty: "
+                "name a source there"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _models_that_the_algorithm_reads(self) -> Self:
+        name = self.ppo.algorithm
+        for section in OPTIONAL_MODELS.get(name, ()):
+            if getattr(self, section) is None:
+                raise ValueError(
+                    f"ppo.algorithm {name} reads models/{section}, whose stage is off: give the "
+                    f"section {section}, as `rlhf preset NAME --variant {name}` does"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _processes_divide_rows(self) -> Self:
+        processes = self.engine.processes
+        for name in ("aihf", "aihf_direct"):
+            section = getattr(self.ppo, name)
+            for key in ("demonstrations", "pairs"):
+                count = processes if section is None else getattr(section, key)
+                if count % processes:
+                    raise ValueError(
+                        f"ppo.{name}.{key} {count} is not a multiple of "
+                        f"engine.processes = {processes}"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_are_whole(self) -> Self:
+        parted = self.engine.kind == "deepspeed" and self.engine.zero_stage == 3
+        if parted and self.ppo.algorithm in NEEDS_WHOLE_WEIGHTS:
+            raise ValueError(
+                f"algorithm {self.ppo.algorithm} needs engine.zero_stage 1 or 2: its target network "
+                "follows whole weights, which stage 3 keeps in parts"
             )
         return self

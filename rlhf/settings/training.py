@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from rlhf.registry import ENGINES
 from rlhf.settings.section import (
@@ -74,10 +74,25 @@ class Sft(Section):
     checkpoint_every: Count = 50
 
 
-class RewardModel(Section):
-    """A pairwise reward model (section 3.1, eq. 1-2)."""
+class ProcessRewardModel(Section):
+    """A process reward model: the probability that each step of an answer is right."""
 
     initial: Literal["base", "sft"] = "sft"
+    epochs: Positive = 1.0
+    # null: all that the epochs give
+    max_steps: Count | None = None
+    # tokens as in Sft
+    batch_tokens: Count
+    micro_batch_tokens: Count
+    optimizer: Optimizer
+    trainable_layers: Count | None = None
+    evaluate_every: Count = 20
+    checkpoint_every: Count = 50
+
+
+class PairTraining(Section):
+    """What learns from preference pairs has in common."""
+
     epochs: Positive
     # null: all that the epochs give
     max_steps: Count | None = None
@@ -87,8 +102,6 @@ class RewardModel(Section):
     # pairs in one batch, at least and at most
     min_pairs: Count = 4
     max_pairs: Count = 128
-    # beta_rm, the weight of the imitation loss on the preferred answer (eq. 2)
-    lm_coefficient: NonNegative = 1.0
     # repeat the pairs of the scarcer kind: both weigh the same in an epoch
     balance_kinds: bool = False
     optimizer: Optimizer
@@ -105,4 +118,29 @@ class RewardModel(Section):
             raise ValueError(
                 f"max_pairs {self.max_pairs}: batches of {self.min_pairs} need {needed}"
             )
+        return self
+
+
+class RewardModel(PairTraining):
+    """A pairwise reward model (section 3.1, eq. 1-2)."""
+
+    initial: Literal["base", "sft"] = "sft"
+    # beta_rm, the weight of the imitation loss on the preferred answer (eq. 2)
+    lm_coefficient: NonNegative = 1.0
+
+
+class Dpo(PairTraining):
+    """Direct preference optimisation of the SFT model (arXiv 2305.18290); null: the stage is off."""
+
+    # how strongly the reference holds: the implicit reward is beta log(pi / pi_ref)
+    beta: Positive = 0.1
+    # ipo: the squared loss of arXiv 2310.12036, on sums of log-probabilities like the other
+    loss: Literal["sigmoid", "ipo"] = "sigmoid"
+    # of sigmoid: the share of pairs that are taken to be labelled the wrong way round
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+
+    @model_validator(mode="after")
+    def _smoothing_of_sigmoid(self) -> Self:
+        if self.loss == "ipo" and self.label_smoothing:
+            raise ValueError("label_smoothing belongs to loss: sigmoid; it must be 0 with ipo")
         return self

@@ -50,12 +50,11 @@ class RunSources:
         prompts = self._prompts.take(
             self._index, section.rollouts, section.mini_batch, self._share, responses
         )
-        began = monotonic()
-        rollout = self._sample(role, prompts, self._next_draw(role), self._index)
-        self.seconds += monotonic() - began
-        tokens = rollout.response_mask.sum().double()
-        self.tokens += float(self._run.engine.all_sum(tokens))
-        return rollout
+        return self._draw(role, prompts, self._next_draw(role, "rollout"))
+
+    def responses_to(self, prompts: PromptBatch, role: str = POLICY) -> Rollout:
+        """One response of the model in `role` to each row of `prompts`, this process's part of them."""
+        return self._draw(role, prompts, self._next_draw(role, "response to given prompts"))
 
     def plain_text(self, windows: int, step: int) -> TokenBatch:
         """Windows of plain text for optimiser step `step` of the run; each process takes its own."""
@@ -83,12 +82,21 @@ class RunSources:
 
     # -- helpers -----------------------------------------------------------------------------------
 
-    def _next_draw(self, role: str) -> str:
-        """The name of a role's next draw in this iteration; no two coincide."""
-        number = self._draws[role]
-        self._draws[role] += 1
+    def _draw(self, role: str, prompts: PromptBatch, draw: str) -> Rollout:
+        """A draw of this iteration, counted."""
+        began = monotonic()
+        rollout = self._sample(role, prompts, draw, self._index)
+        self.seconds += monotonic() - began
+        tokens = rollout.response_mask.sum().double()
+        self.tokens += float(self._run.engine.all_sum(tokens))
+        return rollout
+
+    def _next_draw(self, role: str, kind: str) -> str:
+        """The name of a role's next draw of a kind in this iteration; no two coincide."""
         # the policy's has no role in its name, and a first one no number
-        draw = "rollout" if role == POLICY else f"rollout of {role}"
+        draw = kind if role == POLICY else f"{kind} of {role}"
+        number = self._draws[draw]
+        self._draws[draw] += 1
         return draw if number == 0 else f"{draw}, call {number}"
 
     def _sample(self, role: str, prompts: PromptBatch, *draw: str | int) -> Rollout:

@@ -1,5 +1,6 @@
 """A language of 64 words: two-layer models, prepared tables, settings, simulated processes."""
 
+import copy
 import json
 import shutil
 import threading
@@ -11,12 +12,19 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from rlhf.batches.tables import write_table
+from rlhf.common.files import weights_sha256
 from rlhf.common.yaml import parse_yaml
 from rlhf.core.steps import read_steps
-from rlhf.models.heads import new_scalar_model, save_scalar_model
+from rlhf.models.dpo import DpoNote, save_dpo_model
+from rlhf.models.heads import new_scalar_model, save_process_model, save_scalar_model
 from rlhf.models.saving import load_causal_lm, save_causal_lm
 from rlhf.rollout.prompts import PromptBatch
 from rlhf.settings import Settings, preset_text, settings_from
@@ -24,18 +32,10 @@ from rlhf.workspace import Workspace
 
 PAD, EOS, START, GOOD, BAD = 0, 1, 2, 3, 4
 VOCABULARY = 64
+# which ten words contain, from w10 to w19: each ends a step
+SEPARATOR = "w1"
 # endings of the metrics that no two runs share
 TIMES = ("seconds", "_per_second")
-
-# the settings of algorithm apa: no KL penalty, no ratio, no plain text, whitened advantages
-APA: Mapping[str, Any] = {
-    "ppo.algorithm": "apa",
-    "ppo.apa": {"lambda": 0.1},
-    "ppo.kl": None,
-    "ppo.surrogate_clip": None,
-    "ppo.ptx": None,
-    "ppo.advantage": {"normalise": "mini-batch", "clip": None},
-}
 
 
 def tiny_model(seed: int = 0, std: float = 0.02, tied: bool = True) -> LlamaForCausalLM:
@@ -109,17 +109,22 @@ def prompts_of(
 
 
 def make_workspace(root: Path) -> Workspace:
-    """A base model, random stand-ins for its sft and reward models, and the four tables."""
+    """A base model, random stand-ins for its sft, reward, dpo and process models, and the tables."""
     workspace, tokenizer = Workspace(root), tiny_tokenizer()
     save_causal_lm(tiny_model(0), tokenizer, workspace.model("base"))
     save_causal_lm(tiny_model(1, std=0.1), tokenizer, workspace.model("sft"))
     reward = new_scalar_model(workspace.model("sft"), 2, "reward")
     save_scalar_model(reward, tokenizer, workspace.model("reward"), "reward", score_std=0.5)
+    note = DpoNote(0.1, "sigmoid", weights_sha256(workspace.model("sft")))
+    save_dpo_model(moved_top(workspace.model("sft")), tokenizer, workspace.model("dpo"), note)
+    process = new_scalar_model(workspace.model("sft"), 5, "process")
+    save_process_model(process, tokenizer, workspace.model("process"), SEPARATOR)
     workspace.prepared.mkdir(parents=True)
     random = torch.Generator().manual_seed(3)
     splits = {"sft": {"train": 24, "validation": 6}, "pretrain": {"train": 10, "validation": 4}}
     splits["preferences"] = {"train": 48, "gold": 16, "validation": 12, "test": 24}
     splits["prompts"] = {"train": 40, "validation": 6, "test": 4}
+    splits["steps"] = {"train": 48, "validation": 12, "test": 24}
     for table, counts in splits.items():
         rows = []
         for split, count in counts.items():
@@ -127,6 +132,17 @@ def make_workspace(root: Path) -> Workspace:
                 rows.append(_row(table, split, number, random))
         write_table(workspace.prepared, table, rows)
     return workspace
+
+
+@torch.no_grad()
+def moved_top(directory: Path, size: float = 0.05) -> PreTrainedModel:
+    """A model whose upper layer is another than that of the one in `directory`, as after training it."""
+    model = load_causal_lm(directory)
+    random = torch.Generator().manual_seed(5)
+    for name, value in model.named_parameters():
+        if "layers.1." in name:
+            value.add_(size * torch.randn(value.shape, generator=random))
+    return model
 
 
 def _row(table: str, split: str, number: int, random: torch.Generator) -> dict[str, Any]:
@@ -188,11 +204,37 @@ def _text_row(random: torch.Generator, number: int) -> dict[str, Any]:
     return {"text": text_of(ids), "input_ids": ids, "kind": "plain"}
 
 
+def _solution_row(random: torch.Generator, number: int) -> dict[str, Any]:
+    """A step is right if the word `good` is in it, wrong if `bad` is; some steps have no label.
+
+    Two answers to each prompt, the first of them all right.
+    """
+    prompt = [START, *words(torch.Generator().manual_seed(number // 2), 1, 4)]
+    count = 2 + number % 3
+    response: list[int] = []
+    ends, labels = [], []
+    for place in range(count):
+        right = number % 2 == 0 or place % 2 == 0
+        fillers = torch.randint(20, VOCABULARY, (number % 4,), generator=random).tolist()
+        closing = EOS if place == count - 1 else 10 + place
+        response += [*fillers, GOOD if right else BAD, closing]
+        ends.append(len(response) - 1)
+        labels.append(None if (number + place) % 5 == 0 else float(right))
+    return _dialogue(prompt) | {
+        "separator": SEPARATOR,
+        "prompt_ids": prompt,
+        "response_ids": response,
+        "step_ends": ends,
+        "labels": labels,
+    }
+
+
 _CONTENT = {
     "sft": _sft_row,
     "preferences": _pair_row,
     "prompts": _prompt_row,
     "pretrain": _text_row,
+    "steps": _solution_row,
 }
 
 
@@ -208,7 +250,8 @@ def changed(content: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, An
         node = content
         for section in sections:
             node = node[section]
-        node[key] = value
+        # a section may be changed further: that of the caller stays
+        node[key] = copy.deepcopy(value)
     return content
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from rlhf.algorithms.base import Context
 from rlhf.algorithms.on_policy import OnPolicy
+from rlhf.algorithms.scored_policy import ScoredPolicy
 from rlhf.engine import Engine, make_engine
 from rlhf.models.heads import ScalarModel, load_scalar_model
 from rlhf.models.saving import load_causal_lm
@@ -40,6 +41,15 @@ SCORE_STD = 0.5
 def make(
     workspace: Workspace, changes: Mapping[str, Any] | None = None, engine: Engine | None = None
 ) -> OnPolicy:
+    """An on-policy algorithm, as `make_scored` makes any."""
+    algorithm = make_scored(workspace, changes, engine)
+    assert isinstance(algorithm, OnPolicy)
+    return algorithm
+
+
+def make_scored(
+    workspace: Workspace, changes: Mapping[str, Any] | None = None, engine: Engine | None = None
+) -> ScoredPolicy:
     """The algorithm that the settings name, without plain text; one mini-batch holds all prompts.
 
     The policy has moved away from the reference, as after some updates.
@@ -57,7 +67,7 @@ def make(
         tokenizer=tiny_tokenizer(),
     )
     algorithm = find(ALGORITHMS, settings.ppo.algorithm)(context)
-    assert isinstance(algorithm, OnPolicy)
+    assert isinstance(algorithm, ScoredPolicy)
     move(algorithm.models.language_model("policy"), seed=4)
     return algorithm
 
@@ -71,12 +81,25 @@ def move(module: nn.Module, seed: int, size: float = 0.02) -> None:
             value.add_(size * torch.randn(value.shape, generator=random))
 
 
-def roll(algorithm: OnPolicy, seed: int = 1, rows: Sequence[int] = range(len(PROMPTS))) -> Rollout:
-    """The policy's responses to some of the prompts; a row's response depends on nothing else."""
+def roll(
+    algorithm: ScoredPolicy,
+    seed: int = 1,
+    rows: Sequence[int] = range(len(PROMPTS)),
+    role: str = "policy",
+) -> Rollout:
+    """The model's responses to some of the prompts; a row's response depends on nothing else.
+
+    Where the algorithm samples groups, that many rows have the same prompt, side by side.
+    """
+    group = algorithm.settings.responses
     rule = SamplingRule(max_new_tokens=9, eos_id=EOS, pad_id=PAD, temperature=TEMPERATURE)
     engine = algorithm.engine
-    sampler = make_sampler("local", algorithm.models.language_model("policy"), engine, rule)
-    prompts = prompts_of([PROMPTS[row] for row in rows], positions=list(rows))
+    sampler = make_sampler("local", algorithm.models.language_model(role), engine, rule)
+    prompts = prompts_of(
+        [PROMPTS[row // group] for row in rows],
+        positions=[row // group for row in rows],
+        numbers=[row % group for row in rows],
+    )
     return PolicySampler(sampler, rule, seed, engine.device).rollout(prompts)
 
 
@@ -100,7 +123,7 @@ class SlowRow:
 
 
 @torch.no_grad()
-def slow_rows(workspace: Workspace, algorithm: OnPolicy, rollout: Rollout) -> list[SlowRow]:
+def slow_rows(workspace: Workspace, algorithm: ScoredPolicy, rollout: Rollout) -> list[SlowRow]:
     """Policy as it is now; reference, critic and reward model as they lie in the workspace."""
     policy = algorithm.models.language_model("policy")
     reference = load_causal_lm(workspace.model("sft"))

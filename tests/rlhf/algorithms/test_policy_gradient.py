@@ -8,8 +8,9 @@ import counted_tokens
 import pytest
 import torch
 from given import step_loss, update_of
+from neighbours import APA
 from slow_ppo import make, move, roll
-from tiny import APA, PAD
+from tiny import PAD
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 

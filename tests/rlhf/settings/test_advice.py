@@ -1,6 +1,7 @@
 from typing import Any
 
 import pytest
+from neighbours import online_dpo, xpo
 from tiny import tiny_settings
 
 from rlhf.settings.advice import advice
@@ -26,6 +27,11 @@ def test_ppo_max_is_without_reproach() -> None:
         ({"ppo.initial": "base"}, ["ppo.initial"]),
         ({"ppo.critic.initial": "sft", "ppo.critic.pretraining_iterations": 0}, ["ppo.critic"]),
         ({"ppo.importance": "reference"}, ["ppo.importance"]),
+        (xpo(), []),
+        (xpo(beta=0.1, alpha=[0.0, 0.06]), ["ppo.xpo.alpha above half of ppo.xpo.beta"]),
+        (xpo(beta=0.1, alpha=[0.05]), []),
+        (xpo(beta=0.1, alpha=[0.06], loss="ipo"), []),
+        (online_dpo(), []),
     ],
 )  # fmt: skip
 def test_what_the_paper_advises_against_is_named(changes: dict[str, Any], named: list[str]) -> None:

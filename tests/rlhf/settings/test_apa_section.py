@@ -4,17 +4,26 @@ from types import NoneType
 from typing import Any, get_args
 
 import pytest
-from tiny import APA, tiny_settings
+from neighbours import APA, AWR
+from tiny import tiny_settings
 
 from rlhf.common.errors import SettingsError
 from rlhf.registry import ALGORITHMS
 from rlhf.settings import settings_from
-from rlhf.settings.policy import READS, Ppo
+from rlhf.settings.policy import Ppo
+from rlhf.settings.reads import READS
 
 
 def test_its_section_is_read() -> None:
     ppo = tiny_settings({**APA, "ppo.apa": {"lambda": 0.3}}).ppo
     assert ppo.apa is not None and ppo.apa.lam == 0.3
+
+
+def test_a_section_from_before_the_control_joined_means_the_squared_loss() -> None:
+    ppo = tiny_settings(APA).ppo
+    assert ppo.apa is not None and ppo.apa.loss == "square"
+    control = tiny_settings(AWR).ppo.apa
+    assert control is not None and (control.loss, control.lam) == ("awr", 1.0)
 
 
 def test_what_was_read_can_be_read_again() -> None:
@@ -29,6 +38,7 @@ def test_what_was_read_can_be_read_again() -> None:
         ({"ppo.apa": {"lambda": 0.0}}, "ppo.apa.lambda: must be greater than 0"),
         ({"ppo.apa": {"lambda": -1.0}}, "ppo.apa.lambda: must be greater than 0"),
         ({"ppo.apa": {"beta": 1.0}}, "ppo.apa.beta: unknown key"),
+        ({"ppo.apa": {"lambda": 1.0, "loss": "log"}}, "ppo.apa.loss: must be 'square' or 'awr'"),
         ({"ppo.kl": {"coefficient": 0.05, "estimator": "k1"}}, "apa needs ppo.kl: null"),
         ({"ppo.surrogate_clip": 0.2}, "apa needs ppo.surrogate_clip: null"),
         ({"ppo.penalty": {"coefficient": 1.0, "target": None}}, "apa needs ppo.penalty: null"),
@@ -73,13 +83,13 @@ def test_every_key_that_can_be_off_is_either_read_by_all_or_in_the_table() -> No
         name for name, field in Ppo.model_fields.items() if NoneType in get_args(field.annotation)
     }
     of_some = {key for keys in READS.values() for key in keys}
-    # on_policy and the loop read these for whatever algorithm
-    of_all = {"advantage", "value_clip", "trainable_layers", "max_response_tokens"}
-    assert can_be_off | {"importance"} == of_some | of_all
+    # models and the loop read these for whatever algorithm
+    of_all = {"trainable_layers", "max_response_tokens"}
+    assert can_be_off | {"importance", "responses"} == of_some | of_all
     # one of your own may have no line there
     assert READS.keys() <= ALGORITHMS.keys()
 
 
 def test_an_unknown_algorithm_is_refused_with_those_there_are() -> None:
-    with pytest.raises(SettingsError, match=r"ppo\.algorithm: must be one of apa, "):
+    with pytest.raises(SettingsError, match=r"ppo\.algorithm: must be one of .*apa, "):
         tiny_settings({"ppo.algorithm": "no-such-one"})

@@ -36,7 +36,7 @@ def test_the_presets_that_are_promised_are_there() -> None:
     ("path", "known"),
     [
         ("ppo.kl.coeficient", "coefficient, estimator"),
-        ("learning_rate", "data, engine, evaluate"),
+        ("learning_rate", "data, dpo, engine"),
         ("sft.optimizer.lr", "learning_rate"),
         ("ppo.gae.lam_bda", "gamma, lambda"),
         ("ppo.ptx.weight", "coefficient, windows"),
@@ -72,7 +72,7 @@ def test_an_unknown_key_of_a_named_endpoint_is_named_with_those_that_are_known()
         ("data.sft", [], "at least 1 item"),
         ("data.sft", "starter", "must be a list"),
         ("seed", "one", "integer"),
-        ("ppo.algorithm", "no-such-one", "must be one of apa, "),
+        ("ppo.algorithm", "no-such-one", "must be one of aihf, "),
         ("experiment", "team/rlhf", "String should match pattern"),
     ],
 )
