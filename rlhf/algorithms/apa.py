@@ -3,19 +3,23 @@
 No ratio, no clip, and no KL penalty in the reward: the loss itself holds the policy to the
 reference. lambda is in the units of the advantages, which `ppo.advantage` whitens under the
 response mask; the authors' code whitens over padding too, and takes 0.1.
+
+`ppo.apa.loss: awr` is the control of the paper: the same rollouts, critic and advantages, learnt from
+by advantage-weighted regression. It wants lambda 1.
 """
 
 from torch import Tensor
 
+from rlhf.algorithms.actor_critic import ActorCritic
 from rlhf.algorithms.base import Step
-from rlhf.algorithms.on_policy import OnPolicy, TokenRewards
-from rlhf.ppo.apa import apa_loss
+from rlhf.algorithms.on_policy import TokenRewards
+from rlhf.ppo.apa import apa_loss, awr_loss
 from rlhf.ppo.kl import kl_estimate
 from rlhf.ppo.rewards import final_score
 from rlhf.rollout.records import Experience, Rollout, Scores
 
 
-class Apa(OnPolicy):
+class Apa(ActorCritic):
     """PPO-max's rollouts, critic and advantages, with the squared loss of APA."""
 
     def token_rewards(self, rollout: Rollout, scores: Scores) -> TokenRewards:
@@ -28,10 +32,14 @@ class Apa(OnPolicy):
     def policy_loss(
         self, part: Experience, logits: Tensor, logprobs: Tensor, step: Step[Experience]
     ) -> Tensor:
-        """L = (log pi - log pi_ref - A / lambda)^2."""
-        assert self.settings.apa is not None
+        """L = (log pi - log pi_ref - A / lambda)^2, or with awr -exp(A / lambda) log pi."""
+        apa = self.settings.apa
+        assert apa is not None
         mask = part.response_mask
         reference, advantages = part.reference_logprobs[mask], part.advantages[mask]
-        losses = apa_loss(logprobs, reference, advantages, self.settings.apa.lam)
+        if apa.loss == "awr":
+            losses = awr_loss(logprobs, advantages, apa.lam)
+        else:
+            losses = apa_loss(logprobs, reference, advantages, apa.lam)
         step.tally.add(policy_loss=losses)
         return losses

@@ -18,3 +18,16 @@ def apa_loss(
     """
     target = reference_logprobs + advantages / lam
     return (logprobs - target).square()
+
+
+def awr_loss(logprobs: Tensor, advantages: Tensor, lam: float) -> Tensor:
+    """Advantage-weighted regression, the control of the APA paper; the loss of each token, [N].
+
+    L = -exp(A / lambda) log pi
+
+    Towards pi_old exp(A / lambda): the sampling policy takes the place of the reference. The weights
+    are not bounded: whitened advantages go with lambda 1, with 0.1 the weights explode. As in the
+    authors' code, loss "log", where 1 / lambda is 0.5 or 1 (microsoft/RLHF-APA).
+    """
+    weights = (advantages / lam).exp()
+    return -weights * logprobs

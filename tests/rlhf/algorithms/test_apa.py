@@ -1,5 +1,6 @@
 """APA against a slow reference, and on the task of counted tokens."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +8,7 @@ import counted_tokens
 import pytest
 import torch
 from given import step_loss, update_of, updates_of
+from neighbours import APA, AWR
 from slow_ppo import (
     SlowRow,
     flat,
@@ -18,7 +20,7 @@ from slow_ppo import (
     slow_advantages,
     slow_rows,
 )
-from tiny import APA, numbers, same_models, tiny_settings
+from tiny import numbers, same_models, tiny_settings
 
 from rlhf.algorithms.on_policy import OnPolicy
 from rlhf.rollout.records import Rollout
@@ -39,16 +41,22 @@ def rollout(algorithm: OnPolicy) -> Rollout:
     return rollout
 
 
+def whitened_advantages(rows: list[SlowRow]) -> list[float]:
+    """Of all response tokens."""
+    scores = normalised_scores(rows)
+    # no KL in the reward: eta is 0
+    pairs = zip(rows, scores, strict=True)
+    raw = torch.tensor(flat([slow_advantages(row, score, eta=0.0) for row, score in pairs]))
+    advantages: list[float] = ((raw - raw.mean()) / raw.std()).tolist()
+    return advantages
+
+
 def slow_loss(before: list[SlowRow], now: list[SlowRow], lam: float) -> float:
     """The mean of (log pi - log pi_ref - A / lambda)^2 over all response tokens.
 
     before: of the policy that sampled, which the advantages are of; now: of the one that learns
     """
-    scores = normalised_scores(before)
-    # no KL in the reward: eta is 0
-    pairs = zip(before, scores, strict=True)
-    raw = torch.tensor(flat([slow_advantages(row, score, eta=0.0) for row, score in pairs]))
-    advantages = ((raw - raw.mean()) / raw.std()).tolist()
+    advantages = whitened_advantages(before)
     log_ratios = flat([row.log_ratios for row in now])
     residuals = [log - a / lam for log, a in zip(log_ratios, advantages, strict=True)]
     return mean([residual**2 for residual in residuals])
@@ -71,6 +79,24 @@ def test_the_loss_equals_the_slow_reference(prepared: Workspace, lam: float, mov
     expected = slow_loss(before, now, lam)
     assert float(loss.total.detach()) == pytest.approx(expected, rel=1e-4)
     # no ratio, no clip: there is nothing else to log
+    assert loss.metrics == {"policy_loss": pytest.approx(expected, rel=1e-4)}
+
+
+@pytest.mark.parametrize("lam", [0.5, 1.0])
+@pytest.mark.parametrize("moved", [False, True], ids=["first-step", "later-step"])
+def test_awr_equals_the_slow_reference(prepared: Workspace, lam: float, moved: bool) -> None:
+    """The mean of -exp(A / lambda) log pi; the reference plays no part."""
+    algorithm = make(prepared, {**AWR, "ppo.apa": {"lambda": lam, "loss": "awr"}})
+    rollout = roll(algorithm)
+    advantages = whitened_advantages(slow_rows(prepared, algorithm, rollout))
+    update = update_of(algorithm, "policy", rollout)
+    if moved:
+        move(algorithm.models.language_model("policy"), seed=6)
+    logprobs = flat([row.logprobs for row in slow_rows(prepared, algorithm, rollout)])
+    pairs = zip(advantages, logprobs, strict=True)
+    expected = mean([-math.exp(a / lam) * logprob for a, logprob in pairs])
+    loss = step_loss(update)
+    assert float(loss.total.detach()) == pytest.approx(expected, rel=1e-4)
     assert loss.metrics == {"policy_loss": pytest.approx(expected, rel=1e-4)}
 
 
@@ -151,10 +177,14 @@ def test_micro_batches_change_no_number_of_a_run(workspace: Workspace) -> None:
         assert one == pytest.approx(other, rel=1e-3, abs=1e-3)
 
 
+@pytest.mark.parametrize(("changes", "near"), [(APA, 5.4), (AWR, 5.0)], ids=["apa", "awr"])
 def test_it_solves_the_bandit_of_counted_tokens(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: Mapping[str, Any],
+    near: float,
 ) -> None:
-    """lambda 0.1 with whitened advantages, as in the authors' code."""
-    first, last = counted_tokens.solve(workspace, monkeypatch, APA)
+    """lambda 0.1 with whitened advantages, as in the authors' code; 1 for the control."""
+    first, last = counted_tokens.solve(workspace, monkeypatch, changes)
     assert first < 1.0
-    assert last > 5.4
+    assert last > near

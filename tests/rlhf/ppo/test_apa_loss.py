@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlhf.ppo.apa import apa_loss
+from rlhf.ppo.apa import apa_loss, awr_loss
 
 LOGPROBS = [-1.0, -0.5, -2.0]
 REFERENCE = [-1.2, -0.5, -1.5]
@@ -73,3 +73,53 @@ def test_a_large_lambda_holds_the_policy_to_the_reference() -> None:
     logprobs, reference = tensor(LOGPROBS), tensor(REFERENCE)
     losses = apa_loss(logprobs, reference, tensor(ADVANTAGES), 1e9)
     torch.testing.assert_close(losses, (logprobs - reference).square())
+
+
+# -- advantage-weighted regression --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lam", "weights", "mean"),
+    [
+        (0.1, [1.648721, 0.818731, 2.718282], 2.498217),
+        (1.0, [1.051271, 0.980199, 1.105171], 1.250571),
+    ],
+)
+def test_awr_by_hand(lam: float, weights: list[float], mean: float) -> None:
+    logprobs = tensor(LOGPROBS).requires_grad_()
+    losses = awr_loss(logprobs, tensor(ADVANTAGES), lam)
+    expected = [-weight * log for weight, log in zip(weights, LOGPROBS, strict=True)]
+    assert losses.tolist() == pytest.approx(expected, abs=1e-5)
+    assert float(losses.mean().detach()) == pytest.approx(mean, abs=1e-6)
+
+    losses.sum().backward()
+    assert logprobs.grad is not None
+    assert logprobs.grad.tolist() == pytest.approx([-weight for weight in weights], abs=1e-6)
+
+
+@given(NUMBERS, NUMBERS, st.floats(0.5, 5))
+def test_the_gradient_of_awr_equals_finite_differences(
+    logprob: float, advantage: float, lam: float
+) -> None:
+    free = tensor([logprob]).requires_grad_()
+    awr_loss(free, tensor([advantage]), lam).sum().backward()
+    size = 1e-4
+    above = float(awr_loss(tensor([logprob + size]), tensor([advantage]), lam))
+    below = float(awr_loss(tensor([logprob - size]), tensor([advantage]), lam))
+    assert free.grad is not None
+    assert float(free.grad) == pytest.approx((above - below) / (2 * size), rel=1e-6, abs=1e-6)
+
+
+def test_awr_never_lowers_what_was_sampled() -> None:
+    """A bad token is imitated less, where APA would push it down."""
+    bad = tensor([-2.0])
+    slopes = []
+    for loss in (
+        lambda logprobs: awr_loss(logprobs, bad, 1.0),
+        lambda logprobs: apa_loss(logprobs, tensor([-1.0]), bad, 1.0),
+    ):
+        free = tensor([-1.0]).requires_grad_()
+        loss(free).sum().backward()
+        assert free.grad is not None
+        slopes.append(float(free.grad))
+    assert slopes[0] < 0 < slopes[1]
