@@ -12,7 +12,7 @@ from typing import ParamSpec
 
 import httpx
 import psutil
-from prefect import Flow, flow
+from prefect import Flow, flow, get_run_logger
 from prefect.exceptions import PrefectException, TerminationSignal
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -20,6 +20,7 @@ from rlhf.common.command import exit_on_fault
 from rlhf.stages import STAGES
 from tasks.execution import Execution, current_execution
 from tasks.guard import hangup_as_sigterm, terminate_with
+from tasks.optional_stages import is_off, leave_empty, write_stand_ins
 from tasks.server import is_own, shared_server
 from tasks.steps import record, register, run_worker, tracked_stage, write_key_figures
 from tasks.tracking import TrackedRun
@@ -54,12 +55,17 @@ def run_stage(name: str, *then: Callable[[TrackedRun], object]) -> None:
     """Do what the flow of a stage does, as the table of stages has it.
 
     Its worker runs, its key figures are written, what it wrote is recorded, its model registered; then come the tasks of this
-    stage alone, which are given its run.
+    stage alone, which are given its run. One that the settings leave out does nothing of this: it leaves its outputs empty.
     """
     stage = STAGES[name]
+    if is_off(Path(), name):
+        leave_empty(Path(), name)
+        get_run_logger().info("%s is off: %s is null in params.yaml", name, stage.optional)
+        return
     with tracked_stage(name) as run:
         run_worker(run)
         write_key_figures(run)
+        write_stand_ins(run.root, name)
         record(run, *stage.recorded)
         if stage.model is not None and stage.registered:
             register(run, stage.model, alias=stage.alias)

@@ -1,151 +1,11 @@
 """The stages of the chain: one table, which whoever lists stages reads.
 
 A new stage is a row here, its function, and `flows/<name>.py`; `make dvc.yaml` writes the row into
-`dvc.yaml`. `flows/README.md` shows how.
+`dvc.yaml`. `flows/README.md` shows how, and `stage.py` says what a row has.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-
-from rlhf import registry
-from rlhf.common.address import Address
 from rlhf.common.errors import RlhfError
-from rlhf.settings import Settings
-from rlhf.workspace import Workspace
-
-Run = Callable[[Settings, Workspace], object]
-
-
-# -- what settings choose by name ------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A table of the registry, and the names in it that settings choose."""
-
-    table: Mapping[str, str]
-    names: Callable[[Settings], Iterable[str]]
-
-    def places(self, settings: Settings) -> list[tuple[str, str]]:
-        """Each chosen name, once, with its `module:name`; names of another table are passed over."""
-        names = dict.fromkeys(self.names(settings))
-        return [(name, self.table[name]) for name in names if name in self.table]
-
-
-def _kinds(addresses: Iterable[str]) -> list[str]:
-    return [Address.parse(address).kind for address in addresses]
-
-
-def _kinds_of_sources(settings: Settings) -> list[str]:
-    data = settings.data
-    lists = (data.sft, data.preferences, data.prompts, data.evaluation, data.pretrain)
-    return _kinds([settings.model.source, *(one for addresses in lists for one in addresses)])
-
-
-_SOURCES = Choice(registry.SOURCES, _kinds_of_sources)
-_ENGINES = Choice(registry.ENGINES, lambda settings: [settings.engine.kind])
-_ALGORITHMS = Choice(registry.ALGORITHMS, lambda settings: [settings.ppo.algorithm])
-_SAMPLERS = Choice(registry.SAMPLERS, lambda settings: [settings.ppo.sampling.sampler])
-_REWARDS = Choice(registry.REWARDS, lambda settings: _kinds(settings.ppo.rewards))
-_JUDGES = Choice(registry.JUDGES, lambda settings: _kinds(settings.evaluate.judges))
-
-
-# -- a stage ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What a stage is called, runs, reads and writes.
-
-    function: where it is, `module:name`; takes the settings and the workspace
-    tables: of `data/prepared`, read; models: below `models/`, read; reads: other paths
-    params: sections of params.yaml, or keys that every settings file has
-    chooses: from which tables the settings choose for it, the engine of a stage that trains aside
-    model: below `models/`, written
-    registered: whether MLflow's registry gets that model; alias: its alias there
-    writes: other paths, written; summary, step_log, details, samples: whether it writes these
-    recorded: further files that MLflow keeps with its run (.jsonl and .parquet become tables)
-    trains: on `engine.processes` processes, with checkpoints
-    downloads: whether it may use the network
-    shared_by_arms: whether a study runs it once, for all of its arms
-    key_metrics: those that `rlhf show` prints; compared: of these, the few in DVC's tables
-    key_curves: of its step log, those to look at first
-    """
-
-    name: str
-    about: str
-    function: str
-    params: tuple[str, ...]
-    chooses: tuple[Choice, ...] = ()
-    tables: tuple[str, ...] = ()
-    models: tuple[str, ...] = ()
-    reads: tuple[str, ...] = ()
-    model: str | None = None
-    registered: bool = False
-    alias: str | None = None
-    writes: tuple[str, ...] = ()
-    summary: bool = True
-    step_log: bool = False
-    details: bool = False
-    samples: bool = False
-    recorded: tuple[str, ...] = ()
-    trains: bool = False
-    downloads: bool = False
-    shared_by_arms: bool = False
-    key_metrics: tuple[str, ...] = ()
-    compared: tuple[str, ...] = ()
-    key_curves: tuple[str, ...] = ()
-
-    @property
-    def module(self) -> str:
-        """The module that its function is in."""
-        return self.function.partition(":")[0]
-
-    def load(self) -> Run:
-        """Import its function; a stage loads only what it needs."""
-        run: Run = registry.find({self.name: self.function}, self.name)
-        return run
-
-    @property
-    def choices(self) -> tuple[Choice, ...]:
-        """All tables from which settings choose for it."""
-        return (_ENGINES, *self.chooses) if self.trains else self.chooses
-
-    def chosen(self, settings: Settings) -> list[tuple[str, str]]:
-        """What the settings choose by name for it: each name with its `module:name`."""
-        return [place for choice in self.choices for place in choice.places(settings)]
-
-    def modules(self, settings: Settings) -> list[str]:
-        """The modules that it runs: its own, and those of what the settings choose."""
-        chosen = [place.partition(":")[0] for _, place in self.chosen(settings)]
-        return [self.module, *chosen]
-
-    @property
-    def metrics_files(self) -> list[str]:
-        """What it writes of its measurements, beside what DVC's tables and plots read."""
-        files = {
-            f"metrics/{self.name}.json": self.summary,
-            f"metrics/{self.name}.jsonl": self.step_log,
-            f"metrics/{self.name}_details.json": self.details,
-            f"metrics/{self.name}_samples.jsonl": self.samples,
-        }
-        return [path for path, written in files.items() if written]
-
-    @property
-    def outs(self) -> list[str]:
-        """All that it writes, beside what DVC's tables read."""
-        model = [f"models/{self.model}"] if self.model else []
-        plots = [f"metrics/{self.name}_steps.json"] if self.step_log else []
-        return [*model, *self.writes, *self.metrics_files, *plots]
-
-    @property
-    def dvc_metrics(self) -> list[str]:
-        """The file that `dvc metrics` and `dvc exp show` read.
-
-        All measurements would be a table of 300 columns.
-        """
-        return [f"metrics/{self.name}_key.json"] if self.compared else []
-
+from rlhf.stage import ALGORITHMS, JUDGES, REWARDS, SAMPLERS, SOURCES, Stage
 
 _RANKING_METRICS = (
     "accuracy",
@@ -173,8 +33,9 @@ BEFORE_REPORT = (
             "data.prompts",
             "data.evaluation",
             "data.pretrain",
+            "data.steps",
         ),
-        chooses=(_SOURCES,),
+        chooses=(SOURCES,),
         model="base",
         registered=True,
         alias="current",
@@ -185,7 +46,7 @@ BEFORE_REPORT = (
     ),
     Stage(
         name="prepare",
-        about="Clean, split and tokenise the raw data into four tables",
+        about="Clean, split and tokenise the raw data into five tables",
         function="rlhf.data.prepare:prepare",
         models=("base",),
         reads=("data/raw",),
@@ -196,6 +57,7 @@ BEFORE_REPORT = (
             "data/prepared/pretrain.parquet",
             "data/prepared/prompts.parquet",
             "data/prepared/sft.parquet",
+            "data/prepared/steps.parquet",
         ),
         details=True,
         shared_by_arms=True,
@@ -241,13 +103,79 @@ BEFORE_REPORT = (
         key_curves=_RANKING_CURVES,
     ),
     Stage(
+        name="dpo",
+        about="Train the SFT model on preference pairs directly, where the settings ask for it",
+        function="rlhf.training.dpo:train",
+        optional="dpo",
+        tables=("preferences",),
+        models=("sft",),
+        params=("seed", "engine", "dpo"),
+        model="dpo",
+        registered=True,
+        alias="current",
+        step_log=True,
+        details=True,
+        trains=True,
+        key_metrics=(
+            "accuracy",
+            "accuracy_helpful",
+            "accuracy_harmless",
+            "margin_mean",
+            "test_chosen_logprob",
+            "test_rejected_logprob",
+            "seconds",
+        ),
+        compared=("accuracy",),
+        key_curves=(
+            "train_loss",
+            "validation_loss",
+            "train_accuracy",
+            "validation_accuracy",
+            "validation_margin",
+            "validation_chosen_logprob",
+            "validation_rejected_logprob",
+        ),
+    ),
+    Stage(
+        name="process",
+        about="Train the process reward model on answers in steps, where the settings ask for it",
+        function="rlhf.training.process:train",
+        optional="process",
+        tables=("steps",),
+        # where it starts is for its section to say, which may be null
+        models=("base", "sft"),
+        params=("seed", "engine", "process"),
+        model="process",
+        registered=True,
+        alias="current",
+        step_log=True,
+        details=True,
+        trains=True,
+        key_metrics=(
+            "accuracy",
+            "auc",
+            "right_fraction",
+            "calibration_error",
+            "ranking_accuracy_min",
+            "seconds",
+        ),
+        compared=("accuracy",),
+        key_curves=(
+            "step_loss",
+            "validation_loss",
+            "train_accuracy",
+            "validation_accuracy",
+            "validation_auc",
+        ),
+    ),
+    Stage(
         name="ppo",
         about="Train the policy against the reward model",
         function="rlhf.training.loop:train",
         tables=("pretrain", "prompts"),
         models=("base", "reward", "sft"),
         params=("seed", "engine", "ppo", "data.max_response_tokens"),
-        chooses=(_ALGORITHMS, _SAMPLERS, _REWARDS),
+        chooses=(ALGORITHMS, SAMPLERS, REWARDS),
         model="policy",
         # `evaluate` makes its version the registry's challenger
         registered=True,
@@ -304,7 +232,7 @@ BEFORE_REPORT = (
         # the questions of the alignment tax
         reads=("rlhf/evaluation/knowledge.jsonl",),
         params=("seed", "engine", "evaluate"),
-        chooses=(_JUDGES,),
+        chooses=(JUDGES,),
         writes=("data/evaluation",),
         recorded=("data/evaluation/comparisons.parquet",),
         details=True,
@@ -340,6 +268,8 @@ _REPORT = Stage(
         "engine",
         "sft",
         "reward",
+        "dpo",
+        "process",
         "ppo",
         "gold",
         "evaluate",

@@ -7,6 +7,8 @@ from pathlib import Path
 FINISHED = "finished"
 # in the directory of a reward model
 HEAD_FILE = "scalar_head.safetensors"
+# all that the model directory of a stage that is off holds
+OFF_FILE = "off.json"
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Workspace:
         return self.root / ".annotation" / "votes.db"
 
     def model(self, name: str) -> Path:
-        """A model directory: base, sft, reward, policy or gold."""
+        """A model directory: base, sft, reward, dpo, process, policy or gold."""
         return self.root / "models" / name
 
     def metrics(self, stage: str) -> Path:

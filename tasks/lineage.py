@@ -158,7 +158,29 @@ def _dependencies(root: Path, stage: str) -> tuple[dict[str, str], list[str]]:
                 remedy = f"`dvc repro {stage}` makes it"
                 raise RlhfError(f"{path}: missing, and {stage} reads it; {remedy}")
             hashes[path] = _hash(dependency)
+        # the bytes of a model, where what stands for it is all that DVC sees
+        for output in outputs_read_through(repo, _load_stage(repo, stage)):
+            if str(output.def_path).startswith("models/"):
+                hashes[str(output.def_path)] = _hash(output)
     return hashes, params
+
+
+def outputs_read_through(repo: Repo, stage: Any) -> list[Output]:
+    """The outputs of other stages below a folder that a stage depends on, and the models of those stages.
+
+    Such outputs are the files that stand for an optional model in the folder of an algorithm's code.
+    """
+    folders = [Path(dependency.fs_path) for dependency in stage.deps]
+    found: list[Output] = []
+    for other in repo.index.stages:
+        outs = other.outs
+        below = [
+            out for out in outs if any(folder in Path(out.fs_path).parents for folder in folders)
+        ]
+        if below:
+            models = [out for out in outs if str(out.def_path).startswith("models/")]
+            found += [*below, *models]
+    return found
 
 
 def _repo(root: Path) -> Repo:

@@ -27,6 +27,7 @@ from rlhf.common.errors import RlhfError
 from rlhf.common.files import write_text
 from rlhf.common.yaml import parse_yaml, read_yaml, write_yaml
 from rlhf.workspace import Workspace
+from tasks.lineage import outputs_read_through
 from tasks.missed import deliver
 from tasks.process import OnLine
 from tasks.repro import ReproFailed, dvc_repro, workspace_held
@@ -92,11 +93,26 @@ def refuse_unready(root: Path) -> None:
             f"{', '.join(changed)}: not as in the last commit; a worker gets the code from git, "
             "so commit and push it first"
         )
+    _refuse_unpushed(root)
     with Repo(str(root)) as repo:
         try:
             repo.cloud.get_remote()
         except DvcException as error:
             raise RlhfError(f"DVC: {first_line(error)}. {_ADD_REMOTE}") from None
+
+
+def _refuse_unpushed(root: Path) -> None:
+    """Raise RlhfError where the commit is on no branch of a remote, as far as this clone knows.
+
+    Without any remote a worker's clone may have been made from this one, and fetches from it.
+    """
+    remotes = _git(root, "remote").split()
+    if remotes and not _git(root, "branch", "--remotes", "--contains", "HEAD").strip():
+        commit = _git(root, "rev-parse", "--short=12", "HEAD").strip()
+        raise RlhfError(
+            f"commit {commit} is on no branch of {', '.join(remotes)} that this clone knows of, and a "
+            "worker gets the code from there: git push it first (git fetch, if it is there already)"
+        )
 
 
 def place_order(root: Path, stage: str) -> Order:
@@ -244,7 +260,9 @@ def _inputs(repo: Repo, stage: str) -> list[str]:
     """The paths that a stage reads and another one writes: what DVC's remote has to bring."""
     (found,) = repo.stage.collect(_address(repo, stage))
     written = {output.fs_path for other in repo.index.stages for output in other.outs}
-    return [str(dep.fs_path) for dep in found.deps if dep.fs_path in written]
+    read = [str(dep.fs_path) for dep in found.deps if dep.fs_path in written]
+    through = [str(output.fs_path) for output in outputs_read_through(repo, found)]
+    return [*read, *through]
 
 
 # no targets would be all that there is

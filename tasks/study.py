@@ -20,8 +20,12 @@ from rlhf.common.errors import RlhfError, SettingsError
 from rlhf.common.files import read_json, write_text
 from rlhf.common.yaml import parse_yaml, read_yaml, write_yaml
 from rlhf.core.source import unwatched
+from rlhf.registry import ALGORITHMS, module_of
 from rlhf.settings import flatten, settings_from
 from rlhf.settings.edit import edited
+from rlhf.settings.reads import OPTIONAL_MODELS
+from rlhf.settings.variants import VARIANTS
+from rlhf.stage import Stage
 from rlhf.stages import STAGES
 from tasks import tracking
 from tasks.artifacts import show_table, summary_rows
@@ -94,6 +98,7 @@ def lay_out(
         _link(study / path, Path("../..") / path)
 
     # 2. what is asked for
+    settings = with_optional_sections(settings, arms)
     write_changed(study / "params.yaml", settings)
     for arm, changes in arms.items():
         plan = study / "arms" / f"{arm}.yaml"
@@ -109,6 +114,21 @@ def lay_out(
     write_changed(study / "dvc.yaml", write_yaml({"stages": stages}))
     adopt_results(root / "dvc.lock", study / "dvc.lock")
     return study
+
+
+def with_optional_sections(settings: str, arms: Mapping[str, Mapping[str, Any]]) -> str:
+    """Switch the optional stages on whose models some arm reads, as the variants do; one that is on stays."""
+    sections = {
+        model: VARIANTS[algorithm][model]
+        for algorithm in map(_algorithm, arms.values())
+        for model in OPTIONAL_MODELS.get(algorithm, ())
+    }
+    return edited(settings, sections, "settings of the study") if sections else settings
+
+
+def _algorithm(changes: Mapping[str, Any]) -> str:
+    """The algorithm that an arm changes to; "" where it is that of the study's settings."""
+    return str(changes.get("ppo.algorithm", ""))
 
 
 def _planned_seeds(plan: Path) -> list[int] | None:
@@ -152,7 +172,12 @@ def study_stages(
     chain: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]], figures: Sequence[str]
 ) -> dict[str, Any]:
     """Derive the study's stages from those of the chain."""
-    stages = {name: dict(chain[name]) for name in SHARED_STAGES}
+    read = {model for changes in arms.values() for model in _optional_models(changes)}
+    stages = {
+        name: _without_stand_ins(stage, chain[name])
+        for name, stage in STAGES.items()
+        if name in SHARED_STAGES or stage.model in read
+    }
     for arm, changes in arms.items():
         stages[arm_stage(arm)] = {
             "desc": f"The arm {arm}, every seed",
@@ -182,10 +207,26 @@ def _arm_deps(chain: Mapping[str, Any], changes: Mapping[str, Any]) -> list[str]
     judge_code = [path for path in chain["gold"]["deps"] if path.startswith(_LINKED)]
     deps = {*chain["ppo"]["deps"], *judge_code, "models/gold"}
     deps |= {path.as_posix() for path in unwatched([_ARM_MODULE], deps)}
-    # the study's params.yaml, from which DVC fills this in, does not know the arm's algorithm
-    if algorithm := changes.get("ppo.algorithm"):
+    algorithm = _algorithm(changes)
+    if models := _optional_models(changes):
+        # the models themselves: those files beside its links that stand for them are the chain's own
+        deps = {path for path in deps if "${ppo.algorithm}" not in path}
+        code = unwatched([module_of(ALGORITHMS, algorithm)], deps)
+        deps |= {*(f"models/{model}" for model in models), *(path.as_posix() for path in code)}
+    elif algorithm:
+        # the study's params.yaml, from which DVC fills this in, does not know the arm's algorithm
         deps = {path.replace("${ppo.algorithm}", algorithm) for path in deps}
     return sorted(deps)
+
+
+def _optional_models(changes: Mapping[str, Any]) -> tuple[str, ...]:
+    return OPTIONAL_MODELS.get(_algorithm(changes), ())
+
+
+def _without_stand_ins(stage: Stage, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage's entry without the files that it writes beside code, which is the workspace's around it."""
+    outs = [out for out in entry["outs"] if out not in stage.stand_ins]
+    return {**entry, "outs": outs}
 
 
 # -- recording an arm -----------------------------------------------------------------------------

@@ -65,9 +65,20 @@ def is_covered(path: Path, entries: list[str]) -> bool:
     return any(path == Path(entry) or Path(entry) in path.parents for entry in entries)
 
 
-def test_the_stages_are_the_eight_in_their_order() -> None:
+def test_the_stages_are_the_ten_in_their_order() -> None:
     """Users and their scripts know them by these names."""
-    names = ["fetch", "prepare", "sft", "reward", "ppo", "gold", "evaluate", "report"]
+    names = [
+        "fetch",
+        "prepare",
+        "sft",
+        "reward",
+        "dpo",
+        "process",
+        "ppo",
+        "gold",
+        "evaluate",
+        "report",
+    ]
     assert list(STAGES) == list(PIPELINE["stages"]) == names
     commands = [stage["cmd"] for stage in PIPELINE["stages"].values()]
     assert commands == [f"python -m flows.{name}" for name in names]
@@ -92,7 +103,10 @@ def test_the_links_are_those_to_the_code_that_is_run() -> None:
         for folder, files in linked_code(ROOT).items()
         for path in files
     }
-    links = {path for path in (ROOT / LINKS).rglob("*") if not path.is_dir()}
+    # beside them lies what stages have written here
+    written = {ROOT / path for stage in STAGES.values() for path in stage.stand_ins}
+    files = {path for path in (ROOT / LINKS).rglob("*") if not path.is_dir()}
+    links = files - written
     assert {link: link.resolve() for link in links} == expected, "run `make dvc.yaml`"
     # a clone has them
     assert all(link.is_symlink() and not link.readlink().is_absolute() for link in links)
@@ -136,6 +150,19 @@ def test_an_algorithm_that_is_not_chosen_is_no_dependency() -> None:
         links = {link.resolve() for path in paths if path.is_dir() for link in path.iterdir()}
         assert (own in {*paths, *links}) is watched
         assert own.parent not in paths
+
+
+def test_a_stage_that_makes_an_optional_model_writes_beside_the_code_of_those_that_read_it() -> (
+    None
+):
+    """Which ties the stage ppo to it under these algorithms, and under no other."""
+    readers = {"dpo": ("rto", "dpo"), "process": ("process",)}
+    for name, stage in STAGES.items():
+        folders = [algorithm_folder(reader).as_posix() for reader in readers.get(name, ())]
+        assert stage.stand_ins == [f"{folder}/{name}.json" for folder in folders]
+        assert set(stage.stand_ins) <= set(PIPELINE["stages"][name]["outs"])
+    for model in readers:
+        assert f"models/{model}" not in PIPELINE["stages"]["ppo"]["deps"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -220,10 +247,10 @@ def test_an_algorithm_that_reads_what_its_stage_does_not_list_is_refused(
     from rlhf.algorithms.ppo_max import PpoMax
 
     def inputs(_settings: Settings) -> Inputs:
-        return Inputs(tables=("prompts", "preferences"), models=("sft", "gold"))
+        return Inputs(tables=("prompts", "steps"), models=("sft", "gold"))
 
     monkeypatch.setattr(PpoMax, "inputs", inputs)
-    message = r"stages\.py: algorithm ppo-max reads table preferences, model gold, which the row"
+    message = r"stages\.py: algorithm ppo-max reads table steps, model gold, which the row"
     with pytest.raises(RlhfError, match=message):
         STAGES["ppo"].load()(preset("tiny"), Workspace(tmp_path))
 

@@ -18,7 +18,7 @@ from rlhf.rollout.sampler import SamplingRule
 from rlhf.settings.evaluation import Generation
 from rlhf.workspace import Workspace
 
-CHAT_MODELS = ("base", "sft", "policy")
+CHAT_MODELS = ("base", "sft", "dpo", "policy")
 SCORERS = ("reward", "gold")
 
 # what a decoder makes of bytes that are no whole character

@@ -15,8 +15,10 @@ from rlhf.commands.annotate_command import annotate
 from rlhf.commands.chat_command import chat
 from rlhf.commands.compare_command import compare
 from rlhf.commands.context import CliContext
+from rlhf.commands.credit_command import credit
 from rlhf.commands.preset_command import preset
 from rlhf.commands.record_command import record
+from rlhf.commands.search_command import search
 from rlhf.commands.state_commands import doctor, show
 from rlhf.commands.weights_command import weights
 from rlhf.common.command import exit_on_fault
@@ -72,6 +74,8 @@ def shared(
     rlhf weights policy@champion      bring MLflow the weights of a version kept by reference
     rlhf record                       tell MLflow what runs could not while it was away
     rlhf annotate                     let people compare the models' answers
+    rlhf credit --row 0               which tokens a DPO model gives credit for an answer
+    rlhf search "Hello"               a model's likeliest answers, by beam search
     """
     # or each command would report a missing file of its own
     if not root.is_dir():
@@ -80,5 +84,5 @@ def shared(
 
 
 # in the order of --help
-for _command in (preset, doctor, show, chat, compare, weights, record, annotate):
+for _command in (preset, doctor, show, chat, compare, weights, record, annotate, credit, search):
     app.command()(_command)

@@ -7,9 +7,11 @@ Which files these are is the closure of the imports (`rlhf/core/source.py`). Wha
 name is linked once a preset or params.yaml chooses it, and stays linked. So a new file, or another
 algorithm, makes nobody's finished stage stale. DVC reads through a link to a file, but passes over
 one to a folder.
+
+An algorithm's folder may hold files beside its links, which stages write: they stand for the models
+of optional stages that the algorithm reads (`rlhf/stage.py`: `stand_in`).
 """
 
-import shutil
 from collections.abc import Collection, Mapping
 from os.path import relpath
 from pathlib import Path
@@ -18,7 +20,8 @@ from rlhf import registry
 from rlhf.common.yaml import parse_yaml
 from rlhf.core.source import ROOT, closure, file_of
 from rlhf.settings import Settings, load_settings, preset_names, preset_text, settings_from
-from rlhf.stages import STAGES, Stage
+from rlhf.stage import Stage
+from rlhf.stages import STAGES
 from rlhf.workspace import Workspace
 
 LINKS = Path("rlhf/.code")
@@ -35,14 +38,26 @@ def algorithm_folder(algorithm: str) -> Path:
 
 
 def write_links(root: Path) -> None:
-    """Make all folders of links anew."""
+    """Make all folders of links anew; what stages write there stays."""
     folders = linked_code(root)
-    shutil.rmtree(root / LINKS, ignore_errors=True)
+    _remove_links(root)
     for folder, files in folders.items():
-        (root / folder).mkdir(parents=True)
+        (root / folder).mkdir(parents=True, exist_ok=True)
         for path in files:
             link = root / folder / link_name(path)
             link.symlink_to(relpath(root / path, link.parent))
+
+
+def _remove_links(root: Path) -> None:
+    """All but the files that stand for models, which are outputs of stages; folders of nothing go too."""
+    written = {root / path for stage in STAGES.values() for path in stage.stand_ins}
+    # from the deepest on
+    for path in sorted((root / LINKS).rglob("*"), reverse=True):
+        if path.is_dir() and not path.is_symlink():
+            if not any(path.iterdir()):
+                path.rmdir()
+        elif path not in written:
+            path.unlink()
 
 
 def linked_code(root: Path) -> dict[Path, list[Path]]:

@@ -6,7 +6,7 @@ Nothing heavy is imported on top: the doctor must be able to speak where package
 import shutil
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rlhf.commands.check import Check
@@ -31,10 +31,11 @@ from rlhf.workspace import Workspace
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All checks, and for each stage whether it is done."""
+    """All checks, for each stage whether it is done, and the stages that the settings left out."""
 
     checks: list[Check]
     stages: dict[str, bool]
+    off: list[str] = field(default_factory=list)
 
     @property
     def healthy(self) -> bool:
@@ -47,6 +48,7 @@ class Diagnosis:
             "healthy": self.healthy,
             "checks": [asdict(check) for check in self.checks],
             "stages": self.stages,
+            "off": self.off,
         }
 
 
@@ -76,9 +78,12 @@ def diagnose(workspace: Workspace, imports: Iterable[str]) -> Diagnosis:
 
     # a metrics file may be broken
     stages: dict[str, bool] = {}
+    off: list[str] = []
     try:
-        stages = {stage.name: stage.done for stage in stage_states(workspace)}
+        states = stage_states(workspace)
+        stages = {stage.name: stage.done for stage in states}
+        off = [stage.name for stage in states if stage.off]
     except RlhfError as error:
         advice = "run the stage that wrote this file again (dvc repro)"
         checks.append(Check("metrics", "fault", str(error), advice))
-    return Diagnosis(checks, stages)
+    return Diagnosis(checks, stages, off)

@@ -15,7 +15,8 @@ from rlhf.common.command import exit_on_fault
 from rlhf.common.files import write_text
 from rlhf.common.yaml import parse_yaml, write_yaml
 from rlhf.core.source import ROOT
-from rlhf.stages import STAGES, Stage
+from rlhf.stage import Stage
+from rlhf.stages import STAGES
 
 # where the text behind the stages begins: a line that is not indented
 _BEHIND = re.compile(r"^(?=\S)", re.MULTILINE)

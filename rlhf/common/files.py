@@ -133,6 +133,14 @@ def tree_sha256(root: Path) -> str:
     return digest.hexdigest()
 
 
+def weights_sha256(directory: Path) -> str:
+    """Hash the names and contents of a model's *.safetensors files (hex); notes beside them do not count."""
+    digest = hashlib.sha256()
+    for path in sorted(directory.glob("*.safetensors")):
+        digest.update(f"{path.name}\0{sha256(path)}\0".encode())
+    return digest.hexdigest()
+
+
 def tree_bytes(root: Path) -> int:
     """Count the bytes of all files below `root`."""
     return sum(path.stat().st_size for path in root.rglob("*") if path.is_file())

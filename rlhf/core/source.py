@@ -26,6 +26,7 @@ WITHOUT_EFFECT = (
     "rlhf/settings",
     "rlhf/ppo/__init__.py",
     "rlhf/registry.py",
+    "rlhf/stage.py",
     "rlhf/stages.py",
     "rlhf/workspace.py",
 )

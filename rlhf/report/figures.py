@@ -213,7 +213,13 @@ def _draw_bar(axes: Axes, x: int, bar: ChartBar, text: str) -> None:
     axes.annotate(text, (x, bar.value / 2), ha="center", color=COLORS["surface"])
 
 
-def calibration_plot(name: str, title: str, bins: Sequence[JsonObject], note: str = "") -> Panel:
+def calibration_plot(
+    name: str,
+    title: str,
+    bins: Sequence[JsonObject],
+    note: str = "",
+    x_label: str = "predicted: sigmoid of the margin",
+) -> Panel:
     """Observed share of right pairs against the predicted one; a larger dot holds more pairs.
 
     bins: each with `predicted` and `observed` in [0, 1] and `count`; empty bins are left out
@@ -239,7 +245,7 @@ def calibration_plot(name: str, title: str, bins: Sequence[JsonObject], note: st
         axes.scatter(predicted, observed, s=dot_sizes, color=COLORS["policy"], linewidths=0)
         percent_axis(axes.xaxis)
         percent_axis(axes.yaxis)
-        axes.set_xlabel("predicted: sigmoid of the margin")
+        axes.set_xlabel(x_label)
         axes.set_ylabel("observed")
 
     return Panel(title, drawing.markup, note)

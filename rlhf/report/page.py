@@ -11,7 +11,15 @@ from rlhf.report.data_summary import data_view
 from rlhf.report.dialogues import select_dialogues
 from rlhf.report.formats import FILTERS
 from rlhf.report.inputs import ReportInputs
-from rlhf.report.panels import evaluation_panels, ppo_groups, reward_panels, sft_panels, tax_panels
+from rlhf.report.panels import (
+    dpo_panels,
+    evaluation_panels,
+    ppo_groups,
+    process_panels,
+    reward_panels,
+    sft_panels,
+    tax_panels,
+)
 from rlhf.report.paper import FIGURE_10
 from rlhf.report.presets import nearest_preset
 from rlhf.report.sections import most_wrong, sample_timelines, settings_sections, stage_timings
@@ -79,6 +87,8 @@ def _training(inputs: ReportInputs) -> dict[str, Any]:
         "most_wrong": {
             stage: most_wrong(inputs.details[stage], stage) for stage in _RANKING_STAGES
         },
+        "dpo_panels": dpo_panels(inputs),
+        "process_panels": process_panels(inputs),
         "ppo_groups": ppo_groups(inputs),
         "samples": sample_timelines(inputs.samples),
     }

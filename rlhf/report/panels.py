@@ -43,6 +43,67 @@ _SFT_PLOTS = (
     ),
 )
 
+_DPO_PLOTS = (
+    CurvePlot(
+        name="dpo-accuracy",
+        title="Accuracy over steps",
+        curves=(
+            Curve("train_accuracy", "training", "base"),
+            Curve("validation_accuracy", "validation", "policy", markers=True),
+        ),
+        note="Share of pairs with a positive margin; at step 0 there is none. Dotted: chance.",
+        x_label="step",
+        percent=True,
+        reference_levels=(0.5,),
+    ),
+    CurvePlot(
+        name="dpo-logprobs",
+        title="Log-probability of held-out answers",
+        curves=(
+            Curve("validation_chosen_logprob", "chosen", "policy", markers=True),
+            Curve("validation_rejected_logprob", "rejected", "base", markers=True),
+        ),
+        note="Nats an answer. Both may fall; the rejected ones should fall further.",
+        x_label="step",
+    ),
+    CurvePlot(
+        name="dpo-loss",
+        title="Loss",
+        curves=(
+            Curve("train_loss", "training", "base"),
+            Curve("validation_loss", "validation", "policy", markers=True),
+        ),
+        note="Nats per pair (a square with loss: ipo).",
+        x_label="step",
+    ),
+)
+
+
+_PROCESS_PLOTS = (
+    CurvePlot(
+        name="process-auc",
+        title="Accuracy and AUC of held-out steps",
+        curves=(
+            Curve("validation_accuracy", "accuracy", "base", markers=True),
+            Curve("validation_auc", "AUC", "policy", markers=True),
+        ),
+        note="AUC: how often a right step has the higher probability than a wrong one. Dotted: chance.",
+        x_label="step",
+        percent=True,
+        reference_levels=(0.5,),
+    ),
+    CurvePlot(
+        name="process-loss",
+        title="Loss",
+        curves=(
+            Curve("step_loss", "training", "base"),
+            Curve("validation_loss", "validation", "policy", markers=True),
+        ),
+        note="Nats per step with a label.",
+        x_label="step",
+    ),
+)
+
 
 def sft_panels(inputs: ReportInputs) -> list[Panel]:
     """Loss, perplexity and learning rate of supervised fine-tuning."""
@@ -106,6 +167,32 @@ def _margins(details: JsonObject) -> GroupedHistogram:
     counts = dict(details.get("margin_histogram", {}))
     edges = counts.pop("edges", [])
     return GroupedHistogram(edges, counts)
+
+
+def dpo_panels(inputs: ReportInputs) -> list[Panel]:
+    """Accuracy, margins, log-probabilities and loss of direct preference optimisation."""
+    rows = inputs.steps["dpo"]
+    margins = stacked_histogram(
+        "dpo-margins",
+        "Margins on the test pairs",
+        _margins(inputs.details["dpo"]),
+        note="Right of zero the implicit reward agrees with the preference.",
+        x_label="implicit reward of chosen − of rejected",
+    )
+    return [margins, *(plot_curves(plot, rows) for plot in _DPO_PLOTS)]
+
+
+def process_panels(inputs: ReportInputs) -> list[Panel]:
+    """AUC, loss and calibration of the process reward model."""
+    rows = inputs.steps["process"]
+    calibration = calibration_plot(
+        "process-calibration",
+        "Calibration",
+        inputs.details["process"].get("calibration", []),
+        note="How probably right a step is said to be, against its labels. Larger dots hold more steps.",
+        x_label="predicted",
+    )
+    return [*(plot_curves(plot, rows) for plot in _PROCESS_PLOTS), calibration]
 
 
 def ppo_groups(inputs: ReportInputs) -> list[tuple[str, list[Panel]]]:

@@ -12,7 +12,10 @@ from rlhf.report.inputs import JsonObject
 from rlhf.report.svg import COLORS, svg_canvas
 
 # one an arm, in the order of the arms
-_ARM_COLORS = ("policy", "harmless", "sft", "other", "lose", "base", "tie")
+_ARM_COLORS = (
+    *("policy", "harmless", "sft", "other", "lose", "base"),
+    *("extra-1", "extra-2", "extra-3", "extra-4", "extra-5", "extra-6", "tie"),
+)
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,63 @@ _PLOTS = (
 )
 
 
+@dataclass(frozen=True)
+class PathPlot:
+    """The gold judge against what a policy had cost, from validation to validation."""
+
+    key: str
+    title: str
+    x_label: str
+    note: str
+
+
+_PATHS = (
+    PathPlot(
+        key="kl",
+        title="Gold judge against KL",
+        x_label="KL from SFT, nats per token",
+        note="Mean over seeds at each validation. Higher and further left is better.",
+    ),
+    PathPlot(
+        key="tokens",
+        title="Gold judge against sampled tokens",
+        x_label="response tokens sampled so far",
+        note="Mean over seeds at each validation. What learns without sampling stays at 0.",
+    ),
+)
+
+
 def plot_seed_bands(figure: str, runs: Mapping[str, Sequence[JsonObject]]) -> list[Panel]:
     """The panels of a figure; `runs` holds the records of each arm, one a seed."""
-    return [_plot(f"{figure}-{plot.key}", plot, runs) for plot in _PLOTS]
+    if len(runs) > len(_ARM_COLORS):
+        raise ValueError(f"{figure}: {len(runs)} arms, and colours for {len(_ARM_COLORS)}")
+    bands = [_plot(f"{figure}-{plot.key}", plot, runs) for plot in _PLOTS]
+    paths = [_plot_path(f"{figure}-gold-{plot.key}", plot, runs) for plot in _PATHS]
+    return bands + paths
+
+
+def _plot_path(name: str, plot: PathPlot, runs: Mapping[str, Sequence[JsonObject]]) -> Panel:
+    legend = []
+    with svg_canvas(name, plot.title) as drawing:
+        for (arm, records), color in zip(runs.items(), _ARM_COLORS, strict=False):
+            across, gold = _mean_of_looks(records, plot.key), _mean_of_looks(records, "gold")
+            if across is None or gold is None:
+                continue
+            drawing.axes.plot(
+                across, gold, color=COLORS[color], linewidth=1.2, marker="o", markersize=2.4
+            )
+            legend.append((arm, color))
+        drawing.axes.set_xlabel(plot.x_label)
+    return Panel(plot.title, drawing.markup if legend else None, plot.note, tuple(legend))
+
+
+def _mean_of_looks(records: Sequence[JsonObject], key: str) -> list[float] | None:
+    """The mean over seeds at each validation that all of them reached; None where it was not kept."""
+    series = [[row.get(key) for row in record["looks"]] for record in records]
+    reached = list(zip(*series, strict=False))
+    if any(value is None for values in reached for value in values):
+        return None
+    return [float(np.mean(values)) for values in reached]
 
 
 def _plot(name: str, plot: BandPlot, runs: Mapping[str, Sequence[JsonObject]]) -> Panel:

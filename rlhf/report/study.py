@@ -151,8 +151,10 @@ def _summaries(runs: RunsByArm) -> dict[str, dict[int, JsonObject]]:
     return by_arm
 
 
-def _mean(summaries: Sequence[JsonObject], key: str) -> float:
-    return float(np.mean([summary[key] for summary in summaries]))
+def _mean(summaries: Sequence[JsonObject], key: str) -> float | None:
+    """None for what an algorithm does not measure: one that draws nothing has no reward of its own."""
+    values = [summary[key] for summary in summaries if key in summary]
+    return float(np.mean(values)) if values else None
 
 
 def _best_gold(record: JsonObject) -> float:

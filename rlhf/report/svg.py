@@ -30,6 +30,13 @@ COLORS = {
     "win": "#16857a",
     "tie": "#b9bfc6",
     "lose": "#c9505a",
+    # where a figure has more lines than roles
+    "extra-1": "#a8871b",
+    "extra-2": "#b2478f",
+    "extra-3": "#2b3a67",
+    "extra-4": "#6b7d1f",
+    "extra-5": "#2f9fc4",
+    "extra-6": "#7a4a2b",
 }
 # Inches of a panel, small enough that its text stays legible at the width of a phone.
 WIDTH, HEIGHT = 4.6, 2.55

@@ -21,6 +21,7 @@ from rlhf.models.saving import load_tokenizer
 from rlhf.registry import ALGORITHMS, find
 from rlhf.settings import Settings
 from rlhf.settings.advice import advice
+from rlhf.settings.reads import OPTIONAL_MODELS
 from rlhf.stages import STAGES
 from rlhf.training.monitor import Watch
 from rlhf.training.run import TrainingRun, begin
@@ -54,9 +55,16 @@ def train(settings: Settings, workspace: Workspace) -> None:
 def _refuse_unlisted(inputs: Inputs, algorithm: str) -> None:
     """DVC would not see a change of what the stage does not list."""
     stage = STAGES["ppo"]
+    # A table that a listed model is made from (sft, preferences) changes the model, which DVC sees.
+    # It would miss a changed row that the model's stage never came to (reward.max_steps, part of
+    # an epoch); resume checkpoints are keyed by the table itself.
+    makers = [maker for maker in STAGES.values() if maker.model in stage.models]
+    tables = {*stage.tables, *(table for maker in makers for table in maker.tables)}
+    # models of optional stages it sees in the folder of the algorithm's code
+    models = {*stage.models, *OPTIONAL_MODELS.get(algorithm, ())}
     missing = [
-        *(f"table {name}" for name in inputs.tables if name not in stage.tables),
-        *(f"model {name}" for name in inputs.models if name not in stage.models),
+        *(f"table {name}" for name in inputs.tables if name not in tables),
+        *(f"model {name}" for name in inputs.models if name not in models),
     ]
     if missing:
         raise RlhfError(

@@ -40,3 +40,18 @@ def test_doctor_needs_valid_settings(tmp_path: Path) -> None:
     code, output = run("doctor", "--quick", root=tmp_path)
     assert "stages done: fetch" in output
     assert code == (0 if found["healthy"] else 1)
+
+
+def test_a_stage_that_is_off_is_said_to_be(tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics"
+    metrics.mkdir()
+    (metrics / "dpo.json").write_text("{}", encoding="utf-8")
+    (metrics / "fetch.json").write_text("{}", encoding="utf-8")
+    _, output = run("show", root=tmp_path)
+    found = {line.split()[0]: line.split()[1:] for line in output.splitlines() if line.split()}
+    assert found["dpo"] == ["off"] and found["fetch"] == ["done"]
+    run("preset", "laptop", root=tmp_path)
+    _, output = run("doctor", "--quick", root=tmp_path)
+    assert "stages done: fetch, dpo (off);" in output
+    _, output = run("doctor", "--quick", "--json", root=tmp_path)
+    assert json.loads(output[output.index("{") :])["off"] == ["dpo"]

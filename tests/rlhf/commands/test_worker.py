@@ -43,7 +43,7 @@ def test_bad_settings_are_told_by_key_without_a_traceback(tmp_path: Path) -> Non
     assert run.returncode == 1
     assert run.stderr.startswith("error: params.yaml: ppo.iterations: missing")
     assert (
-        "ppo.iterationz: unknown key; did you mean iterations? known here: advantage, alarm, "
+        "ppo.iterationz: unknown key; did you mean iterations? known here: advantage, aihf, "
         in run.stderr
     )
     assert "Traceback" not in run.stderr and run.stdout == ""

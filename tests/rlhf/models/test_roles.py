@@ -206,6 +206,21 @@ def test_the_trunk_is_run_in_micro_batches_as_everything_is(
         assert torch.equal(part.trunk_states, expected.trunk_states)
 
 
+@torch.no_grad()
+def test_states_and_unembedding_in_two_steps_give_the_logits(
+    models: Models, batch: TokenBatch
+) -> None:
+    """On the batch itself and on the trunk's states, a few tokens at a time."""
+    models.share_trunk()
+    for one in (batch, models.with_trunk_states(batch, 4)):
+        for role in ("policy", "reference"):
+            expected = models.target_logits(role, one, temperature=0.7)
+            states = models.target_states(role, one)
+            assert states.shape == (int(batch.target_mask.sum()), 64)
+            found = [models.unembed(role, part, temperature=0.7) for part in states.split(3)]
+            torch.testing.assert_close(torch.cat(found), expected, atol=1e-5, rtol=1e-5)
+
+
 def gradients(module: nn.Module, loss: Tensor) -> dict[str, Tensor]:
     module.zero_grad()
     loss.backward()

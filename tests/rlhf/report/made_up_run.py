@@ -43,6 +43,7 @@ def make_workspace(root: Path) -> Workspace:
         _write_reward_steps(workspace, stage, random)
         _write_reward_details(workspace, stage, random)
         _write_reward_summary(workspace, stage)
+    write_dpo(workspace)
     _write_ppo_steps(workspace, random)
     _write_ppo_details(workspace, random)
     _write_ppo_summary(workspace)
@@ -178,6 +179,49 @@ def _write_reward_summary(workspace: Workspace, stage: str) -> None:
         "tokens_per_second": 811.0,
     }
     write_json(workspace.metrics(stage), summary)
+
+
+# -- DPO --
+
+
+def write_dpo(workspace: Workspace) -> None:
+    """What the stage measures where it is on."""
+    random = np.random.default_rng(1)
+
+    def values(step: int) -> JsonObject:
+        row = {
+            f"{split}_{key}": value + random.normal(0, 0.01)
+            for split in ("train", "validation")
+            for key, value in {
+                "loss": 0.69 * math.exp(-step / 40),
+                "accuracy": 0.5 + 0.008 * step,
+                "margin": 0.02 * step,
+                "chosen_logprob": -60 - 0.1 * step,
+                "rejected_logprob": -58 - 0.4 * step,
+            }.items()
+        }
+        return row if step else {key: row[key] for key in row if key.startswith("validation")}
+
+    _write_steps(workspace.steps("dpo"), range(0, 30), values)
+    _write_reward_details(workspace, "dpo", random)
+    summary = {
+        "accuracy": 0.664,
+        "accuracy_low": 0.62,
+        "accuracy_high": 0.70,
+        "accuracy_helpful": 0.65,
+        "accuracy_harmless": 0.68,
+        "longer_wins_accuracy": 0.58,
+        "margin_mean": 0.44,
+        "test_chosen_logprob": -63.4,
+        "test_rejected_logprob": -70.1,
+        "test_reference_chosen_logprob": -60.2,
+        "test_reference_rejected_logprob": -58.9,
+        "pairs_trained": 1800,
+        "pairs_tested": 530,
+        "seconds": 350.0,
+        "tokens_per_second": 760.0,
+    }
+    write_json(workspace.metrics("dpo"), summary)
 
 
 # -- PPO --

@@ -2,6 +2,7 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from collections import Counter
+from contextlib import closing
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,8 +11,13 @@ import pytest
 
 from rlhf.common.errors import DataError
 from rlhf.common.files import read_json, write_json
+from rlhf.common.yaml import parse_yaml
+from rlhf.core.steps import StepLog
 from rlhf.report.build import build
+from rlhf.settings import preset_text, settings_from
+from rlhf.settings.edit import edited
 from rlhf.settings.schema import Settings
+from rlhf.settings.variants import VARIANTS
 from rlhf.workspace import Workspace
 
 VOID_TAGS = {"meta", "br", "img", "hr", "link", "input"}
@@ -57,6 +63,14 @@ def built_page(settings: Settings, workspace: Workspace) -> str:
     return workspace.report.read_text(encoding="utf-8")
 
 
+@pytest.fixture
+def few_figures(workspace: Workspace) -> Workspace:
+    """The files of a run without its step logs: its page has no curves, and is drawn soon."""
+    for stage in ("sft", "reward", "gold", "ppo"):
+        workspace.steps(stage).unlink()
+    return workspace
+
+
 # -- the page as a whole --
 
 
@@ -83,8 +97,8 @@ def test_every_class_of_the_page_has_a_style(page: str) -> None:
 
 def test_every_figure_is_drawn_and_follows_the_theme(page: str) -> None:
     figures = re.findall(r"<svg.*?</svg>", page, flags=re.S)
-    # SFT, both reward models, the three groups of PPO, evaluation
-    assert len(figures) == 3 + 2 * 4 + 3 + 7 + 7 + 4
+    # SFT, both reward models, DPO, the three groups of PPO, evaluation
+    assert len(figures) == 3 + 2 * 4 + 4 + 3 + 7 + 7 + 4
     assert "Not recorded" not in page
     variables = set(re.findall(r"(--[a-z-]+):", page))
     for figure in figures:
@@ -101,21 +115,23 @@ def test_the_same_files_give_the_same_page(
     assert built_page(settings, workspace) == page
 
 
-def test_hostile_text_is_shown_escaped_everywhere(settings: Settings, workspace: Workspace) -> None:
+def test_hostile_text_is_shown_escaped_everywhere(
+    settings: Settings, few_figures: Workspace
+) -> None:
     messages = json.dumps([{"role": HOSTILE, "content": HOSTILE}])
-    table = pd.read_parquet(workspace.comparisons)
+    table = pd.read_parquet(few_figures.comparisons)
     table.assign(
         response_challenger=HOSTILE, response_baseline=HOSTILE, messages=messages, kind=HOSTILE
-    ).to_parquet(workspace.comparisons)
+    ).to_parquet(few_figures.comparisons)
     sample = {"step": 0, "kind": HOSTILE, "prompt": HOSTILE, "response": HOSTILE, "reward": 1.0}
-    workspace.samples("ppo").write_text(json.dumps(sample) + "\n", encoding="utf-8")
-    details = read_json(workspace.details("reward"))
+    few_figures.samples("ppo").write_text(json.dumps(sample) + "\n", encoding="utf-8")
+    details = read_json(few_figures.details("reward"))
     for pair in details["most_wrong"]:
         pair |= {"messages": messages, "chosen": HOSTILE, "rejected": HOSTILE, "kind": HOSTILE}
-    write_json(workspace.details("reward"), details)
-    write_json(workspace.details("prepare"), {"files": {HOSTILE: {HOSTILE: 3}}})
+    write_json(few_figures.details("reward"), details)
+    write_json(few_figures.details("prepare"), {"files": {HOSTILE: {HOSTILE: 3}}})
 
-    text = built_page(settings.model_copy(update={"experiment": HOSTILE}), workspace)
+    text = built_page(settings.model_copy(update={"experiment": HOSTILE}), few_figures)
     parsed = ParsedPage(text)
     assert parsed.tags["script"] == parsed.tags["img"] == 0
     assert not any(name.startswith("on") for name, _ in parsed.attributes)
@@ -129,11 +145,11 @@ def test_hostile_text_is_shown_escaped_everywhere(settings: Settings, workspace:
 
 
 def test_commit_preset_and_changed_keys_are_shown(
-    page: str, settings: Settings, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+    page: str, settings: Settings, few_figures: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "commit</dt>" not in page
     monkeypatch.setenv("RLHF_GIT_COMMIT", "0123456789ab with changes")
-    text = built_page(settings, workspace)
+    text = built_page(settings, few_figures)
     assert "<code>0123456789ab with changes</code>" in text
     assert "laptop, 1 key changed" in text
     assert "<td><code>seed</code></td><td>1</td><td>977</td>" in text
@@ -148,15 +164,15 @@ def test_headline_numbers_are_those_of_the_files(page: str) -> None:
 
 
 def test_a_missing_win_rate_at_equal_length_is_a_dash(
-    settings: Settings, workspace: Workspace
+    settings: Settings, few_figures: Workspace
 ) -> None:
     keys = [f"win_rate_length_controlled{end}" for end in ("", "_low", "_high")]
-    details = read_json(workspace.details("evaluate"))
+    details = read_json(few_figures.details("evaluate"))
     headline, other = details["comparisons"]
     headline["metrics"] |= dict(zip(keys, (0.62, 0.5, 0.7), strict=True))
     other["metrics"] |= dict.fromkeys(keys)
-    write_json(workspace.details("evaluate"), details)
-    text = built_page(settings, workspace)
+    write_json(few_figures.details("evaluate"), details)
+    text = built_page(settings, few_figures)
     cells = (
         '<td class="number">{}</td><td class="number">{}</td><td class="number">57.0\u202f%</td>'
     )
@@ -165,12 +181,12 @@ def test_a_missing_win_rate_at_equal_length_is_a_dash(
 
 
 def test_scores_of_dialogues_carry_the_name_of_their_judge(
-    settings: Settings, workspace: Workspace
+    settings: Settings, few_figures: Workspace
 ) -> None:
     evaluate = settings.evaluate.model_copy(update={"judges": ("rules",)})
-    table = pd.read_parquet(workspace.comparisons).assign(judge="rules")
-    table.to_parquet(workspace.comparisons)
-    text = built_page(settings.model_copy(update={"evaluate": evaluate}), workspace)
+    table = pd.read_parquet(few_figures.comparisons).assign(judge="rules")
+    table.to_parquet(few_figures.comparisons)
+    text = built_page(settings.model_copy(update={"evaluate": evaluate}), few_figures)
     assert re.search(r"<h4>policy <span>rules [+−]\d", text)
     assert not re.search(r"<h4>policy <span>gold", text)
 
@@ -189,10 +205,11 @@ def test_details_of_an_older_version_are_named_with_what_they_lack(
     assert "\n" not in str(refused.value)
 
 
-def test_a_collapsed_run_is_marked(page: str, settings: Settings, workspace: Workspace) -> None:
+def test_a_collapsed_run_is_marked(page: str, settings: Settings, few_figures: Workspace) -> None:
     assert "do not trust the reward" not in page
-    write_json(workspace.metrics("ppo"), read_json(workspace.metrics("ppo")) | {"collapsed": True})
-    assert "do not trust the reward" in built_page(settings, workspace)
+    summary = few_figures.metrics("ppo")
+    write_json(summary, read_json(summary) | {"collapsed": True})
+    assert "do not trust the reward" in built_page(settings, few_figures)
 
 
 # -- missing and broken files --
@@ -248,11 +265,49 @@ def test_missing_or_broken_comparisons_are_named(settings: Settings, workspace: 
 
 
 def test_a_failed_build_leaves_the_old_page(
-    settings: Settings, workspace: Workspace, tmp_path: Path
+    settings: Settings, few_figures: Workspace, tmp_path: Path
 ) -> None:
-    before = built_page(settings, workspace)
-    workspace.metrics("sft").write_text("{broken", encoding="utf-8")
+    before = built_page(settings, few_figures)
+    few_figures.metrics("sft").write_text("{broken", encoding="utf-8")
     with pytest.raises(DataError, match=r"sft\.json:1: not JSON"):
-        build(settings, workspace)
-    assert workspace.report.read_text(encoding="utf-8") == before
+        build(settings, few_figures)
+    assert few_figures.report.read_text(encoding="utf-8") == before
     assert [path.name for path in (tmp_path / "reports").iterdir()] == ["index.html"]
+
+
+# -- a stage that is off --
+
+
+@pytest.mark.parametrize("left", [True, False], ids=["empty-files", "no-files"])
+def test_a_stage_that_is_off_is_said_to_be(
+    settings: Settings, workspace: Workspace, left: bool
+) -> None:
+    for path in (workspace.metrics("dpo"), workspace.details("dpo")):
+        write_json(path, {})
+        if not left:
+            path.unlink()
+    workspace.steps("dpo").write_text("\n")
+    page = built_page(settings, workspace)
+    ParsedPage(page)
+    section = page[page.index('<section id="dpo">') :]
+    section = section[: section.index("</section>")]
+    assert "Off: the settings have no section" in section and "<svg" not in section
+
+
+def test_one_that_is_on_shows_what_became_of_the_log_probabilities(page: str) -> None:
+    section = page[page.index('<section id="dpo">') :]
+    section = section[: section.index("</section>")]
+    assert "66.4" in section and "−63.40" in section and "−60.20" in section
+
+
+def test_a_policy_that_learnt_nothing_has_a_page_too(workspace: Workspace) -> None:
+    """Algorithm dpo draws nothing and has no critic."""
+    text = edited(preset_text("laptop"), VARIANTS["dpo"], "laptop")
+    with closing(StepLog(workspace.steps("ppo"))) as log:
+        log.write(0, {"validation_reward": 0.3, "validation_objective": 0.4, "score_seconds": 0.0})
+    write_json(workspace.details("ppo"), {"reward_histograms": []})
+    summary = {"validation_reward_first": 0.3, "validation_reward_last": 0.3, "seconds": 3.0}
+    write_json(workspace.metrics("ppo"), {**summary, "collapsed": None, "iterations": 1})
+    page = built_page(settings_from(parse_yaml(text, "laptop")), workspace)
+    ParsedPage(page)
+    assert "<dt>GAE λ</dt><dd>off</dd>" in page

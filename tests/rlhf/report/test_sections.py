@@ -14,7 +14,7 @@ from rlhf.workspace import Workspace
 def test_timings_are_shares_of_the_longest_stage(workspace: Workspace) -> None:
     timings = stage_timings(read_inputs(workspace))
     stages = [timing.stage for timing in timings]
-    assert stages == ["fetch", "prepare", "sft", "reward", "ppo", "gold", "evaluate"]
+    assert stages == ["fetch", "prepare", "sft", "reward", "dpo", "ppo", "gold", "evaluate"]
 
     ppo = timings[stages.index("ppo")]
     assert (ppo.seconds, ppo.share) == (421.5, 1.0)

@@ -14,7 +14,14 @@ def make_record(seed: int, level: float, collapsed: bool) -> dict[str, object]:
     keys = ("reward", "kl", "perplexity", "response_length", "entropy")
     curves = [{"step": step, **dict.fromkeys(keys, level * step / 4)} for step in range(5)]
     validations = [
-        {"step": step, "reward": 0.0, "reward_tail": 1.0, "gold": level * step / 4}
+        {
+            "step": step,
+            "reward": 0.0,
+            "reward_tail": 1.0,
+            "gold": level * step / 4,
+            "kl": level * step / 8,
+            "tokens": 100.0 * step,
+        }
         for step in (0, 4)
     ]
     summary: dict[str, object] = {
@@ -60,7 +67,8 @@ def test_the_page_shows_alarms_and_figures(
     page = study.report.read_text()
     assert "The collapse alarm on vanilla: seed 1: iteration 3" in page
     assert "seed 1: silent" in page and "3 of 3" in page
-    assert page.count("<svg") == 6
+    assert page.count("<svg") == 8
+    assert "Gold judge against KL" in page and "Gold judge against sampled tokens" in page
     assert "<script>x" not in page
 
 
