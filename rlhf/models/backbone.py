@@ -111,8 +111,13 @@ def target_logits(
 
     Divided by `temperature`, so that log-probabilities belong to the distribution that was sampled.
     """
-    predicting = hidden[:, :-1][batch.target_mask[:, 1:]]
+    predicting = target_states(hidden, batch)
     return unembed(model, predicting) / temperature
+
+
+def target_states(hidden: Tensor, batch: TokenBatch) -> Tensor:
+    """The hidden states [N, H] of [B, T, H] that predict each target token, row by row."""
+    return hidden[:, :-1][batch.target_mask[:, 1:]]
 
 
 def target_tokens(batch: TokenBatch) -> Tensor:

@@ -1,4 +1,7 @@
-"""A language model with one linear head: reward model (a score at the last token) and critic (values)."""
+"""A language model with one linear head.
+
+Reward model (a score at the last token), process reward model (a logit at each step end), critic (values).
+"""
 
 from pathlib import Path
 from typing import Literal
@@ -16,7 +19,7 @@ from rlhf.common.files import read_json, write_json
 from rlhf.core.seeds import generator
 from rlhf.models.backbone import hidden_states
 from rlhf.models.saving import load_causal_lm, save_causal_lm
-from rlhf.workspace import HEAD_FILE
+from rlhf.workspace import HEAD_FILE, OFF_FILE
 
 NOTE_FILE = "scalar_model.json"
 
@@ -68,6 +71,13 @@ def response_values(model: ScalarModel, batch: TokenBatch) -> Tensor:
     # the state before token t is the one after token t - 1
     values: Tensor = model(batch)[:, :-1][batch.target_mask[:, 1:]]
     return values
+
+
+def scalars_at(model: ScalarModel, batch: TokenBatch, places: Tensor) -> Tensor:
+    """The scalar at each True place, [N] row by row; places [B, T] bool: a process reward model's logits."""
+    hidden = hidden_states(model.lm, batch)
+    scalars: Tensor = model.head(hidden[places])
+    return scalars
 
 
 def pair_scores(model: ScalarModel, hidden: Tensor, batch: PairBatch) -> Tensor:
@@ -125,8 +135,37 @@ def save_scalar_model(
     score_std: float,
 ) -> None:
     """Write a Hugging Face directory of the language model, the head beside it, and a note."""
+    _save(model, tokenizer, directory)
+    note = {"role": role, "read_at": "last token", "head": HEAD_FILE, "score_std": score_std}
+    write_json(directory / NOTE_FILE, note)
+
+
+def save_process_model(
+    model: ScalarModel, tokenizer: PreTrainedTokenizerBase, directory: Path, separator: str
+) -> None:
+    """Write a process reward model; the note names the separator whose steps it was trained on."""
+    _save(model, tokenizer, directory)
+    note = {"role": "process", "read_at": "step ends", "head": HEAD_FILE, "separator": separator}
+    write_json(directory / NOTE_FILE, note)
+
+
+def separator_of(directory: Path) -> str:
+    """The separator of the steps that a process reward model was trained on.
+
+    Raises ModelError where the stage was off, or made no such model.
+    """
+    if (directory / OFF_FILE).is_file():
+        raise ModelError(
+            f"{directory}: stage process is off (process: null in params.yaml), so there is no model; "
+            "`rlhf preset NAME --variant process` fills the section, then `dvc repro process`"
+        )
+    note = read_json(directory / NOTE_FILE) if (directory / NOTE_FILE).is_file() else {}
+    if "separator" not in note:
+        raise ModelError(f"{directory}: not a process reward model: {NOTE_FILE} names no separator")
+    return str(note["separator"])
+
+
+def _save(model: ScalarModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
     save_causal_lm(model.lm, tokenizer, directory)
     head = {name: value.contiguous() for name, value in model.head.state_dict().items()}
     save_file(head, directory / HEAD_FILE)
-    note = {"role": role, "read_at": "last token", "head": HEAD_FILE, "score_std": score_std}
-    write_json(directory / NOTE_FILE, note)

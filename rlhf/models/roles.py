@@ -128,6 +128,18 @@ class Models:
             hidden = backbone.hidden_states(model, own)
             return backbone.target_logits(model, hidden, own, temperature)
 
+    def target_states(self, role: str, batch: TokenBatch) -> Tensor:
+        """The hidden states that predict each target token, [N, H]: small where logits are large."""
+        own = self._as_read_by(role, batch)
+        with self._engine.autocast():
+            hidden = backbone.hidden_states(self.language_model(role), own)
+            return backbone.target_states(hidden, own)
+
+    def unembed(self, role: str, states: Tensor, temperature: float = 1.0) -> Tensor:
+        """Logits [n, V] float32 of some of these states [n, H], divided by `temperature`."""
+        with self._engine.autocast():
+            return backbone.unembed(self.language_model(role), states) / temperature
+
     def values(self, role: str, batch: TokenBatch) -> Tensor:
         """Value of the state before each target token, [N] float32, by a model with a head."""
         with self._engine.autocast():
@@ -137,6 +149,12 @@ class Models:
         """Score of each sequence, [B] float32, by a model with a head."""
         with self._engine.autocast():
             return heads.response_scores(self._scalar_model(role), self._as_read_by(role, batch))
+
+    def scalars_at(self, role: str, batch: TokenBatch, places: Tensor) -> Tensor:
+        """The scalar at each True place of [B, T], [N] float32 row by row, by a model with a head."""
+        with self._engine.autocast():
+            own = self._as_read_by(role, batch)
+            return heads.scalars_at(self._scalar_model(role), own, places)
 
     def _as_read_by(self, role: str, batch: TokenBatch) -> TokenBatch:
         """The batch without the states of a trunk that a role does not share."""
