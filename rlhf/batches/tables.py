@@ -32,6 +32,16 @@ COLUMNS: Mapping[str, Mapping[str, pyarrow.DataType]] = {
     },
     "prompts": {**_DIALOGUE, "prompt_ids": _IDS},
     "pretrain": {**_ROW, "text": _TEXT, "input_ids": _IDS},
+    # separator: of the steps, the same in all rows; step_ends: positions in response_ids of each
+    # step's last token, rising; labels: of each step, from 0 (wrong) to 1 (right), null without one
+    "steps": {
+        **_DIALOGUE,
+        "separator": _TEXT,
+        "prompt_ids": _IDS,
+        "response_ids": _IDS,
+        "step_ends": _IDS,
+        "labels": pyarrow.list_(pyarrow.float32()),
+    },
 }
 
 

@@ -34,7 +34,7 @@ class EncodedRow:
 
 
 @dataclass(frozen=True)
-class _Exchange:
+class Exchange:
     """A prompt and the answers to it, by name (response; chosen and rejected)."""
 
     messages: Messages
@@ -124,26 +124,26 @@ class TableEncoder:
         """Columns messages, input_ids and loss_mask."""
         exchanges = []
         for candidate in rows:
-            *before, answer = _record(candidate, Dialogue).messages
-            exchanges.append(_Exchange(tuple(before), {"response": answer.content}))
+            *before, answer = record_of(candidate, Dialogue).messages
+            exchanges.append(Exchange(tuple(before), {"response": answer.content}))
         return self._encode(exchanges, _sft_columns)
 
     def preferences(self, rows: Sequence[Candidate]) -> list[EncodedRow | DropReason]:
         """Columns messages, chosen, rejected and the ids of prompt, chosen and rejected."""
         exchanges = []
         for candidate in rows:
-            pair = _record(candidate, Pair)
+            pair = record_of(candidate, Pair)
             answers = {"chosen": pair.chosen, "rejected": pair.rejected}
-            exchanges.append(_Exchange(pair.messages, answers))
+            exchanges.append(Exchange(pair.messages, answers))
         return self._encode(exchanges, _preference_columns)
 
     def prompts(self, rows: Sequence[Candidate]) -> list[EncodedRow | DropReason]:
         """Columns messages and prompt_ids."""
-        exchanges = [_Exchange(_record(candidate, Prompt).messages) for candidate in rows]
+        exchanges = [Exchange(record_of(candidate, Prompt).messages) for candidate in rows]
         return self._encode(exchanges, _prompt_columns)
 
     def _encode(
-        self, exchanges: Sequence[_Exchange], columns: _Columns
+        self, exchanges: Sequence[Exchange], columns: _Columns
     ) -> list[EncodedRow | DropReason]:
         prompts = self.encoder.prompts([exchange.messages for exchange in exchanges])
         responses = self._encode_answers(exchanges, prompts)
@@ -154,16 +154,16 @@ class TableEncoder:
                 results.append("prompt_too_long")
                 continue
             opening = opening_of(prompt.messages)
-            reason = self._drop_reason(exchange, opening, row_responses)
+            reason = self.drop_reason(exchange, opening, row_responses)
             if reason is not None:
                 results.append(reason)
                 continue
             row = columns(prompt, exchange.answers, row_responses) | {"opening": opening}
-            results.append(EncodedRow(row, _notes(exchange, prompt, row_responses)))
+            results.append(EncodedRow(row, notes_of(exchange, prompt, row_responses)))
         return results
 
     def _encode_answers(
-        self, exchanges: Sequence[_Exchange], prompts: Sequence[EncodedPrompt | None]
+        self, exchanges: Sequence[Exchange], prompts: Sequence[EncodedPrompt | None]
     ) -> list[dict[str, EncodedResponse]]:
         """Encode the answers of all rows in one batch; a prompt that is too long gets none."""
         messages: list[Messages] = []
@@ -181,9 +181,10 @@ class TableEncoder:
             responses.append({name: next(encoded) for name in names})
         return responses
 
-    def _drop_reason(
-        self, exchange: _Exchange, opening: str, responses: _Responses
+    def drop_reason(
+        self, exchange: Exchange, opening: str, responses: _Responses
     ) -> DropReason | None:
+        """Why a row is in no table; None where it is in one."""
         # The order of the checks decides what a row with several faults is counted as.
         texts = [message.content for message in exchange.messages]
         if any(self._special_token.search(text) for text in (*texts, *exchange.answers.values())):
@@ -202,7 +203,8 @@ class TableEncoder:
         return None
 
 
-def _notes(exchange: _Exchange, prompt: EncodedPrompt, responses: _Responses) -> tuple[str, ...]:
+def notes_of(exchange: Exchange, prompt: EncodedPrompt, responses: _Responses) -> tuple[str, ...]:
+    """What happened to a row that stays."""
     is_shortened = len(prompt.messages) < len(exchange.messages)
     shortened = ["prompt_shortened"] if is_shortened else []
     truncated = [f"{name}_truncated" for name, response in responses.items() if response.truncated]
@@ -213,7 +215,7 @@ def _sft_columns(prompt: EncodedPrompt, answers: _Answers, responses: _Responses
     answer = {"role": "assistant", "content": answers["response"]}
     response_ids = responses["response"].ids
     return {
-        "messages": _json([*as_list(prompt.messages), answer]),
+        "messages": as_json([*as_list(prompt.messages), answer]),
         "input_ids": prompt.ids + response_ids,
         "loss_mask": prompt.answer_mask + [True] * len(response_ids),
     }
@@ -223,7 +225,7 @@ def _preference_columns(
     prompt: EncodedPrompt, answers: _Answers, responses: _Responses
 ) -> TableRow:
     return {
-        "messages": _json(as_list(prompt.messages)),
+        "messages": as_json(as_list(prompt.messages)),
         "chosen": answers["chosen"],
         "rejected": answers["rejected"],
         "prompt_ids": prompt.ids,
@@ -233,7 +235,7 @@ def _preference_columns(
 
 
 def _prompt_columns(prompt: EncodedPrompt, answers: _Answers, responses: _Responses) -> TableRow:
-    return {"messages": _json(as_list(prompt.messages)), "prompt_ids": prompt.ids}
+    return {"messages": as_json(as_list(prompt.messages)), "prompt_ids": prompt.ids}
 
 
 # -- plain text --
@@ -269,7 +271,7 @@ def _pack_split(
             continue
         ledger.keep(candidate.row.location, split)
         # an empty line keeps texts apart, since no special token does
-        (ids,) = encoder.texts([_record(candidate, PlainText).text + "\n\n"])
+        (ids,) = encoder.texts([record_of(candidate, PlainText).text + "\n\n"])
         buffer += ids
         while len(buffer) >= size:
             windows.append(_window(candidate, buffer[:size], len(windows), encoder))
@@ -291,12 +293,14 @@ def _window(candidate: Candidate, ids: list[int], number: int, encoder: ChatEnco
     }
 
 
-def _record(candidate: Candidate, record_type: type[R]) -> R:
+def record_of(candidate: Candidate, record_type: type[R]) -> R:
+    """A candidate's record, of the type that its table has."""
     record = candidate.row.record
     # load_rows made it so
     assert isinstance(record, record_type)
     return record
 
 
-def _json(messages: Sequence[Mapping[str, str]]) -> str:
+def as_json(messages: Sequence[Mapping[str, str]]) -> str:
+    """Messages as a column holds them."""
     return json.dumps(messages, ensure_ascii=False)

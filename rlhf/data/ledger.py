@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from rlhf.common.errors import DataError
 from rlhf.common.metrics import Value
 from rlhf.data.records import RowLocation
+from rlhf.data.tables import OPTIONAL_TABLES
 
 # Reasons that are no fault of the row: the tables, as the settings want them, have no place for it.
 UNWANTED = frozenset(
@@ -18,6 +19,7 @@ UNWANTED = frozenset(
         "published_split_not_used",
         "long_response",
         "equal_once_cut",
+        "no_label_once_cut",
     }
 )
 # What can happen to a row that stays, by use.
@@ -26,6 +28,7 @@ NOTES: Mapping[str, tuple[str, ...]] = {
     "preferences": ("prompt_shortened", "chosen_truncated", "rejected_truncated"),
     "prompts": ("prompt_shortened",),
     "evaluation": ("prompt_shortened",),
+    "steps": ("prompt_shortened", "response_truncated"),
 }
 # How many broken rows a message names.
 MAX_NAMED = 5
@@ -107,9 +110,12 @@ class Ledger:
         return dropped
 
     def _noted(self) -> dict[str, int]:
-        """Every note that a use can have, 0 included."""
+        """Every note that a use can have, 0 included; of an optional use where it has rows."""
         noted = {}
+        used = {use for use, _, _ in self.counts}
         for use, notes in NOTES.items():
+            if use in OPTIONAL_TABLES and use not in used:
+                continue
             for note in notes:
                 noted[f"{use}_{note}"] = self.notes[use, note]
         return noted

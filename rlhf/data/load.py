@@ -22,6 +22,7 @@ from rlhf.data.records import (
     Record,
     Row,
     RowLocation,
+    Solution,
 )
 
 
@@ -108,7 +109,7 @@ def as_dialogue(record: Record) -> Dialogue:
         return Dialogue((*record.messages, Message("assistant", record.chosen)))
     if isinstance(record, Prompt):
         raise BrokenRow("not_ending_with_assistant")
-    if isinstance(record, PlainText):
+    if isinstance(record, Solution | PlainText):
         raise BrokenRow("not_a_dialogue")
     return record
 
@@ -136,10 +137,18 @@ def as_text(record: Record) -> PlainText:
     return record
 
 
+def as_solution(record: Record) -> Solution:
+    """An answer in steps as it is; raises BrokenRow for any other record."""
+    if not isinstance(record, Solution):
+        raise BrokenRow("not_a_solution")
+    return record
+
+
 _CONVERSIONS: dict[str, Callable[[Record], Record]] = {
     "sft": as_dialogue,
     "preferences": as_pair,
     "prompts": as_prompt,
     "evaluation": as_prompt,
     "pretrain": as_text,
+    "steps": as_solution,
 }

@@ -4,6 +4,8 @@ One parser serves every file: the keys of a row show its shape.
 
 pairs          {"chosen", "rejected"} as transcripts ("\\n\\nHuman: ...\\n\\nAssistant: ..."), as
                lists of messages, or as bare answers beside {"messages"} or {"prompt"}
+solutions      {"steps": [...], "labels": [...]} beside {"messages"} or {"prompt"}; "completions" is
+               another name for "steps"
 dialogues      {"messages": [{"role", "content"}, ...]}
 instructions   {"instruction", "input", "output"}, or with {"instances": [{"input", "output"}]}
 prompts        {"prompt"}, {"turns": [...]} (the first turn: the later ones need answers), {"Goal"}
@@ -26,6 +28,7 @@ from rlhf.data.records import (
     Prompt,
     Record,
     Role,
+    Solution,
 )
 
 RawRow = Mapping[str, Any]
@@ -57,6 +60,8 @@ def parse_row(row: RawRow, kind: Kind | None = None) -> tuple[Record, Kind]:
 def _parse_shape(row: RawRow) -> tuple[Record, Kind]:
     if "chosen" in row and "rejected" in row:
         return _pair(row), "other"
+    if "labels" in row and ("steps" in row or "completions" in row):
+        return _solution(row), "other"
     for key, (parse, suggested) in _SHAPES.items():
         if key in row:
             return parse(row), suggested
@@ -118,8 +123,7 @@ def _is_bare_answer(value: Any) -> bool:
 
 
 def _pair_of_answers(row: RawRow, context: Any) -> Pair:
-    messages = _messages(context) if isinstance(context, list) else _prompt_messages(context)
-    _check_ends_with_user(checked(messages))
+    messages = _messages_before_answer(context)
     chosen, rejected = _clean(row["chosen"]), _clean(row["rejected"])
     if not chosen or not rejected:
         raise BrokenRow("empty_answer")
@@ -146,6 +150,39 @@ def _dialogue_messages(value: Any, before: Messages) -> Messages:
     if messages and messages[-1].role != "assistant":
         raise BrokenRow("not_ending_with_assistant")
     return checked(messages)
+
+
+# -- solutions --
+
+
+def _solution(row: RawRow) -> Solution:
+    messages = _messages_before_answer(row.get("messages", row.get("prompt")))
+    texts, labels = row.get("steps", row.get("completions")), row["labels"]
+    finished = row.get("finished", True)
+    if not (isinstance(texts, list) and isinstance(labels, list) and isinstance(finished, bool)):
+        raise BrokenRow("wrong_type")
+    if len(texts) != len(labels):
+        raise BrokenRow("labels_are_not_as_many_as_steps")
+
+    steps = tuple(_clean(text) for text in texts)
+    if not steps:
+        raise BrokenRow("no_steps")
+    if not all(steps):
+        raise BrokenRow("empty_step")
+    solution = Solution(messages, steps, tuple(_label(label) for label in labels), finished)
+    if all(label is None for label in solution.labels):
+        raise BrokenRow("no_labels")
+    return solution
+
+
+def _label(value: Any) -> float | None:
+    """From true, false, a number from 0 to 1, or null for a step without a label."""
+    if value is None:
+        return None
+    # nothing else is taken for true or false: not -100, which elsewhere means no label, and no text
+    if not isinstance(value, bool | int | float) or not 0 <= value <= 1:
+        raise BrokenRow("not_a_label")
+    return float(value)
 
 
 # -- all other shapes --
@@ -205,6 +242,12 @@ _SHAPES: Mapping[str, tuple[Callable[[RawRow], Record], Kind]] = {
 
 
 # -- parts of rows --
+
+
+def _messages_before_answer(value: Any) -> Messages:
+    messages = checked(_prompt_messages(value))
+    _check_ends_with_user(messages)
+    return messages
 
 
 def _prompt_messages(value: Any) -> Messages:

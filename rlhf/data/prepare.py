@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -23,14 +24,15 @@ from rlhf.data.encode import (
 from rlhf.data.ledger import REFETCH_HINT, Ledger
 from rlhf.data.load import load_rows
 from rlhf.data.records import Pair, Row
+from rlhf.data.solutions import SolutionEncoder
 from rlhf.data.split import Candidate, SplitAssignment, assign_splits, candidates, check_limits
-from rlhf.data.tables import SPLITS
+from rlhf.data.tables import OPTIONAL_TABLES, SPLITS
 from rlhf.data.tokens import ChatEncoder
 from rlhf.data.uses import USES, addresses, raw_directory
 from rlhf.settings import Settings
 from rlhf.workspace import Workspace
 
-DIALOGUE_TABLES = ("sft", "preferences", "prompts")
+DIALOGUE_TABLES = ("sft", "preferences", "prompts", "steps")
 # What is held out comes first: later splits leave its openings alone.
 ENCODING_ORDER = ("test", "validation", "gold", "train")
 # Pairs on which the chat template is tried out.
@@ -122,17 +124,21 @@ def _check_account(
         )
     if settings.data.broken == "refuse":
         ledger.refuse_broken()
-    check_not_empty(tables, failure_details(workspace))
+    unused = [table for table in OPTIONAL_TABLES if not addresses(settings, table)]
+    check_not_empty(tables, unused, failure_details(workspace))
 
 
-def check_not_empty(tables: Mapping[str, Sequence[TableRow]], details: Path) -> None:
-    """Refuse tables that nothing can be trained or judged on.
+def check_not_empty(
+    tables: Mapping[str, Sequence[TableRow]], unused: Sequence[str], details: Path
+) -> None:
+    """Refuse tables that nothing can be trained or judged on, but for those that nobody asked for.
 
     Raises DataError that points to the file of `details`.
     """
     # what training, the judges and the gold model cannot do without
-    needed = [(table, "train") for table in tables]
+    needed = [(table, "train") for table in tables if table not in unused]
     needed += [("prompts", "test"), ("preferences", "gold"), ("preferences", "test")]
+    needed += [("steps", "test")] if "steps" not in unused else []
     for table, split in needed:
         if not _rows_of_split(tables[table], split):
             raise DataError(
@@ -199,6 +205,7 @@ def _encode_table(
         "sft": table_encoder.sft,
         "preferences": table_encoder.preferences,
         "prompts": table_encoder.prompts,
+        "steps": partial(_encode_solutions, table_encoder),
     }
     prefix = f"{table}."
     limits = {
@@ -207,6 +214,13 @@ def _encode_table(
         if key.startswith(prefix)
     }
     return encode_up_to_limits(chosen, limits, encoders[table], ledger)
+
+
+def _encode_solutions(
+    table_encoder: TableEncoder, rows: Sequence[Candidate]
+) -> list[EncodedRow | DropReason]:
+    # a separator that the tokenizer cannot write is no fault where there are no steps
+    return SolutionEncoder(table_encoder)(rows) if rows else []
 
 
 def _openings(tables: Mapping[str, Sequence[TableRow]], *splits: str) -> frozenset[str]:
@@ -243,6 +257,7 @@ def summary(tables: Mapping[str, Sequence[TableRow]], ledger: Ledger) -> dict[st
         **_row_counts(tables),
         **_preference_accuracies(tables["preferences"]),
         **_mean_lengths(tables),
+        **_step_figures(tables["steps"]),
         **ledger.summary(splits),
     }
 
@@ -250,6 +265,8 @@ def summary(tables: Mapping[str, Sequence[TableRow]], ledger: Ledger) -> dict[st
 def _row_counts(tables: Mapping[str, Sequence[TableRow]]) -> dict[str, Value]:
     values: dict[str, Value] = {}
     for table, rows in tables.items():
+        if table in OPTIONAL_TABLES and not rows:
+            continue
         for split in SPLITS[table]:
             split_rows = _rows_of_split(rows, split)
             values[f"{table}_{split}"] = len(split_rows)
@@ -287,6 +304,20 @@ def _mean_lengths(tables: Mapping[str, Sequence[TableRow]]) -> dict[str, Value]:
         "preferences_chosen_tokens_mean": _mean_length(pairs, "chosen_ids"),
         "preferences_rejected_tokens_mean": _mean_length(pairs, "rejected_ids"),
         "prompts_tokens_mean": _mean_length(tables["prompts"], "prompt_ids"),
+    }
+
+
+def _step_figures(solutions: Sequence[TableRow]) -> dict[str, Value]:
+    """Of the table `steps`, where it has rows."""
+    if not solutions:
+        return {}
+    labels = [label for row in solutions for label in row["labels"]]
+    known = [label for label in labels if label is not None]
+    return {
+        "steps_response_tokens_mean": _mean_length(solutions, "response_ids"),
+        "steps_per_solution_mean": _mean_length(solutions, "step_ends"),
+        "steps_labelled": len(known),
+        "steps_label_mean": sum(known) / len(known),
     }
 
 

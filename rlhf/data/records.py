@@ -44,13 +44,27 @@ class Prompt:
 
 
 @dataclass(frozen=True)
+class Solution:
+    """An answer in steps, whose labels say how right each is: 1 right, 0 wrong, None not labelled.
+
+    finished: whether the last step ends the answer; one that was labelled up to its first error only
+        may stop in the middle
+    """
+
+    messages: Messages
+    steps: tuple[str, ...]
+    labels: tuple[float | None, ...]
+    finished: bool = True
+
+
+@dataclass(frozen=True)
 class PlainText:
     """Text that is no dialogue."""
 
     text: str
 
 
-Record = Dialogue | Pair | Prompt | PlainText
+Record = Dialogue | Pair | Prompt | Solution | PlainText
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from rlhf.common.errors import SettingsError
 from rlhf.core.seeds import derive_seed
 from rlhf.data.ledger import Ledger
-from rlhf.data.records import Messages, PlainText, Record, Row, as_list
+from rlhf.data.records import Messages, PlainText, Record, Row, Solution, as_list
 from rlhf.data.tables import KINDS, SPLITS
 from rlhf.settings.schema import Data
 
@@ -82,10 +82,11 @@ def assign_splits(rows: Mapping[str, Sequence[Row]], data: Data, seed: int) -> S
     """Decide which openings are tested on.
 
     These are: all of `evaluation`, all of published test files, and `test_fraction` of the openings
-    in sft and preferences sources that have no test file of their own. Of an evaluation source that
-    has a test file, only that file counts.
+    in sft, preferences and steps sources that have no test file of their own. Of an evaluation
+    source that has a test file, only that file counts.
     """
-    training, evaluation = [*rows["sft"], *rows["preferences"]], rows["evaluation"]
+    training = [*rows["sft"], *rows["preferences"], *rows["steps"]]
+    evaluation = rows["evaluation"]
     with_test_file = _sources_with_test_file([*training, *evaluation])
     test_openings: set[str] = set()
 
@@ -169,6 +170,8 @@ def record_id(record: Record) -> str:
     content: object
     if isinstance(record, PlainText):
         content = record.text
+    elif isinstance(record, Solution):
+        content = [as_list(record.messages), record.steps, record.labels, record.finished]
     else:
         chosen, rejected = getattr(record, "chosen", ""), getattr(record, "rejected", "")
         content = [as_list(record.messages), chosen, rejected]

@@ -8,5 +8,8 @@ SPLITS: Mapping[str, tuple[str, ...]] = {
     "preferences": ("train", "gold", "validation", "test"),
     "prompts": ("train", "validation", "test"),
     "pretrain": ("train", "validation"),
+    "steps": ("train", "validation", "test"),
 }
+# tables without rows where the settings name no source for them
+OPTIONAL_TABLES = ("steps",)
 KINDS = ("helpful", "harmless", "other", "plain")

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from rlhf.common.errors import ModelError
-from rlhf.data.records import Message, Messages, as_list
+from rlhf.data.records import Message, Messages, Solution, as_list
 
 # Tokens by which the beginning of a dialogue may change when what stood before it goes.
 MARGIN = 8
@@ -37,6 +37,15 @@ class EncodedResponse:
     """Tokens of one answer, ending with the end-of-turn token unless `truncated`."""
 
     ids: list[int]
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class EncodedSolution:
+    """Tokens of an answer in steps; step_ends: positions of each step's last token, as far as it is there."""
+
+    ids: list[int]
+    step_ends: list[int]
     truncated: bool
 
 
@@ -112,6 +121,47 @@ class ChatEncoder:
             EncodedResponse(ids[:limit], truncated=len(ids) > limit)
             for ids in self._tokenise(texts)
         ]
+
+    def solutions(
+        self, prompts: Sequence[Messages], solutions: Sequence[Solution], separator: str
+    ) -> list[EncodedSolution]:
+        """Encode answers in steps, cut off at max_response tokens.
+
+        Each step is tokenised with the separator behind it, by itself, so that a line end does not
+        join the next step's first blanks in one token. Behind the last one stands what ends the
+        answer, where it is finished.
+        """
+        texts_of_rows = [
+            self._step_texts(messages, solution, separator)
+            for messages, solution in zip(prompts, solutions, strict=True)
+        ]
+        # all steps in one batch, dealt out again
+        tokens = iter(self._tokenise([text for texts in texts_of_rows for text in texts]))
+
+        encoded = []
+        for texts in texts_of_rows:
+            ids: list[int] = []
+            ends: list[int] = []
+            for _ in texts:
+                ids += next(tokens)
+                ends.append(len(ids) - 1)
+            limit = self.max_response
+            kept = [end for end in ends if end < limit]
+            encoded.append(EncodedSolution(ids[:limit], kept, truncated=len(ids) > limit))
+        return encoded
+
+    def _step_texts(self, messages: Messages, solution: Solution, separator: str) -> list[str]:
+        """The text of each step with what stands behind it."""
+        *before_last, last = solution.steps
+        behind_last = separator
+        if solution.finished:
+            whole = separator.join(solution.steps)
+            before = self._render(messages, generation_prompt=True)
+            answer = self._answer_text((*messages, Message("assistant", whole)), before)
+            if not answer.startswith(whole):
+                raise ModelError("the chat template does not write answers as they are")
+            behind_last = answer[len(whole) :]
+        return [*(step + separator for step in before_last), last + behind_last]
 
     def texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Encode plain text, without any special tokens."""

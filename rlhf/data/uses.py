@@ -5,7 +5,7 @@ from pathlib import Path
 from rlhf.settings import Settings
 
 # The lists of addresses in the section `data`, in the order in which they are fetched.
-USES = ("sft", "preferences", "prompts", "evaluation", "pretrain")
+USES = ("sft", "preferences", "prompts", "evaluation", "pretrain", "steps")
 
 
 def addresses(settings: Settings, use: str) -> tuple[str, ...]:

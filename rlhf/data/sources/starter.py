@@ -25,6 +25,8 @@ class StarterSource(Source):
         """Refuse anything after the name: there is only one set of starter data."""
         if request.address.detail:
             raise SourceError(f"{request.address}: `starter` takes nothing after its name")
+        if request.use not in FILES:
+            raise SourceError(f"{request.address}: has nothing for data.{request.use}")
 
     def fetch_data(self, request: FetchRequest, directory: Path) -> FetchResult:
         """Copy the file of the use."""

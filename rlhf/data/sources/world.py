@@ -98,6 +98,8 @@ class WorldSource(Source):
         """Parse the address."""
         if not re.fullmatch(r"[1-9]\d*", request.address.detail):
             raise SourceError(f"{request.address}: expected world:ROWS, for example world:2000")
+        if request.use not in ROWS:
+            raise SourceError(f"{request.address}: has nothing for data.{request.use}")
 
     def fetch_data(self, request: FetchRequest, directory: Path) -> FetchResult:
         """Write `<use>.jsonl`."""

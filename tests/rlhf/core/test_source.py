@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny import APA, tiny_settings
+from neighbours import APA
+from tiny import tiny_settings
 
 from rlhf.common.errors import RlhfError
 from rlhf.core.source import ROOT, closure, code_sha256, file_of, imported_names

@@ -12,7 +12,7 @@ from rlhf.data.base_model import finish_base_model
 from rlhf.data.sources import FetchRequest, find_source
 from rlhf.data.sources.base import MODEL
 from rlhf.data.sources.starter import FILES, starter_file
-from rlhf.data.uses import USES, raw_directory
+from rlhf.data.uses import raw_directory
 from rlhf.settings import preset_text, settings_from
 from rlhf.settings.schema import Settings
 from rlhf.workspace import Workspace
@@ -51,7 +51,7 @@ def workspace(tmp_path: Path, base_model: Path) -> Workspace:
     made = Workspace(tmp_path)
     made.model("base").parent.mkdir(parents=True)
     made.model("base").symlink_to(base_model)
-    for use in USES:
+    for use in FILES:
         target = raw_directory(made.raw, use, 0) / FILES[use]
         target.parent.mkdir(parents=True)
         target.write_bytes(starter_file(FILES[use]).read_bytes())

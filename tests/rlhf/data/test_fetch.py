@@ -89,6 +89,14 @@ def test_a_fetch_that_cannot_write_its_figures_leaves_no_model(
     ] == []
 
 
+@pytest.mark.parametrize("address", ["starter", "world:10"])
+def test_sources_without_steps_say_so(
+    make_settings: Callable[..., Settings], tmp_path: Path, address: str
+) -> None:
+    with pytest.raises(SourceError, match=f"^data\\.steps: {address}: has nothing for data.steps"):
+        fetch(make_settings(steps=[address]), Workspace(tmp_path))
+
+
 def test_a_model_that_is_not_the_pinned_one_is_refused(tmp_path: Path) -> None:
     content = parse_yaml(preset_text("tiny"), "tiny")
     content["model"]["sha256"] = "0" * 64

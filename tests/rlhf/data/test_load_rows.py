@@ -5,9 +5,9 @@ from raw_files import write_lines
 
 from rlhf.common.errors import DataError
 from rlhf.data.ledger import Ledger
-from rlhf.data.load import as_dialogue, as_pair, as_prompt, as_text, load_rows
+from rlhf.data.load import as_dialogue, as_pair, as_prompt, as_solution, as_text, load_rows
 from rlhf.data.read import BrokenRow
-from rlhf.data.records import Dialogue, Message, Pair, PlainText, Prompt, Row
+from rlhf.data.records import Dialogue, Message, Pair, PlainText, Prompt, Row, Solution
 
 QUESTION, ANSWER = Message("user", "Why?"), Message("assistant", "Because.")
 
@@ -38,12 +38,18 @@ def test_directories_without_data_files_are_refused(tmp_path: Path) -> None:
 def test_one_record_serves_several_uses() -> None:
     pair = Pair((QUESTION,), "Because.", "No.")
     assert as_dialogue(pair) == Dialogue((QUESTION, ANSWER))
+    solution = Solution((QUESTION,), ("Because.",), (1.0,))
+    assert as_solution(solution) == solution and as_prompt(solution) == Prompt((QUESTION,))
     assert as_prompt(pair) == as_prompt(Dialogue((QUESTION, ANSWER))) == Prompt((QUESTION,))
     for convert, record, reason in (
         (as_pair, Prompt((QUESTION,)), "not_a_pair"),
         (as_dialogue, Prompt((QUESTION,)), "not_ending_with_assistant"),
         (as_text, pair, "not_plain_text"),
         (as_prompt, PlainText("x"), "not_a_prompt"),
+        (as_solution, pair, "not_a_solution"),
+        (as_dialogue, solution, "not_a_dialogue"),
+        (as_pair, solution, "not_a_pair"),
+        (as_text, solution, "not_plain_text"),
     ):
         with pytest.raises(BrokenRow, match=reason):
             convert(record)

@@ -5,7 +5,7 @@ from raw_files import transcript
 
 from rlhf.data.parse import parse_row
 from rlhf.data.read import BrokenRow
-from rlhf.data.records import Dialogue, Message, Pair, PlainText, Prompt, Record
+from rlhf.data.records import Dialogue, Message, Pair, PlainText, Prompt, Record, Solution
 
 QUESTION, ANSWER = Message("user", "Why?"), Message("assistant", "Because.")
 
@@ -19,6 +19,7 @@ PAIR = Pair((QUESTION,), "Because.", "No.")
 THREE_TURNS = (Message("user", "Hi"), Message("assistant", "Hello"), QUESTION)
 WITH_SYSTEM = (Message("system", "Be kind."), QUESTION, ANSWER)
 SUM = Dialogue((Message("user", "Sum\n\n1 2"), Message("assistant", "3")))
+STEPS = {"prompt": "Why?", "steps": ["One.", " Two. "]}
 REJECTED = [{"role": "assistant", "content": "No."}]
 TRANSCRIPTS = {
     "chosen": transcript("Hi", "Hello", "Why?", "Because."),
@@ -82,6 +83,22 @@ TRANSCRIPTS = {
         ({"question_id": 1, "turns": ["Why?", "And then?"]}, Prompt((QUESTION,)), "helpful"),
         ({"Goal": "Why?", "Target": "Sure"}, Prompt((QUESTION,)), "harmless"),
         ({"text": " Some\r\ntext. "}, PlainText("Some\ntext."), "plain"),
+        (
+            {**STEPS, "labels": [True, False], "finished": False},
+            Solution((QUESTION,), ("One.", "Two."), (1.0, 0.0), finished=False),
+            "other",
+        ),
+        (
+            {"messages": as_chat(*THREE_TURNS), "steps": ["One.", "Two."], "labels": [0.375, None]},
+            Solution(THREE_TURNS, ("One.", "Two."), (0.375, None)),
+            "other",
+        ),
+        # as TRL has it
+        (
+            {"prompt": "Why?", "completions": ["One.", "Two."], "labels": [1, 0]},
+            Solution((QUESTION,), ("One.", "Two."), (1.0, 0.0)),
+            "other",
+        ),
     ],
 )
 def test_every_shape_is_recognised(row: dict[str, Any], record: Record, kind: str) -> None:
@@ -141,6 +158,23 @@ def test_kind_of_the_row_beats_the_files_and_the_files_the_shapes() -> None:
         ({"turns": []}, "wrong_type"),
         ({"text": " \n "}, "empty_text"),
         ({"question": "Why?"}, "unknown_shape"),
+        ({**STEPS, "labels": [True]}, "labels_are_not_as_many_as_steps"),
+        ({**STEPS, "labels": [None, None]}, "no_labels"),
+        # which elsewhere marks a token without a label; bool(-100) is True
+        ({**STEPS, "labels": [-100, True]}, "not_a_label"),
+        ({**STEPS, "labels": [1.5, True]}, "not_a_label"),
+        ({**STEPS, "labels": [float("nan"), True]}, "not_a_label"),
+        ({**STEPS, "labels": ["+", "-"]}, "not_a_label"),
+        ({**STEPS, "labels": True}, "wrong_type"),
+        ({**STEPS, "labels": [True, True], "finished": "no"}, "wrong_type"),
+        ({"prompt": "Why?", "steps": ["One.", " "], "labels": [1, 1]}, "empty_step"),
+        ({"prompt": "Why?", "steps": ["One.", 2], "labels": [1, 1]}, "wrong_type"),
+        ({"prompt": "Why?", "steps": [], "labels": []}, "no_steps"),
+        ({"steps": ["One."], "labels": [1]}, "wrong_type"),
+        (
+            {"messages": as_chat(QUESTION, ANSWER), "steps": ["One."], "labels": [1]},
+            "not_ending_with_user",
+        ),
     ],
 )
 def test_broken_rows_are_named_by_reason(row: dict[str, Any], reason: str) -> None:

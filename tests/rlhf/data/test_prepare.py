@@ -25,6 +25,10 @@ def test_starter_tables_are_what_the_training_code_was_promised(
     settings = make_settings(max_prompt_tokens=300, max_response_tokens=300, pretrain_tokens=64)
     prepare(settings, workspace)
     tables = {name: read_table(workspace, name) for name in SPLITS}
+    # no source is named for it
+    steps = tables.pop("steps")
+    assert steps.empty and list(steps.columns) == list(COLUMNS["steps"])
+    assert not [key for key in summary_of(workspace) if key.startswith("steps_")]
     for name, frame in tables.items():
         assert list(frame.columns) == list(COLUMNS[name])
         assert frame["id"].is_unique and set(frame["split"]) == set(SPLITS[name])

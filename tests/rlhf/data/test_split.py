@@ -25,6 +25,7 @@ EMPTY: dict[str, list[Row]] = {
     "prompts": [],
     "evaluation": [],
     "pretrain": [],
+    "steps": [],
 }
 
 

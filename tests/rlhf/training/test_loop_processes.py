@@ -9,7 +9,8 @@ from typing import Any
 
 import made_up
 import pytest
-from tiny import APA, copy_workspace, numbers, tiny_settings, write_settings
+from neighbours import AIHF, APA, ETPO, GRPO, REINFORCE_PP, RTO, xpo
+from tiny import copy_workspace, numbers, tiny_settings, write_settings
 
 from rlhf.registry import ALGORITHMS
 from rlhf.training import loop
@@ -26,7 +27,7 @@ COMMON: Mapping[str, Any] = {
 
 
 def plain_text(windows: int, algorithm: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The windows of a mini-batch are per process; apa reads none."""
+    """The windows of a mini-batch are per process; neighbours read none."""
     return {"ppo.ptx": None} if algorithm else {"ppo.ptx.windows": windows}
 
 
@@ -59,10 +60,22 @@ def on_two_processes(
     assert done.returncode == 0, done.stdout[-6000:]
 
 
+# what asks the other process: the std of all rollouts, the mean length of a mini-batch
+_GRPO = {**GRPO, "ppo.grpo": {"kl_coefficient": 0.04, "scale": "batch", "loss": "sequence"}}
+
+
 @pytest.mark.parametrize(
     ("stage", "algorithm"),
-    [(2, {}), (3, {}), (2, APA)],
-    ids=["ppo-max-stage-2", "ppo-max-stage-3", "apa-stage-2"],
+    [
+        pytest.param(2, {}, id="ppo-max-stage-2", marks=pytest.mark.long),
+        pytest.param(3, {}, id="ppo-max-stage-3"),
+        pytest.param(2, APA, id="apa-stage-2", marks=pytest.mark.long),
+        pytest.param(2, _GRPO, id="grpo-stage-2", marks=pytest.mark.long),
+        pytest.param(2, REINFORCE_PP, id="reinforce-pp-stage-2", marks=pytest.mark.long),
+        pytest.param(3, RTO, id="rto-stage-3", marks=pytest.mark.long),
+        pytest.param(2, ETPO, id="etpo-stage-2", marks=pytest.mark.long),
+        pytest.param(2, AIHF, id="aihf-stage-2", marks=pytest.mark.long),
+    ],
 )
 def test_two_processes_give_the_numbers_of_one(
     workspace: Workspace, tmp_path: Path, stage: int, algorithm: Mapping[str, Any]
@@ -70,7 +83,21 @@ def test_two_processes_give_the_numbers_of_one(
     alone = copy_workspace(workspace, tmp_path / "alone")
     loop.train(tiny_settings({**COMMON, **algorithm, **plain_text(2, algorithm)}), alone)
     on_two_processes(workspace, stage, {**COMMON, **algorithm, **plain_text(1, algorithm)})
-    assert_same(alone, workspace, steps=[-1, 0, 1, 2, 3])
+    # a critic learns alone first
+    first = 0 if "ppo.critic" in algorithm else -1
+    assert_same(alone, workspace, steps=list(range(first, 4)))
+
+
+def test_pairs_that_accumulate_give_the_numbers_of_one_process_too(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    """Two draws each, the reference's among them; each process learns from its part of all pairs."""
+    alone = copy_workspace(workspace, tmp_path / "alone")
+    changes = {**COMMON, **xpo(alpha=[0.05, 0.01])}
+    loop.train(tiny_settings(changes), alone)
+    on_two_processes(workspace, 2, changes)
+    assert_same(alone, workspace, steps=[0, 1, 2, 3])
+    assert [row.get("pairs") for row in numbers(workspace.steps("ppo"))] == [8, 16, 24, None]
 
 
 # torchrun starts it as a program: the algorithm is made known first

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import APA, copy_workspace, outcome, tiny_settings, write_settings
+from neighbours import AIHF, APA, DPO, ETPO, PROCESS, PROCESS_MODEL, RLOO, RTO, xpo
+from tiny import copy_workspace, outcome, tiny_settings, write_settings
 from workers import Harm, Worker, half_written
 
 from rlhf.batches.tables import read_table, write_table
 from rlhf.registry import ALGORITHMS
 from rlhf.settings import Settings
-from rlhf.training import loop, reward, sft
+from rlhf.training import dpo, loop, process, reward, sft
 from rlhf.training.run import begin
 from rlhf.workspace import Workspace
 
@@ -51,32 +52,55 @@ class Case:
 CASES = {
     "sft": Case("sft", "sft", sft.train),
     "reward": Case("reward", "reward", reward.train),
+    "dpo": Case("dpo", "dpo", dpo.train, DPO),
+    "process": Case("process", "process", process.train, PROCESS_MODEL),
     "ppo-max": Case("ppo", "policy", loop.train),
     "apa": Case("ppo", "policy", loop.train, APA),
+    "rto": Case("ppo", "policy", loop.train, RTO),
+    "rloo": Case("ppo", "policy", loop.train, RLOO),
+    "xpo": Case("ppo", "policy", loop.train, {**xpo(), "ppo.checkpoint_every": 1}),
+    "etpo": Case("ppo", "policy", loop.train, ETPO),
+    "step scores": Case("ppo", "policy", loop.train, PROCESS),
+    "aihf": Case("ppo", "policy", loop.train, AIHF),
 }
 SFT = CASES["sft"]
-# the step after which a run is killed; its last checkpoint before is of step 3, 6, 0, 2, 0 and 2
+# the step after which a run is killed; the last checkpoint before is earlier
 KILLS = [
     ("sft", 5),
     ("reward", 7),
+    ("dpo", 7),
+    ("process", 6),
     ("ppo-max", 0),
     ("ppo-max", 3),
-    ("apa", 0),
     ("apa", 3),
+    # the pairs of two iterations are in the checkpoint
+    ("xpo", 2),
+    # the target network goes on
+    ("etpo", 3),
 ]
+# more of the same kinds
+FURTHER_KILLS = [("apa", 0), ("rto", 3), ("rloo", 3), ("etpo", 0), ("aihf", 3), ("step scores", 3)]
 
-Outcomes = dict[str, dict[str, Any]]
+
+class Outcomes:
+    """What each case writes if nothing happens to it; a case is run once, when it is asked for."""
+
+    def __init__(self, prepared: Workspace, folder: Path) -> None:
+        self._prepared = prepared
+        self._folder = folder
+        self._known: dict[str, dict[str, Any]] = {}
+
+    def __getitem__(self, name: str) -> dict[str, Any]:
+        if name not in self._known:
+            workspace = copy_workspace(self._prepared, self._folder / name)
+            CASES[name].train(CASES[name].settings(), workspace)
+            self._known[name] = CASES[name].outcome(workspace)
+        return self._known[name]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(prepared: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
-    """What each case writes if nothing happens to it."""
-    outcomes = {}
-    for name, case in CASES.items():
-        workspace = copy_workspace(prepared, tmp_path_factory.mktemp(name))
-        case.train(case.settings(), workspace)
-        outcomes[name] = case.outcome(workspace)
-    return outcomes
+    return Outcomes(prepared, tmp_path_factory.mktemp("undisturbed"))
 
 
 def kill(workspace: Workspace, case: Case, step: int) -> None:
@@ -89,10 +113,13 @@ def kill(workspace: Workspace, case: Case, step: int) -> None:
 
 
 def test_the_cases_are_different_runs(undisturbed: Outcomes) -> None:
-    assert undisturbed["ppo-max"] != undisturbed["apa"]
+    assert undisturbed["ppo-max"] != undisturbed["apa"] != undisturbed["etpo"]
 
 
-@pytest.mark.parametrize(("name", "step"), KILLS)
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [*KILLS, *(pytest.param(*kill, marks=pytest.mark.long) for kill in FURTHER_KILLS)],
+)
 def test_resumed_equals_uninterrupted(
     workspace: Workspace,
     undisturbed: Outcomes,
@@ -188,7 +215,7 @@ def test_a_name_that_means_another_class_of_the_same_file_does_not_resume(
     assert unchanged == ppo_max
 
 
-@pytest.mark.parametrize("name", ["sft", "reward"])
+@pytest.mark.parametrize("name", ["sft", "reward", "dpo", "process"])
 def test_the_same_run_twice_gives_the_same_files(
     workspace: Workspace, undisturbed: Outcomes, name: str
 ) -> None:

@@ -102,6 +102,35 @@ def test_no_two_draws_of_an_iteration_coincide(
     assert drawn(sources) == drawn(sources_of(prepared, settings)) == found
 
 
+def test_prompts_that_are_given_have_draws_of_their_own(
+    prepared: Workspace, settings: Settings, sources: RunSources
+) -> None:
+    """The very prompts of the iteration, at the same positions, still get other responses."""
+
+    def drawn(sources: RunSources) -> list[Rollout]:
+        sources.begin(3)
+        stage = [sources.rollouts(), sources.rollouts("reference")]
+        prompts = stage[0].prompts
+        roles = ("policy", "policy", "reference")
+        return [*stage, *(sources.responses_to(prompts, role) for role in roles)]
+
+    found = drawn(sources)
+    assert all(rollout.prompts == found[0].prompts for rollout in found)
+    assert len({str(rollout.responses) for rollout in found}) == 5
+    # they do not depend on what was drawn in between, nor on the other draws of the iteration
+    again = sources_of(prepared, settings)
+    assert [rollout.responses for rollout in drawn(again)] == [each.responses for each in found]
+    again.begin(3)
+    assert again.responses_to(found[0].prompts).responses == found[2].responses
+
+
+def test_responses_to_given_prompts_are_counted_too(sources: RunSources) -> None:
+    sources.begin(0)
+    rollout = sources.responses_to(prompts_of([[2, 9, 30], [2, 11]]))
+    assert sources.tokens == sum(len(response) for response in rollout.responses)
+    assert sources.seconds > 0
+
+
 def test_a_further_draw_has_its_number_in_its_name(
     prepared: Workspace, settings: Settings, sources: RunSources
 ) -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import made_up
@@ -13,11 +14,14 @@ from made_up import CHANGES, QUIET, MadeUp, Twice
 from tiny import copy_workspace, numbers, outcome, same_models, tiny_settings, write_settings
 from workers import Harm, Worker
 
-from rlhf.common.errors import TrainingError
+from rlhf.algorithms.base import Inputs
+from rlhf.batches.tables import read_table, write_table
+from rlhf.common.errors import RlhfError, TrainingError
 from rlhf.common.files import read_json
 from rlhf.models.saving import load_causal_lm
 from rlhf.registry import ALGORITHMS
 from rlhf.training import loop
+from rlhf.training.run import begin
 from rlhf.workspace import Workspace
 
 
@@ -179,6 +183,44 @@ def test_rows_of_weight_0_count_as_if_they_were_not_there(
     one, two = (load_causal_lm(each.model("policy")) for each in (run.workspace, workspace))
     for left, right in zip(one.parameters(), two.parameters(), strict=True):
         torch.testing.assert_close(left, right, atol=1e-4, rtol=0)
+
+
+# -- inputs -------------------------------------------------------------------------------------
+
+
+def reading(monkeypatch: pytest.MonkeyPatch, tables: tuple[str, ...], model: str) -> None:
+    """Let the made-up algorithm read other tables, and another model."""
+    inputs = Inputs(tables=tables, models=("sft", model))
+    monkeypatch.setattr(MadeUp, "inputs", classmethod(lambda cls, settings: inputs))
+
+
+def test_a_table_that_a_listed_model_is_made_from_may_be_read(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """models/sft is made from the one, models/reward from the other: DVC sees them change."""
+    reading(monkeypatch, ("prompts", "sft", "preferences"), "reward")
+    loop.train(tiny_settings({**CHANGES, "ppo.iterations": 1}), workspace)
+    assert workspace.metrics("ppo").exists()
+
+
+def test_a_change_of_such_a_table_does_not_resume(
+    prepared: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    changed = copy_workspace(prepared, tmp_path)
+    rows = read_table(changed, "preferences").to_dict("records")
+    write_table(changed.prepared, "preferences", rows[::-1])
+    reading(monkeypatch, ("prompts", "preferences"), "reward")
+    paths = [MadeUp.inputs(tiny_settings(CHANGES)).paths(each) for each in (prepared, changed)]
+    runs = [begin("ppo", tiny_settings(CHANGES), prepared, ["ppo"], inputs) for inputs in paths]
+    assert runs[0].checkpoints.directory != runs[1].checkpoints.directory
+
+
+def test_a_table_that_no_listed_model_is_made_from_is_refused(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading(monkeypatch, ("prompts", "preferences", "steps"), "reward")
+    with pytest.raises(RlhfError, match="reads table steps, which the row of stage ppo does not"):
+        loop.train(tiny_settings(CHANGES), workspace)
 
 
 # -- faults and kills ---------------------------------------------------------------------------
