@@ -2,7 +2,7 @@
 
 Arms and seeds that are done are not run again, and a study that was killed goes on: DVC keeps its
 stages in `studies/<preset>/`, the policies keep their checkpoints. `all` stands for every figure of
-the paper; what goes beyond it, such as `apa`, is run by its own name.
+the paper; what goes beyond it, such as `neighbours`, is run by its own name.
 """
 
 import argparse
@@ -53,7 +53,8 @@ def study(
     """Bring the arms of figures of the paper up to date, and the page of findings with them.
 
     Args:
-        figures: names of figures: fig4 fig6 fig7 fig8 fig9 fig12 fig14 fig15 fig16 fig17 fig18 fig19; or apa
+        figures: names of figures: fig4 fig6 fig7 fig8 fig9 fig12 fig14 fig15 fig16 fig17 fig18 fig19;
+            or neighbours apa rto dpo xpo aihf etpo
         preset: the settings that all arms start from
         seeds: how many runs of the policy each arm gets
         overrides: settings to change for all arms, by dotted key: {"ppo.iterations": 200}

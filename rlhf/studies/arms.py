@@ -6,6 +6,7 @@ start from PPO-max, and so does what goes beyond the paper.
 
 from typing import Any
 
+from rlhf.settings.reads import OPTIONAL_MODELS
 from rlhf.settings.variants import VARIANTS
 
 Changes = dict[str, Any]
@@ -35,6 +36,33 @@ _CLIPPED_ADVANTAGE: Changes = {"ppo.advantage": {"normalise": None, "clip": 0.8}
 _VALUE_CLIP: Changes = {"ppo.value_clip": 0.2}
 _REFERENCE_RATIO: Changes = {"ppo.importance": "reference"}
 _CRITIC_FROM_SFT: Changes = {"ppo.critic.initial": "sft", "ppo.critic.pretraining_iterations": 0}
+
+
+def _variant(name: str) -> Changes:
+    """A variant's changes of `ppo`: what its optional models are made from, all arms share."""
+    changes = VARIANTS[name]
+    optional = OPTIONAL_MODELS.get(name, ())
+    return {key: value for key, value in changes.items() if key not in optional}
+
+
+def _section(name: str, **changes: Any) -> Changes:
+    """A variant with some keys of the algorithm's own section changed."""
+    key = f"ppo.{name}"
+    return _variant(name) | {key: {**VARIANTS[name][key], **changes}}
+
+
+# Two draws a prompt: half the iterations sample as many tokens. Pairs that accumulate want few, large
+# rounds, as in the paper; four of ten times as many prompts sample as many.
+_PAIRS_OF_AN_ITERATION: Changes = {"ppo.iterations": 40, "ppo.samples_every": 5}
+_FOUR_ROUNDS: Changes = {
+    "ppo.iterations": 4,
+    "ppo.rollouts": 240,
+    "ppo.samples_every": 1,
+    "ppo.checkpoint_every": 1,
+}
+# as strong as the KL penalty of the others; a target network of 0.995 would stand still in 240 steps
+_ETPO_IN_SHORT = {"beta": 0.05, "polyak": 0.8}
+
 
 # vanilla in all but the critic, which is trained alone first
 _VANILLA_WITH_CRITIC = {
@@ -81,6 +109,29 @@ ARMS: dict[str, Changes] = {
     "gae-0.9": VANILLA | {"ppo.gae.lambda": 0.9},
     "gae-0": VANILLA | {"ppo.gae.lambda": 0.0},
     "gae-1": VANILLA | {"ppo.gae.lambda": 1.0},
-    # beyond the paper: advantage-induced policy alignment (arXiv 2306.02231)
-    "apa": dict(VARIANTS["apa"]),
+    # beyond the paper: advantage-induced policy alignment (arXiv 2306.02231), and its control
+    "apa": _variant("apa"),
+    "apa-0.3": _section("apa", **{"lambda": 0.3}),
+    "apa-1": _section("apa", **{"lambda": 1.0}),
+    "awr": _variant("awr"),
+    # reinforced token optimisation (arXiv 2404.18922), whole, and as shaping alone; and the DPO model
+    # that it reads
+    "rto": _variant("rto"),
+    "rto-shaping": _section("rto", shaping_only=True),
+    "dpo": _variant("dpo"),
+    # exploratory preference optimisation (arXiv 2405.21046), without and with much of its term
+    "xpo": _variant("xpo") | _FOUR_ROUNDS,
+    "xpo-0": _section("xpo", alpha=[0.0]) | _FOUR_ROUNDS,
+    "xpo-large": _section("xpo", alpha=[0.01]) | _FOUR_ROUNDS,
+    "online-dpo": _variant("online-dpo") | _PAIRS_OF_AN_ITERATION,
+    # reward and policy in turns (arXiv 2406.06874)
+    "aihf": _variant("aihf"),
+    "aihf-direct": _variant("aihf-direct"),
+    # soft Q of every token (arXiv 2402.06700), and the loss of its published code
+    "etpo": _section("etpo", **_ETPO_IN_SHORT),
+    "etpo-published": _section("etpo", **_ETPO_IN_SHORT, form="published"),
+    # without a critic
+    "rloo": _variant("rloo"),
+    "grpo": _variant("grpo"),
+    "reinforce-pp": _variant("reinforce-pp"),
 }

@@ -1,22 +1,8 @@
 """The studies: which arms stand side by side, and what was found; most are figures of the paper."""
 
-from dataclasses import dataclass
-
 from rlhf.studies.claims import START, Claim
-
-
-@dataclass(frozen=True)
-class Study:
-    """One figure of the paper (or two of one experiment), or what goes beyond it.
-
-    in_paper: whether `python -m flows.study all` runs it
-    """
-
-    title: str
-    arms: tuple[str, ...]
-    claims: tuple[Claim, ...]
-    in_paper: bool = True
-
+from rlhf.studies.neighbours import NEIGHBOURS
+from rlhf.studies.study import Study
 
 # measured by what an arm ended with
 _ENDS = ("reward_last", "kl_last", "gold_last")
@@ -27,7 +13,7 @@ def _little_effect(arm: str) -> tuple[Claim, ...]:
     return tuple(Claim(text, metric, arm, "vanilla", "same") for metric in _ENDS)
 
 
-STUDIES: dict[str, Study] = {
+_OF_THE_PAPER: dict[str, Study] = {
     "fig4": Study(
         "Vanilla PPO collapses (fig. 4 and 13)",
         ("vanilla",),
@@ -186,31 +172,9 @@ STUDIES: dict[str, Study] = {
         ("gae-0.9", "gae-0", "gae-1"),
         (Claim("lambda 0 holds the policy nearer than 1", "kl_last", "gae-0", "gae-1", "lower"),),
     ),
-    # arXiv 2306.02231, abstract: a more stable form of control over the deviation from the initial
-    # policy, better by a separate reward model, without collapsing to deterministic output
-    "apa": Study(
-        "Advantage-induced policy alignment (arXiv 2306.02231)",
-        ("ppo-max", "apa"),
-        (
-            Claim("APA holds the policy nearer than PPO", "kl_last", "apa", "ppo-max", "lower"),
-            Claim(
-                "a separate reward model prefers it",
-                "gold_last",
-                "apa",
-                "ppo-max",
-                "higher",
-            ),
-            Claim(
-                "its output stays less deterministic",
-                "entropy_last",
-                "apa",
-                "ppo-max",
-                "higher",
-            ),
-        ),
-        in_paper=False,
-    ),
 }
+
+STUDIES: dict[str, Study] = {**_OF_THE_PAPER, **NEIGHBOURS}
 
 # what `all` stands for
 PAPER_FIGURES = tuple(name for name, study in STUDIES.items() if study.in_paper)

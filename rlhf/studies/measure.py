@@ -1,6 +1,7 @@
 """What a policy run is judged by beyond its own metrics.
 
-That is the gold model over the validations, and the loss on plain text at the end.
+That is the gold model over the validations, the loss on plain text at the end, and whether its credit
+finds planted errors.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from rlhf.engine.single import TorchEngine
 from rlhf.evaluation.plain_text import plain_text_loss
 from rlhf.models.scoring import ResponseScorer
 from rlhf.settings import Settings
+from rlhf.studies.credit import credit_auc, plant
 from rlhf.workspace import Workspace
 
 CURVES = ("reward", "kl", "perplexity", "response_length", "entropy", "finished", "value_loss")
@@ -30,18 +32,38 @@ def run_record(settings: Settings, workspace: Workspace) -> dict[str, Any]:
     """A finished policy run as one JSON object.
 
     `curves` are by iteration, `looks` by validation, `summary` by name: the run's own, and `gold`,
-    `reward_tail` (each with _first and _last) and `plain_text_loss`.
+    `reward_tail` and `credit_auc` (each with _first and _last) and `plain_text_loss`.
     """
     samples = read_steps(workspace.samples("ppo"))
     # the prompts are the same at each validation, so that the scores can be compared
-    validations = judged_validations(samples, gold_scores(settings, workspace, samples))
+    judged = judged_validations(samples, gold_scores(settings, workspace, samples))
+    spent = spent_at_validations(workspace)
+    validations = [row | spent[int(row["step"])] for row in judged]
     summary = read_json(workspace.metrics("ppo"))
     for key in JUDGED:
         summary[f"{key}_first"] = validations[0][key]
         summary[f"{key}_last"] = validations[-1][key]
     engine = TorchEngine(settings.engine)
-    summary["plain_text_loss"] = plain_text_loss(workspace.model("policy"), workspace, engine)
+    policy, reference = workspace.model("policy"), workspace.model("sft")
+    summary["plain_text_loss"] = plain_text_loss(policy, workspace, engine)
+    # one set of errors for all seeds of the policy
+    planted = plant(read_rows_of(workspace, "preferences", "test"), seed=0)
+    start = workspace.model(settings.ppo.initial)
+    summary["credit_auc_first"] = credit_auc(start, reference, planted, engine)
+    summary["credit_auc_last"] = credit_auc(policy, reference, planted, engine)
     return {"curves": _curves(workspace), "looks": validations, "summary": summary}
+
+
+def spent_at_validations(workspace: Workspace) -> dict[int, dict[str, float]]:
+    """What each validated policy had cost: KL from SFT in nats a token, and tokens sampled so far."""
+    spent: dict[int, dict[str, float]] = {}
+    tokens = 0.0
+    for row in read_steps(workspace.steps("ppo")):
+        if "validation_kl" in row:
+            spent[int(row["step"])] = {"kl": row["validation_kl"], "tokens": tokens}
+        # an iteration validates before it learns
+        tokens += row.get("tokens", 0.0)
+    return spent
 
 
 def _curves(workspace: Workspace) -> list[dict[str, Any]]:

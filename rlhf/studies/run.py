@@ -32,6 +32,8 @@ from rlhf.training import loop
 from rlhf.workspace import Workspace
 
 SHARED = ("models/base", "models/sft", "models/reward", "models/gold", "data/prepared")
+# there where some arm of the study reads it
+IF_THERE = ("models/dpo", "models/process")
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,8 @@ def run_seed(
     _log_as(f"{arm}, seed {seed}")
     # 1. a workspace with the models that all arms share
     workspace = Workspace(folder / f"{arm}-{seed}")
-    for name in SHARED:
+    there = [name for name in IF_THERE if (base.root / name).is_dir()]
+    for name in (*SHARED, *there):
         link = workspace.root / name
         link.parent.mkdir(parents=True, exist_ok=True)
         # a run that was killed has made it

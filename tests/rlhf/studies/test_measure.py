@@ -82,6 +82,16 @@ def test_a_run_s_record_holds_curves_validations_and_a_summary(
     assert summary["gold_last"] == looks[-1]["gold"]
     assert summary["plain_text_loss"] == pytest.approx(slow_plain_text_loss(finished), abs=1e-5)
 
+    # a validation comes before its iteration learns; the last one after all have
+    steps = read_steps(finished.steps("ppo"))
+    sampled = {row["step"]: row.get("tokens", 0.0) for row in steps}
+    assert [row["tokens"] for row in looks] == [
+        sum(tokens for step, tokens in sampled.items() if step < look["step"]) for look in looks
+    ]
+    assert looks[0]["tokens"] == sampled[-1] > 0
+    assert looks[0]["kl"] == pytest.approx(0.0, abs=1e-6) != looks[-1]["kl"]
+    assert summary["credit_auc_first"] == 0.5 != summary["credit_auc_last"]
+
     curves = record["curves"]
     assert [row["step"] for row in curves] == [-1, 0, 1, 2]
     assert all(math.isfinite(value) for row in curves for value in row.values())

@@ -1,11 +1,14 @@
 import json
+from collections.abc import Mapping
 
 import pytest
 from tiny import tiny_settings, write_settings
 
 from rlhf.common.errors import DataError
 from rlhf.common.files import read_json
+from rlhf.common.metrics import Value
 from rlhf.common.yaml import write_yaml
+from rlhf.core.steps import StepLog
 from rlhf.studies.arms import ARMS
 from rlhf.studies.run import run_arm, run_seed
 from rlhf.training import reward
@@ -53,6 +56,31 @@ def test_an_arm_is_all_its_seeds_side_by_side_and_gives_what_each_gives_alone(
     alone = run_seed(base, base.root / "alone", "kl", ARMS["kl"], 4)
     _, of_seed_4 = arm["runs"]
     assert of_seed_4["curves"] == alone["curves"] and of_seed_4["looks"] == alone["looks"]
+
+
+def test_a_seed_that_was_interrupted_goes_on_from_its_checkpoint(
+    base: Workspace, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_settings(base, tiny_settings({"ppo.iterations": 3, "ppo.checkpoint_every": 1}))
+    changes = ARMS["vanilla"]
+    undisturbed = run_seed(base, base.root / "undisturbed", "vanilla", changes, 1)
+    assert "resuming from" not in capfd.readouterr().err
+
+    write = StepLog.write
+
+    def write_and_stop(log: StepLog, step: int, values: Mapping[str, Value]) -> None:
+        write(log, step, values)
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StepLog, "write", write_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_seed(base, base.root / "arms", "vanilla", changes, 1)
+    resumed = run_seed(base, base.root / "arms", "vanilla", changes, 1)
+    assert "vanilla, seed 1: resuming from" in capfd.readouterr().err
+    assert resumed["looks"] == undisturbed["looks"]
+    assert resumed["curves"] == undisturbed["curves"]
 
 
 def test_a_plan_that_is_missing_or_no_plan_is_named(base: Workspace) -> None:

@@ -1,0 +1,72 @@
+"""Planted errors, and how well a policy's log-ratio finds them."""
+
+import pandas as pd
+import pytest
+import torch
+from tiny import tiny_settings
+
+from rlhf.batches.tables import read_rows_of
+from rlhf.engine.single import TorchEngine
+from rlhf.models.saving import load_causal_lm
+from rlhf.studies.credit import auc, credit_auc, logprobs_of, plant
+from rlhf.workspace import Workspace
+
+PAIRS = pd.DataFrame(
+    {
+        "prompt_ids": [[2, 9], [2, 8], [2, 7]],
+        # the second has no place for an error
+        "chosen_ids": [[11, 12, 13, 1], [1], [14, 15, 1]],
+    }
+)
+
+
+def test_one_token_of_another_answer_is_planted() -> None:
+    planted = plant(PAIRS, seed=3)
+    assert planted.prompts == [[2, 9], [2, 7]]
+    originals = ([11, 12, 13, 1], [14, 15, 1])
+    for response, place, original in zip(planted.responses, planted.places, originals, strict=True):
+        differing = [at for at, token in enumerate(response) if token != original[at]]
+        assert differing == [place] and place < len(original) - 1
+        assert response[place] in {11, 12, 13, 14, 15} - set(original)
+
+
+def test_errors_are_fixed_by_the_seed() -> None:
+    assert plant(PAIRS, seed=3) == plant(PAIRS, seed=3)
+    places = {tuple(plant(PAIRS, seed=seed).places) for seed in range(20)}
+    assert len(places) > 1
+
+
+def test_the_area_by_hand() -> None:
+    # planted -1.0 and 0.5; others 0.0, 1.0, 0.5: of six pairs four are in order, one is a tie
+    credits = [[0.0, -1.0, 1.0], [0.5, 0.5]]
+    assert auc(credits, [1, 0]) == pytest.approx(4.5 / 6)
+    assert auc([[0.0, 0.0, 0.0]], [1]) == 0.5
+    assert auc([[-9.0, 1.0], [2.0, -3.0]], [0, 1]) == 1.0
+
+
+def test_log_probabilities_are_those_of_one_response_at_a_time(prepared: Workspace) -> None:
+    planted = plant(read_rows_of(prepared, "preferences", "test"), seed=0)
+    engine = TorchEngine(tiny_settings().engine)
+    found = logprobs_of(prepared.model("sft"), planted, engine)
+    model = load_causal_lm(prepared.model("sft"))
+    for row in range(3):
+        ids = torch.tensor([[*planted.prompts[row], *planted.responses[row]]])
+        with torch.no_grad():
+            table = model(input_ids=ids).logits[0].log_softmax(1)
+        first = len(planted.prompts[row])
+        expected = [float(table[at - 1, ids[0, at]]) for at in range(first, ids.shape[1])]
+        assert found[row] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_policy_that_never_learnt_has_no_credit_to_give(workspace: Workspace) -> None:
+    planted = plant(read_rows_of(workspace, "preferences", "test"), seed=0)
+    engine = TorchEngine(tiny_settings().engine)
+    sft = workspace.model("sft")
+    assert credit_auc(sft, sft, planted, engine) == 0.5
+
+    # one that has moved gives some
+    policy = load_causal_lm(sft)
+    with torch.no_grad():
+        policy.get_input_embeddings().weight.mul_(1.1)
+    policy.save_pretrained(workspace.model("policy"))
+    assert credit_auc(workspace.model("policy"), sft, planted, engine) != 0.5
