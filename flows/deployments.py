@@ -6,8 +6,8 @@ pipeline a schedule. One run at a time works in a workspace, the next one waits.
 """
 
 import argparse
-import fcntl
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +22,7 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.types.entrypoint import EntrypointType
 
 from flows.arguments import add_pools, add_settings, add_targets
+from flows.dead_runs import end_dead_runs
 from flows.pipeline import pipeline
 from flows.stage import exit_code, prefect_server
 from flows.study import study
@@ -31,6 +32,7 @@ from rlhf.stages import STAGES
 from tasks.environment import records_root
 from tasks.errors import BusyError
 from tasks.execution import current_execution
+from tasks.served import SERVED_ELSEWHERE, serving
 from tasks.server import is_own
 
 _STUDY = "The arms of figures of the paper, a seed each, and the page of findings."
@@ -98,22 +100,14 @@ def workspace_tag(root: Path) -> str:
 
 
 def serve_here(root: Path, deployments: list[RunnerDeployment]) -> None:
-    """Run what is due or asked for, until Ctrl-C; raises RlhfError where another process does it."""
-    with _only_one(root), schedules_resting(root):
+    """Run what is due or asked for, until Ctrl-C; raises BusyError where another process does it."""
+    with serving(root), schedules_resting(root):
+        with get_client(sync_client=True) as client:
+            ours = [deployment.id for deployment in _registered(client, root)]
+            for line in end_dead_runs(client, ours):
+                print(line, flush=True)
         # a second run would only wait for the first
         serve(*deployments, limit=1, pause_on_shutdown=False, print_starting_message=False)
-
-
-@contextmanager
-def _only_one(root: Path) -> Iterator[None]:
-    path = records_root(root) / ".prefect" / "served.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BusyError("another process serves this workspace's deployments") from None
-        yield
 
 
 @contextmanager
@@ -148,7 +142,7 @@ def _registered(client: SyncPrefectClient, root: Path) -> list[DeploymentRespons
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Read the command line, then serve."""
+    """Read the command line, then serve; exits with SERVED_ELSEWHERE where another process does."""
     options = _parser().parse_args(arguments)
     parameters = _parameters(options)
     with exit_code(), prefect_server(Path(), current_execution()) as url:
@@ -162,7 +156,11 @@ def main(arguments: list[str] | None = None) -> None:
             asked=parameters != _parameters(_parser().parse_args([])),
         )
         print(f"Served: {', '.join(str(one.name) for one in deployments)}", flush=True)
-        serve_here(Path(), deployments)
+        try:
+            serve_here(Path(), deployments)
+        except BusyError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(SERVED_ELSEWHERE) from None
 
 
 def _parameters(options: argparse.Namespace) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import argparse
 import shutil
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,14 @@ from rlhf.settings.variants import VARIANTS
 from rlhf.workspace import Workspace
 from tasks.execution import current_execution, named_execution
 from tasks.recording import record_execution
-from tasks.repro import ReproFailed, dvc_repro, override, refuse_settings, workspace_held
+from tasks.repro import (
+    ReproFailed,
+    dvc_repro,
+    override,
+    refuse_settings,
+    settings_changed,
+    workspace_held,
+)
 from tasks.steps import LOGS
 from tasks.tracking import best_effort
 
@@ -44,6 +52,8 @@ def pipeline(
     worker_silence_seconds: Seconds = SILENCE_SECONDS,
 ) -> None:
     """Bring the workspace up to date.
+
+    Settings that it writes are put back where it ends before one of its stages has finished.
 
     Args:
         targets: stages to bring up to date with all that they need; all stages if empty
@@ -78,12 +88,12 @@ def run_dvc(
     pools: dict[str, str],
     worker_silence_seconds: int,
 ) -> None:
-    """Let DVC run what is stale, its output in the log."""
+    """Let DVC run what is stale, its output in the log; each try writes its settings anew."""
     root, on_line = Path(), get_run_logger().info
-    with workspace_held(root, on_line, wait=wait):
-        if preset is not None:
-            adopt_preset(root, preset, changes)
-        override(root, changes)
+    change = partial(override, root, changes)
+    if preset is not None:
+        change = partial(adopt_preset, root, preset, changes)
+    with workspace_held(root, on_line, wait=wait), settings_changed(root, change, on_line):
         send_stages(root, targets, pools, on_line, worker_silence_seconds, wait=wait)
         dvc_repro(root, targets, on_line, wait=wait)
 

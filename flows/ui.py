@@ -24,6 +24,7 @@ from rlhf.common.errors import RlhfError
 from rlhf.common.files import read_json, write_json
 from tasks.guard import guard_environment, guarded_command
 from tasks.run_page import address_file
+from tasks.served import SERVED_ELSEWHERE, is_served
 from tasks.server import HOST, free_port, release, shared_server
 from tasks.tracking import tracking_uri
 
@@ -60,7 +61,7 @@ def main() -> None:
                 # it starts while Prefect's server does
                 mlflow = start_mlflow(root)
             prefect_url = shared_server(root, this_process)
-            runner = start_runner(root)
+            runner = DeploymentRunner(root)
             print(f"Prefect  {without_credentials(prefect_url.removesuffix('/api'))}", flush=True)
             if mlflow is not None:
                 mlflow = wait_for(mlflow, root)
@@ -74,7 +75,7 @@ def main() -> None:
         finally:
             # it has runs to end and schedules to pause, while there is a server
             if runner is not None:
-                stop(runner, signal.SIGINT, _RUNNER_SECONDS)
+                runner.stop()
             forget_address(root, mlflow)
             if mlflow is not None:
                 stop(mlflow.process)
@@ -120,18 +121,42 @@ def start_runner(root: Path) -> subprocess.Popen[bytes]:
     return _start(root, DEPLOYMENTS, [sys.executable, "-m", "flows.deployments"])
 
 
-def wait_for_end(
-    root: Path, mlflow: MlflowServer | None, runner: subprocess.Popen[bytes]
-) -> NoReturn:
+class DeploymentRunner:
+    """The process that serves the deployments; while another one does, it waits for its turn."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._waits = self._failed = False
+        self._process = start_runner(root)
+
+    def look(self) -> None:
+        """Take over once the other process has ended, and say what becomes of the deployments."""
+        if self._waits and not is_served(self._root):
+            print("The other process has ended: the deployments are served from here.", flush=True)
+            self._waits = False
+            self._process = start_runner(self._root)
+        if self._waits or self._failed or self._process.poll() is None:
+            return
+        # the pages are there all the same
+        if self._process.returncode == SERVED_ELSEWHERE:
+            self._waits = True
+            about = "Another process serves the deployments; this one does when that has ended."
+        else:
+            self._failed = True
+            about = f"The deployments are not served here; see {_log(self._root, DEPLOYMENTS)}"
+        print(about, flush=True)
+
+    def stop(self) -> None:
+        """End it, and the run that it has begun, in order."""
+        stop(self._process, signal.SIGINT, _RUNNER_SECONDS)
+
+
+def wait_for_end(root: Path, mlflow: MlflowServer | None, runner: DeploymentRunner) -> NoReturn:
     """Wait until MLflow's server ends, which raises RlhfError that names its log."""
-    told = False
     while True:
         if mlflow is not None and mlflow.process.poll() is not None:
             raise RlhfError(f"the MLflow server stopped; see {_log(root, MLFLOW)}")
-        if runner.poll() is not None and not told:
-            # another `make ui` does it, or it failed: the pages are there all the same
-            print(f"The deployments are not served here; see {_log(root, DEPLOYMENTS)}", flush=True)
-            told = True
+        runner.look()
         time.sleep(1)
 
 

@@ -1,16 +1,28 @@
-"""What the stages measured of each model: the few figures by which one tells models apart."""
+"""What the stages measured: the key figures as pages show them, and those by which one tells models apart."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from rlhf.common.files import read_json
+from rlhf.common.shown import format_metric
 from rlhf.stages import STAGES
 from rlhf.workspace import Workspace
+from tasks.metric_names import key_figures
 
 # of a model's answers, as the details of `evaluate` have them
 _OF_ANSWERS = ("gold_score", "response_length", "finished")
 _RATES = ("win_rate", "win_rate_length_controlled")
+
+
+def shown_figures(workspace: Workspace, stages: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+    """Give (stage, figure, text) of every key figure that the stages have measured, in this order."""
+    for stage in stages:
+        path = workspace.metrics(stage)
+        summary = read_json(path) if path.exists() else {}
+        for key, value in key_figures(stage, summary).items():
+            if value is not None:
+                yield stage, key, format_metric(value)
 
 
 def stage_figures(root: Path, stage: str) -> dict[str, Any]:

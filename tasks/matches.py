@@ -21,7 +21,7 @@ from tasks.artifacts import show_table, summary_rows
 from tasks.errors import StageFailed
 from tasks.metric_names import under
 from tasks.process import run_process
-from tasks.registry import registered_name
+from tasks.registry import registered_name, unregistered
 from tasks.tracking import TrackedRun, client_of, set_tags
 from tasks.versions import (
     CHALLENGER,
@@ -128,10 +128,7 @@ def promote_policy(run: TrackedRun) -> None:
         tree = tree_sha256(Workspace(run.root).model("policy"))
         policy = find_by_tree(run.root, run.experiment, "policy", tree)
         if policy is None:
-            logger.warning(
-                "the policy is not in MLflow's registry (another server was in use?): "
-                "nothing is promoted"
-            )
+            logger.warning("nothing is promoted. %s", unregistered(run, ["policy"]))
             return
         client = client_of(run.root)
         client.set_registered_model_alias(policy.name, CHALLENGER, policy.version)

@@ -11,6 +11,8 @@ from rlhf.stages import STAGES
 
 # figures at the end of a run
 SUMMARY = "summary"
+# yes or no, of which MLflow keeps 1 or 0
+FLAGS = frozenset({"collapsed"})
 
 
 def curve_name(stage: str, key: str) -> str:

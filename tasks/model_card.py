@@ -4,7 +4,9 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, Metric
 from mlflow.entities.model_registry import ModelVersion
 
+from rlhf.common.shown import format_metric
 from tasks.lineage import DEPENDENCY
+from tasks.metric_names import FLAGS
 
 # what the source of a version begins with
 LOGGED_MODEL = "models:/"
@@ -12,9 +14,13 @@ _ABOUT = {
     "base": "The pretrained language model that all others start from",
     "sft": "The base model, fine-tuned on dialogues",
     "reward": "Scores an answer to a prompt; PPO trains the policy against it",
+    "dpo": "The SFT model, trained on preference pairs directly; an optimal token-level Q function",
+    "process": "Says of each step of an answer whether it is right",
     "gold": "A second reward model, trained on pairs that the first never saw; it only judges",
     "policy": "The model that PPO trained from SFT against the reward model",
 }
+# a bare 0 or 1 would be read as a truth value
+_SHARES = {"finished": "answers that ended by themselves, within the limit of tokens"}
 _LOADS_LANGUAGE_MODEL = """chat = mlflow.transformers.load_model("{uri}")
 chat([{{"role": "user", "content": "How do I keep bread fresh?"}}], max_new_tokens=80)"""
 _LOADS_REWARD_MODEL = """scorer = mlflow.pyfunc.load_model("{uri}")
@@ -49,11 +55,15 @@ def _figures(metrics: list[Metric]) -> str:
     for key in sorted(values, key=_importance):
         if _is_bound(key, values):
             continue
-        value = f"{values[key]:.4g}"
+        name, value = key, format_metric(values[key])
+        if key in FLAGS:
+            value = format_metric(bool(values[key]))
+        if key in _SHARES:
+            name, value = f"{key}: {_SHARES[key]}", f"{100 * values[key]:.3g} %"
         low, high = values.get(f"{key}_low"), values.get(f"{key}_high")
         if low is not None and high is not None:
             value = f"{values[key]:.3f} [{low:.3f}, {high:.3f}]"
-        rows.append(f"| {key} | {value} |")
+        rows.append(f"| {name} | {value} |")
     return "\n".join(rows) if len(rows) > 2 else "Nothing measured of it yet."
 
 

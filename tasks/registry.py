@@ -5,7 +5,7 @@ for several projects may share a server.
 """
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -16,6 +16,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
+from rlhf.common.address import without_credentials
 from rlhf.common.errors import RlhfError
 from rlhf.common.files import tree_bytes, tree_sha256
 from rlhf.settings import Settings, flatten
@@ -123,18 +124,29 @@ def record_judged(run: TrackedRun, judged: Mapping[str, Mapping[str, Any]]) -> N
 
     Raises TrackingError that names those that have no such version, when the others are recorded.
     """
-    missing = []
+    missing: list[str] = []
     for model, found in judged.items():
         name = registered_name(run.experiment, model)
         version = find_tree(client_of(run.root), name, found["tree"])
         if version is None:
-            missing.append(name)
+            missing.append(model)
         else:
             record_figures(run, version, found["figures"])
     if missing:
-        raise TrackingError(
-            f"{', '.join(missing)}: no version in MLflow's registry has these bytes"
-        )
+        raise TrackingError(unregistered(run, missing))
+
+
+def unregistered(run: TrackedRun, models: Collection[str]) -> str:
+    """Say of models in the workspace that the present server has no such versions, and what to do."""
+    names = ", ".join(registered_name(run.experiment, model) for model in models)
+    stages = [stage.name for stage in STAGES.values() if stage.registered and stage.model in models]
+    address = without_credentials(tracking_uri(run.root))
+    return (
+        f"{names}: MLflow at {address} has no version with the bytes that lie in models/; they were "
+        "registered with another server, or never. Set MLFLOW_TRACKING_URI to the one that has them "
+        "and run `dvc repro --force --single-item evaluate`; or register them with this one by running "
+        f"their stages anew: `dvc repro --force --single-item {' '.join([*stages, 'evaluate'])}`"
+    )
 
 
 # -- the logged model -------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ import psutil
 from rlhf.common.command import TERMINATED, exit_on_fault
 from rlhf.common.errors import RlhfError
 from rlhf.common.files import write_text
-from rlhf.common.yaml import parse_yaml
+from rlhf.common.yaml import parse_yaml, read_yaml
 from rlhf.settings import settings_from
 from rlhf.settings.edit import edited
 from rlhf.settings.read import settings_text
@@ -111,6 +111,64 @@ def override(root: Path, values: Mapping[str, Any]) -> None:
 def refuse_settings(root: Path, text: str, source: str) -> None:
     """Raise SettingsError for the text of a params.yaml that a stage would refuse."""
     refuse_unwatched_stages(root, settings_from(parse_yaml(text, source), source))
+
+
+# -- settings of a run ----------------------------------------------------------------------------
+
+
+@contextmanager
+def settings_changed(root: Path, change: Callable[[], object], on_line: OnLine) -> Iterator[None]:
+    """Change params.yaml for the block, and put it back where that ends before a stage has finished.
+
+    change: writes the whole change or raises; the workspace is held
+
+    A run that is refused, cancelled or fails at its first stage leaves no settings to the runs after
+    it: tried again, it writes them again. Once dvc.lock names a stage that has finished with them they
+    stay, and so does what somebody else has written meanwhile.
+    """
+    path = Workspace(root).params
+    before, recorded = _text(path), _recorded_stages(root)
+    change()
+    written = _text(path)
+    try:
+        yield
+    except BaseException:
+        # or this fault would hide the one that ends the run
+        try:
+            if written != before and not _news(recorded, _recorded_stages(root)):
+                _put_back(path, before, written, on_line)
+        except (RlhfError, OSError) as fault:
+            on_line(f"warning: {path} keeps the settings of this run: {fault}")
+        raise
+
+
+def _put_back(path: Path, before: str | None, written: str | None, on_line: OnLine) -> None:
+    if _text(path) != written:
+        on_line(f"{path} was changed while this run worked, and stays as it is")
+        return
+    if before is None:
+        path.unlink()
+    else:
+        write_text(path, before)
+    on_line(
+        f"{path} is again as it was before this run, none of whose stages has finished; tried again, "
+        "it writes its settings again and goes on from its checkpoints"
+    )
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+def _recorded_stages(root: Path) -> Mapping[str, Any]:
+    """The entries of dvc.lock, of which a stage writes its own when it has finished."""
+    lock = root / "dvc.lock"
+    content: Mapping[str, Any] = read_yaml(lock) if lock.is_file() else {}
+    return content.get("stages") or {}
+
+
+def _news(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    return any(before.get(stage) != entry for stage, entry in after.items())
 
 
 # -- one run at a time ----------------------------------------------------------------------------

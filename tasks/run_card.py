@@ -5,11 +5,10 @@ from collections.abc import Collection, Iterator
 from mlflow import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
-from rlhf.common.files import read_json
 from rlhf.stages import STAGES
 from rlhf.workspace import Workspace
+from tasks.figures import shown_figures
 from tasks.matches import ComparisonResult, read_results
-from tasks.metric_names import key_figures
 from tasks.tracking import set_tags
 
 # told in the comparisons, with their intervals
@@ -54,17 +53,13 @@ def _interval(result: ComparisonResult, key: str) -> str:
 def _figures(workspace: Workspace, ran: Collection[str]) -> Iterator[str]:
     yield "| stage | figure | value |"
     yield "|---|---|---|"
-    for stage in STAGES:
-        path = workspace.metrics(stage)
-        if stage not in ran or not path.exists():
-            continue
-        for key, value in key_figures(stage, read_json(path)).items():
-            if key not in _TOLD and value is not None:
-                text = f"{value:.4g}" if isinstance(value, float) else str(value)
-                yield f"| {stage} | {key} | {text} |"
+    stages = [stage for stage in STAGES if stage in ran]
+    for stage, key, text in shown_figures(workspace, stages):
+        if key not in _TOLD:
+            yield f"| {stage} | {key} | {text} |"
 
 
 def _pointers(workspace: Workspace, ran: Collection[str]) -> Iterator[str]:
     if "report" in ran and workspace.report.exists():
         yield "The report, with curves and answers side by side: `index.html` under *Artifacts*."
-    yield "The models: *Model registry*, or the runs of `sft`, `reward`, `ppo` and `gold` below this one."
+    yield "The models: *Model registry*, or the runs of `sft`, `reward`, `dpo`, `process`, `ppo` and `gold` below this one."

@@ -3,7 +3,7 @@
 import contextvars
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,11 @@ from prefect.exceptions import PrefectException
 from rlhf.common.address import without_credentials
 from rlhf.common.errors import DataError
 from rlhf.common.files import read_json
+from rlhf.common.shown import format_metric
+from rlhf.stages import STAGES
+from rlhf.workspace import Workspace
 from tasks.environment import records_root
+from tasks.figures import shown_figures
 from tasks.metric_names import key_figures
 from tasks.tracking import TrackedRun, tracking_uri
 
@@ -101,15 +105,27 @@ def _show(artifact: UUID, progress: dict[str, Any]) -> None:
 
 def show_results(run: TrackedRun, summary: dict[str, Any]) -> None:
     """Show a stage's key figures, and links to its run in MLflow and to the report."""
-    lines = ["| figure | value |", "|---|---|"]
-    for key, value in key_figures(run.stage, summary).items():
-        text = f"{value:.4g}" if isinstance(value, float) else str(value)
-        lines.append(f"| {key} | {text} |")
-    lines += ["", *_links(run)]
+    lines = [*_figures(run, summary), *_links(run)]
     with suppress(*LOST):
         create_markdown_artifact(
             "\n".join(lines), key=artifact_key(run.stage, "results"), description=run.stage
         )
+
+
+def _figures(run: TrackedRun, summary: Mapping[str, Any]) -> list[str]:
+    """The table of a stage's figures; of a stage that measures nothing, as the report, that of all stages."""
+    if run.stage in STAGES and not STAGES[run.stage].summary:
+        title, rule = "| stage | figure | value |", "|---|---|---|"
+        rows = [f"| {' | '.join(row)} |" for row in shown_figures(Workspace(run.root), STAGES)]
+    else:
+        title, rule = "| figure | value |", "|---|---|"
+        figures = key_figures(run.stage, summary)
+        rows = [
+            f"| {key} | {format_metric(figures[key])} |"
+            for key in figures
+            if figures[key] is not None
+        ]
+    return [title, rule, *rows, ""] if rows else []
 
 
 def _links(run: TrackedRun) -> list[str]:

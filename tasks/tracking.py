@@ -21,6 +21,7 @@ from mlflow.entities import Experiment, LifecycleStage, Metric, Param, Run, RunT
 from mlflow.exceptions import MlflowException
 
 from rlhf.common.address import without_credentials
+from rlhf.common.errors import RlhfError
 from rlhf.workspace import Workspace
 from tasks.environment import records_root
 from tasks.errors import TrackingError
@@ -272,4 +273,6 @@ def _search_execution(client: MlflowClient, experiment_id: str, execution: str) 
 def first_line(error: Exception) -> str:
     """What a failure says, fit for one line of a log."""
     text = without_credentials(str(error)).strip() or type(error).__name__
-    return textwrap.shorten(text.splitlines()[0], 200)
+    line = text.splitlines()[0]
+    # ours tell at their end what to do
+    return line if isinstance(error, RlhfError) else textwrap.shorten(line, 200)

@@ -4,17 +4,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf.common.files import read_json
-from rlhf.stages import STAGES, Stage
+from rlhf.stage import Stage
+from rlhf.stages import STAGES
 from rlhf.workspace import Workspace
 
 
 @dataclass(frozen=True)
 class StageState:
-    """Whether a stage has run in this workspace, and what it measured."""
+    """Whether a stage has run in this workspace, and what it measured; one that is off measures nothing."""
 
     name: str
     done: bool
     metrics: dict[str, Any]
+
+    @property
+    def off(self) -> bool:
+        """Whether the settings left it out when it was its turn."""
+        return self.done and STAGES[self.name].optional is not None and not self.metrics
 
     @property
     def key_metrics(self) -> dict[str, Any]:
@@ -36,15 +42,3 @@ def _state(stage: Stage, workspace: Workspace) -> StageState:
     path = workspace.metrics(stage.name)
     done = path.is_file()
     return StageState(stage.name, done, read_json(path) if done else {})
-
-
-def format_metric(value: Any) -> str:
-    """A metric as a person reads it."""
-    # a bool is an int, too
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return str(value)

@@ -28,7 +28,7 @@ def preset(
     variant: Annotated[
         str | None,
         typer.Option(
-            help=f"Variant of the preset; apa is beyond the paper: {', '.join(VARIANTS)}."
+            help=f"Variant of the preset; from apa on beyond the paper: {', '.join(VARIANTS)}."
         ),
     ] = None,
 ) -> None:

@@ -10,8 +10,9 @@ from rich.table import Column, Table
 
 from rlhf.commands.context import CliContext
 from rlhf.commands.doctor import Diagnosis, diagnose
-from rlhf.commands.overview import format_metric, stage_states
+from rlhf.commands.overview import StageState, stage_states
 from rlhf.commands.package_checks import IMPORTS
+from rlhf.common.shown import format_metric
 
 _MARKS = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "fault": "[red]fault[/]"}
 
@@ -41,10 +42,17 @@ def _print_diagnosis(console: Console, diagnosis: Diagnosis) -> None:
         advice = f"\n[dim]{escape(check.advice)}[/]" if check.advice else ""
         table.add_row(_MARKS[check.state], escape(check.name), escape(check.found) + advice)
     console.print(table)
+    off = [f"{name} (off)" for name in diagnosis.off]
     done = [name for name, is_done in diagnosis.stages.items() if is_done]
-    names = ", ".join(done) or "none"
+    names = ", ".join([*(name for name in done if name not in diagnosis.off), *off]) or "none"
     console.print(f"stages done: {names}; `dvc status` shows which are out of date")
     console.print("ready" if diagnosis.healthy else "not ready: fix what is marked as a fault")
+
+
+def _without_figures(stage: StageState) -> str:
+    if stage.off:
+        return "[dim]off[/]"
+    return "done" if stage.done else "[dim]not run yet[/]"
 
 
 def show(
@@ -59,7 +67,7 @@ def show(
     for stage in stage_states(cli.workspace):
         metrics = stage.metrics if everything else stage.key_metrics
         if not metrics:
-            table.add_row(stage.name, "done" if stage.done else "[dim]not run yet[/]", "")
+            table.add_row(stage.name, _without_figures(stage), "")
         name = stage.name
         for key, value in metrics.items():
             table.add_row(name, escape(key), escape(format_metric(value)))

@@ -6,6 +6,7 @@ import pytest
 from rlhf.common.errors import ChangedError, RlhfError
 from rlhf.common.yaml import parse_yaml, read_yaml, write_yaml
 from rlhf.settings import preset_text, settings_from
+from rlhf.settings.edit import edited
 from tasks.lineage import Lineage, git_state, output_hashes, stage_lineage
 from tasks.steps import refuse_changes
 from tasks.tracking import TrackedRun
@@ -72,6 +73,28 @@ def test_settings_of_a_stage_are_those_it_depends_on(repository: Project) -> Non
     assert "ppo.iterations" not in found
 
 
+def test_a_setting_may_not_change_while_a_stage_runs_that_depends_on_it(
+    repository: Project,
+) -> None:
+    run = TrackedRun(
+        "one",
+        repository.root,
+        "run",
+        "parent",
+        "experiment",
+        stage_lineage(repository.root, "one", SETTINGS),
+        "1",
+    )
+    params = repository.root / "params.yaml"
+    before = params.read_text()
+    # the stage two depends on it, one does not
+    params.write_text(edited(before, {"report.dialogues": 9}, "params.yaml"))
+    refuse_changes(run)
+    params.write_text(edited(before, {"seed": 9}, "params.yaml"))
+    with pytest.raises(ChangedError, match=r"^seed: changed while one ran"):
+        refuse_changes(run)
+
+
 def test_a_plan_that_is_a_parameter_as_a_whole_may_not_change_while_its_stage_runs(
     repository: Project,
 ) -> None:
@@ -91,3 +114,52 @@ def test_a_plan_that_is_a_parameter_as_a_whole_may_not_change_while_its_stage_ru
     (root / "arms" / "kl.yaml").write_text("seeds: [3, 4]\n")
     with pytest.raises(ChangedError, match=r"^arms/kl\.yaml: changed while arm ran"):
         refuse_changes(run)
+
+
+# a model, and beside the code of whoever reads it a file that stands for it
+_THROUGH_A_STAND_IN = {
+    "maker": {
+        "cmd": "mkdir -p models/m && cat data/in > models/m/weights && cp data/in code/reader/m.json",
+        "deps": ["data"],
+        "outs": ["models/m", "code/reader/m.json"],
+    },
+    "reader": {"cmd": "touch read.txt", "deps": ["code/reader"], "outs": ["read.txt"]},
+    "other": {"cmd": "touch another.txt", "deps": ["code/other"], "outs": ["another.txt"]},
+}
+
+
+@pytest.fixture
+def with_stand_in(repository: Project) -> Project:
+    """A project in which one stage reads another one's model through the folder of its own code."""
+    root = repository.root
+    (root / "dvc.yaml").write_text(write_yaml({"stages": _THROUGH_A_STAND_IN}))
+    for folder in ("reader", "other"):
+        (root / "code" / folder).mkdir(parents=True)
+        (root / "code" / folder / "run").write_text("code")
+    (root / ".gitignore").write_text("/models/\n/code/*/*.json\n/*.txt\n")
+    repository.commit()
+    return repository
+
+
+def test_a_model_that_is_read_through_its_stand_in_is_part_of_the_lineage(
+    with_stand_in: Project,
+) -> None:
+    root = with_stand_in.root
+    ran = with_stand_in.ran(with_stand_in.repro("reader", "other"))
+    assert ran.index("maker") < ran.index("reader")
+    found = stage_lineage(root, "reader", SETTINGS).dependencies
+    assert found.keys() == {"code/reader", "models/m"}
+    assert found["models/m"] == output_hashes(root, "maker")["models/m"]
+    assert stage_lineage(root, "other", SETTINGS).dependencies.keys() == {"code/other"}
+
+
+def test_dvc_ties_a_reader_to_the_model_and_nobody_else(with_stand_in: Project) -> None:
+    """What the files that stand for models are for."""
+    with_stand_in.repro()
+    (with_stand_in.root / "data" / "in").write_text("other bytes")
+    stale = with_stand_in.run("dvc", "status", "other")
+    assert "up to date" in stale
+    assert with_stand_in.ran(with_stand_in.repro("other")) == []
+    assert with_stand_in.ran(with_stand_in.repro()) == ["maker", "reader"]
+    # git sees nothing new
+    assert with_stand_in.run("git", "status", "--porcelain", "--", "code") == ""

@@ -9,7 +9,7 @@ from rlhf.workspace import Workspace
 from tasks.metric_names import compared_figures, curve_name, key_figures, named_curves, under
 from tests.project_copy import Project
 
-WITH_STEPS = [name for name, stage in STAGES.items() if stage.step_log]
+WITH_STEPS = [name for name, stage in STAGES.items() if stage.step_log and stage.optional is None]
 
 
 def test_important_curves_come_before_the_others() -> None:

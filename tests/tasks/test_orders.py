@@ -11,6 +11,7 @@ from tasks.orders import (
     fill_order,
     needed_stages,
     place_order,
+    refuse_unready,
     stages_before,
     take_over,
     why_stale,
@@ -178,3 +179,57 @@ def test_without_a_remote_it_is_said_how_to_add_one(caller: Project) -> None:
     caller.commit()
     with pytest.raises(RlhfError, match="dvc remote add --default"):
         place_order(caller.root, "two")
+
+
+def test_a_commit_that_is_not_pushed_is_refused_at_once(caller: Project, tmp_path: Path) -> None:
+    # without any remote a worker on this machine fetches from here
+    refuse_unready(caller.root)
+    caller.run("git", "init", "--quiet", "--bare", str(tmp_path / "origin.git"))
+    caller.run("git", "remote", "add", "origin", str(tmp_path / "origin.git"))
+    caller.run("git", "push", "--quiet", "origin", "HEAD:main")
+    refuse_unready(caller.root)
+
+    (caller.root / "data" / "in").write_text("more\n")
+    caller.commit()
+    with pytest.raises(RlhfError) as refused:
+        place_order(caller.root, "one")
+    commit = head(caller)[:12]
+    assert f"commit {commit} is on no branch of origin that this clone knows of" in str(
+        refused.value
+    )
+    assert "git push it first" in str(refused.value)
+
+    # another branch will do: the worker fetches all
+    caller.run("git", "push", "--quiet", "origin", "HEAD:try")
+    refuse_unready(caller.root)
+
+
+def test_a_worker_gets_a_model_that_is_read_through_its_stand_in(
+    caller: Project, tmp_path: Path
+) -> None:
+    """The model is no dependency of the stage: a file beside its code stands for it."""
+    content = read_yaml(caller.root / "dvc.yaml")
+    content["stages"]["one"] = {
+        "cmd": "mkdir -p models/m && cat data/in > models/m/weights && cp data/in code/m.json",
+        "deps": ["data"],
+        "outs": ["models/m", "code/m.json"],
+    }
+    content["stages"]["two"] = {
+        "cmd": "cat models/m/weights > two.txt",
+        "deps": ["code"],
+        "outs": ["two.txt"],
+    }
+    (caller.root / "dvc.yaml").write_text(write_yaml(content))
+    (caller.root / "code").mkdir()
+    (caller.root / "code" / "run").write_text("code")
+    (caller.root / ".gitignore").write_text("/models/\n/code/*.json\n/*.txt\n")
+    caller.repro("one")
+    caller.commit()
+    clone = tmp_path / "another" / "folder"
+    caller.run("git", "clone", "--quiet", str(caller.root), str(clone))
+    entry = fill_order(clone, place_order(caller.root, "two"), print)
+    assert (clone / "models" / "m" / "weights").read_text() == "in\n"
+    assert (clone / "code" / "m.json").read_text() == "in\n"
+    take_over(caller.root, "two", entry)
+    assert (caller.root / "two.txt").read_text() == "in\n"
+    assert why_stale(caller.root, "two") == ""

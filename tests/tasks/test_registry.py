@@ -144,7 +144,8 @@ def test_its_description_has_every_figure_and_where_to_look(records: Path) -> No
     client = client_of(records)
     run = opened(records, "g")
     version = register_model(run, "base", CachedOutput("h.dir"), None, settings())
-    record_figures(run, version, {"kl_last": 0.0912345, "collapsed": False, "text": "left out"})
+    figures = {"kl_last": 0.0912345, "collapsed": False, "finished": 0.0, "text": "left out"}
+    record_figures(run, version, figures)
     rates = {"win_rate_over_sft_by_gold": 0.61, "win_rate_over_sft_by_gold_low": 0.55}
     rates["win_rate_over_sft_by_gold_high"] = 0.667
     record_figures(opened(records, "h"), version, rates)
@@ -153,6 +154,7 @@ def test_its_description_has_every_figure_and_where_to_look(records: Path) -> No
     assert {metric.key: metric.value for metric in metrics} == {
         "kl_last": 0.0912345,
         "collapsed": 0.0,
+        "finished": 0.0,
         **rates,
     }
     text = str(client.get_model_version(version.name, version.version).description)
@@ -160,7 +162,8 @@ def test_its_description_has_every_figure_and_where_to_look(records: Path) -> No
     assert rows == [
         "| figure | value |",
         "| win_rate_over_sft_by_gold | 0.610 [0.550, 0.667] |",
-        "| collapsed | 0 |",
+        "| collapsed | no |",
+        "| finished: answers that ended by themselves, within the limit of tokens | 0 % |",
         "| kl_last | 0.09123 |",
     ]
     assert "stage `ppo` at commit `c0ffee`, with changes" in text

@@ -5,7 +5,8 @@ from dvc.repo import Repo
 
 from rlhf.common.errors import RlhfError, SettingsError
 from rlhf.common.yaml import parse_yaml, read_yaml, write_yaml
-from rlhf.settings import preset_text, settings_from
+from rlhf.settings import load_settings, preset_text, settings_from
+from rlhf.settings.edit import edited
 from rlhf.studies.arms import ARMS
 from tasks.environment import records_root
 from tasks.lineage import stage_lineage
@@ -40,6 +41,39 @@ def test_an_arm_depends_on_the_code_of_its_own_algorithm() -> None:
     assert links in stages["arm-kl"]["deps"]
     assert "rlhf/.code/algorithms/apa" in stages["arm-apa"]["deps"]
     assert links not in stages["arm-apa"]["deps"]
+
+
+def test_an_arm_that_reads_an_optional_model_depends_on_the_model_itself() -> None:
+    """And not on the file that stands for it, which is that of the workspace around the study."""
+    stages = study_stages(CHAIN, {"kl": ARMS["kl"], "rto": ARMS["rto"]}, ["rto"])
+    deps = stages["arm-rto"]["deps"]
+    assert "models/dpo" in deps and "rlhf/algorithms/rto.py" in deps
+    assert "rlhf/algorithms/apa.py" not in deps
+    assert not [path for path in deps if path.startswith("rlhf/.code/algorithms")]
+    # the stage that makes it, without what it writes beside code
+    assert stages["dpo"]["cmd"] == "python -m flows.dpo"
+    assert not [path for path in stages["dpo"]["outs"] if path.startswith("rlhf/")]
+    assert list(stages).index("dpo") < list(stages).index("arm-rto")
+    # others depend on neither
+    assert "models/dpo" not in stages["arm-kl"]["deps"]
+    assert "dpo" not in study_stages(CHAIN, {"kl": ARMS["kl"]}, ["fig7"])
+
+
+def test_the_settings_of_a_study_switch_on_what_its_arms_read(tmp_path: Path) -> None:
+    root = link_clone(tmp_path / "rlhf")
+    arms = {arm: ARMS[arm] for arm in ("ppo-max", "rto", "rto-shaping", "dpo")}
+    study = lay_out(root, "tiny", preset_text("tiny"), arms, [1], ["rto"])
+    settings = load_settings(study / "params.yaml")
+    assert settings.dpo is not None and settings.dpo.beta == 0.1
+    # one that is on stays as it is, and without such arms it stays off
+    given = edited((study / "params.yaml").read_text(), {"dpo.beta": 0.3}, "given")
+    assert load_settings(
+        lay_out(root, "given", given, arms, [1], ["rto"]) / "params.yaml"
+    ).dpo == settings.dpo.model_copy(update={"beta": 0.3})
+    plain = lay_out(root, "plain", preset_text("tiny"), {"kl": ARMS["kl"]}, [1], ["fig7"])
+    assert load_settings(plain / "params.yaml").dpo is None
+    with Repo(str(study)) as repo:
+        assert {"dpo", arm_stage("rto-shaping")} <= {stage.name for stage in repo.index.stages}
 
 
 def test_the_stages_that_arms_share_are_all_that_they_read() -> None:

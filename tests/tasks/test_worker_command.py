@@ -32,7 +32,7 @@ def test_only_training_runs_under_torchrun() -> None:
     launched = {
         stage for stage in STAGES if "torch.distributed.run" in worker_command(stage, settings)
     }
-    assert launched == {"sft", "reward", "ppo", "gold"}
+    assert launched == {"sft", "reward", "dpo", "process", "ppo", "gold"}
     assert worker_command("sft", settings)[-5:] == [
         "--nproc-per-node",
         "2",

@@ -1,0 +1,15 @@
+"""How a figure is written where people read it: on the terminal, in Prefect and in MLflow."""
+
+from typing import Any
+
+
+def format_metric(value: Any) -> str:
+    """A metric as a person reads it."""
+    # a bool is an int, too
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return str(value)
