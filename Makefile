@@ -49,7 +49,7 @@ format: $(STAMP) ## put the code into the common style
 test: style ## check style, then run the tests, the check of types among them
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadscope --no-loadscope-reorder --durations 15
 
-test-long: $(STAMP) ## run the proofs that `make test` leaves out because they take minutes
+test-long: $(STAMP) ## run the proofs that `make test` leaves out for their time
 	$(BIN)/python -m pytest -m long
 
 dvc.yaml: $(STAMP) ## write what stages read and run into dvc.yaml, after a change of either
@@ -60,4 +60,4 @@ clean: ## remove caches and logs; data, models and records stay
 	find rlhf tasks flows tests -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environment and all that a fresh clone does not have, DVC's cache and MLflow's records included
-	rm -rf $(VENV) rlhf.egg-info data models metrics reports studies mlruns mlflow.db .prefect .checkpoints .failures .pending .dvc/cache .dvc/tmp
+	rm -rf $(VENV) rlhf.egg-info data models metrics reports studies mlruns mlflow.db .prefect .checkpoints .failures .pending .dvc/cache .dvc/tmp rlhf/.code/algorithms/*/*.json

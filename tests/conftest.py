@@ -5,7 +5,7 @@ import shutil
 import signal
 import socket
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -28,23 +28,10 @@ for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME", "RLHF_EXE
     os.environ.pop(name, None)
 
 
-# looks at the finished chain
-CHAIN_FILE = "test_chain.py"
+# each takes a minute or more in one piece; the first has the chain made
+FIRST_FILES = ("test_chain.py", "test_types.py", "test_golden.py")
 # each of its tests changes a copy of its own
 COPY_FOR_EACH_TEST_FILE = "test_interrupted_chain.py"
-# xdist hands a process its next file when two tests are left of the last one: short files between
-# the two long ones
-COPYING_FILES = (
-    "test_changed_chain.py",
-    COPY_FOR_EACH_TEST_FILE,
-    "test_pipeline.py",
-    "test_served_deployments.py",
-    "test_pool_worker.py",
-    "test_team_servers.py",
-    "test_lost_tracking.py",
-    "test_killed_study.py",
-)
-TYPES_FILE = "test_types.py"
 
 
 class FileScheduling(LoadScopeScheduling):
@@ -61,23 +48,25 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileScheduli
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest first; what copies the finished chain in the middle.
+    """The longest first; the files that need the finished chain in the middle.
 
-    By then the chain is made, and small files fill the end.
+    By then it is made, and nobody waits for it; small files fill the end.
     """
-    first = _in_files(items, (CHAIN_FILE, TYPES_FILE))
-    copying = _in_files(items, COPYING_FILES)
-    rest = [item for item in items if item not in first and item not in copying]
+    first = [item for name in FIRST_FILES for item in items if item.path.name == name]
+    chain_files = {item.path for item in items if needs_chain(item)}
+    others = [item for item in items if item not in first]
+    on_chain = [item for item in others if item.path in chain_files]
+    rest = [item for item in others if item.path not in chain_files]
     half = len(rest) // 2
     # a file stays in one piece
     while 0 < half < len(rest) and rest[half].path == rest[half - 1].path:
         half += 1
-    items[:] = [*first, *rest[:half], *copying, *rest[half:]]
+    items[:] = [*first, *rest[:half], *on_chain, *rest[half:]]
 
 
-def _in_files(items: Sequence[pytest.Item], names: Sequence[str]) -> list[pytest.Item]:
-    """The tests of these files, in the order of the files."""
-    return [item for name in names for item in items if item.path.name == name]
+def needs_chain(item: pytest.Item) -> bool:
+    """Whether a test uses the finished chain or what goes with it."""
+    return "_chain_folder" in getattr(item, "fixturenames", ())
 
 
 @pytest.fixture(scope="session", autouse=True)

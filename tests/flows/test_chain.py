@@ -13,9 +13,10 @@ from mlflow.entities import Run
 from mlflow.utils.file_utils import local_file_uri_to_path
 
 from rlhf.common.files import tree_sha256
-from rlhf.common.yaml import read_yaml
+from rlhf.common.yaml import parse_yaml, read_yaml
+from rlhf.settings import preset_text, settings_from
 from rlhf.stages import STAGES
-from rlhf.workspace import Workspace
+from rlhf.workspace import OFF_FILE, Workspace
 from tasks.tracking import client_of
 from tests.flows.records import EXPERIMENT, newest, runs
 from tests.project_copy import Project
@@ -44,7 +45,10 @@ FIGURES = (
     "ppo/kl_last",
     "evaluate/win_rate",
 )
-MEASURED = [name for name, stage in STAGES.items() if stage.summary]
+SETTINGS = settings_from(parse_yaml(preset_text("tiny"), "tiny"))
+# the others leave empty outputs, and no run in MLflow
+ON = [name for name, stage in STAGES.items() if not stage.is_off(SETTINGS)]
+MEASURED = [name for name in ON if STAGES[name].summary]
 
 
 def lock(project: Project) -> Any:
@@ -67,6 +71,19 @@ def test_outputs_are_whole_and_dvcs_alone(chain: Project) -> None:
     assert chain.run("git", "status", "--porcelain").split() == ["??", "dvc.lock"]
 
 
+@pytest.mark.parametrize("name", sorted(set(STAGES) - set(ON)))
+def test_a_stage_that_is_off_leaves_empty_outputs(chain: Project, name: str) -> None:
+    workspace = Workspace(chain.root)
+    assert STAGES[name].optional == name
+    assert [path.name for path in workspace.model(name).iterdir()] == [OFF_FILE]
+    assert json.loads(workspace.metrics(name).read_text()) == {}
+    for path in STAGES[name].stand_ins:
+        assert json.loads((chain.root / path).read_text())["sha256"] is None
+    client = client_of(chain.root)
+    registered = {model.name for model in client.search_registered_models()}
+    assert f"{EXPERIMENT}-sft" in registered and f"{EXPERIMENT}-{name}" not in registered
+
+
 def test_a_second_repro_runs_nothing(chain: Project) -> None:
     before = (chain.root / "dvc.lock").read_text()
     output = chain.repro()
@@ -81,7 +98,7 @@ def test_mlflow_has_one_parent_with_a_child_a_stage(chain: Project) -> None:
     children = [
         run for run in runs(client) if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
     ]
-    assert [run.info.run_name for run in children] == list(STAGES)
+    assert [run.info.run_name for run in children] == ON
     assert {run.info.status for run in [parent, *children]} == {"FINISHED"}
     commit = chain.run("git", "rev-parse", "HEAD").strip()
     for run in children:
@@ -185,7 +202,7 @@ def test_dvcs_metrics_are_the_key_figures_and_fit_a_screen(chain: Project) -> No
     assert set(shown) == {f"metrics/{name}_key.json" for name in compared}
     for name, keys in compared.items():
         measured = json.loads(Workspace(chain.root).metrics(name).read_text())
-        expected = {f"{name}/{key}": measured[key] for key in keys}
+        expected = {f"{name}/{key}": measured[key] for key in keys if name in ON}
         assert shown[f"metrics/{name}_key.json"]["data"] == expected
     table = chain.run("dvc", "metrics", "show")
     assert max(len(line) for line in table.splitlines()) <= 200
@@ -198,6 +215,10 @@ def test_dvc_draws_every_plot(chain: Project) -> None:
     plots = json.loads(chain.run("dvc", "plots", "show", "--json"))
     assert plots.get("errors", []) == []
     for name, drawn in plots["data"].items():
+        # of a stage that is off there is nothing to draw
+        if name.startswith("DPO"):
+            assert drawn == []
+            continue
         (figure,) = drawn
         assert figure["content"]["data"]["values"], name
         assert figure["content"]["title"]["text"] == name

@@ -1,26 +1,41 @@
 """What changes a finished chain: a promotion by hand, then another setting of PPO, whose policy meets that champion."""
 
 import json
+from contextlib import chdir
+from typing import Any
 
 import pytest
+from dvc.repo import Repo
 
 from rlhf.common.yaml import parse_yaml, write_yaml
+from rlhf.settings.edit import edited
 from rlhf.workspace import Workspace
 from tasks.tracking import client_of
 from tests.flows.records import EXPERIMENT, newest
 from tests.project_copy import Project
 
 
-def test_two_registered_models_are_compared_by_hand_and_the_better_promoted(
-    changed_chain: Project,
-) -> None:
+@pytest.fixture(scope="module")
+def told(changed_chain: Project) -> str:
+    """What is told of the policy against sft, where any win rate makes it champion."""
     params = changed_chain.root / "params.yaml"
     before = params.read_text()
     params.write_text(before.replace("promotion: {above: 0.5", "promotion: {above: 0.0"))
     try:
-        output = changed_chain.run("rlhf", "compare", "policy/1", "sft", "--promote")
+        return changed_chain.run("rlhf", "compare", "policy/1", "sft", "--promote")
     finally:
         params.write_text(before)
+
+
+def stale_stages(project: Project) -> list[str]:
+    """What `dvc status` lists, without a process of its own."""
+    with chdir(project.root), Repo() as repo:
+        return list(repo.status())
+
+
+def test_two_registered_models_are_compared_by_hand_and_the_better_promoted(
+    changed_chain: Project, told: str
+) -> None:
     client = client_of(changed_chain.root)
     run = newest(client, "compare")
     assert run.info.status == "FINISHED"
@@ -29,9 +44,9 @@ def test_two_registered_models_are_compared_by_hand_and_the_better_promoted(
     assert [item.path for item in client.list_artifacts(run.info.run_id, "tables")] == [
         "tables/match.json"
     ]
-    assert f"win rate {run.data.metrics['match/win_rate']:.3f} [" in output
+    assert f"win rate {run.data.metrics['match/win_rate']:.3f} [" in told
     assert client.get_model_version_by_alias(f"{EXPERIMENT}-policy", "champion").version in (1, "1")
-    assert "promoted to champion" in output
+    assert "promoted to champion" in told
     refused = changed_chain.run("rlhf", "compare", "sft", "champion", "--promote", code=1)
     assert (
         f"error: {EXPERIMENT}-sft/1: only a version of {EXPERIMENT}-policy that is not champion yet"
@@ -39,6 +54,8 @@ def test_two_registered_models_are_compared_by_hand_and_the_better_promoted(
     )
 
 
+@pytest.mark.long
+@pytest.mark.usefixtures("told")
 def test_a_ppo_setting_runs_only_what_follows_and_coming_back_runs_nothing(
     changed_chain: Project,
 ) -> None:
@@ -70,6 +87,26 @@ def test_a_ppo_setting_runs_only_what_follows_and_coming_back_runs_nothing(
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "stale"),
+    [
+        ("ppo.kl.coefficient", 0.4, ["ppo", "report"]),
+        ("evaluate.promotion.above", 0.6, ["evaluate", "report"]),
+        ("mlflow.weights", "reference", []),
+    ],
+)
+def test_a_setting_makes_those_stages_stale_that_depend_on_it(
+    changed_chain: Project, key: str, value: Any, stale: list[str]
+) -> None:
+    params = changed_chain.root / "params.yaml"
+    before = params.read_text()
+    params.write_text(edited(before, {key: value}, "params.yaml"))
+    try:
+        assert stale_stages(changed_chain) == stale
+    finally:
+        params.write_text(before)
+
+
+@pytest.mark.parametrize(
     ("path", "stale"),
     [
         # a new algorithm, and the line that names it
@@ -98,10 +135,9 @@ def test_a_change_of_code_makes_those_stages_stale_that_run_it(
     before = source.read_text() if source.exists() else None
     source.write_text(f"{before or ''}\n# changed\n")
     try:
-        status = json.loads(changed_chain.run("dvc", "status", "--json"))
+        assert stale_stages(changed_chain) == stale
     finally:
         if before is None:
             source.unlink()
         else:
             source.write_text(before)
-    assert list(status) == stale

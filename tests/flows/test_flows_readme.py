@@ -22,7 +22,8 @@ from rlhf.common.files import read_json
 from rlhf.common.yaml import parse_yaml
 from rlhf.core import source
 from rlhf.settings import preset_text
-from rlhf.stages import STAGES, Stage, find_stage
+from rlhf.stage import Stage
+from rlhf.stages import STAGES, find_stage
 from rlhf.workspace import Workspace
 from tests.readme_examples import module_of, python_blocks
 from tests.source_tree import ROOT

@@ -126,6 +126,7 @@ def test_a_killed_worker_fails_the_stage_with_one_message(copied_chain: Project)
     assert copied_chain.ran(copied_chain.repro("sft")) == []
 
 
+@pytest.mark.long
 def test_settings_that_change_under_a_running_stage_are_refused(copied_chain: Project) -> None:
     """DVC hashes settings when a stage has ended: it would tie the model to settings that it was not trained with."""
     set_params(copied_chain, lambda content: content["sft"].update(epochs=30.0))
@@ -144,7 +145,11 @@ def test_settings_that_change_under_a_running_stage_are_refused(copied_chain: Pr
 
 @pytest.mark.usefixtures("without_nohup")
 @pytest.mark.parametrize(
-    ("send", "signum"), [(os.kill, signal.SIGKILL), (os.killpg, signal.SIGHUP)]
+    ("send", "signum"),
+    [
+        (os.kill, signal.SIGKILL),
+        pytest.param(os.killpg, signal.SIGHUP, marks=pytest.mark.long),
+    ],
 )
 def test_a_dvc_that_is_killed_or_hung_up_takes_its_trainer_along(
     copied_chain: Project, send: Callable[[int, int], None], signum: int

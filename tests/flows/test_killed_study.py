@@ -4,6 +4,8 @@ import json
 import os
 from pathlib import Path
 
+import pytest
+
 from tasks.tracking import client_of
 from tests.project_copy import Project
 from tests.waiting import SECONDS, kill_below, wait_until
@@ -50,6 +52,7 @@ def kill_once(project: Project, scratch: Path, pattern: str) -> None:
     run.communicate(timeout=SECONDS)
 
 
+@pytest.mark.long
 def test_a_killed_study_goes_on_where_its_seeds_were_and_a_finished_one_runs_nothing(
     copied_chain: Project, tmp_path: Path
 ) -> None:

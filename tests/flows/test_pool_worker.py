@@ -3,7 +3,6 @@
 They share a Prefect server, an MLflow server, git's origin and DVC's remote, and nothing else.
 """
 
-import os
 import shutil
 import signal
 import subprocess
@@ -13,15 +12,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import psutil
 import pytest
 from mlflow import MlflowClient
 
 from rlhf.workspace import Workspace
-from tasks.server import free_port
 from tests.flows.records import EXPERIMENT
 from tests.project_copy import Project
+from tests.team_servers import free_port, mlflow_server, wait_for_mlflow
 from tests.waiting import SECONDS, kill_below, processes_below, wait_until
 
 POOL = "gpu"
@@ -45,62 +43,49 @@ class Clone:
 
 
 @pytest.fixture(scope="module")
-def clones(
+def caller(
     _chain_folder: Path, prefect_server: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Clone, Clone]]:
-    """The caller's, which has the finished chain, and the worker's, which has nothing but the code."""
+) -> Iterator[Clone]:
+    """The finished chain, with an origin of git and a remote of DVC, and records of its own."""
     base = tmp_path_factory.mktemp("hosts")
-    origin, remote = base / "origin.git", base / "remote"
-    caller_root = base / "caller" / "work" / "rlhf"
-    shutil.copytree(_chain_folder / "copy", caller_root, symlinks=True)
-    mlflow, address = start_mlflow(base)
-    caller = clone_at(caller_root, base / "caller" / "home", prefect_server, address)
-    caller.run("dvc", "remote", "add", "--default", "shared", str(remote))
+    root, origin = base / "caller" / "work" / "rlhf", base / "origin.git"
+    shutil.copytree(_chain_folder / "copy", root, symlinks=True)
+    caller = clone_at(root, base / "caller" / "home", prefect_server)
+    caller.run("dvc", "remote", "add", "--default", "shared", str(base / "remote"))
     caller.project.commit()
     caller.run("git", "init", "--quiet", "--bare", str(origin))
     caller.run("git", "remote", "add", "origin", str(origin))
     caller.run("git", "push", "--quiet", "origin", "HEAD:main")
-
-    worker_root = base / "worker" / "elsewhere"
-    caller.run("git", "clone", "--quiet", "--branch", "main", str(origin), str(worker_root))
-    worker = clone_at(worker_root, base / "worker" / "home", prefect_server, address)
-    yield caller, worker
-    for clone in (caller, worker):
-        kill_below(clone.project.root)
-    os.killpg(mlflow.pid, signal.SIGKILL)
-    mlflow.wait()
+    yield caller
+    kill_below(root)
 
 
-def clone_at(root: Path, home: Path, prefect: str, mlflow: str) -> Clone:
+@pytest.fixture(scope="module")
+def clones(
+    caller: Clone, prefect_server: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Clone, Clone]]:
+    """The caller's, and the worker's, which has nothing but the code; both record on one MLflow server."""
+    base = tmp_path_factory.mktemp("worker")
+    port = free_port()
+    # with its own store of artifacts, which it hands out itself
+    store = ("--backend-store-uri", f"sqlite:///{base}/mlflow.db")
+    store += ("--artifacts-destination", str(base / "artifacts"))
+    root = base / "elsewhere"
+    origin = caller.run("git", "remote", "get-url", "origin").strip()
+    caller.run("git", "clone", "--quiet", "--branch", "main", origin, str(root))
+    with mlflow_server(base, port, *store) as server:
+        wait_for_mlflow(server, port)
+        shared = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}"}
+        worker = clone_at(root, base / "home", prefect_server, **shared)
+        yield Clone(caller.project, caller.environment | shared), worker
+        for clone in (caller, worker):
+            kill_below(clone.project.root)
+
+
+def clone_at(root: Path, home: Path, prefect: str, **shared: str) -> Clone:
     home.mkdir(parents=True, exist_ok=True)
-    own = {"HOME": str(home), "PREFECT_HOME": str(home / ".prefect"), "MLFLOW_TRACKING_URI": mlflow}
-    return Clone(Project(root, prefect), own)
-
-
-def start_mlflow(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
-    """A server with its own store of artifacts, which it hands out itself."""
-    address = f"http://127.0.0.1:{free_port(0)}"
-    words = ["server", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
-    words += ["--artifacts-destination", str(folder / "artifacts"), "--workers", "1"]
-    words += ["--host", "127.0.0.1", "--port", address.rpartition(":")[2]]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", *words],
-        cwd=folder,
-        env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-
-    def answers() -> bool:
-        assert server.poll() is None
-        try:
-            return httpx.get(f"{address}/health", timeout=5, trust_env=False).text == "OK"
-        except httpx.HTTPError:
-            return False
-
-    wait_until(answers, "MLflow does not start")
-    return server, address
+    own = {"HOME": str(home), "PREFECT_HOME": str(home / ".prefect")}
+    return Clone(Project(root, prefect), own | shared)
 
 
 @contextmanager
@@ -134,6 +119,7 @@ def words(process: psutil.Process) -> list[str]:
     return []
 
 
+@pytest.mark.long
 def test_a_stage_in_a_pool_leaves_the_lock_file_of_one_run_here(
     clones: tuple[Clone, Clone],
 ) -> None:
@@ -161,6 +147,7 @@ def without_times(lock: str) -> list[str]:
     return lines[: place + 1] + lines[place + 4 :]
 
 
+@pytest.mark.long
 def test_its_run_and_its_model_are_in_the_mlflow_of_both(clones: tuple[Clone, Clone]) -> None:
     """After the test above."""
     caller, _ = clones
@@ -175,8 +162,7 @@ def test_its_run_and_its_model_are_in_the_mlflow_of_both(clones: tuple[Clone, Cl
     assert "MLmodel" in artifacts
 
 
-def test_what_is_not_committed_goes_nowhere(clones: tuple[Clone, Clone]) -> None:
-    caller, _ = clones
+def test_what_is_not_committed_goes_nowhere(caller: Clone) -> None:
     new = caller.project.root / "rlhf" / "rewards" / "mine.py"
     new.touch()
     lock = caller.lock_file()
@@ -186,10 +172,7 @@ def test_what_is_not_committed_goes_nowhere(clones: tuple[Clone, Clone]) -> None
     assert caller.lock_file() == lock
 
 
-def test_a_pool_that_nobody_serves_is_named_before_anything_runs(
-    clones: tuple[Clone, Clone],
-) -> None:
-    caller, _ = clones
+def test_a_pool_that_nobody_serves_is_named_before_anything_runs(caller: Clone) -> None:
     params = caller.project.root / "params.yaml"
     before = params.read_text()
     command = (sys.executable, "-m", "flows.pipeline", "sft", "--pool", "sft=gqu")
@@ -221,6 +204,7 @@ def test_the_stage_of_a_dead_worker_is_taken_up_from_its_checkpoint(
     assert caller.project.ran(caller.run("dvc", "repro", "sft")) == []
 
 
+@pytest.mark.long
 def test_who_cancels_the_pipeline_ends_the_training_in_the_pool(
     clones: tuple[Clone, Clone],
 ) -> None:

@@ -134,6 +134,7 @@ def test_the_readmes_example_loads_and_serves(chain: Project, tmp_path: Path) ->
     subprocess.run([sys.executable, "-P", "-c", example], cwd=tmp_path, check=True)
 
 
+@pytest.mark.long
 def test_a_model_is_served_over_http(
     chain: Project, loaded: dict[str, Any], tmp_path: Path
 ) -> None:

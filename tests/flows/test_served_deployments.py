@@ -94,8 +94,12 @@ def test_a_quick_run_goes_through_dvc_and_shows_its_results(project: Project, pa
     assert page.state(run) == "COMPLETED"
     assert (project.root / "dvc.lock").read_text() != before
     assert project.ran(project.repro("report")) == []
+    results = page.artifacts()
+    assert "report-results" in results
+    assert "MLflow: this run" in results["report-results"]["data"]
 
 
+@pytest.mark.long
 def test_cancelling_ends_the_training_and_a_retry_resumes_it(project: Project, page: Page) -> None:
     run = page.run("sft", {"targets": ["sft"], "overrides": LONG})
     checkpoints = Workspace(project.root).checkpoints / "sft"
@@ -120,6 +124,7 @@ def test_cancelling_ends_the_training_and_a_retry_resumes_it(project: Project, p
     wait_until(lambda: page.state(run) == "CANCELLED", "it is not cancelled")
 
 
+@pytest.mark.long
 def test_a_preset_takes_the_place_of_the_settings_which_are_kept(
     project: Project, page: Page
 ) -> None:
@@ -133,11 +138,9 @@ def test_a_preset_takes_the_place_of_the_settings_which_are_kept(
     assert read_yaml(params)["ppo"]["ptx"] is None
     kept = [path.read_text() for path in Path(project.root, "logs").glob("params-*.yaml")]
     assert edited in kept
-    results = page.artifacts()
-    assert "report-results" in results
-    assert "MLflow: this run" in results["report-results"]["data"]
 
 
+@pytest.mark.long
 def test_schedules_and_pauses_outlive_the_pages(changed_chain: Project) -> None:
     """After all others: it closes the pages and opens them anew."""
     project = Project(changed_chain.root)

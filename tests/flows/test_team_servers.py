@@ -77,6 +77,7 @@ def test_nobody_without_a_password_is_let_in(team: Team) -> None:
         assert reply.status_code == code
 
 
+@pytest.mark.long
 def test_the_records_of_a_stage_are_in_postgresql_and_the_store(
     team: Team, trained: tuple[Project, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,6 +101,7 @@ def test_the_records_of_a_stage_are_in_postgresql_and_the_store(
     assert run.info.artifact_uri.startswith("mlflow-artifacts:")
 
 
+@pytest.mark.long
 def test_a_member_who_has_only_the_address_loads_the_model(
     team: Team, trained: tuple[Project, str], tmp_path: Path
 ) -> None:
@@ -114,6 +116,7 @@ def test_a_member_who_has_only_the_address_loads_the_model(
     assert done.stdout.split()[-1] == "1"
 
 
+@pytest.mark.long
 def test_a_password_is_nowhere(
     team: Team, trained: tuple[Project, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,6 +148,7 @@ def test_a_password_is_nowhere(
     assert "config.local" not in told
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("remote", ["shared", "folder"])
 def test_models_and_data_come_back_from_a_remote(
     team: Team, trained: tuple[Project, str], tmp_path: Path, remote: str

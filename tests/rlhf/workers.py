@@ -21,7 +21,14 @@ from rlhf.core.steps import StepLog
 SECONDS = 600
 _server = get_context("forkserver")
 _server.set_forkserver_preload(
-    ["rlhf.training.sft", "rlhf.training.reward", "rlhf.training.loop", "workers"]
+    [
+        "rlhf.training.sft",
+        "rlhf.training.reward",
+        "rlhf.training.dpo",
+        "rlhf.training.process",
+        "rlhf.training.loop",
+        "workers",
+    ]
 )
 
 

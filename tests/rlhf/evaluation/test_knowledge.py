@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
 
 from rlhf.common.errors import SettingsError
 from rlhf.engine.single import TorchEngine
@@ -72,7 +73,14 @@ def test_questions_are_as_long_as_the_window_and_what_is_cut_is_told(
     assert max(rows * width for rows, width in seen) <= 1500  # memory follows the tokens of a batch
 
 
-def test_an_unknown_task_is_named(trained: Path, settings: Settings) -> None:
+# lm-eval reads 14,000 files for the index of its own tasks
+@pytest.mark.parametrize("with_index", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_an_unknown_task_is_named(
+    trained: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch, with_index: bool
+) -> None:
+    if not with_index:
+        none = TaskManager(include_defaults=False)
+        monkeypatch.setattr("rlhf.evaluation.knowledge._task_manager", lambda _: none)
     with pytest.raises(SettingsError, match=r"evaluate\.tax\.tasks: lm-eval cannot run nonsense"):
         measure_knowledge(
             Workspace(trained).model("sft"),

@@ -2,12 +2,13 @@
 
 import inspect
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
 import rlhf.ppo as ppo
 
-FILES = ("advantages", "apa", "kl", "losses", "moments", "rewards")
+FILES = sorted(path.stem for path in Path(ppo.__path__[0]).glob("[a-z]*.py"))
 
 
 def test_every_formula_is_among_the_names() -> None:

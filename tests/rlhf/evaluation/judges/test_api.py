@@ -275,14 +275,15 @@ def test_a_trial_tells_which_texts_moved_the_judge(tmp_path: Path) -> None:
 # -- a server that fails ---------------------------------------------------------------------------------------------
 
 
-def test_a_thousand_comparisons_with_faults_are_all_judged_none_twice(tmp_path: Path) -> None:
-    script, items = Script(fault_rate=0.2, seed=3), cases(1000)
+@pytest.mark.parametrize("count", [200, pytest.param(1000, marks=pytest.mark.long)])
+def test_comparisons_with_faults_are_all_judged_none_twice(tmp_path: Path, count: int) -> None:
+    script, items = Script(fault_rate=0.2, seed=3), cases(count)
     with scripted(script) as url:
         _, found = judge_all(url, tmp_path, items, concurrency=32, asks=6)
     assert [item.outcome for item in found] == expected(items)
     assert set(script.answered.values()) == {1}
     assert len(script.answered) == 2 * len(unequal(items))
-    assert set(script.failed) == set(Script().faults) and sum(script.failed.values()) > 300
+    assert set(script.failed) == set(Script().faults) and sum(script.failed.values()) > 0.3 * count
 
 
 RUN = """
