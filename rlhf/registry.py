@@ -12,6 +12,17 @@ from typing import Any
 ALGORITHMS: dict[str, str] = {
     "ppo-max": "rlhf.algorithms.ppo_max:PpoMax",
     "apa": "rlhf.algorithms.apa:Apa",
+    "dpo": "rlhf.algorithms.dpo:DpoPolicy",
+    "rto": "rlhf.algorithms.rto:Rto",
+    "rloo": "rlhf.algorithms.rloo:Rloo",
+    "grpo": "rlhf.algorithms.grpo:Grpo",
+    "reinforce-pp": "rlhf.algorithms.reinforce_plus_plus:ReinforcePlusPlus",
+    "xpo": "rlhf.algorithms.xpo:Xpo",
+    "online-dpo": "rlhf.algorithms.online_dpo:OnlineDpo",
+    "aihf": "rlhf.algorithms.aihf:Aihf",
+    "aihf-direct": "rlhf.algorithms.aihf_direct:AihfDirect",
+    "process": "rlhf.algorithms.process:ProcessSupervision",
+    "etpo": "rlhf.algorithms.etpo:Etpo",
 }
 
 # ppo.rewards, by the kind of their address: what scores a response

@@ -4,7 +4,7 @@ from html import escape
 
 from rlhf.stages import STAGES
 
-WIDTH, HEIGHT = 1060, 450
+WIDTH, HEIGHT = 1060, 646
 BOX_WIDTH, BOX_HEIGHT = 118, 62
 
 # where each stage's box stands: its left upper corner
@@ -17,6 +17,8 @@ PLACES = {
     "evaluate": (762, 170),
     "report": (904, 170),
     "gold": (462, 268),
+    "dpo": (462, 366),
+    "process": (462, 464),
 }
 
 # what a stage does, in a few words
@@ -27,6 +29,8 @@ WORDS = {
     "reward": ("learn what", "people prefer"),
     "ppo": ("PPO-max, or", "another method"),
     "gold": ("a second judge,", "other pairs"),
+    "dpo": ("straight from", "pairs, if wanted"),
+    "process": ("judge steps,", "if wanted"),
     "evaluate": ("judges compare", "the models"),
     "report": ("one page", "for all of it"),
 }
@@ -39,6 +43,10 @@ ARROWS = (
     ("sft", "ppo", "models/sft"),
     ("reward", "ppo", "models/reward"),
     ("prepare", "gold", "data/prepared/preferences.parquet"),
+    ("sft", "dpo", "models/sft"),
+    ("dpo", "ppo", "rlhf/.code/algorithms/rto/dpo.json"),
+    ("sft", "process", "models/sft"),
+    ("process", "ppo", "rlhf/.code/algorithms/process/process.json"),
     ("ppo", "evaluate", "models/policy"),
     ("gold", "evaluate", "models/gold"),
     ("evaluate", "report", "data/evaluation"),
@@ -48,13 +56,15 @@ LABELS = {
     ("sft", "ppo"): "the policy starts as SFT",
     ("prepare", "gold"): "preference pairs",
     ("gold", "evaluate"): "the headline judge",
+    ("dpo", "ppo"): "rto, dpo",
+    ("process", "ppo"): "process",
 }
 
 # who owns what: the band's place (x, y, width, height), colour, name and words
 BANDS = (
-    (10, 14, 1040, 340, "#eaf2fb", "#2b6cb0", "DVC", "what is stale, and which bytes belong to which commit"),
-    (22, 56, 1016, 286, "#fdf3e3", "#b7791f", "Prefect", "runs each stage as a flow, by hand, on a schedule, on a worker"),
-    (10, 392, 1040, 44, "#e9f7ee", "#2f855a", "MLflow", "a run for each stage: settings, curves, samples, models, lineage"),
+    (10, 14, 1040, 536, "#eaf2fb", "#2b6cb0", "DVC", "what is stale, and which bytes belong to which commit"),
+    (22, 56, 1016, 482, "#fdf3e3", "#b7791f", "Prefect", "runs each stage as a flow, by hand, on a schedule, on a worker"),
+    (10, 588, 1040, 44, "#e9f7ee", "#2f855a", "MLflow", "a run for each stage: settings, curves, samples, models, lineage"),
 )  # fmt: skip
 
 
@@ -111,6 +121,16 @@ def _arrow(start: str, end: str) -> str:
         # under SFT
         x0, level = x0 + BOX_WIDTH // 2, y1 + BOX_HEIGHT // 2
         path, label = f"M{x0},{y0 + BOX_HEIGHT} V{level} H{x1}", ((x0 + x1) // 2, level - 8)
+    elif end in ("dpo", "process"):
+        # under SFT, past the gold model
+        x0, level = x0 + BOX_WIDTH // 2, y1 + BOX_HEIGHT // 2
+        path, label = f"M{x0},{y0 + BOX_HEIGHT} V{level} H{x1}", None
+    elif start in ("dpo", "process"):
+        # side by side
+        place = BOX_WIDTH // 2 if start == "dpo" else BOX_WIDTH * 3 // 4
+        x0, level, x1 = x0 + BOX_WIDTH, y0 + BOX_HEIGHT // 2, x1 + place
+        path = f"M{x0},{level} H{x1} V{y1 + BOX_HEIGHT}"
+        label = ((x0 + x1) // 2, level - 8)
     elif start == "gold":
         x0, level, x1 = x0 + BOX_WIDTH, y0 + BOX_HEIGHT // 2, x1 + BOX_WIDTH // 2
         path = f"M{x0},{level} H{x1} V{y1 + BOX_HEIGHT}"
@@ -134,6 +154,6 @@ def _arrow(start: str, end: str) -> str:
 def _record(x: int) -> str:
     """From the flows down to MLflow."""
     return (
-        f'<path d="M{x},342 V392" stroke="#2f855a" stroke-width="1.5" stroke-dasharray="4 4" '
+        f'<path d="M{x},538 V588" stroke="#2f855a" stroke-width="1.5" stroke-dasharray="4 4" '
         'marker-end="url(#tip)"/>'
     )

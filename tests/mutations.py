@@ -56,29 +56,84 @@ ON_TWO_PROCESSES = ("training/test_loop_processes.py",)
 # the formulas
 ADVANTAGES = Place("ppo/advantages.py", ("ppo/test_advantages.py",))
 APA_LOSS = Place("ppo/apa.py", ("ppo/test_apa_loss.py",))
+ETPO_LOSS = Place("ppo/etpo.py", ("ppo/test_etpo_losses.py",))
 KL = Place("ppo/kl.py", ("ppo/test_kl.py",))
 LOSSES = Place("ppo/losses.py", ("ppo/test_losses.py",))
+DPO_LOSS = Place("ppo/dpo.py", ("ppo/test_dpo_loss.py",))
 MOMENTS = Place("ppo/moments.py", ("ppo/test_moments.py",))
 REWARDS = Place("ppo/rewards.py", ("ppo/test_rewards.py",))
+PAIR_LOSS = Place("ppo/dpo.py", ("ppo/test_dpo_loss.py",))
+XPO_LOSS = Place("ppo/xpo.py", ("ppo/test_xpo_loss.py",))
+STEPS = Place("ppo/steps.py", ("ppo/test_step_rewards.py",))
+SEPARATORS = Place("core/separators.py", ("core/test_separators.py",))
+TOKEN_REWARDS = Place("ppo/rewards.py", ("ppo/test_rto_rewards.py",))
 
 # the algorithms, and what they are made of
 PPO_MAX = Place("algorithms/ppo_max.py", ALGORITHMS)
 APA = Place("algorithms/apa.py", ("algorithms/test_apa.py",))
+AIHF_LOSSES = Place("ppo/aihf.py", ("ppo/test_aihf_losses.py",))
+AIHF = Place(
+    "algorithms/aihf.py", ("algorithms/test_aihf.py", "algorithms/test_aihf_invariance.py")
+)
+AIHF_DIRECT = Place("algorithms/aihf_direct.py", ("algorithms/test_aihf_direct.py",))
+FEEDBACK = Place("algorithms/feedback.py", ("algorithms/test_feedback.py",))
+COMPARISONS = Place("batches/comparisons.py", ("batches/test_answer_comparisons.py",))
+DEMONSTRATIONS = Place("batches/demonstrations.py", ("batches/test_answer_comparisons.py",))
+AIHF_SETTINGS = Place("settings/neighbours.py", ("settings/test_aihf_section.py",))
+AIHF_REWARDS = Place("settings/policy.py", ("settings/test_aihf_section.py",))
+AIHF_ROWS = Place("settings/schema.py", ("settings/test_aihf_section.py",))
+ETPO = Place("algorithms/etpo.py", ("algorithms/test_etpo.py",))
+PROCESS = Place("algorithms/process.py", ("algorithms/test_process_supervision.py",))
+STEP_SCORES = Place("rewards/step_scores.py", ("rewards/test_step_scores.py",))
+PROCESS_TRAINING = Place("training/process.py", ("training/test_process.py",))
+STEP_RANKING = Place("training/step_ranking.py", ("training/test_step_ranking.py",))
+PARSED = Place("data/parse.py", ("data/test_parse.py",))
+SOLUTIONS = Place("data/tokens.py", ("data/test_solutions.py",))
+SOLUTION_ROWS = Place("data/solutions.py", ("data/test_solutions.py",))
+RTO = Place("algorithms/rto.py", ("algorithms/test_rto.py",))
+DPO_POLICY = Place("algorithms/dpo.py", ("algorithms/test_dpo_policy.py",))
 ON_POLICY = Place("algorithms/on_policy.py", ALGORITHMS)
+SCORED_POLICY = Place("algorithms/scored_policy.py", ALGORITHMS)
+ACTOR_CRITIC = Place("algorithms/actor_critic.py", ALGORITHMS)
+ONLINE_PREFERENCE = (
+    "algorithms/test_online_preference.py",
+    "algorithms/test_online_preference_batches.py",
+)
+XPO = Place("algorithms/xpo.py", ONLINE_PREFERENCE)
+OF_PAIRS = Place("algorithms/online_preference.py", ONLINE_PREFERENCE)
+PAIR_METRICS = Place("algorithms/pair_metrics.py", ONLINE_PREFERENCE)
+PAIRS = Place("rollout/sampled_pairs.py", ("rollout/test_sampled_pairs.py",))
+PAIR_ADVICE = Place("settings/advice.py", ("settings/test_advice.py",))
+PAIR_SETTINGS = Place("settings/neighbours.py", ("settings/test_pair_sections.py",))
 PARTS = Place("algorithms/on_policy.py", ON_TWO_PROCESSES)
 TEXT_PARTS = Place("algorithms/ppo_max.py", ON_TWO_PROCESSES)
 SCORED = Place("rewards/base.py", ("rewards/test_make_rewards.py",))
 REWARD_SETTINGS = Place("settings/policy.py", ("rewards/test_make_rewards.py",))
 SETTINGS = Place("settings/policy.py", ("settings/test_apa_section.py",))
+READS = Place("settings/reads.py", ("settings/test_apa_section.py",))
+GROUPS = Place("ppo/groups.py", ("ppo/test_groups.py",))
+CRITIC_FREE = Place("algorithms/critic_free.py", ("algorithms/test_critic_free.py",))
+RLOO = Place("algorithms/rloo.py", ("algorithms/test_critic_free.py",))
+GRPO = Place("algorithms/grpo.py", ("algorithms/test_critic_free.py",))
+REINFORCE_PP = Place("algorithms/reinforce_plus_plus.py", ("algorithms/test_critic_free.py",))
+GROUP_SETTINGS = Place("settings/policy.py", ("settings/test_critic_free_sections.py",))
+GROUP_READS = Place("settings/reads.py", ("settings/test_critic_free_sections.py",))
+ETPO_READS = Place("settings/reads.py", ("settings/test_etpo_section.py",))
+ETPO_ENGINE = Place("settings/schema.py", ("settings/test_etpo_section.py",))
 
 # models, sampling, the loop
 BACKBONE = Place("models/backbone.py", ("models/test_backbone.py", "models/test_roles.py"))
+ACTION_VALUES = Place("models/action_values.py", ("models/test_action_values.py",))
 HEADS = Place("models/heads.py", ("models/test_heads.py",))
+PAIR_ANSWERS = Place("models/pair_answers.py", ("models/test_pair_answers.py",))
+DPO_MODEL = Place("models/dpo.py", ("training/test_dpo_training.py", "algorithms/test_rto.py"))
 ROLES = Place("models/roles.py", ("models/test_roles.py",))
 SAMPLER = Place("rollout/sampler.py", ("rollout/test_sampler.py",))
+BEAM = Place("rollout/beam.py", ("rollout/test_beam.py",))
 LOCAL = Place("rollout/local.py", ("rollout/test_local_sampler.py",))
 PROMPTS = Place("rollout/prompts.py", ("rollout/test_prompts.py",))
 SOURCES = Place("training/sources.py", ("training/test_run_sources.py",))
+DPO = Place("training/dpo.py", ("training/test_dpo_training.py",))
 LOOP = Place("training/loop.py", ("training/test_loop.py",))
 SEAM = Place("training/loop.py", ("training/test_seam.py",))
 ONE_PROCESS = Place("engine/single.py", ("engine/test_single.py",))
@@ -99,7 +154,7 @@ MUTATIONS = (
     LOSSES("2 importance ratio", "the ratio upside down", "(logprobs - old_logprobs).exp()", "(old_logprobs - logprobs).exp()"),
     PPO_MAX("2 importance ratio", "always against the policy",
             "part.old_logprobs if from_policy else part.reference_logprobs", "part.old_logprobs"),
-    ON_POLICY("2 importance ratio", "the reference is the policy",
+    SCORED_POLICY("2 importance ratio", "the reference is the policy",
               "token_logprobs(self.logits(REFERENCE, part), tokens)", "token_logprobs(self.logits(POLICY, part), tokens)"),
     LOSSES("3 entropy bonus", "entropy is punished", "return -entropies", "return entropies"),
     LOSSES("3 entropy bonus", "drawn from one side only", "(entropies - target).abs()", "(entropies - target).clamp(min=0)"),
@@ -130,17 +185,17 @@ MUTATIONS = (
     LOSSES("7 value clipping", "the kinder of both", "torch.maximum(plain, clipped)", "torch.minimum(plain, clipped)"),
     LOSSES("7 value clipping", "no lower bound",
            "torch.maximum(torch.minimum(values, old_values + clip), old_values - clip)", "torch.minimum(values, old_values + clip)"),
-    ON_POLICY("7 value clipping", "never", "partial(self._critic_losses, self.settings.value_clip)", "partial(self._critic_losses, None)"),
-    ON_POLICY("7 value clipping", "during pre-training too",
+    ACTOR_CRITIC("7 value clipping", "never", "partial(self._critic_losses, self.settings.value_clip)", "partial(self._critic_losses, None)"),
+    ACTOR_CRITIC("7 value clipping", "during pre-training too",
               "partial(self._critic_losses, None)", "partial(self._critic_losses, self.settings.value_clip)"),
-    ON_POLICY("8 the critic's start", "the reward model whatever is asked",
-              'if self.settings.critic.initial == "sft":', "if False:"),
-    ON_POLICY("8 the critic's start", "at the reward model's scale", "unit_scale = transform.normalise is not None or transform.scale is not None", "unit_scale = False"),
-    ON_POLICY("8 critic pre-training", "skipped", "self.warmup_iterations = self.settings.critic.pretraining_iterations", "self.warmup_iterations = 0"),
-    ON_POLICY("8 critic pre-training", "as many epochs as later", "epochs = self.settings.critic.pretraining_epochs", "epochs = self.settings.epochs"),
-    ON_POLICY("8 critic pre-training", "the policy learns too",
-              "mini_batches, losses, epochs, metrics, signals)\n            return\n", "mini_batches, losses, epochs, metrics, signals)\n"),
-    ON_POLICY("9 the policy's start", "SFT whatever is asked",
+    ACTOR_CRITIC("8 the critic's start", "the reward model whatever is asked",
+              'if self.critic.initial == "sft":', "if False:"),
+    ACTOR_CRITIC("8 the critic's start", "at the reward model's scale", "unit_scale = transform.normalise is not None or transform.scale is not None", "unit_scale = False"),
+    ACTOR_CRITIC("8 critic pre-training", "skipped", "self.warmup_iterations = self.critic.pretraining_iterations", "self.warmup_iterations = 0"),
+    ACTOR_CRITIC("8 critic pre-training", "as many epochs as later", "epochs = self.critic.pretraining_epochs", "epochs = self.settings.epochs"),
+    ACTOR_CRITIC("8 critic pre-training", "the policy learns too",
+              "losses, epochs, data.metrics, data.signals)\n            return\n", "losses, epochs, data.metrics, data.signals)\n"),
+    SCORED_POLICY("9 the policy's start", "SFT whatever is asked",
               "load_causal_lm(workspace.model(ppo.initial))", 'load_causal_lm(workspace.model("sft"))'),
     ADVANTAGES("10 GAE", "the value of the next state without gamma", "gamma * following", "following"),
     ADVANTAGES("10 GAE", "no lambda", "gamma * lam * running", "gamma * running"),
@@ -165,7 +220,7 @@ MUTATIONS = (
     TEXT_PARTS("ptx (eq. 17)", "a mean over one process", "float(self.engine.all_sum(own))", "float(own)"),
     ON_POLICY("means over tokens", "of the policy's micro-batch",
               "self.policy_loss(part, logits, logprobs, step).sum() / count", "self.policy_loss(part, logits, logprobs, step).mean()"),
-    ON_POLICY("means over tokens", "of the critic's micro-batch", "return losses.sum() / count", "return losses.mean()"),
+    ACTOR_CRITIC("means over tokens", "of the critic's micro-batch", "return losses.sum() / count", "return losses.mean()"),
     PARTS("means over tokens", "of one process", "float(self.engine.all_sum(batch.response_mask.sum().double()))", "float(batch.response_mask.sum())"),
 
     # -- APA ----------------------------------------------------------------------------------------
@@ -175,27 +230,247 @@ MUTATIONS = (
     APA_LOSS("APA", "not squared", "(logprobs - target).square()", "(logprobs - target).abs()"),
     APA_LOSS("APA", "halved", "(logprobs - target).square()", "(logprobs - target).square() / 2"),
     APA("APA", "the sampling policy in place of the reference", "part.reference_logprobs[mask]", "part.old_logprobs[mask]"),
-    APA("APA", "lambda of 1 whatever is asked", "self.settings.apa.lam)", "1.0)"),
+    APA("APA", "lambda of 1 whatever is asked", "apa_loss(logprobs, reference, advantages, apa.lam)",
+        "apa_loss(logprobs, reference, advantages, 1.0)"),
     APA("APA", "the score as it is", "final_score(final, mask)", "final_score(scores.scores, mask)"),
     APA("APA", "scores are not reparameterised", "final = self.reparameterised(scores.scores)", "final = scores.scores"),
     APA("APA", "a KL penalty in the reward", "final_score(final, mask)}, final", "final_score(final, mask) - 0.05 * divergence}, final"),
     APA("APA", "the divergence is not watched", "scores.reference_logprobs) * mask", "scores.reference_logprobs) * 0"),
     SETTINGS("APA", "what it does not read beside it", "if getattr(self, key) != off", "if False"),
-    SETTINGS("APA", "plain text beside it", '"penalty", "ptx"}', '"penalty"}'),
-    SETTINGS("APA", "its section with another algorithm", '"apa": frozenset({"apa"})', '"apa": frozenset[str]()'),
-    SETTINGS("APA", "without its section", "if name in _OWN_SECTION and getattr(self, name) is None:", "if False:"),
+    READS("APA", "plain text beside it", '"penalty", "ptx"}', '"penalty"}'),
+    READS("APA", "its section with another algorithm", '_CRITIC | _TARGETS | {"apa"}', "_CRITIC | _TARGETS"),
+    SETTINGS("APA", "without its section", "if name in OWN_SECTION and getattr(self, own) is None:", "if False:"),
+
+    # -- AIHF ---------------------------------------------------------------------------------------
+    AIHF_LOSSES("AIHF", "away from the demonstration", "return -margins / beta", "return margins / beta"),
+    AIHF_LOSSES("AIHF", "multiplied by beta", "return -margins / beta", "return -margins * beta"),
+    AIHF_LOSSES("AIHF", "the rejected answer is preferred", "-logsigmoid(margins)", "-logsigmoid(-margins)"),
+    AIHF("AIHF", "logistic whatever is asked", 'if self.aihf.form == "linear":', "if False:"),
+    AIHF("AIHF", "demonstrations without their weight", "self.aihf.demonstration_weight * losses.sum()", "losses.sum()"),
+    AIHF("AIHF", "pairs without their weight", "self.aihf.pair_weight * losses.sum()", "losses.sum()"),
+    AIHF("AIHF", "a mean over the micro-batch of demonstrations", "losses.sum() / self.aihf.demonstrations", "losses.mean()"),
+    AIHF("AIHF", "a mean over the micro-batch of pairs", "losses.sum() / self.aihf.pairs", "losses.mean()"),
+    AIHF("AIHF", "an identical sample counts", "losses = part.weights * bradley_terry_loss(above)\n        step.tally.add(\n            demonstration_loss", "losses = bradley_terry_loss(above)\n        step.tally.add(\n            demonstration_loss"),
+    AIHF("AIHF", "paid by the reward that judges", "replace(scores, scores=moving)", "scores"),
+    AIHF("AIHF", "judged by the reward that moves", "moving = self._moving_scores(rollout)", "moving = self.rewards.scores(rollout)"),
+    AIHF("AIHF", "the history goes on", "self._history = Moments()", "pass"),
+    AIHF("AIHF", "the reward moves before the policy learns", "if iteration >= 0:", "if True:"),
+    AIHF("AIHF", "one epoch whatever is asked", "epochs=self.aihf.reward_epochs", "epochs=1"),
+    AIHF("AIHF", "its rate falls too early", "self.settings.iterations * self.aihf.reward_epochs", "self.settings.iterations"),
+    AIHF_DIRECT("AIHF direct", "demonstrations without their weight", "self.direct.demonstration_weight * losses.sum()", "losses.sum()"),
+    AIHF_DIRECT("AIHF direct", "pairs without their weight", "self.direct.pair_weight * losses.sum()", "losses.sum()"),
+    AIHF_DIRECT("AIHF direct", "a mean over the micro-batch of demonstrations", "losses.sum() / self.direct.demonstrations", "losses.mean()"),
+    AIHF_DIRECT("AIHF direct", "the policy is its own reference", "self._response_logprobs(REFERENCE, part.batch)", "self._response_logprobs(POLICY, part.batch)"),
+    AIHF_DIRECT("AIHF direct", "at the sampling temperature", "self.models.target_logits(role, batch)", "self.logits(role, batch)"),
+    AIHF_DIRECT("AIHF direct", "a mean over tokens", "batch.target_mask).sum(dim=1)", "batch.target_mask).mean(dim=1)"),
+    AIHF_DIRECT("AIHF direct", "the rate falls as with rollouts", "return iterations * epochs", "return 2 * iterations * epochs"),
+    FEEDBACK("AIHF rows", "demonstrations are never cut", "answer[: self._limit]", "answer"),
+    FEEDBACK("AIHF rows", "a cut is not told", "len(answer) > self._limit", "False"),
+    FEEDBACK("AIHF rows", "one order for all tables", 'derive_seed(self._seed, "feedback", table)', "self._seed"),
+    FEEDBACK("AIHF rows", "the same for every process", "count, share=self._share)", "count)"),
+    COMPARISONS("AIHF rows", "all alike weigh 1", "weights.append(float(list(one) != list(other)))", "weights.append(1.0)"),
+    COMPARISONS("AIHF rows", "the other is preferred", "return preferred - others", "return others - preferred"),
+    COMPARISONS("AIHF rows", "parted from its other", "self.batch.micro_batches(2 * size)", "self.batch.micro_batches(size)"),
+    DEMONSTRATIONS("AIHF rows", "of several answers the first", "start = int(outside[-1]) + 1", "start = int(inside[0])"),
+    DEMONSTRATIONS("AIHF rows", "what stands behind the answer too", "ids[start:end]", "ids[start:]"),
+    AIHF_SETTINGS("AIHF settings", "linear without beta", 'if self.form == "linear" and self.beta is None:', "if False:"),
+    AIHF_SETTINGS("AIHF settings", "logistic with beta", 'if self.form == "logistic" and self.beta is not None:', "if False:"),
+    AIHF_SETTINGS("AIHF settings", "nothing is learnt", "if self.demonstration_weight == self.pair_weight == 0:", "if False:"),
+    AIHF_REWARDS("AIHF settings", "another reward pays", 'if self.algorithm == "aihf" and self.rewards', 'if False and self.rewards'),
+    AIHF_ROWS("AIHF settings", "rows that do not divide", "if count % processes:", "if False:"),
+    SEAM("inputs", "tables of no listed model may be read", "name not in tables)", "False)"),
+    SEAM("inputs", "those of listed models may not", "table for maker in makers for table", "table for maker in () for table"),
+
+    APA_LOSS("AWR", "the sign of A / lambda", "(advantages / lam).exp()", "(-advantages / lam).exp()"),
+    APA_LOSS("AWR", "multiplied by lambda", "(advantages / lam).exp()", "(advantages * lam).exp()"),
+    APA_LOSS("AWR", "sign", "return -weights * logprobs", "return weights * logprobs"),
+    APA("AWR", "never", 'if apa.loss == "awr":', "if False:"),
+    APA("AWR", "lambda of 1 whatever is asked", "awr_loss(logprobs, advantages, apa.lam)", "awr_loss(logprobs, advantages, 1.0)"),
+
+    # -- without a critic ---------------------------------------------------------------------------
+    GROUPS("groups", "the mean with rounding", "first + (groups - first).mean(dim=1, keepdim=True)", "groups.mean(dim=1, keepdim=True)"),
+    GROUPS("groups", "rows of one prompt lie apart", "return rewards.reshape(-1, responses)", "return rewards.reshape(responses, -1).T"),
+    GROUPS("groups", "a part of a group", "if len(rewards) % responses:", "if False:"),
+    GROUPS("rloo", "the own reward is left in", "centred * (responses / (responses - 1))", "centred"),
+    GROUPS("rloo", "a ratio of means over tokens", "* response_mask).sum(dim=1)", "* response_mask).mean(dim=1)"),
+    GROUPS("rloo", "padding has a ratio", "((logprobs - old_logprobs) * response_mask).sum(dim=1)", "(logprobs - old_logprobs).sum(dim=1)"),
+    GROUPS("grpo", "the std of the batch is the process's", "merge(Moments(), rewards, all_sum)", "merge(Moments(), rewards, lambda value: value)"),
+    GROUPS("grpo", "the batch in place of the group", 'if scale == "batch":', "if True:"),
+    GROUPS("grpo", "a biased std", "groups.std(dim=1, keepdim=True)", "groups.std(dim=1, keepdim=True, correction=0)"),
+    GROUPS("grpo", "nothing added to the std", "_STD_FLOOR = 1e-4", "_STD_FLOOR = 0.0"),
+    GROUPS("grpo", "lengths of the rows alone", "(mean_length / lengths)", "(1 / lengths)"),
+    GROUPS("reinforce-pp", "what was earned before", ".flip(1).cumsum(1).flip(1) * response_mask", ".cumsum(1) * response_mask"),
+    GROUPS("reinforce-pp", "padding earns", "(rewards * response_mask).flip(1)", "rewards.flip(1)"),
+    CRITIC_FREE("rloo", "no KL penalty", 'sources["kl_penalty"] = kl_penalty(divergence, mask, kl.coefficient)', "pass"),
+    CRITIC_FREE("rloo", "the score as it is", "final = self.reparameterised(scores.scores)", "final = scores.scores"),
+    CRITIC_FREE("rloo", "the length of one row", "self.tokens_of(step.batch) / self.settings.mini_batch", "float(step.batch.response_mask[0].sum())"),
+    CRITIC_FREE("ratios", "the clip fraction of all", "(deviation > clip).float()", "(deviation > 0).float()"),
+    CRITIC_FREE("ratios", "the first is any", "if step.number == 0:", "if True:"),
+    RLOO("rloo", "the KL penalty is left out of R", "returns = rewards.total.sum(dim=1)", "returns = rewards.final"),
+    RLOO("rloo", "a mean over tokens", "return of_tokens * response_weights(mask, self.mean_length(step))", "return of_tokens"),
+    RLOO("rloo", "no clip", "            self.settings.surrogate_clip,\n", "            None,\n"),
+    GRPO("grpo", "always by the group", "self.grpo.scale, self.engine.all_sum", '"group", self.engine.all_sum'),
+    GRPO("grpo", "by k1", 'part.reference_logprobs[mask], "k3"', 'part.reference_logprobs[mask], "k1"'),
+    GRPO("grpo", "from the sampling policy", "kl_estimate(logprobs, part.reference_logprobs[mask]", "kl_estimate(logprobs, part.old_logprobs[mask]"),
+    GRPO("grpo", "the KL is computed, never added", "losses + self.grpo.kl_coefficient * divergence", "losses"),
+    GRPO("grpo", "always over tokens", 'if self.grpo.loss == "sequence":', "if False:"),
+    GRPO("grpo", "the KL over tokens beside a loss over responses", "weights * losses, weights * divergence", "weights * losses, divergence"),
+    GRPO("grpo", "no clip", "            self.settings.surrogate_clip,\n", "            None,\n"),
+    REINFORCE_PP("reinforce-pp", "not whitened", "return whiten(returns, mask, self.engine.all_sum), returns", "return returns, returns"),
+    REINFORCE_PP("reinforce-pp", "no baseline", "if not self._has_baseline:", "if True:"),
+    REINFORCE_PP("reinforce-pp", "the baseline is added", "final_score(-baseline, rollout.response_mask)", "final_score(baseline, rollout.response_mask)"),
+    REINFORCE_PP("reinforce-pp", "no clip", "            self.settings.surrogate_clip,\n", "            None,\n"),
+    GROUP_SETTINGS("groups", "one response is enough", "if name in COMPARES_RESPONSES and self.responses < 2:", "if False:"),
+    GROUP_SETTINGS("grpo", "scores are rescaled twice", "self.grpo.scale is not None and self.reward.rescales", "False"),
+    GROUP_SETTINGS("reinforce-pp", "advantages are whitened twice", 'if self.algorithm == "reinforce-pp" and whitened:', "if False:"),
+    GROUP_SETTINGS("reinforce-pp", "the mean of one", 'section.baseline == "group" and self.responses < 2', "False"),
+    GROUP_READS("grpo", "a KL penalty beside it", '_CRITIC_FREE - {"kl"} | {"grpo"}', '_CRITIC_FREE | {"grpo"}'),
+
+    # -- pairs: xpo and online-dpo ------------------------------------------------------------------
+    PAIR_LOSS("pairs", "the sides change places", "margin = chosen - rejected", "margin = rejected - chosen"),
+    PAIR_LOSS("pairs", "without the reference", "return beta * (logprobs - reference_logprobs)", "return beta * logprobs"),
+    PAIR_LOSS("pairs", "smoothed the wrong way round", "-(1 - label_smoothing) * logsigmoid(margin)", "-label_smoothing * logsigmoid(margin)"),
+    PAIR_LOSS("pairs", "ipo's margin is 1 / beta", "1 / (2 * beta)).square()", "1 / beta).square()"),
+    XPO_LOSS("pairs", "exploration makes the second response likelier", "return alpha * logprobs\n", "return -alpha * logprobs\n"),
+    XPO_LOSS("pairs", "the bounded term has no lower bound", ".clamp(-bound, bound)", ".clamp(max=bound)"),
+    XPO_LOSS("pairs", "alpha ends with its list", "min(iteration, len(alphas) - 1)", "iteration % len(alphas)"),
+    XPO("pairs", "alpha stands still", "alpha = self.alpha(iteration)", "alpha = self.alpha(0)"),
+    XPO("pairs", "the policy always gives the second response", 'return REFERENCE if self.xpo.second == "reference" else POLICY', "return POLICY"),
+    XPO("pairs", "always the unbounded term", 'if self.xpo.second == "reference":\n            return', "if True:\n            return"),
+    OF_PAIRS("pairs", "exploration of the chosen response", "second = torch.where(part.second_is_chosen, chosen, rejected)", "second = chosen"),
+    OF_PAIRS("pairs", "the other response's reference", "torch.where(part.second_is_chosen, reference_chosen, reference_rejected)",
+             "torch.where(part.second_is_chosen, reference_rejected, reference_chosen)"),
+    OF_PAIRS("pairs", "exploration is logged, never added", "losses = losses + exploration", "pass"),
+    OF_PAIRS("pairs", "ties count", "(part.weights * losses).sum() / count", "losses.sum() / count"),
+    OF_PAIRS("pairs", "a mean over those that do not count too", "float(self.engine.all_sum(step.batch.weights.sum().double()))", "float(len(step.batch))"),
+    OF_PAIRS("pairs", "always DPO's loss", "loss = _LOSSES[self.pairing.loss]", "loss = dpo_loss"),
+    OF_PAIRS("pairs", "old pairs are forgotten", "self._past = pairs\n", "self._past = fresh\n"),
+    OF_PAIRS("pairs", "old pairs are kept whatever is asked", "if self.pairing.accumulate:\n", "if True:\n"),
+    OF_PAIRS("pairs", "in the order they came", "torch.randperm(len(pairs), generator=random).tolist()", "list(range(len(pairs)))"),
+    OF_PAIRS("pairs", "every process learns from the same part", "order[start + first : start + first + part]", "order[start : start + part]"),
+    OF_PAIRS("pairs", "in the order of processes", "sorted(placed, key=lambda item: item[0])", "placed"),
+    OF_PAIRS("pairs", "the schedule ends after the fresh ones", "iterations * (iterations + 1) // 2 if self.pairing.accumulate else iterations", "iterations"),
+    OF_PAIRS("pairs", "the pairs do not survive", 'self._past = pairs_from_state(state["pairs"])', "pass"),
+    OF_PAIRS("pairs", "the objective at PPO's price", "return self.pairing.beta\n", "return 0.05\n"),
+    OF_PAIRS("pairs", "a mean over tokens", ".sum(dim=1).view(-1, 2)", ".mean(dim=1).view(-1, 2)"),
+    PAIR_METRICS("pairs", "accuracy for the first response alone", "torch.where(second_wins, -lead, lead)", "lead"),
+    PAIRS("pairs", "the worse response is chosen", "second_wins = other_score > score", "second_wins = other_score < score"),
+    PAIRS("pairs", "equal scores count", "score == other_score or one == other", "one == other"),
+    PAIRS("pairs", "equal responses count", "score == other_score or one == other", "score == other_score"),
+    PAIRS("pairs", "a selection mixes rows", "[2 * pairs, 2 * pairs + 1]", "[pairs, pairs + 1]"),
+    PAIR_ADVICE("pairs", "no word on a large alpha", "max(xpo.alpha) > xpo.beta / 2", "False"),
+    READS("pairs", "advantages beside them", 'frozenset({"advantage", "responses"})', 'frozenset({"responses"})'),
+    # -- ETPO ---------------------------------------------------------------------------------------
+    ETPO_LOSS("ETPO", "KL the other way round", "logprobs.exp() * (logprobs - reference", "reference_logits.softmax(1) * (logprobs - reference"),
+    ETPO_LOSS("ETPO", "without beta", "expected_q - beta * exact_kl", "expected_q - exact_kl"),
+    ETPO_LOSS("ETPO", "the best token in place of the expectation", "(logits.softmax(dim=1) * q).sum(dim=1)", "q.amax(dim=1)"),
+    ETPO_LOSS("ETPO", "the value of the state before", "following[:, :-1] = torch.where(response_mask[:, 1:], values[:, 1:], 0.0)",
+              "following[:, :-1] = torch.where(response_mask[:, 1:], values[:, :-1], 0.0)"),
+    ETPO_LOSS("ETPO", "what stands in the padding", "torch.where(response_mask[:, 1:], values[:, 1:], 0.0)", "values[:, 1:]"),
+    ETPO_LOSS("ETPO", "never paid", "following + final_score(scores, response_mask)", "following"),
+    ETPO_LOSS("ETPO", "0 below -delta", "error.abs() <= delta, squared, delta * (error.abs()", "error.abs() <= delta, squared, delta * (error.clamp(min=delta / 2)"),
+    ETPO_LOSS("ETPO", "a Huber loss that jumps", "(error.abs() - delta / 2)", "error.abs()"),
+    ETPO_LOSS("ETPO", "upside down", "return -soft_values(", "return soft_values("),
+    ETPO_LOSS("ETPO", "the published form as a sum", "q.detach()).mean(dim=1)", "q.detach()).sum(dim=1)"),
+    ETPO_LOSS("ETPO", "the published form teaches the critic", "- q.detach()", "- q"),
+    ETPO_LOSS("ETPO", "a variance in place of a spread", ".sum(dim=1).sqrt()", ".sum(dim=1)"),
+    ETPO("ETPO", "targets by the critic itself", "q = self.models.unembed(TARGET, target)", "q = self.models.unembed(CRITIC, target)"),
+    ETPO("ETPO", "the policy learns from the target network", "chunks = self._chunks((REFERENCE, CRITIC), part.batch)",
+         "chunks = self._chunks((REFERENCE, TARGET), part.batch)"),
+    ETPO("ETPO", "without the temperature", "unembed(role, states, self.settings.sampling.temperature)", "unembed(role, states)"),
+    ETPO("ETPO", "the score as it is", "rewards.final, rollout.response_mask", "scores.scores, rollout.response_mask"),
+    ETPO("ETPO", "always exact", 'if self.etpo.form == "published":', "if False:"),
+    ETPO("ETPO", "never a Huber loss", "etpo_critic_loss(q, targets, self.etpo.huber)", "etpo_critic_loss(q, targets, None)"),
+    ETPO("ETPO", "the policy learns at first, too", "roles=(CRITIC,) if alone else (POLICY, CRITIC)", "roles=(POLICY, CRITIC)"),
+    ETPO("ETPO", "the critic before the policy", "else (POLICY, CRITIC),", "else (CRITIC, POLICY),"),
+    ETPO("ETPO", "the target stands still", "if role == CRITIC:", "if False:"),
+    ETPO("ETPO", "the target follows after every step", "if role == CRITIC:", "if True:"),
+    ETPO("ETPO", "a target in bf16", "        self.models[TARGET].float()\n", ""),
+    ETPO("ETPO", "the target does not survive", 'kept.copy_(state["target"][name])', "pass"),
+    ACTION_VALUES("ETPO", "Q starts as it happens", "nn.init.zeros_(self.weight)", "pass"),
+    ACTION_VALUES("ETPO", "Q in bf16", "with torch.autocast(hidden.device.type, enabled=False):", "if True:"),
+    ACTION_VALUES("ETPO", "tied again", "model.config.tie_word_embeddings = False", "pass"),
+    ACTION_VALUES("ETPO", "polyak upside down", "1 - polyak)\n", "polyak)\n"),
+    ACTION_VALUES("ETPO", "what does not learn moves, too", "if learnt.requires_grad:", "if True:"),
+    ETPO_READS("ETPO", "advantages beside it", '"etpo": frozenset({"critic", "etpo", "responses"})', '"etpo": frozenset({"advantage", "critic", "etpo", "responses"})'),
+    ETPO_READS("ETPO", "without its section", '"etpo": "{beta: 0.01, polyak: 0.995, huber: 10.0, form: exact}",', ""),
+    ETPO_ENGINE("ETPO", "in parts", "if parted and self.ppo.algorithm in NEEDS_WHOLE_WEIGHTS:", "if False:"),
+
+    # -- process supervision ------------------------------------------------------------------------
+    STEPS("process supervision", "the loss of the other label", "binary_cross_entropy_with_logits(logits, labels", "binary_cross_entropy_with_logits(-logits, labels"),
+    STEPS("process supervision", "steps outside the response are paid", "paid = torch.where(counted, probabilities", "paid = torch.where(ends, probabilities"),
+    STEPS("process supervision", "differences are sums", "paid = paid - _probability_before(paid, counted)", "pass"),
+    STEPS("process supervision", "the first difference is none", "value=-1)\n    found", "value=0)\n    found"),
+    STEPS("process supervision", "differences to the step itself", "latest[:, :-1], (1, 0)", "latest[:, 1:], (0, 1)"),
+    STEPS("process supervision", "no coefficient", "return coefficient * paid", "return paid"),
+    STEPS("process supervision", "the least is the most", "padded.min(dim=1)", "padded.max(dim=1)"),
+    STEPS("process supervision", "a product of all places", "scores = padded.prod(dim=1)", "scores = probabilities.prod(dim=1)"),
+    STEPS("process supervision", "the first for the last", ".max(dim=1).values\n        scores", ".min(dim=1).values\n        scores"),
+    STEPS("process supervision", "a cut response is the best", "return torch.where(some, scores, torch.zeros_like(scores))", "return scores"),
+    STEPS("process supervision", "the best of the first group for all", "best + n * torch.arange", "best + 0 * torch.arange"),
+    STEPS("process supervision", "the last of equals", "groups == groups.max(dim=1, keepdim=True).values).int()", "groups == groups.max(dim=1, keepdim=True).values).int().cumsum(1)"),
+    SEPARATORS("process supervision", "empty steps count", "if text[start:found].strip():", "if True:"),
+    SEPARATORS("process supervision", "the token before the separator", "token_of[behind - 1]", "token_of[found - 1]"),
+    SEPARATORS("process supervision", "no end token", "if ended and text[start:].strip():", "if False:"),
+    SEPARATORS("process supervision", "the cut is an end", "if ended and text[start:].strip():", "if text[start:].strip():"),
+    SEPARATORS("process supervision", "any separator will do", "if not self._can_be_found():", "if False:"),
+    PROCESS("process supervision", "the final score beside it whatever is asked", "if self.process.score_coefficient > 0:", "if True:"),
+    PROCESS("process supervision", "the final score without its weight", "self.process.score_coefficient * final", "final"),
+    PROCESS("process supervision", "computed, never paid", 'sources["step_scores"] = self._paid(steps, rollout)', "pass"),
+    PROCESS("process supervision", "always the sum", "steps.probabilities, steps.ends, mask, process.rule, process.coefficient", 'steps.probabilities, steps.ends, mask, "sum", process.coefficient'),
+    PROCESS("process supervision", "the objective has the score once", "rest * validation.scores / self.rewards.score_std + paid", "paid"),
+    PROCESS("process supervision", "the objective without step scores", "self.rewards.score_std + paid", "self.rewards.score_std"),
+    STEP_SCORES("process supervision", "logits for probabilities", "torch.cat(logits).sigmoid()", "torch.cat(logits)"),
+    STEP_SCORES("process supervision", "the first rows' places for all", "rows = slice(start * self._micro_batch, (start + 1) * self._micro_batch)", "rows = slice(0, len(part))"),
+    STEP_SCORES("process supervision", "any tokenizer", "if own.get_vocab() != tokenizer.get_vocab():", "if False:"),
+    PROCESS_TRAINING("process supervision", "a mean over answers", "self.answers.labelled[row] for row in rows", "1 for row in rows"),
+    PROCESS_TRAINING("process supervision", "no label is a wrong step", "known = ~labels.isnan()", "known, labels = labels == labels.nan_to_num(), labels.nan_to_num()"),
+    STEP_RANKING("process supervision", "equal values count nothing", "rankdata(values)", 'rankdata(values, method="min")'),
+    STEP_RANKING("process supervision", "an answer is right if one step is", "is_wrong = any(", "is_wrong = all("),
+    PARSED("process supervision", "-100 is right", "or not 0 <= value <= 1:", "or False:"),
+    SOLUTIONS("process supervision", "all steps have the end behind them", "(step + separator for step in before_last)", "(step + behind_last for step in before_last)"),
+    SOLUTIONS("process supervision", "a cut step keeps its end", "[end for end in ends if end < limit]", "ends"),
+    SOLUTION_ROWS("process supervision", "a step may hold a separator", "if self._finder.ends(encoded.ids) != ends:", "if False:"),
+
+    # -- DPO, and what reads its model ----------------------------------------------------------------
+    DPO_LOSS("DPO", "the reference is left out", "beta * (logprobs - reference_logprobs)", "beta * logprobs"),
+    DPO_LOSS("DPO", "the answers change places", "margin = chosen - rejected", "margin = rejected - chosen"),
+    DPO_LOSS("DPO", "no label smoothing", "return as_labelled + the_other_way", "return as_labelled"),
+    DPO_LOSS("DPO", "ipo aims at 1 / beta", "1 / (2 * beta)", "1 / beta"),
+    PAIR_ANSWERS("DPO", "the first rejected token from the chosen answer's end",
+                 "torch.where(first_of_rejected, prompt_end, places - 1)", "places - 1"),
+    PAIR_ANSWERS("DPO", "the end token is left out", "(places <= rejected_end)", "(places < rejected_end)"),
+    PAIR_ANSWERS("DPO", "means in place of sums", "(by_place * answer).sum(dim=1) for", "(by_place * answer).mean(dim=1) for"),
+    DPO("DPO", "a mean over the micro-batch", "weight * losses.sum() / count", "weight * losses.mean()"),
+    DPO("DPO", "always the logistic loss", 'if section.loss == "ipo":', "if False:"),
+    DPO("DPO", "label smoothing of 0 whatever is asked", "section.beta, section.label_smoothing)", "section.beta, 0.0)"),
+    DPO("DPO", "rows in the order of their lengths", "for _, sums in sorted(self.engine.all_gather(found))", "for _, sums in self.engine.all_gather(found)"),
+    DPO("DPO", "the reference is asked each time", "return load_state(directory, _REFERENCE)", "pass"),
+    DPO_MODEL("DPO", "any reference will do", "if note.reference != weights_sha256(reference):", "if False:"),
+    TOKEN_REWARDS("RTO", "no clamp", "clip(coefficient * (dpo_logprobs - reference_logprobs), clamp)", "coefficient * (dpo_logprobs - reference_logprobs)"),
+    TOKEN_REWARDS("RTO", "clamped before it is scaled", "clip(coefficient * (dpo_logprobs - reference_logprobs), clamp)", "coefficient * clip(dpo_logprobs - reference_logprobs, clamp)"),
+    TOKEN_REWARDS("RTO", "padding is paid", "torch.where(response_mask, scaled, torch.zeros_like(scaled))", "scaled"),
+    TOKEN_REWARDS("RTO", "the sum is paid twice", "final_score(-source.sum(dim=1), response_mask)", "final_score(source.sum(dim=1), response_mask)"),
+    RTO("RTO", "the DPO reward is never paid", 'sources["dpo_reward"] = dpo_reward(', "_ = dpo_reward("),
+    RTO("RTO", "the score at its full weight", "section.score_coefficient * sources", "sources"),
+    RTO("RTO", "never shaping alone", "if section.shaping_only:", "if False:"),
+    RTO("RTO", "the policy in place of the DPO model", "self.logits(DPO, part)", 'self.logits("policy", part)'),
+    BEAM("beam search", "by the mean over tokens", "key=lambda beam: -beam.logprob)", "key=lambda beam: -beam.logprob / len(beam.response))"),
+    BEAM("beam search", "ended beams are forgotten", "_likeliest([*ended, *longer], beams)", "_likeliest(longer, beams)"),
+    BEAM("beam search", "keys and values of another beam", "[beam.parent for beam in live]", "[0 for beam in live]"),
+    BEAM("beam search", "the end token goes on", "token == eos_id, parent", "False, parent"),
 
     # -- rewards ------------------------------------------------------------------------------------
     SCORED("rewards", "the last one alone", "first = first + scores", "first = scores"),
     SCORED("rewards", "stds are added", "math.sqrt(sum(reward.score_std**2 for reward in self._rewards))", "sum(reward.score_std for reward in self._rewards)"),
     REWARD_SETTINGS("rewards", "any model may be trained against", "if text != only:", "if False:"),
     HEADS("rewards", "the score at the last column", "hidden[rows, batch.last_positions]", "hidden[rows, -1]"),
-    ON_POLICY("objective", "without the unit of the scores", "scores.scores / self.rewards.score_std", "scores.scores"),
-    ON_POLICY("objective", "without the penalty", " - penalty * kl.sum(dim=1)", ""),
+    SCORED_POLICY("objective", "without the unit of the scores", "scores.scores / self.rewards.score_std", "scores.scores"),
+    SCORED_POLICY("objective", "without the penalty", " - self.kl_price() * kl.sum(dim=1)", ""),
 
     # -- log-probabilities, and the trunk ---------------------------------------------------------------
     BACKBONE("log-probabilities", "at another temperature than asked", "unembed(model, predicting) / temperature", "unembed(model, predicting)"),
-    ON_POLICY("log-probabilities", "at another temperature than was sampled", "batch, self.settings.sampling.temperature)", "batch)"),
+    SCORED_POLICY("log-probabilities", "at another temperature than was sampled", "batch, self.settings.sampling.temperature)", "batch)"),
     BACKBONE("log-probabilities", "of the token before", "hidden[:, :-1][batch.target_mask[:, 1:]]", "hidden[:, 1:][batch.target_mask[:, 1:]]"),
     BACKBONE("log-probabilities", "positions count padding", "attention_mask.long().cumsum(dim=1)", "torch.ones_like(attention_mask.long()).cumsum(dim=1)"),
     BACKBONE("trunk", "a block is run twice", "[batch.trunk_blocks :]", "[batch.trunk_blocks - 1 :]"),
@@ -208,18 +483,19 @@ MUTATIONS = (
     ROLES("trunk", "never", "self._trunk_blocks = backbone.trunk_size(model, layers)", "pass"),
     ROLES("trunk", "read by a role of another origin", "if batch.trunk_states is None or role in self._sharing:", "if True:"),
     ROLES("roles", "one is taken twice", "if role in self._modules:", "if False:"),
-    ON_POLICY("processes", "a stand-in counts", "[(part, True) for part in parts] + [(parts[0], False)] * missing",
+    SCORED_POLICY("processes", "a stand-in counts", "[(part, True) for part in parts] + [(parts[0], False)] * missing",
               "[(parts[0], True)] * missing + [(part, True) for part in parts]"),
-    ON_POLICY("processes", "no stand-in", "missing = most - len(parts)", "missing = 0"),
+    SCORED_POLICY("processes", "no stand-in", "missing = most - len(parts)", "missing = 0"),
 
     # -- random streams and prompts -------------------------------------------------------------------
     SAMPLER("random streams", "no response number", "(number,) if number else ()", "()"),
     SAMPLER("random streams", "the first response has a number", "(number,) if number else ()", "(number,)"),
     SAMPLER("random streams", "no draw", "*draw, position, *further", "position, *further"),
     SAMPLER("random streams", "no position", "*draw, position, *further", "*draw, *further"),
-    SOURCES("random streams", "roles share a draw", 'draw = "rollout" if role == POLICY else f"rollout of {role}"', 'draw = "rollout"'),
-    SOURCES("random streams", "iterations share a draw", "self._next_draw(role), self._index)", "self._next_draw(role))"),
-    SOURCES("random streams", "a role's draws share a name", "self._draws[role] += 1", "pass"),
+    SOURCES("random streams", "roles share a draw", 'draw = kind if role == POLICY else f"{kind} of {role}"', "draw = kind"),
+    SOURCES("random streams", "iterations share a draw", "self._sample(role, prompts, draw, self._index)", "self._sample(role, prompts, draw)"),
+    SOURCES("random streams", "given prompts share the stage's", '"response to given prompts"', '"rollout"'),
+    SOURCES("random streams", "a role's draws share a name", "self._draws[draw] += 1", "pass"),
     LOCAL("sampling", "the copy does not follow", "mine.copy_(current)", "pass"),
     SOURCES("sampling", "weights are not taken over", "sampler.refresh()", "pass"),
     PROMPTS("prompts", "processes share the iteration, not its mini-batches",

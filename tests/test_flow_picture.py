@@ -1,8 +1,10 @@
 """The README's picture of the chain says what the table of stages says."""
 
+from pathlib import Path
+
 import pytest
 
-from rlhf.commands.dvc_yaml import data_of
+from rlhf.commands.dvc_yaml import code_folders, data_of
 from rlhf.core.source import ROOT
 from rlhf.stages import STAGES
 from tests.flow_picture import ARROWS, flow_svg
@@ -20,7 +22,14 @@ def test_an_arrow_is_a_path_that_one_writes_and_the_other_reads(
     assert path in STAGES[start].outs
     # what `reward.initial` names is SFT in every preset
     read = [entry.replace("${reward.initial}", "sft") for entry in data_of(STAGES[end])]
-    assert path in read
+    # an optional model is read through the folder of an algorithm's code
+    algorithms = code_folders(STAGES[end])
+    folders = [
+        entry.replace("${ppo.algorithm}", name)
+        for entry in algorithms
+        for name in ("rto", "process")
+    ]
+    assert path in read or str(Path(path).parent) in folders
 
 
 def test_every_stage_is_reached() -> None:

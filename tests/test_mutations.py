@@ -25,6 +25,24 @@ def test_every_detail_of_the_paper_is_among_them() -> None:
     assert {str(number) for number in range(1, 13)} <= details
 
 
-@pytest.mark.parametrize("subject", ["APA", "random streams", "trunk", "1 final score", "rewards"])
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "APA",
+        "pairs",
+        "DPO",
+        "RTO",
+        "beam search",
+        "process supervision",
+        "random streams",
+        "trunk",
+        "1 final score",
+        "rewards",
+        "AWR",
+        "rloo",
+        "grpo",
+        "reinforce-pp",
+    ],
+)
 def test_what_came_later_is_among_them(subject: str) -> None:
     assert any(mutation.detail == subject for mutation in MUTATIONS)
