@@ -5,6 +5,7 @@ keys that differ; a comment on such a key takes the place of the base's.
 """
 
 from collections.abc import Mapping
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -20,6 +21,8 @@ def preset_names() -> list[str]:
     return sorted(names)
 
 
+# keeping comments costs a tenth of a second, and each stage asks for every preset
+@cache
 def preset_text(name: str) -> str:
     """A preset as the text of a whole settings file; raises SettingsError with the known names."""
     if name not in preset_names():
