@@ -59,7 +59,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Dialogue:
+class PromptWithAnswers:
     """What is looked at: a prompt for readers and as ids, and answers by title."""
 
     prompt: str
@@ -70,7 +70,7 @@ class Dialogue:
 # -- what is looked at -------------------------------------------------------------------------------
 
 
-def dialogue_of_row(workspace: Workspace, row: int) -> Dialogue:
+def dialogue_of_row(workspace: Workspace, row: int) -> PromptWithAnswers:
     """A pair of the test split, rows from 0; raises DataError for one that is not there."""
     table = read_rows_of(workspace, "preferences", _SPLIT)
     if not 0 <= row < len(table):
@@ -78,17 +78,21 @@ def dialogue_of_row(workspace: Workspace, row: int) -> Dialogue:
         raise DataError(workspace.prepared / "preferences.parquet", f"--row {row}: {problem}")
     pair = table.iloc[row]
     answers = {name: list(map(int, pair[f"{name}_ids"])) for name in ("chosen", "rejected")}
-    return Dialogue(transcript(str(pair["messages"])), list(map(int, pair["prompt_ids"])), answers)
+    return PromptWithAnswers(
+        transcript(str(pair["messages"])), list(map(int, pair["prompt_ids"])), answers
+    )
 
 
-def dialogue_of_text(tokenizer: PreTrainedTokenizerBase, prompt: str, response: str) -> Dialogue:
+def dialogue_of_text(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, response: str
+) -> PromptWithAnswers:
     """A user's message and an answer to it, as tokens in the way that `prepare` makes them."""
     encoder = ChatEncoder(tokenizer, _NO_LIMIT, _NO_LIMIT)
     messages = (Message("user", prompt),)
     (encoded,) = encoder.prompts([messages])
     assert encoded is not None
     (answer,) = encoder.responses([messages], [response])
-    return Dialogue(prompt, encoded.ids, {"answer": answer.ids})
+    return PromptWithAnswers(prompt, encoded.ids, {"answer": answer.ids})
 
 
 # -- credit ------------------------------------------------------------------------------------------
@@ -112,7 +116,7 @@ def load_pair(
 
 @torch.no_grad()
 def credited(
-    dialogue: Dialogue,
+    dialogue: PromptWithAnswers,
     model: PreTrainedModel,
     reference: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -152,7 +156,11 @@ def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Ids) -> list[str]:
 
 
 def credit_page(
-    dialogue: Dialogue, answers: Sequence[Answer], model: Path, reference: Path, beta: float
+    dialogue: PromptWithAnswers,
+    answers: Sequence[Answer],
+    model: Path,
+    reference: Path,
+    beta: float,
 ) -> str:
     """One self-contained page: tokens coloured by credit, numbers on hover; text is escaped."""
     credits = [abs(token.credit) for answer in answers for token in answer.tokens]

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from rlhf.batches.tables import write_table
 from rlhf.commands.credit import (
     Answer,
-    Dialogue,
+    PromptWithAnswers,
     TokenCredit,
     credit_page,
     credited,
@@ -68,7 +68,7 @@ def _pair(number: int, prompt: list[int], answer: list[int]) -> dict[str, object
 
 
 @torch.no_grad()
-def slow_logprobs(model: PreTrainedModel, dialogue: Dialogue, title: str) -> list[float]:
+def slow_logprobs(model: PreTrainedModel, dialogue: PromptWithAnswers, title: str) -> list[float]:
     prompt, answer = list(dialogue.prompt_ids), list(dialogue.answers[title])
     logprobs = model(input_ids=torch.tensor([prompt + answer])).logits[0].log_softmax(dim=1)
     return [float(logprobs[len(prompt) - 1 + t, token]) for t, token in enumerate(answer)]
@@ -117,7 +117,7 @@ def test_a_pair_s_answers_side_by_side_on_one_page(made: Workspace, tmp_path: Pa
 def test_the_colours_are_a_scale(tmp_path: Path) -> None:
     tokens = [TokenCredit("a", 0.4, -1.0, -1.4), TokenCredit("", -0.2, -2.0, -1.8)]
     page = credit_page(
-        Dialogue("p", [1], {}), [Answer("answer", tokens)], Path("m"), Path("r"), 1.0
+        PromptWithAnswers("p", [1], {}), [Answer("answer", tokens)], Path("m"), Path("r"), 1.0
     )
     assert 'class="plus" style="--share: 0.800" title="credit +0.400' in page
     assert 'class="minus" style="--share: 0.400" title="credit -0.200' in page
