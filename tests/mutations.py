@@ -424,7 +424,7 @@ MUTATIONS = (
     STEP_SCORES("process supervision", "the first rows' places for all", "rows = slice(start * self._micro_batch, (start + 1) * self._micro_batch)", "rows = slice(0, len(part))"),
     STEP_SCORES("process supervision", "any tokenizer", "if own.get_vocab() != tokenizer.get_vocab():", "if False:"),
     PROCESS_TRAINING("process supervision", "a mean over answers", "self.answers.labelled[row] for row in rows", "1 for row in rows"),
-    PROCESS_TRAINING("process supervision", "no label is a wrong step", "known = ~labels.isnan()", "known, labels = labels == labels.nan_to_num(), labels.nan_to_num()"),
+    PROCESS_TRAINING("process supervision", "no label is a wrong step", "known = ~labels.isnan()", "labels = labels.nan_to_num()\n        known = ~labels.isnan()"),
     STEP_RANKING("process supervision", "equal values count nothing", "rankdata(values)", 'rankdata(values, method="min")'),
     STEP_RANKING("process supervision", "an answer is right if one step is", "is_wrong = any(", "is_wrong = all("),
     PARSED("process supervision", "-100 is right", "or not 0 <= value <= 1:", "or False:"),

@@ -14,6 +14,7 @@ from tiny import PAD, SEPARATOR, copy_workspace, numbers, tiny_settings
 from rlhf.batches.plan import Limits, epoch_plan
 from rlhf.batches.tables import read_table, write_table
 from rlhf.common.errors import DataError, ModelError, SettingsError
+from rlhf.core.tally import Tally
 from rlhf.engine import make_engine
 from rlhf.models.heads import (
     NOTE_FILE,
@@ -24,6 +25,7 @@ from rlhf.models.heads import (
 )
 from rlhf.settings import Settings
 from rlhf.training import process
+from rlhf.training.run import begin
 from rlhf.training.solution_reader import SolutionReader
 from rlhf.workspace import Workspace
 
@@ -132,6 +134,24 @@ def test_the_first_loss_equals_a_loop_over_answers(
     _, first, *_ = numbers(workspace.steps("process"))
     # a mean over the steps with a label of the whole batch, not of each answer
     assert first["step_loss"] == pytest.approx(mean(losses), abs=1e-5)
+
+
+def test_what_is_stepped_on_is_the_mean_over_the_labels_of_the_whole_batch(
+    workspace: Workspace,
+) -> None:
+    """Whatever the micro-batches; a step without a label is in neither sum nor count."""
+    settings = settings_with(micro_batch_tokens=24)
+    task = process.ProcessTraining(begin("process", settings, workspace, ["process"], {}))
+    table = read_table(workspace, "steps", split="train")
+    rows = list(range(8))
+    expected = mean(slow_losses(task.model, table.iloc[rows]))
+    steps, labels = sum(table["step_ends"].iloc[rows].map(len)), sum(task.answers.labelled[:8])
+    assert len({len(rows), labels, steps}) == 3
+
+    parts = task.losses(rows, Tally())
+    assert len(parts) > 2
+    total = sum(float(loss().detach()) for loss in parts)
+    assert total == pytest.approx(expected, abs=1e-5)
 
 
 def test_soft_labels_count_as_they_are(workspace: Workspace) -> None:
