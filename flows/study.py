@@ -23,7 +23,8 @@ from rlhf.common.yaml import read_yaml
 from rlhf.settings import preset_text
 from rlhf.settings.edit import edited
 from rlhf.studies.arms import ARMS
-from rlhf.studies.figures import PAPER_FIGURES, STUDIES
+from rlhf.studies.figures import GROUPS, PAPER_FIGURES, STUDIES
+from rlhf.studies.search import SEARCHES
 from tasks.environment import STUDIES_FOLDER
 from tasks.execution import current_execution, named_execution
 from tasks.repro import repro
@@ -34,6 +35,9 @@ _EPILOG = """figures of the paper (all) and their arms:
 
 beyond the paper, not in all:
 {beyond}
+
+what rates and strengths of the neighbours were chosen from (search):
+{searches}
 
 With new seeds, the requested arms rerun. With changed settings (--set), every arm on the page reruns, and old
 results are replaced. A claim whose two sides have no seed in common is left out."""
@@ -54,7 +58,7 @@ def study(
 
     Args:
         figures: names of figures: fig4 fig6 fig7 fig8 fig9 fig12 fig14 fig15 fig16 fig17 fig18 fig19;
-            or neighbours apa rto dpo xpo aihf etpo
+            or neighbours apa rto dpo xpo aihf etpo; or search-ppo-max, search-apa, ...
         preset: the settings that all arms start from
         seeds: how many runs of the policy each arm gets
         overrides: settings to change for all arms, by dotted key: {"ppo.iterations": 200}
@@ -137,29 +141,33 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def named_figures(names: Sequence[str]) -> list[str]:
-    """Give each figure once; `all` stands for those of the paper."""
+    """Give each figure once; `all` stands for those of the paper, `search` for all searches."""
     # in the order in which they were named
     figures: list[str] = []
     for name in names:
-        figures += PAPER_FIGURES if name == "all" else [name]
+        figures += GROUPS.get(name, (name,))
     return list(dict.fromkeys(figures))
 
 
 def _parser() -> argparse.ArgumentParser:
     assert __doc__ is not None
-    beyond = [name for name in STUDIES if name not in PAPER_FIGURES]
+    beyond = [name for name in STUDIES if name not in (*PAPER_FIGURES, *SEARCHES)]
     parser = argparse.ArgumentParser(
         prog="python -m flows.study",
         description=__doc__.split("\n")[0],
-        epilog=_EPILOG.format(paper=_list_figures(PAPER_FIGURES), beyond=_list_figures(beyond)),
+        epilog=_EPILOG.format(
+            paper=_list_figures(PAPER_FIGURES),
+            beyond=_list_figures(beyond),
+            searches=_list_figures(list(SEARCHES)),
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "figures",
         nargs="+",
-        choices=["all", *STUDIES],
+        choices=[*GROUPS, *STUDIES],
         metavar="FIGURE",
-        help="listed below; or all, which is every figure of the paper",
+        help="listed below; or all (every figure of the paper), or search",
     )
     parser.add_argument(
         "--preset", default="study", help="settings that all arms start from (default: study)"

@@ -172,7 +172,7 @@ def study_stages(
     chain: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]], figures: Sequence[str]
 ) -> dict[str, Any]:
     """Derive the study's stages from those of the chain."""
-    read = {model for changes in arms.values() for model in _optional_models(changes)}
+    read = {model for changes in arms.values() for model in _shared_models(changes)}
     stages = {
         name: _without_stand_ins(stage, chain[name])
         for name, stage in STAGES.items()
@@ -184,7 +184,7 @@ def study_stages(
             "cmd": f"python -m flows.arm {arm}",
             "deps": _arm_deps(chain, changes),
             # null: every key of the file is a parameter
-            "params": [*chain["ppo"]["params"], {f"arms/{arm}.yaml": None}],
+            "params": [*_arm_params(chain, changes), {f"arms/{arm}.yaml": None}],
             "outs": [f"runs/{arm}.json"],
         }
     stages["findings"] = {
@@ -208,19 +208,40 @@ def _arm_deps(chain: Mapping[str, Any], changes: Mapping[str, Any]) -> list[str]
     deps = {*chain["ppo"]["deps"], *judge_code, "models/gold"}
     deps |= {path.as_posix() for path in unwatched([_ARM_MODULE], deps)}
     algorithm = _algorithm(changes)
-    if models := _optional_models(changes):
+    if _optional_models(changes):
         # the models themselves: those files beside its links that stand for them are the chain's own
         deps = {path for path in deps if "${ppo.algorithm}" not in path}
         code = unwatched([module_of(ALGORITHMS, algorithm)], deps)
-        deps |= {*(f"models/{model}" for model in models), *(path.as_posix() for path in code)}
+        deps |= {f"models/{model}" for model in _shared_models(changes)}
+        deps |= {path.as_posix() for path in code}
     elif algorithm:
         # the study's params.yaml, from which DVC fills this in, does not know the arm's algorithm
         deps = {path.replace("${ppo.algorithm}", algorithm) for path in deps}
+    for stage in _own_stages(changes):
+        deps |= {*chain[stage.name]["deps"]}
     return sorted(deps)
 
 
+def _arm_params(chain: Mapping[str, Any], changes: Mapping[str, Any]) -> list[Any]:
+    """The params of the stage ppo, and of what an arm runs before it."""
+    own = [key for stage in _own_stages(changes) for key in chain[stage.name]["params"]]
+    return list(dict.fromkeys([*chain["ppo"]["params"], *own]))
+
+
+def _own_stages(changes: Mapping[str, Any]) -> list[Stage]:
+    """The optional stages that an arm runs itself, one a seed: it changes their sections."""
+    sections = {key.partition(".")[0] for key in changes}
+    return [stage for stage in STAGES.values() if stage.optional in sections]
+
+
 def _optional_models(changes: Mapping[str, Any]) -> tuple[str, ...]:
+    """The optional models that an arm's algorithm reads."""
     return OPTIONAL_MODELS.get(_algorithm(changes), ())
+
+
+def _shared_models(changes: Mapping[str, Any]) -> set[str]:
+    """Those of them that the study's own stages make."""
+    return {*_optional_models(changes)} - {str(stage.model) for stage in _own_stages(changes)}
 
 
 def _without_stand_ins(stage: Stage, entry: Mapping[str, Any]) -> dict[str, Any]:

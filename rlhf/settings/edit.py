@@ -1,6 +1,7 @@
 """Setting keys in the text of a settings file: comments, order and style stay."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 from rlhf.common.errors import SettingsError
@@ -31,4 +32,5 @@ def put(content: Any, values: Mapping[str, Any]) -> None:
             if not isinstance(node, Mapping) or not isinstance(node.get(section), Mapping):
                 raise SettingsError(f"{key}: there is no section {section!r} to set it in")
             node = node[section]
-        node[name] = value
+        # a later key may reach into it
+        node[name] = deepcopy(value)

@@ -8,6 +8,7 @@ from typing import Any
 
 from rlhf.settings.reads import OPTIONAL_MODELS
 from rlhf.settings.variants import VARIANTS
+from rlhf.studies.search import search_arms
 
 Changes = dict[str, Any]
 
@@ -135,3 +136,5 @@ ARMS: dict[str, Changes] = {
     "grpo": _variant("grpo"),
     "reinforce-pp": _variant("reinforce-pp"),
 }
+# what the neighbours' rates and strengths were chosen from
+ARMS.update(search_arms(ARMS))

@@ -2,6 +2,7 @@
 
 from rlhf.studies.claims import START, Claim
 from rlhf.studies.neighbours import NEIGHBOURS
+from rlhf.studies.search import SEARCHES
 from rlhf.studies.study import Study
 
 # measured by what an arm ended with
@@ -174,7 +175,9 @@ _OF_THE_PAPER: dict[str, Study] = {
     ),
 }
 
-STUDIES: dict[str, Study] = {**_OF_THE_PAPER, **NEIGHBOURS}
+STUDIES: dict[str, Study] = {**_OF_THE_PAPER, **NEIGHBOURS, **SEARCHES}
 
-# what `all` stands for
 PAPER_FIGURES = tuple(name for name, study in STUDIES.items() if study.in_paper)
+
+# names that stand for several studies
+GROUPS: dict[str, tuple[str, ...]] = {"all": PAPER_FIGURES, "search": tuple(SEARCHES)}

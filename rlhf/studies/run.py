@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from rlhf import registry
 from rlhf.common.command import run_as_command
 from rlhf.common.errors import DataError, RlhfError, SettingsError
 from rlhf.common.files import write_json, write_text
@@ -32,8 +33,8 @@ from rlhf.training import loop
 from rlhf.workspace import Workspace
 
 SHARED = ("models/base", "models/sft", "models/reward", "models/gold", "data/prepared")
-# there where some arm of the study reads it
-IF_THERE = ("models/dpo", "models/process")
+# there where some arm of the study reads their models; each is named as its section and its model
+OPTIONAL_STAGES = {"dpo": "rlhf.training.dpo:train", "process": "rlhf.training.process:train"}
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,9 @@ def run_seed(
     _log_as(f"{arm}, seed {seed}")
     # 1. a workspace with the models that all arms share
     workspace = Workspace(folder / f"{arm}-{seed}")
-    there = [name for name in IF_THERE if (base.root / name).is_dir()]
+    own = own_stages(changes)
+    shared = [f"models/{name}" for name in OPTIONAL_STAGES if name not in own]
+    there = [name for name in shared if (base.root / name).is_dir()]
     for name in (*SHARED, *there):
         link = workspace.root / name
         link.parent.mkdir(parents=True, exist_ok=True)
@@ -117,12 +120,20 @@ def run_seed(
     write_text(workspace.params, text)
     settings = settings_from(parse_yaml(text, title), title)
     # 3. the run, and what it is judged by
+    for name in own:
+        registry.find(OPTIONAL_STAGES, name)(settings, workspace)
     loop.train(settings, workspace)
     return {
         "seed": seed,
         "settings": settings.ppo.model_dump(mode="json"),
         **run_record(settings, workspace),
     }
+
+
+def own_stages(changes: Mapping[str, Any]) -> list[str]:
+    """The optional stages whose sections an arm changes: each of its seeds runs them itself."""
+    sections = {key.partition(".")[0] for key in changes}
+    return [name for name in OPTIONAL_STAGES if name in sections]
 
 
 def _log_as(name: str) -> None:

@@ -59,6 +59,17 @@ def test_an_arm_that_reads_an_optional_model_depends_on_the_model_itself() -> No
     assert "dpo" not in study_stages(CHAIN, {"kl": ARMS["kl"]}, ["fig7"])
 
 
+def test_an_arm_that_changes_the_section_of_a_stage_runs_it_itself() -> None:
+    changes = ARMS["dpo"] | {"dpo.beta": 0.3}
+    stages = study_stages(CHAIN, {"dpo": changes}, ["dpo"])
+    # so the study has no such stage
+    assert "dpo" not in stages
+    arm = stages["arm-dpo"]
+    assert "models/dpo" not in arm["deps"] and "rlhf/algorithms/dpo.py" in arm["deps"]
+    assert set(CHAIN["dpo"]["deps"]) <= set(arm["deps"])
+    assert {"ppo", "dpo"} <= {key for key in arm["params"] if isinstance(key, str)}
+
+
 def test_the_settings_of_a_study_switch_on_what_its_arms_read(tmp_path: Path) -> None:
     root = link_clone(tmp_path / "rlhf")
     arms = {arm: ARMS[arm] for arm in ("ppo-max", "rto", "rto-shaping", "dpo")}

@@ -7,6 +7,7 @@ from rlhf.settings.variants import VARIANTS
 from rlhf.studies.arms import ARMS
 from rlhf.studies.claims import START
 from rlhf.studies.figures import PAPER_FIGURES, STUDIES
+from rlhf.studies.search import SEARCHES, TRIALS
 
 # what a study switches on for the arms that read their models (tasks/study.py)
 OPTIONAL = {"dpo": VARIANTS["dpo"]["dpo"]}
@@ -19,18 +20,37 @@ def test_every_arm_is_accepted(preset: str, arm: str) -> None:
     settings_from(parse_yaml(edited(text, ARMS[arm], arm), arm))
 
 
-def test_no_two_arms_are_the_same() -> None:
+# what an arm was chosen from may hold the arm itself
+_TRIED = {arm for study in SEARCHES.values() for arm in study.arms}
+
+
+@pytest.mark.parametrize("arms", [set(ARMS) - _TRIED, _TRIED], ids=["arms", "trials"])
+def test_no_two_arms_are_the_same(arms: set[str]) -> None:
     preset = edited(preset_text("laptop"), OPTIONAL, "laptop")
-    texts = {arm: edited(preset, changes, arm) for arm, changes in ARMS.items()}
+    texts = {arm: edited(preset, ARMS[arm], arm) for arm in arms}
     settings = [settings_from(parse_yaml(text, "params.yaml")) for text in texts.values()]
-    assert len({each.model_dump_json() for each in settings}) == len(ARMS)
+    assert len({each.model_dump_json() for each in settings}) == len(arms)
+
+
+def test_each_algorithm_of_the_comparison_had_as_many_trials_of_rate_and_strength() -> None:
+    compared = set(STUDIES["neighbours"].arms)
+    # the control of RTO takes its settings
+    assert set(TRIALS) == compared - {"rto-shaping"}
+    assert {len(study.arms) for study in SEARCHES.values()} == {4}
+    preset = edited(preset_text("study"), OPTIONAL, "study")
+    changes = ARMS["apa-rate2.5e-4-lambda0.3"]
+    trial = settings_from(parse_yaml(edited(preset, changes, "trial"), "trial"))
+    assert trial.ppo.apa is not None
+    assert (trial.ppo.optimizer.learning_rate, trial.ppo.apa.lam) == (2.5e-4, 0.3)
+    # and its arm keeps its own
+    assert ARMS["apa"]["ppo.apa"]["lambda"] == VARIANTS["apa"]["ppo.apa"]["lambda"] == 0.1
 
 
 def test_every_figure_of_the_paper_has_its_arms() -> None:
     figures = [4, 6, 7, 8, 9, 12, *range(14, 20)]
     assert set(PAPER_FIGURES) == {f"fig{number}" for number in figures}
     beyond = {"neighbours", "apa", "rto", "dpo", "xpo", "aihf", "etpo"}
-    assert set(STUDIES) - set(PAPER_FIGURES) == beyond
+    assert set(STUDIES) - set(PAPER_FIGURES) == beyond | set(SEARCHES)
     used = {arm for study in STUDIES.values() for arm in study.arms}
     assert used <= set(ARMS)
     # eq. 14 has no figure

@@ -1,14 +1,18 @@
 import json
+import shutil
 from collections.abc import Mapping
 
 import pytest
 from tiny import tiny_settings, write_settings
 
 from rlhf.common.errors import DataError
-from rlhf.common.files import read_json
+from rlhf.common.files import read_json, weights_sha256
 from rlhf.common.metrics import Value
 from rlhf.common.yaml import write_yaml
 from rlhf.core.steps import StepLog
+from rlhf.settings.edit import edited
+from rlhf.settings.read import settings_text
+from rlhf.settings.variants import VARIANTS
 from rlhf.studies.arms import ARMS
 from rlhf.studies.run import run_arm, run_seed
 from rlhf.training import reward
@@ -81,6 +85,21 @@ def test_a_seed_that_was_interrupted_goes_on_from_its_checkpoint(
     assert "vanilla, seed 1: resuming from" in capfd.readouterr().err
     assert resumed["looks"] == undisturbed["looks"]
     assert resumed["curves"] == undisturbed["curves"]
+
+
+def test_an_arm_that_changes_the_section_of_a_stage_trains_its_model_itself(
+    base: Workspace,
+) -> None:
+    text = edited(settings_text(base.params), {"dpo": VARIANTS["dpo"]["dpo"]}, "params.yaml")
+    base.params.write_text(text)
+    # no stage of the study makes one
+    shutil.rmtree(base.model("dpo"), ignore_errors=True)
+    changes = ARMS["dpo"] | {"dpo.max_steps": 2}
+    folder = base.root / "arms"
+    runs = [run_seed(base, folder, "dpo", changes, seed) for seed in (1, 2)]
+    weights = [weights_sha256(folder / f"dpo-{seed}" / "models" / "dpo") for seed in (1, 2)]
+    assert weights[0] != weights[1]
+    assert runs[0]["looks"] != runs[1]["looks"]
 
 
 def test_a_plan_that_is_missing_or_no_plan_is_named(base: Workspace) -> None:
