@@ -23,8 +23,7 @@ from rlhf.common.yaml import read_yaml
 from rlhf.settings import preset_text
 from rlhf.settings.edit import edited
 from rlhf.studies.arms import ARMS
-from rlhf.studies.figures import GROUPS, PAPER_FIGURES, STUDIES
-from rlhf.studies.search import SEARCHES
+from rlhf.studies.figures import GROUPS, PAPER_FIGURES, STUDIES, preset_of
 from tasks.environment import STUDIES_FOLDER
 from tasks.execution import current_execution, named_execution
 from tasks.repro import repro
@@ -49,7 +48,7 @@ results are replaced. A claim whose two sides have no seed in common is left out
 @flow(name="study", persist_result=False)
 def study(
     figures: list[FigureName],
-    preset: PresetName = "study",
+    preset: PresetName | None = None,
     seeds: Seeds = 3,
     overrides: dict[str, Any] | None = None,
     first_seed: int = 1,
@@ -58,14 +57,15 @@ def study(
 
     Args:
         figures: names of figures: fig4 fig6 fig7 fig8 fig9 fig12 fig14 fig15 fig16 fig17 fig18 fig19;
-            or neighbours apa rto dpo xpo aihf etpo; or search-ppo-max, search-apa, ...
-        preset: the settings that all arms start from
+            or neighbours apa rto dpo xpo aihf etpo process; or search-ppo-max, search-apa, ...
+        preset: the settings that all arms start from; without one, those that the figures are meant for
         seeds: how many runs of the policy each arm gets
         overrides: settings to change for all arms, by dotted key: {"ppo.iterations": 200}
         first_seed: the first of those runs' seeds; the others follow it
     """
     with named_execution(f"study-{flow_run.id}"):
-        run_study(figures, preset, range(first_seed, first_seed + seeds), overrides or {})
+        chosen = preset or preset_of(figures)
+        run_study(figures, chosen, range(first_seed, first_seed + seeds), overrides or {})
 
 
 @task(task_run_name="dvc repro of the study", cache_policy=NO_CACHE)
@@ -134,10 +134,11 @@ def main(arguments: list[str] | None = None) -> None:
         if options.seeds < 1:
             raise RlhfError(f"--seeds {options.seeds}: a study needs at least one")
         # refused before a server is started
-        settings_text(options.preset, overrides)
-    with exit_code(), prefect_server(Path(), current_execution()):
         figures = named_figures(options.figures)
-        study(figures, options.preset, options.seeds, overrides, options.first_seed)
+        preset = options.preset or preset_of(figures)
+        settings_text(preset, overrides)
+    with exit_code(), prefect_server(Path(), current_execution()):
+        study(figures, preset, options.seeds, overrides, options.first_seed)
 
 
 def named_figures(names: Sequence[str]) -> list[str]:
@@ -151,14 +152,14 @@ def named_figures(names: Sequence[str]) -> list[str]:
 
 def _parser() -> argparse.ArgumentParser:
     assert __doc__ is not None
-    beyond = [name for name in STUDIES if name not in (*PAPER_FIGURES, *SEARCHES)]
+    beyond = [name for name in STUDIES if name not in (*PAPER_FIGURES, *GROUPS["search"])]
     parser = argparse.ArgumentParser(
         prog="python -m flows.study",
         description=__doc__.split("\n")[0],
         epilog=_EPILOG.format(
             paper=_list_figures(PAPER_FIGURES),
             beyond=_list_figures(beyond),
-            searches=_list_figures(list(SEARCHES)),
+            searches=_list_figures(GROUPS["search"]),
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -170,7 +171,8 @@ def _parser() -> argparse.ArgumentParser:
         help="listed below; or all (every figure of the paper), or search",
     )
     parser.add_argument(
-        "--preset", default="study", help="settings that all arms start from (default: study)"
+        "--preset",
+        help="settings that all arms start from (default: what the figures are meant for)",
     )
     parser.add_argument(
         "--seeds", type=int, default=3, help="runs of the policy per arm (default: 3)"

@@ -20,11 +20,16 @@ _ARM_COLORS = (
 
 @dataclass(frozen=True)
 class BandPlot:
-    """A metric of the runs. part: the list of a run's record that holds it by step."""
+    """A metric of the runs.
+
+    part: the list of a run's record that holds it by step
+    only_if_measured: whether there is no panel where no run has it
+    """
 
     key: str
     part: str
     title: str
+    only_if_measured: bool = False
 
 
 _PLOTS = (
@@ -34,6 +39,8 @@ _PLOTS = (
     BandPlot("perplexity", "curves", "Perplexity of own responses"),
     BandPlot("response_length", "curves", "Response length, tokens"),
     BandPlot("entropy", "curves", "Entropy, nats per token"),
+    BandPlot("right", "looks", "Right answers, share", only_if_measured=True),
+    BandPlot("flawed", "looks", "Of these, with a wrong line", only_if_measured=True),
 )
 
 
@@ -67,9 +74,15 @@ def plot_seed_bands(figure: str, runs: Mapping[str, Sequence[JsonObject]]) -> li
     """The panels of a figure; `runs` holds the records of each arm, one a seed."""
     if len(runs) > len(_ARM_COLORS):
         raise ValueError(f"{figure}: {len(runs)} arms, and colours for {len(_ARM_COLORS)}")
-    bands = [_plot(f"{figure}-{plot.key}", plot, runs) for plot in _PLOTS]
+    plots = [plot for plot in _PLOTS if _measured(plot, runs) or not plot.only_if_measured]
+    bands = [_plot(f"{figure}-{plot.key}", plot, runs) for plot in plots]
     paths = [_plot_path(f"{figure}-gold-{plot.key}", plot, runs) for plot in _PATHS]
     return bands + paths
+
+
+def _measured(plot: BandPlot, runs: Mapping[str, Sequence[JsonObject]]) -> bool:
+    records = [record for arm in runs.values() for record in arm]
+    return any(plot.key in row for record in records for row in record[plot.part])
 
 
 def _plot_path(name: str, plot: PathPlot, runs: Mapping[str, Sequence[JsonObject]]) -> Panel:

@@ -6,7 +6,6 @@ start from PPO-max, and so does what goes beyond the paper.
 
 from typing import Any
 
-from rlhf.settings.reads import OPTIONAL_MODELS
 from rlhf.settings.variants import VARIANTS
 from rlhf.studies.search import search_arms
 
@@ -40,10 +39,9 @@ _CRITIC_FROM_SFT: Changes = {"ppo.critic.initial": "sft", "ppo.critic.pretrainin
 
 
 def _variant(name: str) -> Changes:
-    """A variant's changes of `ppo`: what its optional models are made from, all arms share."""
-    changes = VARIANTS[name]
-    optional = OPTIONAL_MODELS.get(name, ())
-    return {key: value for key, value in changes.items() if key not in optional}
+    """A variant's changes of `ppo`: data, and what its optional models are made from, all arms share."""
+    changes = VARIANTS[name].items()
+    return {key: value for key, value in changes if key.startswith("ppo.")}
 
 
 def _section(name: str, **changes: Any) -> Changes:
@@ -131,6 +129,10 @@ ARMS: dict[str, Changes] = {
     # soft Q of every token (arXiv 2402.06700), and the loss of its published code
     "etpo": _section("etpo", **_ETPO_IN_SHORT),
     "etpo-published": _section("etpo", **_ETPO_IN_SHORT, form="published"),
+    # process supervision (arXiv 2312.08935): steps are paid, how, and beside the final score
+    "process": _variant("process"),
+    "process-difference": _section("process", rule="difference"),
+    "process-both": _section("process", score_coefficient=1.0),
     # without a critic
     "rloo": _variant("rloo"),
     "grpo": _variant("grpo"),

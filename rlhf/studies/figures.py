@@ -1,5 +1,8 @@
 """The studies: which arms stand side by side, and what was found; most are figures of the paper."""
 
+from collections.abc import Sequence
+
+from rlhf.common.errors import RlhfError
 from rlhf.studies.claims import START, Claim
 from rlhf.studies.neighbours import NEIGHBOURS
 from rlhf.studies.search import SEARCHES
@@ -181,3 +184,14 @@ PAPER_FIGURES = tuple(name for name, study in STUDIES.items() if study.in_paper)
 
 # names that stand for several studies
 GROUPS: dict[str, tuple[str, ...]] = {"all": PAPER_FIGURES, "search": tuple(SEARCHES)}
+
+
+def preset_of(figures: Sequence[str]) -> str:
+    """The preset that figures are meant for; raises RlhfError where that is not one."""
+    presets = {STUDIES[figure].preset for figure in figures}
+    if len(presets) > 1:
+        meant = ", ".join(f"{figure} {STUDIES[figure].preset}" for figure in figures)
+        raise RlhfError(
+            f"these figures are meant for different presets ({meant}): name one, or run each alone"
+        )
+    return presets.pop()

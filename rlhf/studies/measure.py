@@ -12,6 +12,7 @@ import numpy as np
 from rlhf.batches.tables import read_rows_of
 from rlhf.common.files import read_json
 from rlhf.core.steps import read_steps
+from rlhf.data.sources.additions import SEPARATOR, read_addition
 from rlhf.engine.single import TorchEngine
 from rlhf.evaluation.plain_text import plain_text_loss
 from rlhf.models.scoring import ResponseScorer
@@ -22,6 +23,8 @@ from rlhf.workspace import Workspace
 CURVES = ("reward", "kl", "perplexity", "response_length", "entropy", "finished", "value_loss")
 # measured at each validation; the summary has where they began and ended
 JUDGED = ("gold", "reward_tail")
+# the same where all prompts are additions (`additions:ROWS`)
+CHECKED = ("right", "flawed", "lines")
 
 _BATCH = 32
 
@@ -32,15 +35,19 @@ def run_record(settings: Settings, workspace: Workspace) -> dict[str, Any]:
     """A finished policy run as one JSON object.
 
     `curves` are by iteration, `looks` by validation, `summary` by name: the run's own, and `gold`,
-    `reward_tail` and `credit_auc` (each with _first and _last) and `plain_text_loss`.
+    `reward_tail` and `credit_auc` (each with _first and _last) and `plain_text_loss`; and what
+    `checked_additions` says.
     """
     samples = read_steps(workspace.samples("ppo"))
     # the prompts are the same at each validation, so that the scores can be compared
     judged = judged_validations(samples, gold_scores(settings, workspace, samples))
     spent = spent_at_validations(workspace)
-    validations = [row | spent[int(row["step"])] for row in judged]
+    validations = [
+        row | spent[int(row["step"])] | checked_additions(samples_of(samples, row["step"]))
+        for row in judged
+    ]
     summary = read_json(workspace.metrics("ppo"))
-    for key in JUDGED:
+    for key in (*JUDGED, *(key for key in CHECKED if key in validations[0])):
         summary[f"{key}_first"] = validations[0][key]
         summary[f"{key}_last"] = validations[-1][key]
     engine = TorchEngine(settings.engine)
@@ -77,6 +84,11 @@ def _select(row: dict[str, Any], columns: Sequence[str]) -> dict[str, Any]:
     return {key: row[key] for key in columns if key in row}
 
 
+def samples_of(samples: Sequence[SampleRow], step: float) -> list[SampleRow]:
+    """Those of one validation."""
+    return [row for row in samples if row["step"] == step]
+
+
 def judged_validations(
     samples: Sequence[SampleRow], gold: Sequence[float]
 ) -> list[dict[str, float]]:
@@ -97,6 +109,29 @@ def judged_validations(
             }
         )
     return validations
+
+
+def checked_additions(samples: Sequence[SampleRow]) -> dict[str, float]:
+    """Of answers to additions, in lines; nothing where a prompt is none.
+
+    right: the share whose last line is the sum; flawed: of these, the share with a wrong line before
+    it (0 where none is right); lines: how many there are
+    """
+    additions = [read_addition(row["prompt"].removeprefix("user: ")) for row in samples]
+    right = flawed = lines = 0
+    for row, addition in zip(samples, additions, strict=True):
+        if addition is None:
+            return {}
+        written = row["response"].split(SEPARATOR)
+        lines += len(written)
+        if written[-1] == addition.lines[-1]:
+            right += 1
+            flawed += not all(addition.verdicts(written))
+    return {
+        "right": right / len(samples),
+        "flawed": flawed / max(right, 1),
+        "lines": lines / len(samples),
+    }
 
 
 def gold_scores(

@@ -42,6 +42,15 @@ _CRITIC_FREE = (
     Claim("GRPO is as good as PPO", "gold_last", "grpo", "ppo-max", "same"),
 )
 
+# arXiv 2312.08935, table 2: steps paid by a process reward model give more right answers than a score
+# at the end; arXiv 2211.14275: the final error is similar, but wrong steps among right answers fall
+_PROCESS = (
+    Claim("it gets more answers right", "right_last", "process", START, "higher"),
+    Claim("more than paid for the answer alone", "right_last", "process", "ppo-max", "higher"),
+    Claim("fewer right answers have a wrong line", "flawed_last", "process", "ppo-max", "lower"),
+    Claim("the sum pays for more lines", "lines_last", "process", "process-difference", "higher"),
+)
+
 NEIGHBOURS: dict[str, Study] = {
     "neighbours": Study(
         "PPO-max and its neighbours, side by side",
@@ -94,5 +103,12 @@ NEIGHBOURS: dict[str, Study] = {
         ("ppo-max", "etpo", "etpo-published"),
         _ETPO,
         in_paper=False,
+    ),
+    "process": Study(
+        "Process supervision (arXiv 2312.08935, 2211.14275)",
+        ("ppo-max", "process", "process-difference", "process-both"),
+        _PROCESS,
+        in_paper=False,
+        preset="verifiable",
     ),
 }

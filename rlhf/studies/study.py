@@ -10,9 +10,11 @@ class Study:
     """One figure of the paper (or two of one experiment), or what goes beyond it.
 
     in_paper: whether `python -m flows.study all` runs it
+    preset: the settings that it is meant for
     """
 
     title: str
     arms: tuple[str, ...]
     claims: tuple[Claim, ...]
     in_paper: bool = True
+    preset: str = "study"

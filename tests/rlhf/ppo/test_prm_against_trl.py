@@ -21,12 +21,13 @@ from types import ModuleType
 import pandas as pd
 import pytest
 import torch
-from additions import TOKENIZER, Addition, addition_workspace, prompt_ids, response_ids
+from additions import TOKENIZER, addition_workspace, prompt_ids, response_ids
 from tiny import tiny_settings
 from torch import nn
 from transformers import LlamaForTokenClassification
 
 from rlhf.core.separators import StepFinder
+from rlhf.data.sources.additions import Addition
 from rlhf.engine import make_engine
 from rlhf.models.heads import new_scalar_model
 from rlhf.ppo.steps import step_loss

@@ -1,23 +1,32 @@
 import pytest
 
+from rlhf.common.errors import RlhfError
 from rlhf.common.yaml import parse_yaml
-from rlhf.settings import preset_text, settings_from
+from rlhf.settings import preset_names, preset_text, settings_from
 from rlhf.settings.edit import edited
 from rlhf.settings.variants import VARIANTS
 from rlhf.studies.arms import ARMS
 from rlhf.studies.claims import START
-from rlhf.studies.figures import PAPER_FIGURES, STUDIES
+from rlhf.studies.figures import PAPER_FIGURES, STUDIES, preset_of
 from rlhf.studies.search import SEARCHES, TRIALS
 
 # what a study switches on for the arms that read their models (tasks/study.py)
-OPTIONAL = {"dpo": VARIANTS["dpo"]["dpo"]}
+OPTIONAL = {
+    "dpo": VARIANTS["dpo"]["dpo"],
+    "process": VARIANTS["process"]["process"],
+}
+
+
+def changeable(preset: str) -> str:
+    """A preset with all that arms read; what has steps names them itself."""
+    steps = {} if preset == "verifiable" else {"data.steps": ["path:steps"]}
+    return edited(preset_text(preset), steps | OPTIONAL, preset)
 
 
 @pytest.mark.parametrize("arm", ARMS)
-@pytest.mark.parametrize("preset", ["tiny", "study"])
+@pytest.mark.parametrize("preset", ["tiny", "study", "verifiable"])
 def test_every_arm_is_accepted(preset: str, arm: str) -> None:
-    text = edited(preset_text(preset), OPTIONAL, preset)
-    settings_from(parse_yaml(edited(text, ARMS[arm], arm), arm))
+    settings_from(parse_yaml(edited(changeable(preset), ARMS[arm], arm), arm))
 
 
 # what an arm was chosen from may hold the arm itself
@@ -26,7 +35,7 @@ _TRIED = {arm for study in SEARCHES.values() for arm in study.arms}
 
 @pytest.mark.parametrize("arms", [set(ARMS) - _TRIED, _TRIED], ids=["arms", "trials"])
 def test_no_two_arms_are_the_same(arms: set[str]) -> None:
-    preset = edited(preset_text("laptop"), OPTIONAL, "laptop")
+    preset = changeable("laptop")
     texts = {arm: edited(preset, ARMS[arm], arm) for arm in arms}
     settings = [settings_from(parse_yaml(text, "params.yaml")) for text in texts.values()]
     assert len({each.model_dump_json() for each in settings}) == len(arms)
@@ -37,7 +46,7 @@ def test_each_algorithm_of_the_comparison_had_as_many_trials_of_rate_and_strengt
     # the control of RTO takes its settings
     assert set(TRIALS) == compared - {"rto-shaping"}
     assert {len(study.arms) for study in SEARCHES.values()} == {4}
-    preset = edited(preset_text("study"), OPTIONAL, "study")
+    preset = changeable("study")
     changes = ARMS["apa-rate2.5e-4-lambda0.3"]
     trial = settings_from(parse_yaml(edited(preset, changes, "trial"), "trial"))
     assert trial.ppo.apa is not None
@@ -49,12 +58,20 @@ def test_each_algorithm_of_the_comparison_had_as_many_trials_of_rate_and_strengt
 def test_every_figure_of_the_paper_has_its_arms() -> None:
     figures = [4, 6, 7, 8, 9, 12, *range(14, 20)]
     assert set(PAPER_FIGURES) == {f"fig{number}" for number in figures}
-    beyond = {"neighbours", "apa", "rto", "dpo", "xpo", "aihf", "etpo"}
+    beyond = {"neighbours", "apa", "rto", "dpo", "xpo", "aihf", "etpo", "process"}
     assert set(STUDIES) - set(PAPER_FIGURES) == beyond | set(SEARCHES)
     used = {arm for study in STUDIES.values() for arm in study.arms}
     assert used <= set(ARMS)
     # eq. 14 has no figure
     assert set(ARMS) - used == {"ppo-penalty"}
+
+
+def test_a_study_runs_with_the_preset_that_it_is_meant_for() -> None:
+    assert preset_of(["fig4", "neighbours"]) == "study"
+    assert preset_of(["process"]) == "verifiable"
+    with pytest.raises(RlhfError, match="fig4 study, process verifiable"):
+        preset_of(["fig4", "process"])
+    assert {study.preset for study in STUDIES.values()} <= set(preset_names())
 
 
 def test_claims_speak_of_arms_that_their_study_runs() -> None:

@@ -11,7 +11,12 @@ from rlhf.evaluation.plain_text import plain_text_loss
 from rlhf.models.heads import load_scalar_model
 from rlhf.models.saving import load_causal_lm
 from rlhf.settings import Settings
-from rlhf.studies.measure import gold_scores, judged_validations, run_record
+from rlhf.studies.measure import (
+    checked_additions,
+    gold_scores,
+    judged_validations,
+    run_record,
+)
 from rlhf.training import loop, reward
 from rlhf.workspace import Workspace
 
@@ -104,3 +109,21 @@ def test_the_tail_of_the_rewards() -> None:
     # 95th percentile 19, median 10
     assert (first["reward_tail"], second["reward_tail"]) == (9.0, 0.0)
     assert (first["gold"], first["reward"]) == (0.5, 10.0)
+
+
+def addition_row(prompt: str, *lines: str) -> dict[str, str]:
+    return {"prompt": f"user: {prompt}", "response": "\n".join(lines)}
+
+
+def test_answers_to_additions_are_checked_line_by_line() -> None:
+    samples = [
+        addition_row("17+25", "7+5+0=12", "1+2+1=04", "042"),
+        # the sum, by luck: a wrong line before it
+        addition_row("17+25", "7+5+0=02", "1+2+1=04", "042"),
+        addition_row("17+25", "7+5+0=12", "043"),
+        addition_row("17+25", ""),
+    ]
+    assert checked_additions(samples) == {"right": 0.5, "flawed": 0.5, "lines": 9 / 4}
+    assert checked_additions(samples[2:])["flawed"] == 0.0
+    # other prompts have no such figures
+    assert checked_additions([*samples, addition_row("How many?", "042")]) == {}

@@ -2,16 +2,10 @@
 
 import json
 from pathlib import Path
-from random import Random
 
-import pytest
 from additions import (
-    SEPARATOR,
     TOKENIZER,
-    Addition,
     addition_workspace,
-    attempt,
-    drawn,
     prompt_ids,
     response_ids,
     write_solutions,
@@ -20,58 +14,12 @@ from test_process import settings_with
 
 from rlhf.batches.tables import read_table
 from rlhf.core.separators import StepFinder
+from rlhf.data.sources.additions import SEPARATOR, Addition
 from rlhf.engine import make_engine
 from rlhf.rewards.step_scores import StepScorer
 from rlhf.training import process
 
-ADDITION = Addition((1, 7), (2, 5))
 RIGHT = ["7+5+0=12", "1+2+1=04", "042"]
-
-
-def test_the_right_lines_by_hand() -> None:
-    assert ADDITION.prompt == "17+25"
-    assert ADDITION.lines == RIGHT
-    assert Addition((3, 2), (3, 3), base=4).lines == ["2+3+0=11", "3+3+1=13", "131"]
-
-
-@pytest.mark.parametrize(
-    ("lines", "verdicts"),
-    [
-        (RIGHT, [True, True, True]),
-        # a wrong carry: what follows from it is right
-        (["7+5+0=02", "1+2+0=03", "032"], [False, True, True]),
-        # and what follows from the truth is not
-        (["7+5+0=02", "1+2+1=04", "042"], [False, False, True]),
-        (["7+5+0=12", "1+2+1=04", "043"], [True, True, False]),
-        # digits that the prompt does not have there
-        (["5+7+0=12", "1+2+1=04", "042"], [False, True, True]),
-        # one line too many, and lines that cannot be read
-        ([*RIGHT, "042"], [True, True, True, False]),
-        (["", "=", "000"], [False, False, True]),
-    ],
-)
-def test_each_line_is_judged_by_those_before_it(lines: list[str], verdicts: list[bool]) -> None:
-    assert ADDITION.verdicts(lines) == verdicts
-
-
-def test_without_slips_the_answer_is_the_sum() -> None:
-    random = Random(3)
-    for _ in range(200):
-        addition = drawn(random, places=3)
-        lines = attempt(random, addition, slip=0.0)
-        assert all(addition.verdicts(lines)) and len(lines) == 4
-        left, right = addition.prompt.split("+")
-        assert int(lines[-1]) == int(left) + int(right)
-
-
-def test_a_slip_makes_its_own_line_wrong_and_no_other() -> None:
-    random = Random(4)
-    verdicts = []
-    for _ in range(300):
-        addition = drawn(random)
-        verdicts += addition.verdicts(attempt(random, addition, slip=0.3))
-    assert 0.65 < sum(verdicts) / len(verdicts) < 0.75
-    assert not any(ADDITION.verdicts(attempt(random, ADDITION, slip=1.0)))
 
 
 def test_every_letter_is_a_token_and_every_line_a_step() -> None:
