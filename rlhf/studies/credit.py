@@ -4,19 +4,21 @@ In the token MDP this log-ratio is, times beta, the advantage that a policy says
 to Q*", arXiv 2404.12358, eq. 10). The paper shows pictures of it; here it is one number.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import torch
 from scipy.stats import rankdata
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from rlhf.batches.padding import pad_responses
 from rlhf.core.seeds import generator
 from rlhf.engine.single import TorchEngine
-from rlhf.models.backbone import hidden_states, target_logits, target_tokens, token_logprobs
-from rlhf.models.saving import load_causal_lm
+from rlhf.models.backbone import hidden_states, target_logits, token_logprobs
+from rlhf.models.saving import load_causal_lm, load_tokenizer
 
 _BATCH = 32
 
@@ -33,25 +35,33 @@ class Planted:
     places: list[int]
 
 
-def plant(pairs: pd.DataFrame, seed: int) -> Planted:
-    """Put a token of another answer in place of one of each chosen answer's, never of its last.
+@torch.no_grad()
+def plant(pairs: pd.DataFrame, reference: Path, engine: TorchEngine, seed: int) -> Planted:
+    """Put another token in place of one of each chosen answer's, never of its last.
+
+    The reference draws it, so that it is a mistake which that model could make. A token that it never
+    writes has a log-probability so low that whatever a policy learns raises it. Some of those drawn
+    are no mistake but another wording.
 
     Answers of fewer than two tokens have no place for one and are left out.
     """
-    chosen = [[int(token) for token in ids] for ids in pairs["chosen_ids"]]
-    # the last token ends an answer
-    pool = sorted({token for ids in chosen for token in ids[:-1]})
-    planted = Planted([], [], [])
-    for row, (prompt, response) in enumerate(zip(pairs["prompt_ids"], chosen, strict=True)):
-        random = generator(seed, "planted", row)
-        others = [token for token in pool if token not in response]
-        if len(response) < 2 or not others:
-            continue
-        place = int(torch.randint(len(response) - 1, (1,), generator=random))
-        wrong = others[int(torch.randint(len(others), (1,), generator=random))]
-        planted.prompts.append([int(token) for token in prompt])
+    rows = [row for row, ids in enumerate(pairs["chosen_ids"]) if len(ids) > 1]
+    prompts = [[int(token) for token in pairs["prompt_ids"].iloc[row]] for row in rows]
+    responses = [[int(token) for token in pairs["chosen_ids"].iloc[row]] for row in rows]
+    randoms = [generator(seed, "planted", row) for row in rows]
+    places = [
+        int(torch.randint(len(response) - 1, (1,), generator=random))
+        for response, random in zip(responses, randoms, strict=True)
+    ]
+    special = load_tokenizer(reference).all_special_ids
+    logits = _response_logits(load_causal_lm(reference), prompts, responses, engine)
+
+    planted = Planted(prompts, [], places)
+    for response, place, random, row in zip(responses, places, randoms, logits, strict=True):
+        others = row[place].float().cpu()
+        others[[*special, response[place]]] = -torch.inf
+        wrong = int(torch.multinomial(others.softmax(0), 1, generator=random))
         planted.responses.append([*response[:place], wrong, *response[place + 1 :]])
-        planted.places.append(place)
     return planted
 
 
@@ -86,16 +96,26 @@ def auc(credits: Sequence[Sequence[float]], places: Sequence[int]) -> float:
 @torch.no_grad()
 def logprobs_of(directory: Path, planted: Planted, engine: TorchEngine) -> list[list[float]]:
     """log p of each response token under a model, response by response."""
-    model = engine.frozen(load_causal_lm(directory))
+    model = load_causal_lm(directory)
+    logits = _response_logits(model, planted.prompts, planted.responses, engine)
+    return [
+        token_logprobs(row, torch.tensor(response, device=row.device)).tolist()
+        for row, response in zip(logits, planted.responses, strict=True)
+    ]
+
+
+def _response_logits(
+    model: PreTrainedModel,
+    prompts: list[list[int]],
+    responses: list[list[int]],
+    engine: TorchEngine,
+) -> Iterator[Tensor]:
+    """For each response [R, V], what predicts each of its tokens."""
+    model = engine.frozen(model)
     pad_id = int(model.config.pad_token_id or 0)
-    found: list[list[float]] = []
-    for start in range(0, len(planted.places), _BATCH):
+    for start in range(0, len(responses), _BATCH):
         rows = slice(start, start + _BATCH)
-        responses = planted.responses[rows]
-        batch = pad_responses(planted.prompts[rows], responses, pad_id).to(engine.device)
+        batch = pad_responses(prompts[rows], responses[rows], pad_id).to(engine.device)
         with engine.autocast():
             logits = target_logits(model, hidden_states(model, batch), batch)
-        logprobs = token_logprobs(logits, target_tokens(batch))
-        parts = logprobs.split([len(response) for response in responses])
-        found += [part.tolist() for part in parts]
-    return found
+        yield from logits.split([len(response) for response in responses[rows]])

@@ -54,7 +54,8 @@ def run_record(settings: Settings, workspace: Workspace) -> dict[str, Any]:
     policy, reference = workspace.model("policy"), workspace.model("sft")
     summary["plain_text_loss"] = plain_text_loss(policy, workspace, engine)
     # one set of errors for all seeds of the policy
-    planted = plant(read_rows_of(workspace, "preferences", "test"), seed=0)
+    pairs = read_rows_of(workspace, "preferences", "test")
+    planted = plant(pairs, reference, engine, seed=0)
     start = workspace.model(settings.ppo.initial)
     summary["credit_auc_first"] = credit_auc(start, reference, planted, engine)
     summary["credit_auc_last"] = credit_auc(policy, reference, planted, engine)

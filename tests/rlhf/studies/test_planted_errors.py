@@ -1,14 +1,16 @@
 """Planted errors, and how well a policy's log-ratio finds them."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 import torch
-from tiny import tiny_settings
+from tiny import tiny_model, tiny_settings, tiny_tokenizer
 
 from rlhf.batches.tables import read_rows_of
 from rlhf.engine.single import TorchEngine
-from rlhf.models.saving import load_causal_lm
-from rlhf.studies.credit import auc, credit_auc, logprobs_of, plant
+from rlhf.models.saving import load_causal_lm, load_tokenizer, save_causal_lm
+from rlhf.studies.credit import Planted, auc, credit_auc, logprobs_of, plant
 from rlhf.workspace import Workspace
 
 PAIRS = pd.DataFrame(
@@ -20,19 +22,52 @@ PAIRS = pd.DataFrame(
 )
 
 
-def test_one_token_of_another_answer_is_planted() -> None:
-    planted = plant(PAIRS, seed=3)
+@pytest.fixture(scope="module")
+def engine() -> TorchEngine:
+    return TorchEngine(tiny_settings().engine)
+
+
+def planted_in(workspace: Workspace, engine: TorchEngine, seed: int = 0) -> Planted:
+    pairs = read_rows_of(workspace, "preferences", "test")
+    return plant(pairs, workspace.model("sft"), engine, seed)
+
+
+def test_one_token_of_each_answer_is_another_one(prepared: Workspace, engine: TorchEngine) -> None:
+    planted = plant(PAIRS, prepared.model("sft"), engine, seed=3)
     assert planted.prompts == [[2, 9], [2, 7]]
     originals = ([11, 12, 13, 1], [14, 15, 1])
+    special = load_tokenizer(prepared.model("sft")).all_special_ids
     for response, place, original in zip(planted.responses, planted.places, originals, strict=True):
         differing = [at for at, token in enumerate(response) if token != original[at]]
         assert differing == [place] and place < len(original) - 1
-        assert response[place] in {11, 12, 13, 14, 15} - set(original)
+        assert response[place] not in special
 
 
-def test_errors_are_fixed_by_the_seed() -> None:
-    assert plant(PAIRS, seed=3) == plant(PAIRS, seed=3)
-    places = {tuple(plant(PAIRS, seed=seed).places) for seed in range(20)}
+def test_errors_are_drawn_by_the_reference(engine: TorchEngine, tmp_path: Path) -> None:
+    # peaked predictions
+    model, tokenizer = tiny_model(1, std=0.2), tiny_tokenizer()
+    save_causal_lm(model, tokenizer, tmp_path)
+    pairs = pd.DataFrame({"prompt_ids": [[2, 9]] * 400, "chosen_ids": [[40, 41, 1]] * 400})
+    found = plant(pairs, tmp_path, engine, seed=1)
+    drawn = [
+        response[0]
+        for response, place in zip(found.responses, found.places, strict=True)
+        if place == 0
+    ]
+    with torch.no_grad():
+        table = model(input_ids=torch.tensor([[2, 9]])).logits[0, -1].softmax(0)
+    # neither the right token nor a special one
+    table[[*tokenizer.all_special_ids, 40]] = 0.0
+    table /= table.sum()
+    assert float(table.max()) > 0.1
+    for token in range(len(table)):
+        share = drawn.count(token) / len(drawn)
+        assert share == pytest.approx(float(table[token]), abs=0.1)
+
+
+def test_errors_are_fixed_by_the_seed(prepared: Workspace, engine: TorchEngine) -> None:
+    assert planted_in(prepared, engine, 3) == planted_in(prepared, engine, 3)
+    places = {tuple(planted_in(prepared, engine, seed).places) for seed in range(5)}
     assert len(places) > 1
 
 
@@ -44,9 +79,10 @@ def test_the_area_by_hand() -> None:
     assert auc([[-9.0, 1.0], [2.0, -3.0]], [0, 1]) == 1.0
 
 
-def test_log_probabilities_are_those_of_one_response_at_a_time(prepared: Workspace) -> None:
-    planted = plant(read_rows_of(prepared, "preferences", "test"), seed=0)
-    engine = TorchEngine(tiny_settings().engine)
+def test_log_probabilities_are_those_of_one_response_at_a_time(
+    prepared: Workspace, engine: TorchEngine
+) -> None:
+    planted = planted_in(prepared, engine)
     found = logprobs_of(prepared.model("sft"), planted, engine)
     model = load_causal_lm(prepared.model("sft"))
     for row in range(3):
@@ -58,9 +94,10 @@ def test_log_probabilities_are_those_of_one_response_at_a_time(prepared: Workspa
         assert found[row] == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_policy_that_never_learnt_has_no_credit_to_give(workspace: Workspace) -> None:
-    planted = plant(read_rows_of(workspace, "preferences", "test"), seed=0)
-    engine = TorchEngine(tiny_settings().engine)
+def test_a_policy_that_never_learnt_has_no_credit_to_give(
+    workspace: Workspace, engine: TorchEngine
+) -> None:
+    planted = planted_in(workspace, engine)
     sft = workspace.model("sft")
     assert credit_auc(sft, sft, planted, engine) == 0.5
 
