@@ -1,7 +1,7 @@
 """APA, advantage-induced policy alignment (arXiv 2306.02231): regression towards pi_ref exp(A / lambda).
 
-No ratio, no clip, and no KL penalty in the reward: the loss itself holds the policy to the
-reference. lambda is in the units of the advantages, which `ppo.advantage` whitens under the
+No ratio, no clip, and no KL penalty in the reward (`ppo.kl` is off): the loss itself holds the policy
+to the reference. lambda is in the units of the advantages, which `ppo.advantage` whitens under the
 response mask; the authors' code whitens over padding too, and takes 0.1.
 
 `ppo.apa.loss: awr` is the control of the paper: the same rollouts, critic and advantages, learnt from
@@ -12,22 +12,12 @@ from torch import Tensor
 
 from rlhf.algorithms.actor_critic import ActorCritic
 from rlhf.algorithms.base import Step
-from rlhf.algorithms.on_policy import TokenRewards
 from rlhf.ppo.apa import apa_loss, awr_loss
-from rlhf.ppo.kl import kl_estimate
-from rlhf.ppo.rewards import final_score
-from rlhf.rollout.records import Experience, Rollout, Scores
+from rlhf.rollout.records import Experience
 
 
 class Apa(ActorCritic):
     """PPO-max's rollouts, critic and advantages, with the squared loss of APA."""
-
-    def token_rewards(self, rollout: Rollout, scores: Scores) -> TokenRewards:
-        """The score at the last token, and nothing else; the divergence is only watched."""
-        mask = rollout.response_mask
-        final = self.reparameterised(scores.scores)
-        divergence = kl_estimate(scores.logprobs, scores.reference_logprobs) * mask
-        return TokenRewards({"final_score": final_score(final, mask)}, final, divergence)
 
     def policy_loss(
         self, part: Experience, logits: Tensor, logprobs: Tensor, step: Step[Experience]

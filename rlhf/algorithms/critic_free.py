@@ -1,4 +1,4 @@
-"""What algorithms without a critic share: token rewards with a KL penalty, and what ratios show.
+"""What algorithms without a critic share: what their losses are weighed by, and what ratios show.
 
 ... -> advantages, from the rewards alone -> policy
 """
@@ -8,27 +8,14 @@ from typing import ClassVar
 from torch import Tensor
 
 from rlhf.algorithms.base import Step
-from rlhf.algorithms.on_policy import OnPolicy, TokenRewards
-from rlhf.ppo.kl import kl_estimate
-from rlhf.ppo.rewards import final_score, kl_penalty
-from rlhf.rollout.records import Experience, Rollout, Scores
+from rlhf.algorithms.on_policy import OnPolicy
+from rlhf.rollout.records import Experience
 
 
 class CriticFree(OnPolicy):
     """The policy alone learns: no values, and no `ppo.critic`."""
 
     peaks: ClassVar[tuple[str, ...]] = ("first_ratio_deviation",)
-
-    def token_rewards(self, rollout: Rollout, scores: Scores) -> TokenRewards:
-        """r_t = -eta KL_t, plus the reparameterised score at the last token; eta = 0 without `ppo.kl`."""
-        mask, kl = rollout.response_mask, self.settings.kl
-        final = self.reparameterised(scores.scores)
-        sources = {"final_score": final_score(final, mask)}
-        estimator = kl.estimator if kl else "k1"
-        divergence = kl_estimate(scores.logprobs, scores.reference_logprobs, estimator) * mask
-        if kl is not None:
-            sources["kl_penalty"] = kl_penalty(divergence, mask, kl.coefficient)
-        return TokenRewards(sources, final, divergence)
 
     # -- for a member's loss -----------------------------------------------------------------------
 

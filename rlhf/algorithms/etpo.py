@@ -40,8 +40,6 @@ from rlhf.ppo.etpo import (
     soft_targets,
     soft_values,
 )
-from rlhf.ppo.kl import kl_estimate
-from rlhf.ppo.rewards import final_score
 from rlhf.rollout.records import Experience, Rollout, Scores
 from rlhf.settings import Settings
 
@@ -103,13 +101,6 @@ class Etpo(OnPolicy):
             q = self.models.unembed(TARGET, target)
             values.append(soft_values(logits, reference_logits, q, beta))
         return torch.cat(values)
-
-    def token_rewards(self, rollout: Rollout, scores: Scores) -> TokenRewards:
-        """The score at the last token, and nothing else: KL is in the soft values."""
-        mask = rollout.response_mask
-        final = self.reparameterised(scores.scores)
-        divergence = kl_estimate(scores.logprobs, scores.reference_logprobs) * mask
-        return TokenRewards({"final_score": final_score(final, mask)}, final, divergence)
 
     def targets(
         self, rollout: Rollout, scores: Scores, rewards: TokenRewards

@@ -2,8 +2,9 @@
 
     rollout -> scores of all models -> token rewards -> advantages and returns -> policy
 
-A member states what tokens are paid (`token_rewards`), what they are worth (`targets`) and how the
-policy learns (`policy_loss`). Those with a critic go on from `actor_critic`.
+A member states what tokens are worth (`targets`), how the policy learns (`policy_loss`) and, where it
+is not the score less a KL penalty, what they are paid (`token_rewards`). Those with a critic go on
+from `actor_critic`.
 """
 
 from abc import ABC, abstractmethod
@@ -21,8 +22,9 @@ from rlhf.common.metrics import Value
 from rlhf.engine import Loss
 from rlhf.models.backbone import target_tokens, token_logprobs
 from rlhf.ppo.advantages import whiten
+from rlhf.ppo.kl import kl_estimate
 from rlhf.ppo.moments import Moments, merge
-from rlhf.ppo.rewards import clip, normalise, scale
+from rlhf.ppo.rewards import clip, final_score, kl_penalty, normalise, scale
 from rlhf.rollout.records import Experience, Rollout, Scores
 
 
@@ -64,9 +66,24 @@ class OnPolicy(ScoredPolicy, ABC):
 
     # -- what a member states ----------------------------------------------------------------------
 
-    @abstractmethod
     def token_rewards(self, rollout: Rollout, scores: Scores) -> TokenRewards:
-        """What each response token is paid, by source."""
+        """r_t = -eta KL_t, plus the reparameterised score at the last token (eq. 3, 19).
+
+        eta = 0 without `ppo.kl`; the divergence is then only watched.
+        """
+        mask = rollout.response_mask
+
+        # details 4 and 5
+        final = self.reparameterised(scores.scores)
+        sources = {"final_score": final_score(final, mask)}
+
+        # detail 1
+        kl = self.settings.kl
+        estimator = kl.estimator if kl else "k1"
+        divergence = kl_estimate(scores.logprobs, scores.reference_logprobs, estimator) * mask
+        if kl is not None:
+            sources["kl_penalty"] = kl_penalty(divergence, mask, kl.coefficient)
+        return TokenRewards(sources, final, divergence)
 
     @abstractmethod
     def targets(

@@ -1,6 +1,6 @@
 """PPO-max (section 5 of the paper): the stable composition of the twelve details.
 
-     1 KL penalty per token           here             7 value clipping            actor_critic
+     1 KL penalty per token           on_policy           7 value clipping            actor_critic
      2 importance ratio               here             8 the critic's start        actor_critic
      3 entropy bonus                  here             9 the policy's start        scored_policy
      4 reward scaling                 on_policy       10 advantage estimation      actor_critic
@@ -19,14 +19,11 @@ from torch import Tensor
 
 from rlhf.algorithms.actor_critic import ActorCritic
 from rlhf.algorithms.base import POLICY, Context, Inputs, Sources, Step
-from rlhf.algorithms.on_policy import TokenRewards
 from rlhf.batches.padding import TokenBatch
 from rlhf.engine import Loss
 from rlhf.models.backbone import entropies, target_tokens, token_logprobs
-from rlhf.ppo.kl import kl_estimate
 from rlhf.ppo.losses import adapted, entropy_loss, policy_kl, surrogate
-from rlhf.ppo.rewards import final_score, kl_penalty
-from rlhf.rollout.records import Experience, Rollout, Scores
+from rlhf.rollout.records import Experience
 from rlhf.settings import Settings
 
 
@@ -38,22 +35,6 @@ class PpoMax(ActorCritic):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._penalty = self.settings.penalty.coefficient if self.settings.penalty else 0.0
-
-    def token_rewards(self, rollout: Rollout, scores: Scores) -> TokenRewards:
-        """r_t = -eta KL_t, plus the reparameterised score at the last token (eq. 3, 19)."""
-        mask = rollout.response_mask
-
-        # details 4 and 5
-        final = self.reparameterised(scores.scores)
-        sources = {"final_score": final_score(final, mask)}
-
-        # detail 1
-        kl = self.settings.kl
-        estimator = kl.estimator if kl else "k1"
-        divergence = kl_estimate(scores.logprobs, scores.reference_logprobs, estimator) * mask
-        if kl is not None:
-            sources["kl_penalty"] = kl_penalty(divergence, mask, kl.coefficient)
-        return TokenRewards(sources, final, divergence)
 
     def policy_loss(
         self, part: Experience, logits: Tensor, logprobs: Tensor, step: Step[Experience]

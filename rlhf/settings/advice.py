@@ -6,6 +6,7 @@ Each is named, none refused.
 from collections.abc import Iterator
 
 from rlhf.settings.policy import Ppo
+from rlhf.settings.reads import PAYS_NO_TOKEN
 
 # where a clip of rewards counts as tight
 _TIGHT = 0.5
@@ -18,7 +19,8 @@ def advice(ppo: Ppo) -> list[str]:
     # what is said of PPO's constraints does not hold for a loss of another kind
     of_ppo = _on_constraints(ppo) if ppo.algorithm in _OF_PPO else ()
     of_neighbours = [*_on_exploration(ppo), *_on_etpo(ppo)]
-    return [*of_ppo, *of_neighbours, *_on_rewards(ppo), *_on_starts(ppo)]
+    of_rewards = () if ppo.algorithm in PAYS_NO_TOKEN else _on_rewards(ppo)
+    return [*of_ppo, *of_neighbours, *of_rewards, *_on_starts(ppo)]
 
 
 def _on_constraints(ppo: Ppo) -> Iterator[str]:

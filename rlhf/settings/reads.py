@@ -65,7 +65,9 @@ OPTIONAL_MODELS: Mapping[str, tuple[str, ...]] = {
     "dpo": ("dpo",),
     "process": ("process",),
 }
-# the algorithms that compare the responses to a prompt: one is not enough
+# the algorithms that pay no token: to them `ppo.reward` means nothing
+PAYS_NO_TOKEN = frozenset({"dpo", "online-dpo", "xpo", "aihf-direct"})
+# those that compare the responses to a prompt: one is not enough
 COMPARES_RESPONSES = frozenset({"rloo", "grpo"})
 # those with a target network that follows whole weights, which ZeRO-3 keeps in parts
 NEEDS_WHOLE_WEIGHTS = frozenset({"etpo"})

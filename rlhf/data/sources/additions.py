@@ -111,8 +111,8 @@ def read_addition(prompt: str) -> Addition | None:
 
 def draw_addition(random: Random, places: int = PLACES, base: int = 10) -> Addition:
     """Two numbers of as many digits."""
-    digits = [tuple(random.randrange(base) for _ in range(places)) for _ in range(2)]
-    return Addition(*digits, base=base)
+    left, right = (tuple(random.randrange(base) for _ in range(places)) for _ in range(2))
+    return Addition(left, right, base)
 
 
 def draw_attempt(random: Random, addition: Addition, slip: float) -> list[str]:
