@@ -1,8 +1,9 @@
-"""The README's pictures: `python -m tests.pictures [WORKSPACE]` writes .github/img anew.
+"""The pictures of the documents: `python -m tests.pictures [WORKSPACE]` writes .github/img anew.
 
 flow.svg is drawn from the table of stages. With a finished workspace its report, and MLflow's and
 Prefect's pages as `python -m flows.ui` shows them there, are photographed by Chromium. For the latter
 a schedule is set and runs are started in the workspace, which changes its settings: use a copy.
+`--study studies/study neighbours` photographs the panels of a figure of a study instead.
 """
 
 import argparse
@@ -42,8 +43,14 @@ def main() -> None:
     """Draw and photograph."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("workspace", nargs="?", type=Path, help="where `make repro` has ended")
-    workspace = parser.parse_args().workspace
+    parser.add_argument("--study", nargs=2, metavar=("WORKSPACE", "FIGURE"))
+    options = parser.parse_args()
     IMAGES.mkdir(parents=True, exist_ok=True)
+    if options.study is not None:
+        study, figure = options.study
+        photograph_study(Path(study).resolve(), figure)
+        return
+    workspace: Path | None = options.workspace
     (IMAGES / "flow.svg").write_text(flow_svg(), encoding="utf-8")
     if workspace is not None:
         photograph(workspace.resolve())
@@ -51,17 +58,32 @@ def main() -> None:
 
 def photograph(workspace: Path) -> None:
     """The pages of a workspace; runs of sft are started there, cancelled and tried again."""
-    browser_path = next((found for name in CHROMIUM if (found := which(name))), None)
-    if browser_path is None:
-        sys.exit(f"none of {', '.join(CHROMIUM)} is on the path")
-    with interfaces(workspace) as (prefect, mlflow), sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
-        page = browser.new_page(viewport=SIZE)
+    with interfaces(workspace) as (prefect, mlflow), browser_page() as page:
         take(page, "report", (workspace / "reports/index.html").as_uri())
         for name, place in mlflow_pages(mlflow).items():
             take(page, name, f"{mlflow}/#{place}")
         for name, place in prefect_pages(prefect, workspace):
             take(page, name, f"{prefect}{place}")
+
+
+def photograph_study(workspace: Path, figure: str) -> None:
+    """The panels of a figure, which its page shows side by side."""
+    with browser_page() as page:
+        page.goto((workspace / "reports/index.html").as_uri())
+        path = IMAGES / f"study-{figure}.png"
+        page.locator(f"#{figure} .grid").screenshot(path=path)
+        print(path)
+
+
+@contextmanager
+def browser_page() -> Iterator[Page]:
+    """A window of Chromium."""
+    path = next((found for name in CHROMIUM if (found := which(name))), None)
+    if path is None:
+        sys.exit(f"none of {', '.join(CHROMIUM)} is on the path")
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser.new_page(viewport=SIZE)
 
 
 def take(page: Page, name: str, address: str) -> None:

@@ -6,6 +6,7 @@ start from PPO-max, and so does what goes beyond the paper.
 
 from typing import Any
 
+from rlhf.settings.reads import own_section
 from rlhf.settings.variants import VARIANTS
 from rlhf.studies.search import search_arms
 
@@ -46,7 +47,7 @@ def _variant(name: str) -> Changes:
 
 def _section(name: str, **changes: Any) -> Changes:
     """A variant with some keys of the algorithm's own section changed."""
-    key = f"ppo.{name}"
+    key = f"ppo.{own_section(name)}"
     return _variant(name) | {key: {**VARIANTS[name][key], **changes}}
 
 
@@ -59,8 +60,13 @@ _FOUR_ROUNDS: Changes = {
     "ppo.samples_every": 1,
     "ppo.checkpoint_every": 1,
 }
-# as strong as the KL penalty of the others; a target network of 0.995 would stand still in 240 steps
-_ETPO_IN_SHORT = {"beta": 0.05, "polyak": 0.8}
+# a target network of 0.995 would stand still in 240 steps
+_ETPO_IN_SHORT = {"beta": 0.1, "polyak": 0.8}
+
+
+def _rate(rate: float) -> Changes:
+    """Of the policy; where none is named it is that of the preset."""
+    return {"ppo.optimizer.learning_rate": rate}
 
 
 # vanilla in all but the critic, which is trained alone first
@@ -108,23 +114,25 @@ ARMS: dict[str, Changes] = {
     "gae-0.9": VANILLA | {"ppo.gae.lambda": 0.9},
     "gae-0": VANILLA | {"ppo.gae.lambda": 0.0},
     "gae-1": VANILLA | {"ppo.gae.lambda": 1.0},
-    # beyond the paper: advantage-induced policy alignment (arXiv 2306.02231), and its control
-    "apa": _variant("apa"),
-    "apa-0.3": _section("apa", **{"lambda": 0.3}),
+    # Beyond the paper. Rate and strength of each are those of the trial in `search.py` that ended best
+    # by the gold judge, on one seed.
+    # advantage-induced policy alignment (arXiv 2306.02231), and its control
+    "apa": _section("apa", **{"lambda": 0.3}),
+    "apa-0.1": _variant("apa"),
     "apa-1": _section("apa", **{"lambda": 1.0}),
     "awr": _variant("awr"),
     # reinforced token optimisation (arXiv 2404.18922), whole, and as shaping alone; and the DPO model
     # that it reads
-    "rto": _variant("rto"),
-    "rto-shaping": _section("rto", shaping_only=True),
-    "dpo": _variant("dpo"),
+    "rto": _variant("rto") | _rate(6e-4),
+    "rto-shaping": _section("rto", shaping_only=True) | _rate(6e-4),
+    "dpo": _variant("dpo") | {"dpo.optimizer.learning_rate": 1e-4},
     # exploratory preference optimisation (arXiv 2405.21046), without and with much of its term
-    "xpo": _variant("xpo") | _FOUR_ROUNDS,
-    "xpo-0": _section("xpo", alpha=[0.0]) | _FOUR_ROUNDS,
-    "xpo-large": _section("xpo", alpha=[0.01]) | _FOUR_ROUNDS,
-    "online-dpo": _variant("online-dpo") | _PAIRS_OF_AN_ITERATION,
+    "xpo": _variant("xpo") | _FOUR_ROUNDS | _rate(1e-4),
+    "xpo-0": _section("xpo", alpha=[0.0]) | _FOUR_ROUNDS | _rate(1e-4),
+    "xpo-large": _section("xpo", alpha=[0.01]) | _FOUR_ROUNDS | _rate(1e-4),
+    "online-dpo": _section("online-dpo", beta=0.3) | _PAIRS_OF_AN_ITERATION,
     # reward and policy in turns (arXiv 2406.06874)
-    "aihf": _variant("aihf"),
+    "aihf": _variant("aihf") | _rate(6e-4),
     "aihf-direct": _variant("aihf-direct"),
     # soft Q of every token (arXiv 2402.06700), and the loss of its published code
     "etpo": _section("etpo", **_ETPO_IN_SHORT),
@@ -134,7 +142,7 @@ ARMS: dict[str, Changes] = {
     "process-difference": _section("process", rule="difference"),
     "process-both": _section("process", score_coefficient=1.0),
     # without a critic
-    "rloo": _variant("rloo"),
+    "rloo": _variant("rloo") | _rate(6e-4),
     "grpo": _variant("grpo"),
     "reinforce-pp": _variant("reinforce-pp"),
 }

@@ -63,7 +63,7 @@ NEIGHBOURS: dict[str, Study] = {
     ),
     "apa": Study(
         "Advantage-induced policy alignment (arXiv 2306.02231)",
-        ("ppo-max", "apa", "apa-0.3", "apa-1", "awr"),
+        ("ppo-max", "apa", "apa-0.1", "apa-1", "awr"),
         (
             *_APA,
             Claim("a larger lambda holds it nearer", "kl_last", "apa-1", "apa", "lower"),

@@ -77,7 +77,14 @@ def test_the_paper_has_no_clamp() -> None:
 def test_a_variant_fills_the_section_with_values_of_the_preset_s_size(name: str) -> None:
     settings = preset(name, "rto")
     assert settings.dpo is not None and settings.ppo.rto is not None
-    rates = {"hh-7b": 5e-7, "hh-small": 5e-5, "laptop": 4e-5, "study": 2.5e-4, "tiny": 1e-4}
+    rates = {
+        "hh-7b": 5e-7,
+        "hh-small": 5e-5,
+        "laptop": 4e-5,
+        "study": 2.5e-4,
+        "tiny": 1e-4,
+        "verifiable": 2.5e-4,
+    }
     assert settings.dpo.optimizer.learning_rate == rates[name]
     assert settings.dpo.batch_tokens == settings.reward.batch_tokens
     assert settings.dpo.trainable_layers == settings.reward.trainable_layers

@@ -51,8 +51,18 @@ def test_each_algorithm_of_the_comparison_had_as_many_trials_of_rate_and_strengt
     trial = settings_from(parse_yaml(edited(preset, changes, "trial"), "trial"))
     assert trial.ppo.apa is not None
     assert (trial.ppo.optimizer.learning_rate, trial.ppo.apa.lam) == (2.5e-4, 0.3)
-    # and its arm keeps its own
-    assert ARMS["apa"]["ppo.apa"]["lambda"] == VARIANTS["apa"]["ppo.apa"]["lambda"] == 0.1
+    # and the variant keeps its own
+    assert VARIANTS["apa"]["ppo.apa"]["lambda"] == 0.1
+
+
+@pytest.mark.parametrize("arm", TRIALS)
+def test_an_algorithm_is_compared_with_the_rate_and_strength_of_one_of_its_trials(arm: str) -> None:
+    preset = changeable("study")
+    trials = STUDIES[f"search-{arm}"].arms
+    settings = [
+        settings_from(parse_yaml(edited(preset, ARMS[name], name), name)) for name in (arm, *trials)
+    ]
+    assert settings[0] in settings[1:]
 
 
 def test_every_figure_of_the_paper_has_its_arms() -> None:
