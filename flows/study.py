@@ -91,13 +91,15 @@ def lay_out_figures(
 ) -> Path:
     """Write the study's workspace.
 
-    It has the requested figures with these seeds, and figures of earlier studies as they are.
+    It has the requested figures with these seeds, and figures of earlier studies as they are. Searches
+    have many arms, which are not run again unless they are asked for.
     """
     directory = root / STUDIES_FOLDER / preset
     figures = [
         name
         for name, figure in STUDIES.items()
-        if name in requested or is_finished(directory, figure.arms)
+        if name in requested
+        or (name not in GROUPS["search"] and is_finished(directory, figure.arms))
     ]
     arms = {arm: ARMS[arm] for figure in figures for arm in STUDIES[figure].arms}
     # an arm of both gets the new seeds

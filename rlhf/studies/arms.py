@@ -143,7 +143,7 @@ ARMS: dict[str, Changes] = {
     "process-both": _section("process", score_coefficient=1.0),
     # without a critic
     "rloo": _variant("rloo") | _rate(6e-4),
-    "grpo": _variant("grpo"),
+    "grpo": _variant("grpo") | _rate(1e-4),
     "reinforce-pp": _variant("reinforce-pp"),
 }
 # what the neighbours' rates and strengths were chosen from
