@@ -1,13 +1,17 @@
-"""Cleaning of text: line ends, blanks, control characters and remains of HTML."""
+"""Cleaning of text: by default what cannot be used, and what the settings ask for.
+
+What a step changes is told with an example.
+"""
 
 import html
 import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from itertools import takewhile
 
-_LINE_END = re.compile(r"\r\n|[\r\u2028\u2029\x85]")
-# What cannot be seen: control characters, zero-width spaces, byte order marks.
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b\ufeff]")
-_TRAILING_BLANKS = re.compile(r"[^\S\n]+(?=\n)")
-_EMPTY_LINES = re.compile(r"\n{3,}")
+_LINE_END = re.compile(r"\r\n?")
+# Control characters but tab and line feed: no tokenizer was trained on them.
+_UNUSABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 # Remains of HTML: entities, and tags that only shape text.
 _ENTITY = re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{1,6}|#x[0-9a-fA-F]{1,5});")
 _BREAK = re.compile(r"<br\s*/?>|</p>", re.IGNORECASE)
@@ -16,23 +20,50 @@ _MARKUP = re.compile(r"</?(?:p|b|i|u|em|strong|span|font)(?:\s[^<>]*)?>", re.IGN
 _CODE = re.compile(
     r"```|<(?:html|head|body|div|style|script|pre|code|h\d|table|\?)\b", re.IGNORECASE
 )
+_RARE_LINE_END = re.compile(r"[\u2028\u2029\x85]")
+_INVISIBLE = re.compile(r"[\u200b\ufeff]")
+_TRAILING_BLANKS = re.compile(r"[^\S\n]+(?=\n)")
+_EMPTY_LINES = re.compile(r"\n{3,}")
+# Characters of context in an example.
+_CONTEXT = 20
 
 
-def clean_text(text: str) -> str:
-    """Clean one message or text; the result is stable: cleaning it again changes nothing.
+@dataclass(frozen=True)
+class Change:
+    """What became of a text: `before` and `after` around the first place that changed."""
 
-    Indentation and blank lines stay, they carry meaning in lists and code. Text that shows HTML on
-    purpose (whole documents, code fences) keeps its tags and entities.
+    name: str
+    before: str
+    after: str
+
+
+def clean_text(text: str, cleaning: Collection[str] = ()) -> str:
+    """Clean one message or text; cleaning it again changes nothing."""
+    return clean(text, cleaning)[0]
+
+
+def clean(text: str, cleaning: Collection[str] = ()) -> tuple[str, list[Change]]:
+    """Clean one message or text, and tell what changed.
+
+    cleaning: names of `data.cleaning`; line ends and unusable characters are always seen to
     """
-    text = _LINE_END.sub("\n", text)
-    if ("<" in text or "&" in text) and not _CODE.search(text):
-        text = _without_markup(text)
-    text = _CONTROL.sub("", text.replace("\xa0", " "))
-    text = _TRAILING_BLANKS.sub("", text)
-    return _EMPTY_LINES.sub("\n\n", text).strip()
+    changes: dict[str, Change] = {}
+    before = None
+    # what a step takes away may have hidden what another one looks for
+    while text != before:
+        before = text
+        for name in (name for name in _STEPS if name in _ALWAYS or name in cleaning):
+            cleaned = _STEPS[name](text)
+            if cleaned != text:
+                changes.setdefault(name, _change(name, text, cleaned))
+            text = cleaned
+    return text, list(changes.values())
 
 
-def _without_markup(text: str) -> str:
+def _without_html(text: str) -> str:
+    r"""Entities and tags that shape text go, but from text that shows code or HTML on purpose."""
+    if ("<" not in text and "&" not in text) or _CODE.search(text):
+        return text
     # an entity may hide another one: &amp;lt;
     while True:
         plain = _ENTITY.sub(lambda match: html.unescape(match[0]), text)
@@ -40,3 +71,41 @@ def _without_markup(text: str) -> str:
         if plain == text or _CODE.search(plain):
             return plain
         text = plain
+
+
+def _with_line_ends(text: str) -> str:
+    return _LINE_END.sub("\n", text)
+
+
+def _without_unusable(text: str) -> str:
+    return _UNUSABLE.sub("", text)
+
+
+def _with_plain_characters(text: str) -> str:
+    """Rare line ends and blanks become plain ones; what cannot be seen goes."""
+    text = _RARE_LINE_END.sub("\n", text).replace("\xa0", " ")
+    return _INVISIBLE.sub("", text)
+
+
+def _without_blanks(text: str) -> str:
+    """Blanks at the ends of lines and of the text go; of several empty lines one stays."""
+    text = _TRAILING_BLANKS.sub("", text)
+    return _EMPTY_LINES.sub("\n\n", text).strip()
+
+
+# In this order: an entity may hide any character.
+_STEPS: Mapping[str, Callable[[str], str]] = {
+    "html": _without_html,
+    "line_ends": _with_line_ends,
+    "unusable_characters": _without_unusable,
+    "characters": _with_plain_characters,
+    "blanks": _without_blanks,
+}
+_ALWAYS = ("line_ends", "unusable_characters")
+
+
+def _change(name: str, before: str, after: str) -> Change:
+    same = takewhile(lambda both: both[0] == both[1], zip(before, after, strict=False))
+    start = max(0, sum(1 for _ in same) - _CONTEXT)
+    end = start + 2 * _CONTEXT
+    return Change(name, before[start:end], after[start:end])

@@ -1,17 +1,60 @@
 """Data files: the formats that can be read, and finding them below a directory."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
-DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+TEXT_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
+PACKED_SUFFIXES = (".gz", ".zst")
+DATA_SUFFIXES = (
+    *TEXT_SUFFIXES,
+    *(text + packed for text in TEXT_SUFFIXES for packed in PACKED_SUFFIXES),
+    ".parquet",
+)
+UNREAD_HINT = (
+    "unpack xz, bz2 and zip files; pandas writes JSON lines of others: "
+    "pandas.read_excel(FILE).to_json('FILE.jsonl', orient='records', lines=True)"
+)
+# What hubs and libraries keep beside data.
+_NO_ROWS = (
+    "dataset_infos.json",
+    "dataset_info.json",
+    "dataset_dict.json",
+    "state.json",
+    "config.json",
+    "package.json",
+)
+
+
+def is_data_file(path: Path) -> bool:
+    """Whether the name of a file shows a format that can be read; capitals do not matter."""
+    name = path.name.lower()
+    return name.endswith(DATA_SUFFIXES) and name not in _NO_ROWS
 
 
 def data_files(root: Path) -> list[Path]:
-    """List the data files below a directory, sorted, hidden ones left out."""
-    return sorted(path for path in root.rglob("*") if _is_visible_data_file(path, root))
+    """List the data files below a directory, sorted, hidden ones left out; links are followed."""
+    return sorted(path for path in _visible_files(root) if is_data_file(path) and path.is_file())
 
 
-def _is_visible_data_file(path: Path, root: Path) -> bool:
-    if not path.name.endswith(DATA_SUFFIXES) or not path.is_file():
-        return False
+def unread_files(root: Path) -> list[Path]:
+    """List what lies below a directory and is no data file, sorted, hidden ones left out."""
+    return sorted(
+        path for path in _visible_files(root) if not (is_data_file(path) and path.is_file())
+    )
+
+
+def _visible_files(root: Path) -> Iterator[Path]:
+    seen: set[Path] = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        place = Path(folder)
+        # a link may lead back to a folder above it
+        folders[:] = [] if place.resolve() in seen else _visible(folders)
+        if place.resolve() not in seen:
+            yield from (place / name for name in _visible(files))
+        seen.add(place.resolve())
+
+
+def _visible(names: list[str]) -> list[str]:
     # a download leaves its own caches beside the data
-    return not any(part.startswith(".") for part in path.relative_to(root).parts)
+    return sorted(name for name in names if not name.startswith("."))

@@ -1,7 +1,7 @@
 """The account of what became of every row: in which split it is, or why it was dropped."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from rlhf.common.errors import DataError
@@ -20,12 +20,19 @@ UNWANTED = frozenset(
         "long_response",
         "equal_once_cut",
         "no_label_once_cut",
+        "labelled_bad",
+        "not_held_out",
     }
 )
 # What can happen to a row that stays, by use.
 NOTES: Mapping[str, tuple[str, ...]] = {
     "sft": ("prompt_shortened", "response_truncated"),
-    "preferences": ("prompt_shortened", "chosen_truncated", "rejected_truncated"),
+    "preferences": (
+        "prompt_shortened",
+        "chosen_truncated",
+        "rejected_truncated",
+        "contradicting",
+    ),
     "prompts": ("prompt_shortened",),
     "evaluation": ("prompt_shortened",),
     "steps": ("prompt_shortened", "response_truncated"),
@@ -35,26 +42,43 @@ MAX_NAMED = 5
 REFETCH_HINT = "once that is corrected at its source, `dvc repro -f -s fetch` reads it again"
 
 
+# A line, and a text there before and after.
+Example = dict[str, object]
+
+
 @dataclass
 class Ledger:
-    """Counts of rows, and the location of every broken one.
+    """Counts of rows, the location of every broken one, and what was not kept as it was written.
 
     counts: by (use, file, outcome), where an outcome is a split or the reason of a drop
     broken: rows that were dropped for a fault of their own, with the reason
+    hints: what a person needs to mend a row, by (use, file, reason): of the first one
     notes: by (use, note)
+    changes: rows whose text changed, by (use, file, what changed it)
+    examples: of a change, the first
+    unread: rows with a column that holds something and is not read, by (use, file, column)
+    mapped: the names in `data.columns` that some row has a column for
     """
 
     counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     broken: list[tuple[RowLocation, str]] = field(default_factory=list)
+    hints: dict[tuple[str, str, str], str] = field(default_factory=dict)
     notes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    changes: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    examples: dict[tuple[str, str, str], Example] = field(default_factory=dict)
+    unread: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    mapped: set[str] = field(default_factory=set)
 
     def keep(self, location: RowLocation, split: str) -> None:
         """Count a row that is in a table."""
         self.counts[location.use, location.file, split] += 1
 
-    def drop(self, location: RowLocation, reason: str) -> None:
-        """Count a row that is in no table."""
-        self.counts[location.use, location.file, reason] += 1
+    def drop(self, location: RowLocation, reason: str, hint: str = "") -> None:
+        """Count a row that is in no table; hint: how to mend it."""
+        key = location.use, location.file, reason
+        self.counts[key] += 1
+        if hint:
+            self.hints.setdefault(key, hint)
         # a fault of the row itself
         if reason not in UNWANTED:
             self.broken.append((location, reason))
@@ -62,6 +86,27 @@ class Ledger:
     def note(self, use: str, note: str) -> None:
         """Count something that happened to a row which stays."""
         self.notes[use, note] += 1
+
+    def change(self, location: RowLocation, what: str, before: str, after: str) -> None:
+        """Count a row whose text is not what was written, with the text around the first place."""
+        key = location.use, location.file, what
+        self.changes[key] += 1
+        self.examples.setdefault(key, {"line": location.line, "before": before, "after": after})
+
+    def leave_unread(self, location: RowLocation, columns: Iterable[str]) -> None:
+        """Count the columns of a row that are not read."""
+        self.unread.update((location.use, location.file, column) for column in columns)
+
+    def check_mapped(self, columns: Mapping[str, str]) -> None:
+        """Refuse a name in `data.columns` that no usable row has; raises DataError."""
+        for known, theirs in columns.items():
+            if known not in self.mapped:
+                unread = sorted({column for _, _, column in self.unread})
+                raise DataError(
+                    f"data.columns.{known}",
+                    f"no usable row has a column {theirs!r}; not read are {', '.join(unread) or 'none'}"
+                    f"; {self.first_broken() or 'no row is broken'}",
+                )
 
     def refuse_broken(self) -> None:
         """Raise DataError if any row was broken, naming the first."""
@@ -74,7 +119,7 @@ class Ledger:
         others = f" (and {more} more: {self.first_broken(start=1)})" if more else ""
         raise DataError(
             location.file,
-            f"{reason} in data.{location.use}{others}; "
+            f"{reason} in data.{location.use}{self._hint(location, reason)}{others}; "
             f"data.broken: drop leaves such rows out; {REFETCH_HINT}",
             location.line,
         )
@@ -82,7 +127,32 @@ class Ledger:
     def first_broken(self, start: int = 0) -> str:
         """Name the first broken rows, from number `start` on, in one line of text."""
         named = self.broken[start : start + MAX_NAMED]
-        return "; ".join(f"{row.file}:{row.line} {reason}" for row, reason in named)
+        hinted: set[str] = set()
+        parts = []
+        for row, reason in named:
+            # once for all rows of a reason
+            hint = "" if reason in hinted else self._hint(row, reason)
+            hinted.add(reason)
+            parts.append(f"{row.file}:{row.line} {reason}{hint}")
+        return "; ".join(parts)
+
+    def _hint(self, location: RowLocation, reason: str) -> str:
+        hint = self.hints.get((location.use, location.file, reason))
+        return f" ({hint})" if hint else ""
+
+    def told(self) -> list[str]:
+        """What was not kept as it was written, a line each."""
+        lines = []
+        for (use, file, what), rows in sorted(self.changes.items()):
+            example = self.examples[use, file, what]
+            shown = f"{example['before']!r} became {example['after']!r}" if example["after"] else ""
+            lines.append(f"{use}: {file}: {what} in {rows} rows, line {example['line']}: {shown}")
+        lost: dict[tuple[str, str], list[str]] = {}
+        for (use, file, column), rows in sorted(self.unread.items()):
+            lost.setdefault((use, file), []).append(f"{column} ({rows} rows)")
+        for (use, file), columns in lost.items():
+            lines.append(f"{use}: {file}: columns that are not read: {', '.join(columns)}")
+        return lines
 
     def summary(self, splits: frozenset[str]) -> dict[str, Value]:
         """Flat keys: rows by use, file and outcome; dropped rows and notes by use.
@@ -97,6 +167,7 @@ class Ledger:
             **files,
             **dropped,
             **self._noted(),
+            **self._changed(),
             "dropped": sum(dropped.values()),
             "broken": len(self.broken),
             "broken_first": self.first_broken(),
@@ -109,6 +180,12 @@ class Ledger:
                 dropped[f"{use}_dropped_{outcome}"] += count
         return dropped
 
+    def _changed(self) -> Counter[str]:
+        changed: Counter[str] = Counter()
+        for (use, _, what), rows in self.changes.items():
+            changed[f"{use}_changed_{what}"] += rows
+        return changed
+
     def _noted(self) -> dict[str, int]:
         """Every note that a use can have, 0 included; of an optional use where it has rows."""
         noted = {}
@@ -118,17 +195,29 @@ class Ledger:
                 continue
             for note in notes:
                 noted[f"{use}_{note}"] = self.notes[use, note]
+        # and those that came up
+        noted |= {f"{use}_{note}": count for (use, note), count in self.notes.items()}
         return noted
 
     def details(self) -> dict[str, object]:
-        """Counts by file, and all broken rows."""
-        # sorted, so that the file is the same in whatever order rows were dropped
-        files: dict[str, dict[str, int]] = {}
-        for (use, file, outcome), count in sorted(self.counts.items()):
-            files.setdefault(f"{use}: {file}", {})[outcome] = count
-
+        """By file: counts, changes with an example, columns not read, hints. And all broken rows."""
         broken = [
             {"use": row.use, "file": row.file, "line": row.line, "reason": reason}
             for row, reason in self.broken
         ]
-        return {"files": files, "broken": broken}
+        changes = {key: {"rows": rows, **self.examples[key]} for key, rows in self.changes.items()}
+        return {
+            "files": _by_file(self.counts),
+            "changes": _by_file(changes),
+            "columns_not_read": _by_file(self.unread),
+            "hints": _by_file(self.hints),
+            "broken": broken,
+        }
+
+
+def _by_file(values: Mapping[tuple[str, str, str], object]) -> dict[str, dict[str, object]]:
+    """Sorted, so that it is the same in whatever order rows were read."""
+    files: dict[str, dict[str, object]] = {}
+    for (use, file, name), value in sorted(values.items(), key=lambda item: item[0]):
+        files.setdefault(f"{use}: {file}", {})[name] = value
+    return files

@@ -9,11 +9,10 @@ from rlhf.common.errors import DataError
 from rlhf.common.files import tree_sha256
 from rlhf.data.files import data_files
 from rlhf.data.ledger import REFETCH_HINT, Ledger
-from rlhf.data.parse import parse_row
-from rlhf.data.read import BrokenRow, kind_from_path, published_split, read_rows
+from rlhf.data.parse import Parsed, parse_row
+from rlhf.data.read import kind_from_path, published_split, read_rows
 from rlhf.data.records import (
     Dialogue,
-    Kind,
     Message,
     Pair,
     PlainText,
@@ -24,20 +23,28 @@ from rlhf.data.records import (
     RowLocation,
     Solution,
 )
+from rlhf.data.rows import BrokenRow
+from rlhf.data.rules import AS_PUBLISHED, Rules
 
 
 @dataclass(frozen=True)
 class _ParsedRow:
     """A row of a file, before it is known what it is for."""
 
-    content: tuple[Record, Kind] | BrokenRow
+    content: Parsed | BrokenRow
     file: str
     line: int
     published_split: PublishedSplit
 
 
 def load_rows(
-    directory: Path, use: str, address_index: int, ledger: Ledger, *, only_address: bool = True
+    directory: Path,
+    use: str,
+    address_index: int,
+    ledger: Ledger,
+    *,
+    only_address: bool = True,
+    rules: Rules = AS_PUBLISHED,
 ) -> Iterator[Row]:
     """Read what `fetch` wrote for one address; rows that cannot serve `use` go to the ledger.
 
@@ -50,21 +57,37 @@ def load_rows(
         raise DataError(directory, "no raw data; run the stage fetch first (dvc repro)")
 
     convert = _CONVERSIONS[use]
-    for parsed in _parse_directory(_HashedDirectory(directory, tree_sha256(directory))):
-        file = parsed.file if only_address else f"{address_index}/{parsed.file}"
+    for row in _parse_directory(_HashedDirectory(directory, tree_sha256(directory)), rules):
+        file = row.file if only_address else f"{address_index}/{row.file}"
+        location = RowLocation(use, file, row.line)
         try:
-            record, kind = _unbroken(parsed)
-            converted = convert(record)
+            parsed = _unbroken(row)
+            converted = _converted(parsed, convert)
         except BrokenRow as broken:
-            ledger.drop(RowLocation(use, file, parsed.line), broken.reason)
+            ledger.drop(location, broken.reason, broken.detail)
             continue
-        yield Row(converted, kind, use, address_index, file, parsed.line, parsed.published_split)
+
+        for change in parsed.changes:
+            ledger.change(location, change.name, change.before, change.after)
+        ledger.leave_unread(location, parsed.unread)
+        ledger.mapped |= parsed.mapped
+        yield Row(converted, parsed.kind, use, address_index, file, row.line, row.published_split)
 
 
-def _unbroken(parsed: _ParsedRow) -> tuple[Record, Kind]:
-    if isinstance(parsed.content, BrokenRow):
-        raise parsed.content
-    return parsed.content
+def _unbroken(row: _ParsedRow) -> Parsed:
+    if isinstance(row.content, BrokenRow):
+        raise row.content
+    return row.content
+
+
+def _converted(parsed: Parsed, convert: Callable[[Record], Record]) -> Record:
+    """The record as its use needs it."""
+    try:
+        return convert(parsed.record)
+    except BrokenRow as broken:
+        # what is missing may stand in a column of another name
+        unread = f"columns that are not read: {', '.join(parsed.unread)}" if parsed.unread else ""
+        raise BrokenRow(broken.reason, unread) from None
 
 
 @dataclass(frozen=True)
@@ -80,21 +103,21 @@ class _HashedDirectory:
 
 # No more than two, since all rows of a directory are held in memory.
 @lru_cache(maxsize=2)
-def _parse_directory(directory: _HashedDirectory) -> list[_ParsedRow]:
+def _parse_directory(directory: _HashedDirectory, rules: Rules) -> list[_ParsedRow]:
     files = data_files(directory.root)
     if not files:
         raise DataError(directory.root, f"no data files; {REFETCH_HINT}")
-    return [row for file in files for row in _parse_file(file, directory.root)]
+    return [row for file in files for row in _parse_file(file, directory.root, rules)]
 
 
-def _parse_file(path: Path, directory: Path) -> Iterator[_ParsedRow]:
+def _parse_file(path: Path, directory: Path, rules: Rules) -> Iterator[_ParsedRow]:
     name = path.relative_to(directory)
     kind, split = kind_from_path(name), published_split(name)
     for line, row in read_rows(path):
-        content: tuple[Record, Kind] | BrokenRow
+        content: Parsed | BrokenRow
         # a broken row is kept as one, since it is dropped once for each use
         try:
-            content = row if isinstance(row, BrokenRow) else parse_row(row, kind)
+            content = row if isinstance(row, BrokenRow) else parse_row(row, kind, rules)
         except BrokenRow as broken:
             content = broken
         yield _ParsedRow(content, name.as_posix(), line, split)

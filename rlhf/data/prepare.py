@@ -11,8 +11,9 @@ from transformers import PreTrainedTokenizerBase
 from rlhf.batches.tables import write_table
 from rlhf.common.errors import DataError, ModelError
 from rlhf.common.files import staged_directory, write_json
-from rlhf.common.metrics import Value, write_summary
+from rlhf.common.metrics import write_summary
 from rlhf.core.tokenizers import read_tokenizer
+from rlhf.data.assign import assign_splits, with_single_text_cut
 from rlhf.data.encode import (
     DropReason,
     EncodedRow,
@@ -21,11 +22,14 @@ from rlhf.data.encode import (
     encode_up_to_limits,
     pack_texts,
 )
+from rlhf.data.figures import rows_of_split, summary
 from rlhf.data.ledger import REFETCH_HINT, Ledger
 from rlhf.data.load import load_rows
 from rlhf.data.records import Pair, Row
+from rlhf.data.rules import rules_of
+from rlhf.data.shapes.table import check_columns
 from rlhf.data.solutions import SolutionEncoder
-from rlhf.data.split import Candidate, SplitAssignment, assign_splits, candidates, check_limits
+from rlhf.data.split import Candidate, SplitAssignment, candidates, check_limits
 from rlhf.data.tables import OPTIONAL_TABLES, SPLITS
 from rlhf.data.tokens import ChatEncoder
 from rlhf.data.uses import USES, addresses, raw_directory
@@ -37,6 +41,21 @@ DIALOGUE_TABLES = ("sft", "preferences", "prompts", "steps")
 ENCODING_ORDER = ("test", "validation", "gold", "train")
 # Pairs on which the chat template is tried out.
 BOUNDARY_CHECKS = 64
+
+# The splits without which a later stage stops.
+NEEDED_SPLITS = {
+    "sft": ("train", "validation"),
+    "preferences": ("train", "gold", "validation", "test"),
+    "prompts": ("train", "validation", "test"),
+    "pretrain": ("train", "validation"),
+    "steps": ("train", "validation", "test"),
+}
+_ADVICE = {
+    "train": "more rows, or smaller data.test_fraction and data.validation_fraction, leave some",
+    "validation": "more rows, a file validation.jsonl or a larger data.validation_fraction give some",
+    "test": "data.evaluation, a file test.jsonl or a larger data.test_fraction give some",
+    "gold": "more rows or a larger data.gold_fraction give some",
+}
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +69,7 @@ def prepare(settings: Settings, workspace: Workspace) -> None:
     """
     data = settings.data
     check_limits(data.limits)
+    check_columns(data.columns)
     # of an earlier failure
     failure_details(workspace).unlink(missing_ok=True)
     encoder = ChatEncoder(_tokenizer(workspace), data.max_prompt_tokens, data.max_response_tokens)
@@ -57,8 +77,11 @@ def prepare(settings: Settings, workspace: Workspace) -> None:
 
     # 1. Files to rows, checked row by row.
     rows = {use: _load(settings, workspace, use, ledger) for use in USES}
+    ledger.check_mapped(data.columns)
+    _tell(rows["preferences"], ledger)
 
     # 2. Every opening gets its one split.
+    rows["pretrain"] = with_single_text_cut(rows["pretrain"], data, ledger)
     assignment = assign_splits(rows, data, settings.seed)
 
     # 3. Rows to tokens, up to the limits.
@@ -95,12 +118,30 @@ def _tokenizer(workspace: Workspace) -> PreTrainedTokenizerBase:
 
 def _load(settings: Settings, workspace: Workspace, use: str, ledger: Ledger) -> list[Row]:
     count = len(addresses(settings, use))
+    rules = rules_of(settings.data)
     rows: list[Row] = []
     for index in range(count):
         directory = raw_directory(workspace.raw, use, index)
-        rows += load_rows(directory, use, index, ledger, only_address=count == 1)
+        only = count == 1
+        rows += load_rows(directory, use, index, ledger, only_address=only, rules=rules)
     log.info("%s: rows read: %d", use, len(rows))
     return rows
+
+
+def _tell(pairs: Sequence[Row], ledger: Ledger) -> None:
+    """Log what is not as it was written, and pairs that contradict each other."""
+    for line in ledger.told():
+        log.info(line)
+    count = contradictions([row.record for row in pairs if isinstance(row.record, Pair)])
+    ledger.notes["preferences", "contradicting"] += count
+    if count:
+        log.warning("preferences: %d pairs prefer what another pair rejects", count)
+
+
+def contradictions(pairs: Sequence[Pair]) -> int:
+    """How many pairs prefer what another pair, to the same messages, rejects."""
+    known = set(pairs)
+    return sum(Pair(pair.messages, pair.rejected, pair.chosen) in known for pair in pairs)
 
 
 def _check_chat_template(encoder: ChatEncoder, rows: Sequence[Row]) -> None:
@@ -136,16 +177,14 @@ def check_not_empty(
     Raises DataError that points to the file of `details`.
     """
     # what training, the judges and the gold model cannot do without
-    needed = [(table, "train") for table in tables if table not in unused]
-    needed += [("prompts", "test"), ("preferences", "gold"), ("preferences", "test")]
-    needed += [("steps", "test")] if "steps" not in unused else []
-    for table, split in needed:
-        if not _rows_of_split(tables[table], split):
-            raise DataError(
-                f"data.{table}",
-                f"no rows left for {split}; {details} tells what became of each row; "
-                "data.* has the limits",
-            )
+    for table, splits in NEEDED_SPLITS.items():
+        for split in () if table in unused else splits:
+            if not rows_of_split(tables[table], split):
+                raise DataError(
+                    f"data.{table}",
+                    f"no rows left for {split}; {_ADVICE[split]}; {details} tells what became of "
+                    "each row; data.* has the limits",
+                )
 
 
 # -- rows to tables --
@@ -238,90 +277,3 @@ def mark_unseen_openings(tables: Mapping[str, Sequence[TableRow]]) -> None:
     trained = _openings(tables, "train", "gold")
     for row in tables["preferences"]:
         row["unseen_opening"] = row["opening"] not in trained
-
-
-def _rows_of_split(rows: Sequence[TableRow], split: str) -> list[TableRow]:
-    return [row for row in rows if row["split"] == split]
-
-
-# -- figures --
-
-
-def summary(tables: Mapping[str, Sequence[TableRow]], ledger: Ledger) -> dict[str, Value]:
-    """What `metrics/prepare.json` holds.
-
-    Rows by table, split and kind; what was dropped and why; lengths in tokens.
-    """
-    splits = frozenset(split for names in SPLITS.values() for split in names)
-    return {
-        **_row_counts(tables),
-        **_preference_accuracies(tables["preferences"]),
-        **_mean_lengths(tables),
-        **_step_figures(tables["steps"]),
-        **ledger.summary(splits),
-    }
-
-
-def _row_counts(tables: Mapping[str, Sequence[TableRow]]) -> dict[str, Value]:
-    values: dict[str, Value] = {}
-    for table, rows in tables.items():
-        if table in OPTIONAL_TABLES and not rows:
-            continue
-        for split in SPLITS[table]:
-            split_rows = _rows_of_split(rows, split)
-            values[f"{table}_{split}"] = len(split_rows)
-            for kind, count in Counter(row["kind"] for row in split_rows).items():
-                values[f"{table}_{split}_{kind}"] = count
-    return values
-
-
-def _preference_accuracies(pairs: Sequence[TableRow]) -> dict[str, Value]:
-    values: dict[str, Value] = {"longer_wins_accuracy": longer_wins_accuracy(pairs)}
-    for kind in ("helpful", "harmless"):
-        pairs_of_kind = [row for row in pairs if row["kind"] == kind]
-        values[f"longer_wins_accuracy_{kind}"] = longer_wins_accuracy(pairs_of_kind)
-    return values
-
-
-def longer_wins_accuracy(pairs: Sequence[TableRow]) -> float | None:
-    """Share of pairs whose chosen answer has more characters than the rejected one.
-
-    Equal lengths count half; None without pairs.
-    """
-    if not pairs:
-        return None
-    differences = [len(row["chosen"]) - len(row["rejected"]) for row in pairs]
-    longer = sum(difference > 0 for difference in differences)
-    equal = sum(difference == 0 for difference in differences)
-    return (longer + 0.5 * equal) / len(pairs)
-
-
-def _mean_lengths(tables: Mapping[str, Sequence[TableRow]]) -> dict[str, Value]:
-    pairs = tables["preferences"]
-    return {
-        "sft_tokens_mean": _mean_length(tables["sft"], "input_ids"),
-        "preferences_prompt_tokens_mean": _mean_length(pairs, "prompt_ids"),
-        "preferences_chosen_tokens_mean": _mean_length(pairs, "chosen_ids"),
-        "preferences_rejected_tokens_mean": _mean_length(pairs, "rejected_ids"),
-        "prompts_tokens_mean": _mean_length(tables["prompts"], "prompt_ids"),
-    }
-
-
-def _step_figures(solutions: Sequence[TableRow]) -> dict[str, Value]:
-    """Of the table `steps`, where it has rows."""
-    if not solutions:
-        return {}
-    labels = [label for row in solutions for label in row["labels"]]
-    known = [label for label in labels if label is not None]
-    return {
-        "steps_response_tokens_mean": _mean_length(solutions, "response_ids"),
-        "steps_per_solution_mean": _mean_length(solutions, "step_ends"),
-        "steps_labelled": len(known),
-        "steps_label_mean": sum(known) / len(known),
-    }
-
-
-def _mean_length(rows: Sequence[TableRow], column: str) -> float | None:
-    if not rows:
-        return None
-    return sum(len(row[column]) for row in rows) / len(rows)

@@ -1,75 +1,178 @@
-"""Reading data files row by row: JSON lines (gzip or not) and parquet."""
+"""Reading data files row by row: JSON lines, JSON arrays, CSV and parquet."""
 
-import gzip
+import csv
+import io
 import json
 import re
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pyarrow
 import pyarrow.parquet
 
 from rlhf.common.errors import DataError
+from rlhf.data.files import PACKED_SUFFIXES
 from rlhf.data.ledger import REFETCH_HINT
 from rlhf.data.records import Kind, PublishedSplit
+from rlhf.data.rows import BrokenRow
+from rlhf.data.text import NOT_UTF8, is_utf8, open_text
+
+RowOrFault = dict[str, Any] | BrokenRow
+NumberedRows = Iterator[tuple[int, RowOrFault]]
 
 # Half of a surrogate pair: JSON may name one alone, but text may not hold it.
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _PARQUET_BATCH = 1024
+# The key under which an object may hold the rows of a whole file.
+_WRAPPER = "data"
+_SPLITS: dict[str, PublishedSplit] = {
+    "train": "train",
+    "test": "test",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+}
+_LONGEST_CELL = 2**31 - 1
 
 
-class BrokenRow(Exception):
-    """A row that cannot be used; `reason` is one word, the same for all rows with that fault."""
+def read_rows(path: Path) -> NumberedRows:
+    """Yield (line, row) of a file, lines from 1; of an array or a table, the number of the row.
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | BrokenRow]]:
-    """Yield (line, row) of a file, lines from 1; a line that is no JSON object is a BrokenRow.
-
-    Raises DataError when the file as a whole is unreadable (cut-off gzip, no parquet).
+    What is no JSON object is a BrokenRow. Raises DataError when the file as a whole is unreadable
+    (cut-off gzip, no parquet).
     """
-    if path.name.endswith(".parquet"):
+    name = _plain_name(path)
+    if name.endswith(".parquet"):
         yield from _read_parquet(path)
         return
 
-    opener = gzip.open if path.name.endswith(".gz") else open
     try:
-        with opener(path, "rb") as stream:
-            for line, text in enumerate(stream, start=1):
-                # empty lines are no rows, but they are counted
-                if text.strip():
-                    yield line, _parse_json(text)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(path, f"cannot be read to its end ({error}); {REFETCH_HINT}") from None
+        if name.endswith((".csv", ".tsv")):
+            with open_text(path, newline="") as stream:
+                yield from _read_csv(path, stream, is_tabbed=name.endswith(".tsv"))
+        else:
+            with open_text(path) as stream:
+                yield from _read_json(stream, is_whole=name.endswith(".json"))
+    except BrokenRow as fault:
+        # nothing of the file can be read
+        yield 1, fault
 
 
-def _parse_json(text: bytes) -> dict[str, Any] | BrokenRow:
+def _plain_name(path: Path) -> str:
+    """The name of a file in small letters, without what tells its packing."""
+    name = path.name.lower()
+    for suffix in PACKED_SUFFIXES:
+        name = name.removesuffix(suffix)
+    return name
+
+
+# -- JSON --
+
+
+def _read_json(stream: TextIO, *, is_whole: bool) -> NumberedRows:
+    """Lines, or one array, whatever the name of the file says.
+
+    is_whole: whether all of the file may be one object, as in `.json`
+    """
+    head = _up_to_first_row(stream)
+    if not is_whole and not head[-1].lstrip().startswith("["):
+        yield from _read_lines(chain(head, stream))
+        return
+
+    text = "".join([*head, stream.read()])
+    rows = _rows_of_whole(text)
+    if rows is None:
+        yield from _read_lines(io.StringIO(text))
+        return
+    is_doubtful = _SURROGATE.search(text) is not None or not is_utf8(text)
+    for number, row in enumerate(rows, start=1):
+        yield number, _checked(row, is_doubtful=is_doubtful)
+
+
+def _up_to_first_row(stream: TextIO) -> list[str]:
+    """The first line that is not blank, and the blank ones before it."""
+    head = [stream.readline()]
+    while head[-1] and not head[-1].strip():
+        head.append(stream.readline())
+    return head
+
+
+def _rows_of_whole(text: str) -> list[Any] | None:
+    """The rows of a text that is one JSON value, None where it is not."""
     try:
-        value = json.loads(text.decode("utf-8"))
-    except UnicodeDecodeError:
-        return BrokenRow("not_utf8")
+        value = json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        return None
+    if isinstance(value, list):
+        return value
+    # one object: a row, or a wrapper around all rows
+    wrapped = value.get(_WRAPPER) if isinstance(value, dict) else None
+    return wrapped if isinstance(wrapped, list) else [value]
+
+
+def _read_lines(lines: Iterable[str]) -> NumberedRows:
+    for number, line in enumerate(lines, start=1):
+        # empty lines are no rows, but they are counted
+        if line.strip():
+            yield number, _parse_line(line)
+
+
+def _parse_line(line: str) -> RowOrFault:
+    if not is_utf8(line):
+        return BrokenRow(*NOT_UTF8)
+    try:
+        value = json.loads(line)
     except (json.JSONDecodeError, RecursionError):
         return BrokenRow("not_json")
+    return _checked(value, is_doubtful=_SURROGATE.search(line) is not None)
 
-    if _SURROGATE.search(text) and not _is_unicode(value):
-        return BrokenRow("half_a_character")
+
+def _checked(value: Any, *, is_doubtful: bool) -> RowOrFault:
+    """A row whose text is text; is_doubtful: whether halves of characters may be in it."""
+    if is_doubtful:
+        text = json.dumps(value, ensure_ascii=False)
+        if not is_utf8(text):
+            return BrokenRow(*NOT_UTF8)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return BrokenRow("half_a_character")
     return value if isinstance(value, dict) else BrokenRow("not_an_object")
 
 
-def _is_unicode(value: object) -> bool:
+# -- tables --
+
+
+def _read_csv(path: Path, stream: TextIO, *, is_tabbed: bool) -> NumberedRows:
+    """The first row names the columns; cells are text, and an empty one is empty text."""
+    csv.field_size_limit(_LONGEST_CELL)
+    header = stream.readline()
+    separator = "\t" if is_tabbed else max(",;", key=header.count)
+    reader = csv.DictReader(chain([header], stream), delimiter=separator, strict=True)
+    names = reader.fieldnames or []
+    if len(set(names)) < len(names):
+        raise DataError(path, f"two columns of one name: {', '.join(names)}", 1)
+
+    line = reader.line_num + 1
     try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        for row in reader:
+            yield line, _checked_cells(row)
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(path, f"not readable as CSV: {error}; {REFETCH_HINT}", line) from None
 
 
-def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any] | BrokenRow]]:
+def _checked_cells(row: dict[str, Any]) -> RowOrFault:
+    # the reader puts None where cells are too many or too few
+    if None in row or None in row.values():
+        return BrokenRow("wrong_number_of_cells")
+    return row if all(is_utf8(cell) for cell in row.values()) else BrokenRow(*NOT_UTF8)
+
+
+def _read_parquet(path: Path) -> NumberedRows:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             line = 0
@@ -81,12 +184,13 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any] | BrokenRow]
         raise DataError(path, f"not readable as parquet: {error}; {REFETCH_HINT}") from None
 
 
+# -- names --
+
+
 def published_split(path: Path) -> PublishedSplit:
-    """The split that a file's name shows (train.jsonl.gz, test-00000-of-00001.parquet)."""
-    match = re.match(r"(train|test)(?=[-_.])", path.name)
-    if match is None:
-        return None
-    return "train" if match[1] == "train" else "test"
+    """The split that a file's name shows (train.jsonl.gz, validation-00000-of-00001.parquet)."""
+    match = re.match(r"([a-z]+)(?=[-_.])", path.name.lower())
+    return _SPLITS.get(match[1]) if match else None
 
 
 def kind_from_path(path: Path) -> Kind | None:

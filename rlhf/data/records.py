@@ -1,16 +1,17 @@
 """What a row of data is, once the shape of its file no longer matters."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Role = Literal["system", "user", "assistant"]
 Kind = Literal["helpful", "harmless", "other", "plain"]
-PublishedSplit = Literal["train", "test"] | None
+PublishedSplit = Literal["train", "validation", "test"] | None
 
 
 @dataclass(frozen=True)
 class Message:
-    """One turn; `content` is cleaned and not empty."""
+    """One turn; `content` is what was written, and not blank."""
 
     role: Role
     content: str
@@ -65,6 +66,19 @@ class PlainText:
 
 
 Record = Dialogue | Pair | Prompt | Solution | PlainText
+
+
+def with_texts(record: Record, change: Callable[[str], str]) -> Record:
+    """The record with each of its texts as `change` makes it."""
+    if isinstance(record, PlainText):
+        return PlainText(change(record.text))
+
+    messages = tuple(Message(m.role, change(m.content)) for m in record.messages)
+    if isinstance(record, Pair):
+        return Pair(messages, change(record.chosen), change(record.rejected))
+    if isinstance(record, Solution):
+        return replace(record, messages=messages, steps=tuple(map(change, record.steps)))
+    return replace(record, messages=messages)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from rlhf.common.errors import SettingsError
 from rlhf.core.seeds import derive_seed
 from rlhf.data.ledger import Ledger
-from rlhf.data.records import Messages, PlainText, Record, Row, Solution, as_list
+from rlhf.data.records import (
+    Messages,
+    PlainText,
+    Record,
+    Row,
+    Solution,
+    as_list,
+)
 from rlhf.data.tables import KINDS, SPLITS
 from rlhf.settings.schema import Data
 
@@ -37,9 +44,15 @@ class Candidate:
 
 @dataclass(frozen=True)
 class SplitAssignment:
-    """Which openings are tested on, and the seed and fractions that place all others."""
+    """Which openings and which texts are held out, and which openings are the gold model's.
+
+    All others are trained on.
+    """
 
     test_openings: frozenset[str]
+    validation_openings: frozenset[str]
+    gold_openings: frozenset[str]
+    validation_texts: frozenset[str]
     seed: int
     data: Data
 
@@ -47,21 +60,15 @@ class SplitAssignment:
         """Train, validation or test."""
         if opening in self.test_openings:
             return "test"
-        # Numbers below `test_fraction` mean test, but not in a source that has its own test file:
-        # there such openings are trained on.
-        start = self.data.test_fraction
-        number = uniform(self.seed, "split", opening)
-        in_validation = start <= number < start + self.data.validation_fraction
-        return "validation" if in_validation else "train"
+        return "validation" if opening in self.validation_openings else "train"
 
     def split_of_text(self, text_id: str) -> str:
         """Train or validation, for plain text."""
-        number = uniform(self.seed, "split", text_id)
-        return "validation" if number < self.data.validation_fraction else "train"
+        return "validation" if text_id in self.validation_texts else "train"
 
     def is_gold(self, opening: str) -> bool:
         """Whether a training opening's pairs are set aside for the gold model."""
-        return uniform(self.seed, "gold", opening) < self.data.gold_fraction
+        return opening in self.gold_openings
 
 
 def uniform(seed: int, name: str, text: str) -> float:
@@ -78,34 +85,6 @@ def opening_of(messages: Messages) -> str:
     return hashlib.sha256((plain or first).encode()).hexdigest()[:16]
 
 
-def assign_splits(rows: Mapping[str, Sequence[Row]], data: Data, seed: int) -> SplitAssignment:
-    """Decide which openings are tested on.
-
-    These are: all of `evaluation`, all of published test files, and `test_fraction` of the openings
-    in sft, preferences and steps sources that have no test file of their own. Of an evaluation
-    source that has a test file, only that file counts.
-    """
-    training = [*rows["sft"], *rows["preferences"], *rows["steps"]]
-    evaluation = rows["evaluation"]
-    with_test_file = _sources_with_test_file([*training, *evaluation])
-    test_openings: set[str] = set()
-
-    for row in training:
-        opening = _opening(row)
-        if _source(row) in with_test_file:
-            is_tested = row.published_split == "test"
-        else:
-            is_tested = uniform(seed, "split", opening) < data.test_fraction
-        if is_tested:
-            test_openings.add(opening)
-
-    for row in evaluation:
-        if row.published_split == "test" or _source(row) not in with_test_file:
-            test_openings.add(_opening(row))
-
-    return SplitAssignment(frozenset(test_openings), seed, data)
-
-
 def candidates(
     table: str, rows: Mapping[str, Sequence[Row]], assignment: SplitAssignment, ledger: Ledger
 ) -> list[Candidate]:
@@ -115,12 +94,12 @@ def candidates(
     rows of published splits that the use has no place for.
     """
     table_rows = [*rows["prompts"], *rows["evaluation"]] if table == "prompts" else rows[table]
-    with_test_file = _sources_with_test_file(table_rows)
+    with_test_file = sources_with("test", table_rows)
 
     by_id: dict[str, Candidate] = {}
     for row in table_rows:
         candidate = _candidate(table, row, assignment)
-        reason = _drop_reason(candidate, has_test_file=_source(row) in with_test_file)
+        reason = _drop_reason(candidate, has_test_file=source_of(row) in with_test_file)
         # of rows with the same content the first stays
         if reason is None and candidate.id in by_id:
             reason = "duplicate"
@@ -141,7 +120,7 @@ def _candidate(table: str, row: Row, assignment: SplitAssignment) -> Candidate:
     if table == "pretrain":
         return Candidate(row_id, assignment.split_of_text(row_id), "", row)
 
-    opening = _opening(row)
+    opening = opening_of_row(row)
     split = assignment.split_of(opening)
     if table == "preferences" and split == "train" and assignment.is_gold(opening):
         split = "gold"
@@ -157,6 +136,9 @@ def _drop_reason(candidate: Candidate, *, has_test_file: bool) -> str | None:
 
     if row.use == "evaluation" and trains_only:
         return "published_split_not_used"
+    # its opening is trained on, since `evaluation` has no others
+    if row.use == "evaluation" and candidate.split != "test":
+        return "not_held_out"
     if row.use == "prompts" and is_published_test:
         return "published_split_not_used"
     if candidate.split == "test" and (trains_only or row.use == "prompts"):
@@ -191,13 +173,16 @@ def check_limits(limits: Mapping[str, int]) -> None:
             )
 
 
-def _opening(row: Row) -> str:
+def opening_of_row(row: Row) -> str:
+    """As `opening_of`; "" for plain text."""
     return "" if isinstance(row.record, PlainText) else opening_of(row.record.messages)
 
 
-def _source(row: Row) -> SourceKey:
+def source_of(row: Row) -> SourceKey:
+    """The address that a row is from."""
     return row.use, row.address_index
 
 
-def _sources_with_test_file(rows: Iterable[Row]) -> set[SourceKey]:
-    return {_source(row) for row in rows if row.published_split == "test"}
+def sources_with(split: str, rows: Iterable[Row]) -> set[SourceKey]:
+    """The sources that have a file of a published split."""
+    return {source_of(row) for row in rows if row.published_split == split}

@@ -25,6 +25,8 @@ class Model(Section):
 class Data(Section):
     """Where data comes from and how it is cut; every list holds source addresses."""
 
+    LATER = frozenset({"columns", "cleaning", "repeated_roles"})
+
     # demonstrations
     sft: Addresses
     # pairs, for the reward and the gold model
@@ -55,6 +57,13 @@ class Data(Section):
     long_responses: Literal["truncate", "drop"] = "truncate"
     # rows that cannot be used
     broken: Literal["drop", "refuse"] = "drop"
+    # names that the files have for columns that we know by another one: {prompt: frage}
+    columns: dict[str, str] = Field(default_factory=dict)
+    # beyond line ends and unusable characters. html: entities, and tags that shape text; characters:
+    # rare blanks and line ends, invisible ones; blanks: at ends of lines and of texts, empty lines
+    cleaning: tuple[Literal["html", "characters", "blanks"], ...] = ()
+    # two turns of one role in a row, and system messages between turns
+    repeated_roles: Literal["drop", "join"] = "drop"
 
     @model_validator(mode="after")
     def _fractions_leave_training_data(self) -> Self:

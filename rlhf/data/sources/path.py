@@ -1,9 +1,12 @@
 """`path:DIR` or `path:FILE`: a model or data on this machine; ${VARIABLES} are expanded."""
 
+import logging
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf.common.errors import RlhfError, SourceError
-from rlhf.data.files import DATA_SUFFIXES, data_files
+from rlhf.data.files import DATA_SUFFIXES, UNREAD_HINT, data_files, is_data_file, unread_files
 from rlhf.data.sources.base import (
     MODEL_SUFFIXES,
     FetchRequest,
@@ -12,6 +15,11 @@ from rlhf.data.sources.base import (
     copy_files,
     verified_result,
 )
+
+# How many files that are not read a message names.
+_MAX_NAMED = 10
+
+log = logging.getLogger(__name__)
 
 
 class PathSource(Source):
@@ -43,17 +51,27 @@ class PathSource(Source):
         if root.is_dir():
             files = data_files(root)
             base = root.parent
+            _tell_unread(request, [path.relative_to(root) for path in unread_files(root)])
         else:
-            files = [root] if root.name.endswith(DATA_SUFFIXES) else []
+            files = [root] if is_data_file(root) else []
             # the name of its directory counts for a single file too
             base = root.parent.parent
 
         if not files:
             raise SourceError(
-                f"{request.address}: no data files at {root}; expected {', '.join(DATA_SUFFIXES)}"
+                f"{request.address}: no data files at {root}; expected {', '.join(DATA_SUFFIXES)}; "
+                f"{UNREAD_HINT}"
             )
         copy_files(files, base, directory)
         return verified_result(request, directory)
+
+
+def _tell_unread(request: FetchRequest, unread: Sequence[Path]) -> None:
+    """Name what lies beside data files."""
+    if unread:
+        named = ", ".join(path.as_posix() for path in unread[:_MAX_NAMED])
+        more = f" and {len(unread) - _MAX_NAMED} more" if len(unread) > _MAX_NAMED else ""
+        log.warning("%s: not read: %s%s; %s", request.address, named, more, UNREAD_HINT)
 
 
 def _existing_path(request: FetchRequest) -> Path:
@@ -63,7 +81,8 @@ def _existing_path(request: FetchRequest) -> Path:
         # its message begins with the address already
         raise SourceError(str(error)) from None
 
-    path = (request.root / expanded).resolve()
+    # a link keeps its own name, which tells the format: the hub's cache holds hashes
+    path = Path(os.path.normpath((request.root / expanded).absolute()))
     if not path.exists():
         raise SourceError(f"{request.address}: {path} does not exist")
     return path

@@ -6,8 +6,8 @@ from raw_files import write_lines
 from rlhf.common.errors import DataError
 from rlhf.data.ledger import Ledger
 from rlhf.data.load import as_dialogue, as_pair, as_prompt, as_solution, as_text, load_rows
-from rlhf.data.read import BrokenRow
 from rlhf.data.records import Dialogue, Message, Pair, PlainText, Prompt, Row, Solution
+from rlhf.data.rows import BrokenRow
 
 QUESTION, ANSWER = Message("user", "Why?"), Message("assistant", "Because.")
 

@@ -4,8 +4,8 @@ import pytest
 from raw_files import transcript
 
 from rlhf.data.parse import parse_row
-from rlhf.data.read import BrokenRow
 from rlhf.data.records import Dialogue, Message, Pair, PlainText, Prompt, Record, Solution
+from rlhf.data.rows import BrokenRow
 
 QUESTION, ANSWER = Message("user", "Why?"), Message("assistant", "Because.")
 

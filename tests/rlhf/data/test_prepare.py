@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf.batches.tables import COLUMNS, read_table
 from rlhf.common.errors import DataError, ModelError, SettingsError
-from rlhf.data.prepare import longer_wins_accuracy, prepare
+from rlhf.data.figures import longer_wins_accuracy
+from rlhf.data.prepare import prepare
 from rlhf.data.tables import SPLITS
 from rlhf.settings.schema import Settings
 from rlhf.workspace import Workspace

@@ -6,7 +6,8 @@ import pytest
 from raw_files import write_lines
 
 from rlhf.common.errors import DataError
-from rlhf.data.read import BrokenRow, kind_from_path, published_split, read_rows
+from rlhf.data.read import kind_from_path, published_split, read_rows
+from rlhf.data.rows import BrokenRow
 
 
 def test_bad_lines_do_not_hide_the_good_ones(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from rlhf.common.errors import SettingsError
+from rlhf.data.assign import assign_splits
 from rlhf.data.ledger import Ledger
 from rlhf.data.records import (
     Dialogue,
@@ -16,7 +17,7 @@ from rlhf.data.records import (
     Record,
     Row,
 )
-from rlhf.data.split import assign_splits, candidates, check_limits, opening_of, uniform
+from rlhf.data.split import candidates, check_limits, opening_of, uniform
 from rlhf.settings.schema import Settings
 
 EMPTY: dict[str, list[Row]] = {

@@ -1,0 +1,151 @@
+"""Messages as people write them: lists of OpenAI and ShareGPT, parts, transcripts of HH-RLHF."""
+
+import re
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+from rlhf.data.records import Message, Messages, Role
+from rlhf.data.rows import BrokenRow
+from rlhf.data.shapes.columns import Columns
+
+# Names of roles in published data sets.
+ROLES: Mapping[str, Role] = {
+    "human": "user",
+    "user": "user",
+    "prompter": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "model": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "system": "system",
+    "developer": "system",
+}
+# Turns of programs: there is no place for them in a dialogue of ours.
+TOOL_ROLES = frozenset(
+    {"tool", "function", "function_call", "function_response", "observation", "ipython"}
+)
+_TOOL_COLUMNS = ("tool_calls", "function_call")
+_TEXT_PARTS = ("text", "input_text", "output_text")
+
+_LINE_END = r"(?:\r\n|\r(?!\n)|\n)"
+_TURN = re.compile(_LINE_END + r"{2}(Human|Assistant):")
+# a transcript whose blank beginning was stripped off
+_STRIPPED_TURN = re.compile(r"\s*(?:Human|Assistant):")
+
+
+def read_text(value: Any) -> str:
+    """A text, or the texts of a list of parts put together; raises BrokenRow for anything else."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return "".join(_part(part) for part in value)
+    raise BrokenRow("wrong_type", f"{type(value).__name__} in place of text")
+
+
+def _part(part: Any) -> str:
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, Mapping):
+        raise BrokenRow("wrong_type", f"a part that is {type(part).__name__}")
+    kind, text = part.get("type") or "text", part.get("text")
+    if kind not in _TEXT_PARTS or not isinstance(text, str):
+        raise BrokenRow("not_text", f"a part of type {kind}")
+    return text
+
+
+def read_messages(value: Any, row: Columns) -> Messages:
+    """A list of messages, or one message, in either way of writing them."""
+    items = [value] if isinstance(value, Mapping) else value
+    if not isinstance(items, list):
+        raise BrokenRow("wrong_type", f"{type(value).__name__} in place of a list of messages")
+    messages = [_message(item, row) for item in items]
+    # a blank system message says nothing
+    return tuple(m for m in messages if m.role != "system" or m.content.strip())
+
+
+def _message(item: Any, row: Columns) -> Message:
+    if not isinstance(item, Mapping):
+        raise BrokenRow("wrong_type", f"{type(item).__name__} in place of a message")
+    message = row.message(item)
+    name = str(message.first("role", "from")).lower()
+    if name in TOOL_ROLES or any(message.get(column) for column in _TOOL_COLUMNS):
+        raise BrokenRow("tool_use", "a call of a tool or its answer, which no dialogue here holds")
+    role = ROLES.get(name)
+    if role is None:
+        raise BrokenRow("unknown_role", f"role {name}")
+
+    content = message.first("content", "value", "text")
+    if content is None:
+        raise BrokenRow("no_content", f"a message of {name} without content")
+    row.lost_in(message)
+    return Message(role, read_text(content))
+
+
+def is_transcript(text: str, *, stripped: bool = False) -> bool:
+    """Whether a text is a transcript of turns.
+
+    stripped: whether the blank lines before the first turn may be missing
+    """
+    return bool(_TURN.match(text) or (stripped and _STRIPPED_TURN.match(text)))
+
+
+def read_transcript(text: str) -> Messages:
+    r"""Split "\n\nHuman: ...\n\nAssistant: ..." into messages; the blank behind a colon is layout.
+
+    Raises BrokenRow. Two turns of one role in a row are refused: one may be a quotation.
+    """
+    if not _TURN.match(text):
+        if not _STRIPPED_TURN.match(text):
+            raise BrokenRow("not_a_transcript")
+        text = f"\n\n{text.lstrip()}"
+
+    # names and contents alternate behind what stands before the first turn
+    _, *parts = _TURN.split(text)
+    names, contents = parts[0::2], parts[1::2]
+    if any(name == following for name, following in pairwise(names)):
+        raise BrokenRow("same_role_twice")
+    return tuple(
+        Message("user" if name == "Human" else "assistant", content.removeprefix(" "))
+        for name, content in zip(names, contents, strict=True)
+    )
+
+
+def in_order(messages: Messages, row: Columns) -> Messages:
+    """[system] user assistant user ...; raises BrokenRow for any other order.
+
+    Under `repeated_roles: join` turns of one role in a row become one, and a system message between
+    turns is the user's.
+    """
+    if row.rules.repeated_roles == "join":
+        joined = _joined(messages)
+        row.joined_turns |= joined != messages
+        messages = joined
+
+    turns = messages[1:] if messages and messages[0].role == "system" else messages
+    if not turns:
+        raise BrokenRow("no_messages")
+    if turns[0].role == "assistant":
+        raise BrokenRow("assistant_first")
+    if any(message.role == "system" for message in turns):
+        raise BrokenRow("system_message_later", _ADVICE)
+    if any(message.role == following.role for message, following in pairwise(turns)):
+        raise BrokenRow("same_role_twice", _ADVICE)
+    return messages
+
+
+_ADVICE = "data.repeated_roles: join puts such turns together"
+
+
+def _joined(messages: Messages) -> Messages:
+    joined: list[Message] = []
+    for message in messages:
+        is_later_system = message.role == "system" and any(m.role != "system" for m in joined)
+        role: Role = "user" if is_later_system else message.role
+        if joined and joined[-1].role == role:
+            content = f"{joined.pop().content}\n\n{message.content}"
+            joined.append(Message(role, content))
+        else:
+            joined.append(Message(role, message.content))
+    return tuple(joined)

@@ -1,0 +1,89 @@
+"""Text files of any encoding and packing, line by line."""
+
+import gzip
+import io
+import logging
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import pyarrow
+
+from rlhf.common.errors import DataError
+from rlhf.data.files import PACKED_SUFFIXES
+from rlhf.data.ledger import REFETCH_HINT
+from rlhf.data.rows import BrokenRow
+
+log = logging.getLogger(__name__)
+
+# What a file begins with tells its encoding; the longest first.
+_MARKS = {
+    b"\xef\xbb\xbf": "utf-8-sig",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+    b"{\x00": "utf-16-le",
+    b"[\x00": "utf-16-le",
+    b"\x00{": "utf-16-be",
+    b"\x00[": "utf-16-be",
+}
+# Bytes that are no UTF-8 stand in a text as these.
+_FOREIGN = re.compile("[\udc80-\udcff]")
+NOT_UTF8 = (
+    "not_utf8",
+    "`iconv -f LATIN1 -t UTF-8 FILE > NEW`, or whatever the encoding is, mends the file",
+)
+
+
+@contextmanager
+def open_text(path: Path, newline: str | None = None) -> Iterator[io.TextIOWrapper]:
+    """Open a file for reading text; bytes that are no UTF-8 become lone surrogates.
+
+    newline: as of `open`: None reads line ends of any kind as line feeds, "" leaves them
+
+    Raises DataError when the file is cut off, BrokenRow when it is not packed as its name says.
+    """
+    try:
+        with _open_bytes(path) as stream:
+            encoding = _encoding(path, stream)
+            yield io.TextIOWrapper(
+                stream, encoding=encoding, errors="surrogateescape", newline=newline
+            )
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise DataError(path, f"cannot be read to its end ({error}); {REFETCH_HINT}") from None
+
+
+def _open_bytes(path: Path) -> io.BufferedReader:
+    name = path.name.lower()
+    if name.endswith(".gz"):
+        return io.BufferedReader(cast(io.RawIOBase, gzip.open(path, "rb")))
+    if name.endswith(".zst"):
+        stream = pyarrow.input_stream(str(path), compression="zstd")
+        return io.BufferedReader(cast(io.RawIOBase, stream))
+    return path.open("rb")
+
+
+def _encoding(path: Path, stream: io.BufferedReader) -> str:
+    start = _first_bytes(path, stream)
+    encoding = next((name for mark, name in _MARKS.items() if start.startswith(mark)), "utf-8")
+    if encoding.startswith("utf-16"):
+        log.warning("%s: UTF-16, not UTF-8; it is read as such", path)
+    return encoding
+
+
+def _first_bytes(path: Path, stream: io.BufferedReader) -> bytes:
+    try:
+        return stream.peek(4)
+    except (OSError, zlib.error) as error:
+        is_packed = path.name.lower().endswith(PACKED_SUFFIXES)
+        if not is_packed or "Truncated" in str(error):
+            raise
+        # a file that is packed otherwise fails before its first byte
+        raise BrokenRow("not_unpacked", f"{error}; unpack it by hand, or pack it anew") from None
+
+
+def is_utf8(text: str) -> bool:
+    """Whether no byte of a text that `open_text` gave was foreign."""
+    return _FOREIGN.search(text) is None
