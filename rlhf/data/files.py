@@ -48,13 +48,20 @@ def _visible_files(root: Path) -> Iterator[Path]:
     seen: set[Path] = set()
     for folder, folders, files in os.walk(root, followlinks=True):
         place = Path(folder)
-        # a link may lead back to a folder above it
-        folders[:] = [] if place.resolve() in seen else _visible(folders)
-        if place.resolve() not in seen:
-            yield from (place / name for name in _visible(files))
+        # a link may lead back to a folder above it, or to one that is read under its own name
+        if place.resolve() in seen:
+            folders.clear()
+            continue
         seen.add(place.resolve())
+        names = sorted(_links_last(place / name) for name in _visible(folders))
+        folders[:] = [name for _, name in names]
+        yield from (place / name for name in _visible(files))
+
+
+def _links_last(path: Path) -> tuple[bool, str]:
+    return path.is_symlink(), path.name
 
 
 def _visible(names: list[str]) -> list[str]:
     # a download leaves its own caches beside the data
-    return sorted(name for name in names if not name.startswith("."))
+    return [name for name in names if not name.startswith(".")]

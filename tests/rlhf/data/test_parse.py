@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 from raw_files import transcript
 
-from rlhf.data.parse import parse_row
+from rlhf.data.parse import Parsed, parse_row
 from rlhf.data.records import Dialogue, Message, Pair, PlainText, Prompt, Record, Solution
 from rlhf.data.rows import BrokenRow
 
@@ -82,10 +82,10 @@ TRANSCRIPTS = {
         ),
         ({"question_id": 1, "turns": ["Why?", "And then?"]}, Prompt((QUESTION,)), "helpful"),
         ({"Goal": "Why?", "Target": "Sure"}, Prompt((QUESTION,)), "harmless"),
-        ({"text": " Some\r\ntext. "}, PlainText("Some\ntext."), "plain"),
+        ({"text": " Some\r\ntext. "}, PlainText(" Some\ntext. "), "plain"),
         (
             {**STEPS, "labels": [True, False], "finished": False},
-            Solution((QUESTION,), ("One.", "Two."), (1.0, 0.0), finished=False),
+            Solution((QUESTION,), ("One.", " Two. "), (1.0, 0.0), finished=False),
             "other",
         ),
         (
@@ -102,12 +102,12 @@ TRANSCRIPTS = {
     ],
 )
 def test_every_shape_is_recognised(row: dict[str, Any], record: Record, kind: str) -> None:
-    assert parse_row(row) == (record, kind)
+    assert parse_row(row) == Parsed(record, kind)
 
 
 def test_kind_of_the_row_beats_the_files_and_the_files_the_shapes() -> None:
-    assert parse_row({"Goal": "x", "kind": "helpful"}, "harmless")[1] == "helpful"
-    assert parse_row({"turns": ["x"]}, "harmless")[1] == "harmless"
+    assert parse_row({"Goal": "x", "kind": "helpful"}, "harmless").kind == "helpful"
+    assert parse_row({"turns": ["x"]}, "harmless").kind == "harmless"
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_kind_of_the_row_beats_the_files_and_the_files_the_shapes() -> None:
                 "chosen": transcript("Why?", "Yes.") + "\n\nAssistant: x",
                 "rejected": transcript("Why?", "No."),
             },
-            "roles_out_of_order",
+            "same_role_twice",
         ),
         ({"chosen": "Hello", "rejected": transcript("Why?", "No.")}, "not_a_transcript"),
         (
@@ -149,15 +149,15 @@ def test_kind_of_the_row_beats_the_files_and_the_files_the_shapes() -> None:
             "empty_answer",
         ),
         ({"messages": []}, "no_messages"),
-        ({"messages": [{"role": "assistant", "content": "Hi"}]}, "roles_out_of_order"),
+        ({"messages": [{"role": "assistant", "content": "Hi"}]}, "assistant_first"),
         ({"messages": [{"role": "robot", "content": "Hi"}]}, "unknown_role"),
         ({"messages": "Hi"}, "wrong_type"),
-        ({"messages": [{"role": "user", "content": None}]}, "wrong_type"),
+        ({"messages": [{"role": "user", "content": None}]}, "no_content"),
         ({"instruction": "Sum", "output": ""}, "empty_answer"),
         ({"prompt": transcript("Why?", "Because.")}, "not_ending_with_user"),
         ({"turns": []}, "wrong_type"),
         ({"text": " \n "}, "empty_text"),
-        ({"question": "Why?"}, "unknown_shape"),
+        ({"frage": "Why?"}, "unknown_shape"),
         ({**STEPS, "labels": [True]}, "labels_are_not_as_many_as_steps"),
         ({**STEPS, "labels": [None, None]}, "no_labels"),
         # which elsewhere marks a token without a label; bool(-100) is True
@@ -170,7 +170,7 @@ def test_kind_of_the_row_beats_the_files_and_the_files_the_shapes() -> None:
         ({"prompt": "Why?", "steps": ["One.", " "], "labels": [1, 1]}, "empty_step"),
         ({"prompt": "Why?", "steps": ["One.", 2], "labels": [1, 1]}, "wrong_type"),
         ({"prompt": "Why?", "steps": [], "labels": []}, "no_steps"),
-        ({"steps": ["One."], "labels": [1]}, "wrong_type"),
+        ({"steps": ["One."], "labels": [1]}, "no_question"),
         (
             {"messages": as_chat(QUESTION, ANSWER), "steps": ["One."], "labels": [1]},
             "not_ending_with_user",

@@ -170,14 +170,28 @@ def test_texts_are_joined_to_windows(
 ) -> None:
     texts = [{"text": f"Text {i} goes on and on."} for i in range(40)]
     replace_raw(workspace, "pretrain", texts=texts)
-    prepare(make_settings(pretrain_tokens=32, validation_fraction=0), workspace)
+    prepare(make_settings(pretrain_tokens=32), workspace)
     frame = read_table(workspace, "pretrain")
-    assert {len(ids) for ids in frame["input_ids"]} == {32} and set(frame["split"]) == {"train"}
-    joined = tokenizer.decode([token for ids in frame["input_ids"] for token in ids])
-    assert "".join(frame["text"]) == joined and joined.count("\n\n") >= 35
-    replace_raw(workspace, "pretrain", texts=texts[:1])
-    prepare(make_settings(pretrain_tokens=512, validation_fraction=0), workspace)
-    assert list(read_table(workspace, "pretrain")["text"]) == ["Text 0 goes on and on.\n\n"]
+    assert {len(ids) for ids in frame["input_ids"]} == {32}
+    assert set(frame["split"]) == {"train", "validation"}
+    train = frame[frame["split"] == "train"]
+    joined = tokenizer.decode([token for ids in train["input_ids"] for token in ids])
+    assert "".join(train["text"]) == joined and joined.count("\n\n") >= 28
+
+
+def test_one_long_text_is_validated_on_at_its_end(
+    workspace: Workspace, make_settings: Make
+) -> None:
+    book = "".join(f"In the year {year} the harbour had one lamp. " for year in range(60))
+    replace_raw(workspace, "pretrain", book=[{"text": book}])
+    prepare(make_settings(pretrain_tokens=4096), workspace)
+    frame = read_table(workspace, "pretrain")
+    train, validation = (
+        "".join(frame[frame["split"] == split]["text"]).removesuffix("\n\n")
+        for split in ("train", "validation")
+    )
+    assert train + validation == book and 0.05 < len(validation) / len(book) < 0.2
+    assert summary_of(workspace)["pretrain_text_cut_to_hold_out"] == 1
 
 
 @pytest.mark.parametrize(
@@ -185,6 +199,13 @@ def test_texts_are_joined_to_windows(
     [
         ({"limits": {"sft.dev": 3}}, r"data\.limits\.sft\.dev: unknown"),
         ({"test_fraction": 0, "max_prompt_tokens": 3}, r"data\.sft: no rows left for train"),
+        ({"validation_fraction": 0}, r"data\.sft: no rows left for validation; .*validation_frac"),
+        ({"gold_fraction": 0}, r"data\.preferences: no rows left for gold; .*gold_fraction"),
+        ({"columns": {"prmpt": "frage"}}, r"data\.columns\.prmpt: unknown; .* to one of chosen, "),
+        (
+            {"columns": {"prompt": "frage"}},
+            r"data\.columns\.prompt: no usable row has a column 'frage'; not read are .*fault",
+        ),
     ],
 )
 def test_settings_that_leave_nothing_are_refused(

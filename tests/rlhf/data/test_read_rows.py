@@ -1,23 +1,82 @@
 import gzip
+import json
+import logging
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import pyarrow
 import pytest
-from raw_files import write_lines
+from raw_files import fetch_address, write_lines
 
 from rlhf.common.errors import DataError
+from rlhf.data.files import data_files, unread_files
 from rlhf.data.read import kind_from_path, published_split, read_rows
 from rlhf.data.rows import BrokenRow
+
+ROWS = [{"prompt": "Warum \u2028?", "n": None}, {"prompt": "Où ça\u200b?", "n": 1}]
+LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
+
+
+def zstd(data: bytes) -> bytes:
+    return pyarrow.Codec("zstd").compress(data, asbytes=True)
+
+
+def written(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+def seen(path: Path) -> list[tuple[int, Any]]:
+    return [
+        (line, row.reason if isinstance(row, BrokenRow) else row) for line, row in read_rows(path)
+    ]
 
 
 def test_bad_lines_do_not_hide_the_good_ones(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", [{"text": "one"}, "{oops", "", "[1]", {"text": "two"}])
     path.write_bytes(path.read_bytes() + b'{"text": "\xff"}\n')
-    seen = [
-        (line, row.reason if isinstance(row, BrokenRow) else row["text"])
-        for line, row in read_rows(path)
+    assert seen(path) == [
+        (1, {"text": "one"}),
+        (2, "not_json"),
+        (4, "not_an_object"),
+        (5, {"text": "two"}),
+        (6, "not_utf8"),
     ]
-    assert seen == [(1, "one"), (2, "not_json"), (4, "not_an_object"), (5, "two"), (6, "not_utf8")]
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.jsonl", LINES.encode()),
+        ("A.JSONL", LINES.encode()),
+        ("a.ndjson", LINES.replace("\n", "\r\n").encode()),
+        ("a.jsonl", LINES.replace("\n", "\r").encode()),
+        ("a.jsonl", LINES.encode("utf-8-sig")),
+        ("a.jsonl", LINES.encode("utf-16")),
+        ("a.jsonl", LINES.encode("utf-16-be")),
+        ("a.jsonl.gz", gzip.compress(LINES.encode("utf-8-sig"))),
+        ("a.JSONL.GZ", gzip.compress(LINES.encode())),
+        ("a.jsonl.zst", zstd(LINES.encode())),
+        ("a.json.zst", zstd(json.dumps(ROWS).encode())),
+        ("a.json", json.dumps(ROWS).encode()),
+        ("a.json", json.dumps(ROWS, indent=2).encode()),
+        ("a.json", json.dumps({"version": 1, "data": ROWS}).encode()),
+        ("a.json", LINES.encode()),
+        ("array.jsonl", json.dumps(ROWS, indent=1).encode("utf-8-sig")),
+        ("array.jsonl", b"\n\n" + json.dumps(ROWS).encode()),
+    ],
+)
+def test_a_file_of_any_packing_encoding_and_layout_is_read(
+    name: str, data: bytes, tmp_path: Path
+) -> None:
+    assert seen(written(tmp_path / name, data)) == [(1, ROWS[0]), (2, ROWS[1])]
+
+
+def test_one_object_over_many_lines_is_one_row(tmp_path: Path) -> None:
+    assert seen(written(tmp_path / "a.json", json.dumps(ROWS[0], indent=4).encode())) == [
+        (1, ROWS[0])
+    ]
 
 
 def test_gzip_and_parquet_read_alike(tmp_path: Path) -> None:
@@ -26,29 +85,98 @@ def test_gzip_and_parquet_read_alike(tmp_path: Path) -> None:
         {"messages": [{"role": "user", "content": "How?"}]},
     ]
     packed = write_lines(tmp_path / "a.jsonl.gz", rows)
-    pd.DataFrame(rows).to_parquet(tmp_path / "a.parquet")
-    assert (
-        list(read_rows(packed))
-        == list(read_rows(tmp_path / "a.parquet"))
-        == [(1, rows[0]), (2, rows[1])]
-    )
+    pd.DataFrame(rows).to_parquet(tmp_path / "a.PARQUET")
+    assert seen(packed) == seen(tmp_path / "a.PARQUET") == [(1, rows[0]), (2, rows[1])]
+
+
+def test_foreign_bytes_are_told_with_what_mends_them(tmp_path: Path) -> None:
+    line = json.dumps({"text": "voilà"}, ensure_ascii=False).encode("latin-1")
+    good = b'{"text": "ok"}'
+    for name, data in (
+        ("a.jsonl", line + b"\n" + good),
+        ("a.json", b"[" + line + b"," + good + b"]"),
+    ):
+        (_, broken), (_, row) = read_rows(written(tmp_path / name, data))
+        assert isinstance(broken, BrokenRow) and row == {"text": "ok"}
+        assert broken.reason == "not_utf8" and "iconv -f LATIN1 -t UTF-8" in broken.detail
+    half = written(tmp_path / "b.json", b'[{"text": "\\ud83d"}]')
+    assert seen(half) == [(1, "half_a_character")]
+
+
+def test_utf16_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        seen(written(tmp_path / "a.jsonl", LINES.encode("utf-16")))
+    assert [record.message for record in caplog.records] == [
+        f"{tmp_path / 'a.jsonl'}: UTF-16, not UTF-8; it is read as such"
+    ]
+
+
+# -- CSV -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", 'question,answer\n"Why, then?","So\r\nand so"\nHow?,\n'),
+        ("a.csv", 'question;answer\r\n"Why, then?";"So\r\nand so"\r\nHow?;\r\n'),
+        ("a.TSV", 'question\tanswer\nWhy, then?\t"So\r\nand so"\nHow?\t\n'),
+    ],
+)
+def test_cells_are_what_was_written(name: str, text: str, tmp_path: Path) -> None:
+    path = written(tmp_path / name, text.encode("utf-8-sig"))
+    assert seen(path) == [
+        (2, {"question": "Why, then?", "answer": "So\r\nand so"}),
+        (4, {"question": "How?", "answer": ""}),
+    ]
+
+
+def test_faults_of_tables_are_told(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.csv", b"a,b\n1,2\n3\n4,5,6\n\xe9,7\n")
+    cells = "wrong_number_of_cells"
+    assert seen(path) == [(2, {"a": "1", "b": "2"}), (3, cells), (4, cells), (5, "not_utf8")]
+    open_quote = written(tmp_path / "b.csv", b'a,b\n1,2\n3,"4\n5,6\n')
+    with pytest.raises(DataError, match=r"b\.csv:3: not readable as CSV"):
+        seen(open_quote)
+    with pytest.raises(DataError, match=r"c\.csv:1: two columns of one name: a, a"):
+        seen(written(tmp_path / "c.csv", b"a,a\n1,2\n"))
+
+
+# -- files that cannot be read ---------------------------------------------------------------------
 
 
 def test_cut_off_files_are_refused_by_name(tmp_path: Path) -> None:
-    packed = tmp_path / "a.jsonl.gz"
-    packed.write_bytes(gzip.compress(b'{"text": "one"}\n' * 500)[:-20])
-    with pytest.raises(DataError, match=r"a\.jsonl\.gz: cannot be read to its end"):
-        list(read_rows(packed))
+    text = b'{"text": "one"}\n' * 500
+    for name, data in (("a.jsonl.gz", gzip.compress(text)), ("a.jsonl.zst", zstd(text))):
+        path = written(tmp_path / name, data[:-20])
+        with pytest.raises(DataError, match=rf"{name}: cannot be read to its end"):
+            list(read_rows(path))
     (tmp_path / "a.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(DataError, match=r"a\.parquet: not readable"):
         list(read_rows(tmp_path / "a.parquet"))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.csv.gz"])
+def test_a_file_that_is_not_packed_as_it_says_is_one_broken_row(name: str, tmp_path: Path) -> None:
+    path = written(tmp_path / name, b"\x28\xb5\x2f\xfd not really")
+    ((line, broken),) = read_rows(path)
+    assert isinstance(broken, BrokenRow) and (line, broken.reason) == (1, "not_unpacked")
+    assert "unpack it by hand" in broken.detail
+
+
+# -- names and places ------------------------------------------------------------------------------
 
 
 def test_names_tell_split_and_kind() -> None:
     splits = {
         "x/train.jsonl.gz": "train",
         "test-00000-of-00001.parquet": "test",
+        "TEST.JSONL": "test",
+        "validation.jsonl": "validation",
+        "validation_matched-0.parquet": "validation",
+        "val.csv": "validation",
+        "dev.json": "validation",
         "testimony.jsonl": None,
+        "values.jsonl": None,
         "data.jsonl": None,
     }
     assert {name: published_split(Path(name)) for name in splits} == splits
@@ -58,3 +186,48 @@ def test_names_tell_split_and_kind() -> None:
         "hh/a.jsonl": None,
     }
     assert {name: kind_from_path(Path(name)) for name in kinds} == kinds
+
+
+def test_links_are_followed_and_what_is_no_data_is_listed(tmp_path: Path) -> None:
+    blob = write_lines(tmp_path / "blobs" / "0a1b", [{"text": "one"}])
+    root = tmp_path / "root"
+    write_lines(root / "more" / "A.JSON", [{"text": "two"}])
+    (root / "train.jsonl").symlink_to(blob)
+    (root / "linked").symlink_to(root / "more")
+    # one that leads back
+    (root / "more" / "up").symlink_to(root)
+    (root / "gone.jsonl").symlink_to(tmp_path / "nowhere")
+    for name in ("notes.md", "old.jsonl.xz", "dataset_infos.json", ".hidden.jsonl"):
+        (root / name).write_text("{}")
+
+    def names(paths: list[Path]) -> list[str]:
+        return [path.relative_to(root).as_posix() for path in paths]
+
+    # a folder that is linked to as well is read once, under its own name
+    assert names(data_files(root)) == ["more/A.JSON", "train.jsonl"]
+    assert names(unread_files(root)) == [
+        "dataset_infos.json",
+        "gone.jsonl",
+        "notes.md",
+        "old.jsonl.xz",
+    ]
+
+
+def test_what_lies_beside_is_named_when_it_is_fetched(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_lines(tmp_path / "mine" / "a.jsonl", [{"text": "one"}])
+    (tmp_path / "mine" / "b.xlsx").write_bytes(b"x")
+    with caplog.at_level(logging.WARNING):
+        fetch_address("path:mine", tmp_path / "out", "sft", tmp_path)
+    (record,) = caplog.records
+    assert record.message.startswith("path:mine: not read: b.xlsx; ")
+    assert "to_json" in record.message
+
+
+def test_a_linked_file_keeps_its_own_name(tmp_path: Path) -> None:
+    blob = write_lines(tmp_path / "blobs" / "0a1b", [{"text": "one"}])
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "train.jsonl").symlink_to(blob)
+    fetch_address("path:mine/train.jsonl", tmp_path / "out", "sft", tmp_path)
+    assert seen(tmp_path / "out" / "mine" / "train.jsonl") == [(1, {"text": "one"})]

@@ -1,0 +1,404 @@
+"""Rows of every shape that people publish: the record holds what was written."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from raw_files import transcript
+
+from rlhf.data.parse import parse_row
+from rlhf.data.records import Dialogue, Message, Messages, Pair, PlainText, Prompt, Record
+from rlhf.data.rows import BrokenRow
+from rlhf.data.rules import Rules
+
+Row = dict[str, Any]
+SYSTEM = Message("system", "You are a sailor.")
+KNOT = (Message("user", "What is a reef knot for?"), Message("assistant", "For tying a sail."))
+BOWLINE = (Message("user", "And a bowline?"), Message("assistant", "For a loop that holds."))
+RULES = Rules()
+JOIN = Rules(repeated_roles="join")
+
+
+def sharegpt(messages: Messages) -> list[Row]:
+    names = {"user": "human", "assistant": "gpt", "system": "system"}
+    return [{"from": names[m.role], "value": m.content} for m in messages]
+
+
+def openai(messages: Messages) -> list[Row]:
+    return [{"role": m.role, "content": m.content} for m in messages]
+
+
+def in_parts(messages: Messages) -> list[Row]:
+    return [
+        {
+            "role": message.role,
+            "content": [
+                {"type": "text", "text": message.content[:3]},
+                {"type": "text", "text": message.content[3:], "image_url": None},
+            ],
+        }
+        for message in messages
+    ]
+
+
+def reason_of(row: Row, rules: Rules = RULES) -> tuple[str, str]:
+    with pytest.raises(BrokenRow) as raised:
+        parse_row(row, None, rules)
+    return raised.value.reason, raised.value.detail
+
+
+# -- what was written is what the record holds ---------------------------------------------------
+
+# no control characters, and no halves of characters, which no file holds
+TEXT = st.text(
+    st.characters(exclude_categories=("Cs", "Cc"), include_characters="\n\t<>&;"), max_size=25
+).filter(lambda text: bool(text.strip()))
+# what stands behind a colon of a transcript may not look like its next turn
+TURNS = st.lists(TEXT, min_size=2, max_size=6).filter(lambda turns: len(turns) % 2 == 0)
+
+
+def dialogue_of(turns: list[str], system: str | None) -> Messages:
+    front = (Message("system", system),) if system is not None else ()
+    return front + tuple(
+        Message("assistant" if place % 2 else "user", text) for place, text in enumerate(turns)
+    )
+
+
+def split(messages: Messages) -> tuple[str | None, Messages, Message, Message]:
+    """System, earlier turns, the last question and its answer."""
+    system = messages[0].content if messages[0].role == "system" else None
+    turns = messages[1:] if system is not None else messages
+    return system, turns[:-2], turns[-2], turns[-1]
+
+
+def with_columns(question: str, answer: str) -> Callable[[Messages], Row]:
+    """System and history in columns of their own, as Alpaca's relatives have it."""
+
+    def write(messages: Messages) -> Row:
+        system, before, asked, answered = split(messages)
+        texts = [message.content for message in before]
+        history = [list(exchange) for exchange in zip(texts[::2], texts[1::2], strict=True)]
+        return {
+            question: asked.content,
+            answer: answered.content,
+            "system": system,
+            "history": history or None,
+        }
+
+    return write
+
+
+DIALOGUES: dict[str, Callable[[Messages], Row]] = {
+    "messages": lambda m: {"messages": openai(m)},
+    "messages in parts": lambda m: {"messages": in_parts(m)},
+    "conversations": lambda m: {"conversations": sharegpt(m), "prompt": None},
+    "conversation": lambda m: {"conversation": openai(m), "text": None},
+    "prompt and completion": lambda m: {"prompt": openai(m[:-1]), "completion": openai(m[-1:])},
+    "prompt and one message": lambda m: {"prompt": openai(m[:-1]), "response": openai(m[-1:])[0]},
+    "alpaca": with_columns("instruction", "output"),
+    "dolly": with_columns("instruction", "response"),
+    "question and answer": with_columns("question", "answer"),
+    "query and response": with_columns("query", "response"),
+    "input and output": with_columns("input", "output"),
+    "text to text": with_columns("prompt", "completion"),
+}
+
+
+def _context_pair(name: str, write: Any) -> Callable[[Messages, str], Row]:
+    def made(messages: Messages, rejected: str) -> Row:
+        other = (Message("assistant", rejected),)
+        row = {name: write(messages[:-1])}
+        return row | {"chosen": write(messages[-1:]), "rejected": write(other)}
+
+    return made
+
+
+def _bare_pair(name: str) -> Callable[[Messages, str], Row]:
+    def made(messages: Messages, rejected: str) -> Row:
+        row = with_columns(name, "chosen")(messages)
+        return row | {"rejected": rejected}
+
+    return made
+
+
+def _whole_pair(write: Any) -> Callable[[Messages, str], Row]:
+    def made(messages: Messages, rejected: str) -> Row:
+        other = (*messages[:-1], Message("assistant", rejected))
+        return {"prompt": "as published", "chosen": write(messages), "rejected": write(other)}
+
+    return made
+
+
+PAIRS: dict[str, Callable[[Messages, str], Row]] = {
+    **{f"{name} and text": _bare_pair(name) for name in ("prompt", "question", "instruction")},
+    "input and text": _bare_pair("input"),
+    "prompt and messages": _context_pair("prompt", openai),
+    "conversations and turns": _context_pair("conversations", sharegpt),
+    "messages in parts": _context_pair("messages", in_parts),
+    "whole dialogues": _whole_pair(openai),
+    "whole ShareGPT dialogues": _whole_pair(sharegpt),
+}
+
+
+@pytest.mark.parametrize("shape", DIALOGUES)
+@given(turns=TURNS, system=st.none() | TEXT)
+def test_a_dialogue_of_any_shape_is_what_was_written(
+    shape: str, turns: list[str], system: str | None
+) -> None:
+    messages = dialogue_of(turns, system)
+    parsed = parse_row(DIALOGUES[shape](messages))
+    assert parsed.record == Dialogue(messages)
+    assert not parsed.changes and not parsed.unread
+
+
+@pytest.mark.parametrize("shape", PAIRS)
+@given(turns=TURNS, system=st.none() | TEXT, rejected=TEXT)
+def test_a_pair_of_any_shape_is_what_was_written(
+    shape: str, turns: list[str], system: str | None, rejected: str
+) -> None:
+    rejected += " no"
+    messages = dialogue_of(turns, system)
+    row = PAIRS[shape](messages, rejected)
+    if turns[-1].strip() == rejected.strip():
+        return
+    parsed = parse_row(row)
+    assert parsed.record == Pair(messages[:-1], turns[-1], rejected)
+    assert not parsed.changes
+
+
+@given(
+    turns=TURNS,
+    line_end=st.sampled_from(["\n", "\r\n", "\r"]),
+    stripped=st.booleans(),
+)
+def test_a_transcript_is_what_was_written_but_for_its_line_ends(
+    turns: list[str], line_end: str, stripped: bool
+) -> None:
+    rejected = [*turns[:-1], turns[-1] + " no"]
+    sides = [transcript(*side).replace("\n", line_end) for side in (turns, rejected)]
+    if stripped:
+        sides = [side.lstrip() for side in sides]
+    record = parse_row({"chosen": sides[0], "rejected": sides[1]}).record
+    # a line end within a turn is a line feed, as in any text
+    assert record == Pair(dialogue_of(turns, None)[:-1], turns[-1], rejected[-1])
+
+
+@given(text=TEXT)
+def test_plain_text_and_prompts_are_what_was_written(text: str) -> None:
+    assert parse_row({"text": text, "messages": None}).record == PlainText(text)
+    asked = Prompt((Message("user", text),))
+    for name in ("prompt", "question", "instruction", "query", "Goal"):
+        assert parse_row({name: text}).record == asked
+    assert parse_row({"turns": [text, "more"]}).record == asked
+
+
+# -- the shapes one by one -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("row", "record"),
+    [
+        (
+            {"instruction": "Who wrote it?", "context": "By M. Arden.", "response": "M. Arden."},
+            Dialogue(
+                (
+                    Message("user", "Who wrote it?\n\nBy M. Arden."),
+                    Message("assistant", "M. Arden."),
+                )
+            ),
+        ),
+        (
+            {"instruction": "Add.", "input": "2 and 3", "chosen": "5", "rejected": "6"},
+            Pair((Message("user", "Add.\n\n2 and 3"),), "5", "6"),
+        ),
+        (
+            {"system_prompt": "You are a sailor.", "question": KNOT[0].content, "response": "For."},
+            Dialogue((SYSTEM, KNOT[0], Message("assistant", "For."))),
+        ),
+        # the same system message in a column and in the list is two
+        (
+            {"conversations": sharegpt(KNOT), "system": SYSTEM.content},
+            Dialogue((SYSTEM, *KNOT)),
+        ),
+        (
+            {
+                "messages": [
+                    {"role": "developer", "content": SYSTEM.content},
+                    {"role": "user", "content": KNOT[0].content},
+                    {"role": "model", "content": KNOT[1].content},
+                ]
+            },
+            Dialogue((SYSTEM, *KNOT)),
+        ),
+        ({"messages": openai((Message("system", " "), *KNOT))}, Dialogue(KNOT)),
+        (
+            {
+                "instruction": BOWLINE[0].content,
+                "output": BOWLINE[1].content,
+                "history": openai(KNOT),
+                "system": "",
+            },
+            Dialogue((*KNOT, *BOWLINE)),
+        ),
+        (
+            {
+                "prompt": transcript(KNOT[0].content) + "\n\nAssistant:",
+                "chosen": "For tying.",
+                "rejected": " For soup.",
+            },
+            Pair(KNOT[:1], "For tying.", " For soup."),
+        ),
+        (
+            {"prompt": "Human: Why?\n\nAssistant:", "completion": " Because."},
+            Dialogue((Message("user", "Why?"), Message("assistant", " Because."))),
+        ),
+        # a user may well speak like this
+        ({"prompt": "Human: who are you?"}, Prompt((Message("user", "Human: who are you?"),))),
+        (
+            {"prompt": "Why?", "chosen": "Human: is mortal.", "rejected": "No."},
+            Pair((Message("user", "Why?"),), "Human: is mortal.", "No."),
+        ),
+        (
+            {"prompt": "Why?", "completion": "So.", "label": True},
+            Dialogue((Message("user", "Why?"), Message("assistant", "So."))),
+        ),
+        (
+            {"instruction": "Sum", "instances": [{"input": "1 2", "output": "3"}, {"output": "4"}]},
+            Dialogue((Message("user", "Sum\n\n1 2"), Message("assistant", "3"))),
+        ),
+    ],
+)
+def test_known_shapes(row: Row, record: Record) -> None:
+    assert parse_row(row).record == record
+
+
+@pytest.mark.parametrize(
+    ("row", "reason", "detail"),
+    [
+        (
+            {"frage": "Warum?", "antwort": "Darum."},
+            "unknown_shape",
+            "columns antwort, frage; data.c",
+        ),
+        ({"messages": None, "id": 3}, "unknown_shape", "columns id"),
+        ({"prompt": "Why?", "completion": "So.", "label": False}, "labelled_bad", ""),
+        ({"chosen": "So.", "rejected": "No.", "frage": "Why?"}, "not_a_transcript", ""),
+        (
+            {"messages": [*openai(KNOT[:1]), {"role": "tool", "content": "7"}]},
+            "tool_use",
+            "a call of a tool",
+        ),
+        (
+            {
+                "messages": [
+                    *openai(KNOT[:1]),
+                    {"role": "assistant", "content": "I ask.", "tool_calls": [{"id": "c1"}]},
+                ]
+            },
+            "tool_use",
+            "a call of a tool",
+        ),
+        ({"messages": [{"role": "user"}]}, "no_content", "a message of user"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "unknown_role", "role robot"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]},
+            "not_text",
+            "a part of type image_url",
+        ),
+        ({"instruction": "x", "output": "y", "history": [["a"]]}, "wrong_type", "history is not"),
+        ({"instruction": "x", "output": 3}, "wrong_type", "int in place"),
+        ({"question": "x", "answer": " "}, "empty_answer", ""),
+    ],
+)
+def test_what_cannot_be_used_is_told(row: Row, reason: str, detail: str) -> None:
+    found, said = reason_of(row)
+    assert found == reason and said.startswith(detail) and bool(said) == bool(detail)
+
+
+def test_answers_that_differ_in_their_ends_alone_are_no_pair() -> None:
+    assert reason_of({"prompt": "Why?", "chosen": "So.", "rejected": " So.\n"})[0] == (
+        "chosen_equals_rejected"
+    )
+
+
+def test_what_is_not_read_is_told() -> None:
+    message = {"role": "assistant", "content": "So.", "reasoning_content": "Hm.", "name": None}
+    row = {
+        "messages": [{"role": "user", "content": "Why?"}, message],
+        "category": "qa",
+        "tags": [],
+        "kind": "helpful",
+    }
+    assert parse_row(row).unread == ("category", "message.reasoning_content")
+
+
+# -- roles out of order --------------------------------------------------------------------------
+
+HELLO = (Message("user", "Hello."), Message("user", "Name a fruit."), Message("assistant", "Plum."))
+FRENCH = (*KNOT, Message("system", "In French."), *BOWLINE)
+GREETING = (Message("assistant", "How can I help?"), *KNOT)
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason", "joined"),
+    [
+        (HELLO, "same_role_twice", (Message("user", "Hello.\n\nName a fruit."), HELLO[-1])),
+        (
+            (SYSTEM, *HELLO),
+            "same_role_twice",
+            (SYSTEM, Message("user", "Hello.\n\nName a fruit."), HELLO[-1]),
+        ),
+        (
+            FRENCH,
+            "system_message_later",
+            (*KNOT, Message("user", "In French.\n\nAnd a bowline?"), BOWLINE[1]),
+        ),
+        (GREETING, "assistant_first", None),
+    ],
+)
+def test_roles_out_of_order_are_dropped_or_joined(
+    messages: Messages, reason: str, joined: Messages | None
+) -> None:
+    for row in ({"messages": openai(messages)}, {"conversations": sharegpt(messages)}):
+        assert reason_of(row)[0] == reason
+        if joined is None:
+            assert reason_of(row, JOIN)[0] == reason
+        else:
+            parsed = parse_row(row, None, JOIN)
+            assert parsed.record == Dialogue(joined)
+            assert [change.name for change in parsed.changes] == ["joined_turns"]
+
+
+def test_two_turns_of_one_name_in_a_transcript_are_never_joined() -> None:
+    """The second may be a quotation within the first."""
+    sides = {name: transcript("Write:") + f"\n\nHuman: x\n\nAssistant: {name}" for name in "ab"}
+    row = {"chosen": sides["a"], "rejected": sides["b"]}
+    assert reason_of(row)[0] == reason_of(row, JOIN)[0] == "same_role_twice"
+
+
+# -- columns of other names ----------------------------------------------------------------------
+
+
+def test_columns_can_have_names_of_their_own() -> None:
+    rules = Rules(
+        columns=(("completion", "data.antwort"), ("prompt", "frage"), ("system", "rolle"))
+    )
+    row = {"frage": "Warum?", "data": {"antwort": "Darum."}, "rolle": "Sei nett.", "id": 1}
+    parsed = parse_row(row, None, rules)
+    asked = (Message("system", "Sei nett."), Message("user", "Warum?"))
+    assert parsed.record == Dialogue((*asked, Message("assistant", "Darum.")))
+    assert parsed.mapped == {"completion", "prompt", "system"}
+    assert "id" in parsed.unread
+    # a row without them is read as ever
+    assert parse_row({"text": "x"}, None, rules).record == PlainText("x")
+
+
+def test_keys_of_messages_can_have_names_of_their_own() -> None:
+    rules = Rules(columns=(("content", "utterance"), ("messages", "dialog"), ("role", "speaker")))
+    row = {
+        "dialog": [{"speaker": "user", "utterance": "Hi"}, {"speaker": "bot", "utterance": "Ho"}]
+    }
+    expected = Dialogue((Message("user", "Hi"), Message("assistant", "Ho")))
+    assert parse_row(row, None, rules).record == expected
