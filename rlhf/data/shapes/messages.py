@@ -86,9 +86,10 @@ def _message(item: Any, row: Columns) -> Message:
 def is_transcript(text: str, *, stripped: bool = False) -> bool:
     """Whether a text is a transcript of turns.
 
-    stripped: whether the blank lines before the first turn may be missing
+    stripped: whether the blank lines before the first turn may be missing, if others follow
     """
-    return bool(_TURN.match(text) or (stripped and _STRIPPED_TURN.match(text)))
+    begins_stripped = stripped and _STRIPPED_TURN.match(text) and _TURN.search(text)
+    return bool(_TURN.match(text) or begins_stripped)
 
 
 def read_transcript(text: str) -> Messages:

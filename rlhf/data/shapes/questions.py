@@ -62,19 +62,14 @@ def _asked(row: Columns) -> Messages | None:
 
 
 def _is_bare_text(value: Any) -> bool:
-    return isinstance(value, str) and not _is_prompt_transcript(value)
-
-
-def _is_prompt_transcript(text: str) -> bool:
-    """Whether it is a transcript; without its blank beginning, one that has an answer's turn."""
-    return is_transcript(text) or (is_transcript(text, stripped=True) and "Assistant:" in text)
+    return isinstance(value, str) and not is_transcript(value, stripped=True)
 
 
 def prompt_messages(value: Any, row: Columns) -> Messages:
     """From a list of messages, a transcript with an open "Assistant:", or a user's bare text."""
     if not isinstance(value, str):
         return read_messages(value, row)
-    if not _is_prompt_transcript(value):
+    if not is_transcript(value, stripped=True):
         return (Message("user", value),)
     # an open "Assistant:" is a turn without content
     messages = read_transcript(value)

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf.data.clean import Change, clean, clean_text
@@ -71,6 +71,7 @@ def test_an_example_shows_the_place_alone() -> None:
     assert "a\r\nb" in change.before and "a\nb" in change.after
 
 
+@settings(deadline=None)
 @given(
     st.text(alphabet="ab <>/&;amplt#38brp\n\r\t \xa0\u2028\u200b\x00`", max_size=40),
     st.sets(st.sampled_from(EVERYTHING)),

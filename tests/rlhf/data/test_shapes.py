@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from raw_files import transcript
 
@@ -143,6 +143,7 @@ PAIRS: dict[str, Callable[[Messages, str], Row]] = {
 
 
 @pytest.mark.parametrize("shape", DIALOGUES)
+@settings(deadline=None, max_examples=60)
 @given(turns=TURNS, system=st.none() | TEXT)
 def test_a_dialogue_of_any_shape_is_what_was_written(
     shape: str, turns: list[str], system: str | None
@@ -154,6 +155,7 @@ def test_a_dialogue_of_any_shape_is_what_was_written(
 
 
 @pytest.mark.parametrize("shape", PAIRS)
+@settings(deadline=None, max_examples=60)
 @given(turns=TURNS, system=st.none() | TEXT, rejected=TEXT)
 def test_a_pair_of_any_shape_is_what_was_written(
     shape: str, turns: list[str], system: str | None, rejected: str
@@ -168,6 +170,7 @@ def test_a_pair_of_any_shape_is_what_was_written(
     assert not parsed.changes
 
 
+@settings(deadline=None, max_examples=60)
 @given(
     turns=TURNS,
     line_end=st.sampled_from(["\n", "\r\n", "\r"]),
@@ -185,6 +188,7 @@ def test_a_transcript_is_what_was_written_but_for_its_line_ends(
     assert record == Pair(dialogue_of(turns, None)[:-1], turns[-1], rejected[-1])
 
 
+@settings(deadline=None, max_examples=60)
 @given(text=TEXT)
 def test_plain_text_and_prompts_are_what_was_written(text: str) -> None:
     assert parse_row({"text": text, "messages": None}).record == PlainText(text)
@@ -256,6 +260,10 @@ def test_plain_text_and_prompts_are_what_was_written(text: str) -> None:
         ),
         # a user may well speak like this
         ({"prompt": "Human: who are you?"}, Prompt((Message("user", "Human: who are you?"),))),
+        (
+            {"question": "Human: or Assistant: first?"},
+            Prompt((Message("user", "Human: or Assistant: first?"),)),
+        ),
         (
             {"prompt": "Why?", "chosen": "Human: is mortal.", "rejected": "No."},
             Pair((Message("user", "Why?"),), "Human: is mortal.", "No."),
