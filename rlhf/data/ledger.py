@@ -22,6 +22,7 @@ UNWANTED = frozenset(
         "no_label_once_cut",
         "labelled_bad",
         "not_held_out",
+        "not_drawn",
     }
 )
 # What can happen to a row that stays, by use.

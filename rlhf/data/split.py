@@ -7,8 +7,8 @@ that is assigned is the opening: the first user message.
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from rlhf.common.errors import SettingsError
 from rlhf.core.seeds import derive_seed
@@ -109,10 +109,34 @@ def candidates(
         else:
             ledger.drop(row.location, reason)
 
+    chosen = list(by_id.values())
+    if assignment.data.weights:
+        chosen = [one for candidate in chosen for one in _weighted(candidate, assignment, ledger)]
     # an order that files do not decide: limits keep the first rows
-    return sorted(
-        by_id.values(), key=lambda candidate: uniform(assignment.seed, table, candidate.id)
-    )
+    return sorted(chosen, key=lambda candidate: uniform(assignment.seed, table, candidate.id))
+
+
+def _weighted(
+    candidate: Candidate, assignment: SplitAssignment, ledger: Ledger
+) -> Iterator[Candidate]:
+    """A training row as many times as `data.weights` has it; what is held out stays as it is.
+
+    Each time has an id of its own.
+    """
+    row = candidate.row
+    address = getattr(assignment.data, row.use)[row.address_index]
+    weight = assignment.data.weights.get(address, 1.0)
+    if weight == 1 or candidate.split not in ("train", "gold"):
+        yield candidate
+        return
+
+    whole = int(weight)
+    is_drawn = uniform(assignment.seed, "weight", candidate.id) < weight - whole
+    times = whole + is_drawn
+    if times == 0:
+        ledger.drop(row.location, "not_drawn")
+    for number in range(times):
+        yield candidate if number == 0 else replace(candidate, id=f"{candidate.id}-{number}")
 
 
 def _candidate(table: str, row: Row, assignment: SplitAssignment) -> Candidate:

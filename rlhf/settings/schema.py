@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from rlhf.settings.evaluation import Evaluate
 from rlhf.settings.policy import Ppo
 from rlhf.settings.reads import NEEDS_WHOLE_WEIGHTS, OPTIONAL_MODELS
-from rlhf.settings.section import Addresses, Count, Fraction, Name, Section
+from rlhf.settings.section import Addresses, Count, Fraction, Name, Positive, Section
 from rlhf.settings.training import Dpo, EngineSettings, ProcessRewardModel, RewardModel, Sft
 
 
@@ -25,7 +25,7 @@ class Model(Section):
 class Data(Section):
     """Where data comes from and how it is cut; every list holds source addresses."""
 
-    LATER = frozenset({"columns", "cleaning", "repeated_roles"})
+    LATER = frozenset({"columns", "cleaning", "repeated_roles", "weights"})
 
     # demonstrations
     sft: Addresses
@@ -57,6 +57,8 @@ class Data(Section):
     long_responses: Literal["truncate", "drop"] = "truncate"
     # rows that cannot be used
     broken: Literal["drop", "refuse"] = "drop"
+    # of the training rows of an address: 2.5 takes each twice and half of them once more
+    weights: dict[str, Positive] = Field(default_factory=dict)
     # names that the files have for columns that we know by another one: {prompt: frage}
     columns: dict[str, str] = Field(default_factory=dict)
     # beyond line ends and unusable characters. html: entities, and tags that shape text; characters:
@@ -72,6 +74,17 @@ class Data(Section):
                 "validation_fraction + test_fraction must stay below 1, "
                 "nothing would be left to train on"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_of_known_addresses(self) -> Self:
+        known = {
+            *(*self.sft, *self.preferences, *self.prompts, *self.evaluation),
+            *(*self.pretrain, *self.steps),
+        }
+        for address in self.weights:
+            if address not in known:
+                raise ValueError(f"weights: {address!r} is in none of the lists of addresses")
         return self
 
 
