@@ -87,7 +87,12 @@ PROCESS = Place("algorithms/process.py", ("algorithms/test_process_supervision.p
 STEP_SCORES = Place("rewards/step_scores.py", ("rewards/test_step_scores.py",))
 PROCESS_TRAINING = Place("training/process.py", ("training/test_process.py",))
 STEP_RANKING = Place("training/step_ranking.py", ("training/test_step_ranking.py",))
-PARSED = Place("data/parse.py", ("data/test_parse.py",))
+PARSED_STEPS = Place("data/shapes/steps.py", ("data/test_parse.py",))
+PARSED_MESSAGES = Place("data/shapes/messages.py", ("data/test_shapes.py",))
+PARSED_QUESTIONS = Place("data/shapes/questions.py", ("data/test_shapes.py",))
+CLEANED = Place("data/clean.py", ("data/test_clean.py",))
+READ_TEXT = Place("data/text.py", ("data/test_read_rows.py",))
+HELD_OUT = Place("data/assign.py", ("data/test_held_out.py",))
 SOLUTIONS = Place("data/tokens.py", ("data/test_solutions.py",))
 SOLUTION_ROWS = Place("data/solutions.py", ("data/test_solutions.py",))
 RTO = Place("algorithms/rto.py", ("algorithms/test_rto.py",))
@@ -421,10 +426,19 @@ MUTATIONS = (
     PROCESS_TRAINING("process supervision", "no label is a wrong step", "known = ~labels.isnan()", "labels = labels.nan_to_num()\n        known = ~labels.isnan()"),
     STEP_RANKING("process supervision", "equal values count nothing", "rankdata(values)", 'rankdata(values, method="min")'),
     STEP_RANKING("process supervision", "an answer is right if one step is", "is_wrong = any(", "is_wrong = all("),
-    PARSED("process supervision", "-100 is right", "or not 0 <= value <= 1:", "or False:"),
+    PARSED_STEPS("process supervision", "-100 is right", "or not 0 <= value <= 1:", "or False:"),
     SOLUTIONS("process supervision", "all steps have the end behind them", "(step + separator for step in before_last)", "(step + behind_last for step in before_last)"),
     SOLUTIONS("process supervision", "a cut step keeps its end", "[end for end in ends if end < limit]", "ends"),
     SOLUTION_ROWS("process supervision", "a step may hold a separator", "if self._finder.ends(encoded.ids) != ends:", "if False:"),
+
+    # -- rows of data ---------------------------------------------------------------------------------
+    CLEANED("rows", "all cleaning is always on", "if name in _ALWAYS or name in cleaning)", "if name)"),
+    PARSED_MESSAGES("rows", "a transcript has line feeds alone", r'_LINE_END = r"(?:\r\n|\r(?!\n)|\n)"', r'_LINE_END = r"\n"'),
+    PARSED_MESSAGES("rows", "calls of tools are left out", "if name in TOOL_ROLES or any(", "if name in TOOL_ROLES and any("),
+    PARSED_QUESTIONS("rows", "history is lost", "return system + _history(row)", "return system"),
+    READ_TEXT("rows", "a byte order mark is text", r'b"\xef\xbb\xbf": "utf-8-sig"', r'b"\xef\xbb\xbf": "utf-8"'),
+    HELD_OUT("rows", "a small table has no validation", "if not openings or openings & held or not fraction:", "if True:"),
+    HELD_OUT("rows", "one file for everything is all tested on", "if not emptied:", "if True:"),
 
     # -- DPO, and what reads its model ----------------------------------------------------------------
     DPO_LOSS("DPO", "the reference is left out", "beta * (logprobs - reference_logprobs)", "beta * logprobs"),

@@ -42,6 +42,7 @@ def test_every_detail_of_the_paper_is_among_them() -> None:
         "rloo",
         "grpo",
         "reinforce-pp",
+        "rows",
     ],
 )
 def test_what_came_later_is_among_them(subject: str) -> None:
