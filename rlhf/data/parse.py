@@ -55,20 +55,22 @@ def parse_row(row: RawRow, kind: Kind | None = None, rules: Rules = AS_PUBLISHED
     written = shape.record(columns)
 
     # 2. what of it is usable
-    changes: list[Change] = []
+    # the first of each kind: rows are counted, not places
+    changes: dict[str, Change] = {}
     if columns.joined_turns:
-        changes.append(Change("joined_turns", "", ""))
+        changes["joined_turns"] = Change("joined_turns", "", "")
 
     def cleaned(text: str) -> str:
         text, made = clean(text, rules.cleaning)
-        changes.extend(made)
+        for change in made:
+            changes.setdefault(change.name, change)
         return text
 
     record = with_texts(written, cleaned)
     check_record(record)
     kind = own_kind or kind or shape.kind
     mapped = frozenset(columns.mapped)
-    return Parsed(record, kind, tuple(changes), tuple(columns.unread()), mapped)
+    return Parsed(record, kind, tuple(changes.values()), tuple(columns.unread()), mapped)
 
 
 def check_record(record: Record) -> None:

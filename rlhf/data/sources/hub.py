@@ -64,7 +64,8 @@ class HubSource(Source):
     def fetch_data(self, request: FetchRequest, directory: Path) -> FetchResult:
         """Download the data files of a data set repository, or of one folder in it."""
         location = _parse(request)
-        allow = [f"{location.folder}*{suffix}" for suffix in DATA_SUFFIXES]
+        suffixes = [*DATA_SUFFIXES, *map(str.upper, DATA_SUFFIXES)]
+        allow = [f"{location.folder}*{suffix}" for suffix in suffixes]
         commit, root = _snapshot(request, location, "dataset", allow)
 
         # the cache may hold other folders of the same commit

@@ -331,6 +331,12 @@ def test_answers_that_differ_in_their_ends_alone_are_no_pair() -> None:
     )
 
 
+def test_rows_are_counted_not_the_texts_that_changed() -> None:
+    parsed = parse_row({"question": "a\r\nb\x00", "answer": "c\r\nd"})
+    assert [change.name for change in parsed.changes] == ["line_ends", "unusable_characters"]
+    assert parsed.changes[0].before == "a\r\nb\x00"
+
+
 def test_what_is_not_read_is_told() -> None:
     message = {"role": "assistant", "content": "So.", "reasoning_content": "Hm.", "name": None}
     row = {
