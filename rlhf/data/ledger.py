@@ -146,8 +146,12 @@ class Ledger:
         lines = []
         for (use, file, what), rows in sorted(self.changes.items()):
             example = self.examples[use, file, what]
-            shown = f"{example['before']!r} became {example['after']!r}" if example["after"] else ""
-            lines.append(f"{use}: {file}: {what} in {rows} rows, line {example['line']}: {shown}")
+            # turns that were joined are named by their line alone
+            is_shown = example["before"] or example["after"]
+            shown = f": {example['before']!r} became {example['after']!r}" if is_shown else ""
+            lines.append(
+                f"{use}: {file}: {what} in {rows} rows, as in line {example['line']}{shown}"
+            )
         lost: dict[tuple[str, str], list[str]] = {}
         for (use, file, column), rows in sorted(self.unread.items()):
             lost.setdefault((use, file), []).append(f"{column} ({rows} rows)")
