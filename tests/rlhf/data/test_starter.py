@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from rlhf.data.clean import clean_text
+from rlhf.data.figures import longer_wins_accuracy
 from rlhf.data.parse import parse_row
-from rlhf.data.prepare import longer_wins_accuracy
 from rlhf.data.records import Pair, PlainText, Prompt
 from rlhf.data.sources.starter import starter_file
 from rlhf.data.split import opening_of
