@@ -49,7 +49,10 @@ SOURCES = Choice(registry.SOURCES, _kinds_of_sources)
 ENGINES = Choice(registry.ENGINES, lambda settings: [settings.engine.kind])
 ALGORITHMS = Choice(registry.ALGORITHMS, lambda settings: [settings.ppo.algorithm])
 SAMPLERS = Choice(registry.SAMPLERS, lambda settings: [settings.ppo.sampling.sampler])
-REWARDS = Choice(registry.REWARDS, lambda settings: _kinds(settings.ppo.rewards))
+REWARDS = Choice(
+    registry.REWARDS,
+    lambda settings: [source.address.kind for source in settings.ppo.rewards],
+)
 JUDGES = Choice(registry.JUDGES, lambda settings: _kinds(settings.evaluate.judges))
 
 

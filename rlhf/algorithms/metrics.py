@@ -4,13 +4,14 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from rlhf.algorithms.base import Signals
 from rlhf.common.metrics import Value
 from rlhf.core.tally import Tally
 from rlhf.ppo.moments import AllSum
-from rlhf.rollout.records import Experience, Rollout, Scores
+from rlhf.rollout.records import Experience, Rollout, Scores, SourceScores
 
 if TYPE_CHECKING:
     from rlhf.algorithms.on_policy import TokenRewards
@@ -60,7 +61,32 @@ def rollout_metrics(
     means["advantage_std"] = _variance(means, "advantage_mean", "advantage_squared") ** 0.5
     means["perplexity"] = math.exp(-means["logprob"])
 
-    return _shown(means)
+    return {**_shown(means), **source_metrics(scores.sources, all_sum)}
+
+
+def source_metrics(sources: Mapping[str, SourceScores], all_sum: AllSum) -> dict[str, float]:
+    """Each reward alone, over all processes: mean and spread of its scores as they are, and failures.
+
+    `reward_<name>_failures` is the share of responses that it could not tell of; the other two are of
+    the rest, and left out where there is none. Empty for a single reward that can always tell: it is
+    the sum.
+    """
+    if all(scores.failed is None for scores in sources.values()) and len(sources) < 2:
+        return {}
+    metrics: dict[str, float] = {}
+    for name, source in sources.items():
+        values = source.scores.double()
+        judged = torch.ones_like(values) if source.failed is None else (~source.failed).double()
+        sums = torch.stack([judged.sum(), (judged * values).sum(), torch.ones_like(values).sum()])
+        count, total, responses = all_sum(sums).tolist()
+        key = f"reward_{name}"
+        if count:
+            mean = total / count
+            squares = float(all_sum((judged * (values - mean).square()).sum()))
+            metrics |= {key: mean, f"{key}_std": (squares / count) ** 0.5}
+        if source.failed is not None:
+            metrics[f"{key}_failures"] = 1 - count / responses
+    return metrics
 
 
 def critic_metrics(experience: Experience, all_sum: AllSum) -> dict[str, Value]:

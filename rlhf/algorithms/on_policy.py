@@ -63,6 +63,8 @@ class OnPolicy(ScoredPolicy, ABC):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._history = Moments()
+        # of the rewards that are normalised one by one
+        self._source_histories: dict[str, Moments] = {}
 
     # -- what a member states ----------------------------------------------------------------------
 
@@ -115,6 +117,15 @@ class OnPolicy(ScoredPolicy, ABC):
             scores = scale(scores, self._history)
         return clip(scores, transform.clip)
 
+    def _with_source_histories(self, scores: Scores) -> Scores:
+        """Rewards that are normalised one by one enter their histories, and the sum is that of these."""
+        if all(source.normalise is None for source in self.settings.rewards):
+            return scores
+        total, self._source_histories = self.rewards.total_by_history(
+            scores.sources, self._source_histories, self.engine.all_sum
+        )
+        return replace(scores, scores=total)
+
     def with_transformed_advantages(self, batch: Experience) -> Experience:
         """Detail 6, over the mini-batch as a whole, whatever its micro-batches."""
         transform = self.settings.advantage
@@ -130,7 +141,7 @@ class OnPolicy(ScoredPolicy, ABC):
     def updates(self, sources: Sources, iteration: int) -> Updates:
         # 1. responses of the policy as it is, and what all models say of them
         rollout = self.with_trunk_states(sources.rollouts(POLICY, self.settings.responses))
-        scores = self.score(rollout)
+        scores = self._with_source_histories(self.score(rollout))
 
         # 2. targets
         rewards = self.token_rewards(rollout, scores)
@@ -205,7 +216,11 @@ class OnPolicy(ScoredPolicy, ABC):
     # -- state -------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        return {"history": self._history.as_dict()}
+        by_source = {name: history.as_dict() for name, history in self._source_histories.items()}
+        return {"history": self._history.as_dict(), "source_histories": by_source}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self._history = Moments(**state["history"])
+        self._source_histories = {
+            name: Moments(**history) for name, history in state["source_histories"].items()
+        }

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rlhf.algorithms.base import POLICY, Context, Sources, Step, Update, Updates
-from rlhf.algorithms.metrics import signals_of
+from rlhf.algorithms.metrics import signals_of, source_metrics
 from rlhf.algorithms.pair_metrics import pair_metrics
 from rlhf.algorithms.scored_policy import ScoredPolicy
 from rlhf.core.seeds import generator
@@ -96,6 +96,7 @@ class OnlinePreference(ScoredPolicy, ABC):
             self._past = pairs
         all_sum = self.engine.all_sum
         metrics = pair_metrics(first, first_scores, second_scores, own, all_sum)
+        metrics |= source_metrics(first_scores.sources, all_sum)
         kl = kl_estimate(first_scores.logprobs, first_scores.reference_logprobs)
 
         # 3. learn from them; an update without roles is logged, and learns nothing

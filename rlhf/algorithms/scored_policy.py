@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from rlhf.algorithms.base import POLICY, Context, Inputs, Validation
-from rlhf.algorithms.metrics import signals_of
+from rlhf.algorithms.metrics import signals_of, source_metrics
 from rlhf.batches.padding import TokenBatch
-from rlhf.common.address import Address
 from rlhf.models.backbone import entropies, scatter_to_mask, target_tokens, token_logprobs
 from rlhf.models.roles import Models
 from rlhf.models.saving import load_causal_lm
@@ -48,7 +47,7 @@ class ScoredPolicy:
     def inputs(cls, settings: Settings) -> Inputs:
         """What its models and its rewards are read from."""
         ppo = settings.ppo
-        rewards = [Address.parse(text) for text in ppo.rewards]
+        rewards = [source.address for source in ppo.rewards]
         scoring = [reward.detail for reward in rewards if reward.kind == "model"]
         models = dict.fromkeys(("sft", *scoring, ppo.initial))
         return Inputs(tables=("prompts",), models=tuple(models))
@@ -100,12 +99,14 @@ class ScoredPolicy:
         rows = torch.cat(columns, dim=1)
         mask = rollout.response_mask
         logprobs, reference, values, all_entropies = (scatter_to_mask(row, mask) for row in rows)
+        sources = self.rewards.read(rollout)
         return Scores(
-            scores=self.rewards.scores(rollout),
+            scores=self.rewards.total(sources),
             logprobs=logprobs,
             reference_logprobs=reference,
             values=values,
             entropies=all_entropies,
+            sources=sources,
         )
 
     def values(self, part: TokenBatch) -> Tensor:
@@ -132,6 +133,7 @@ class ScoredPolicy:
         rollout = self.with_trunk_states(rollout)
         scores, mask = self.score(rollout), rollout.response_mask
         kl = kl_estimate(scores.logprobs, scores.reference_logprobs) * mask
+        by_source = source_metrics(scores.sources, self.engine.all_sum)
         return Validation(
             scores=scores.scores,
             objective=scores.scores / self.rewards.score_std - self.kl_price() * kl.sum(dim=1),
@@ -143,6 +145,8 @@ class ScoredPolicy:
                 "entropy": scores.entropies[mask],
                 "length": rollout.lengths.float(),
                 "finished": rollout.finished.float(),
+                # the same on every process, as a spread is no mean over responses
+                **{key: torch.full_like(kl[:1, 0], value) for key, value in by_source.items()},
             },
             signals=signals_of(rollout, scores, kl, self.engine.all_sum),
         )

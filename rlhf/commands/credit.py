@@ -4,6 +4,7 @@ It is the optimal advantage of each token (arXiv 2404.12358, eq. 10): the credit
 rewards that no preference tells apart.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,9 +79,8 @@ def dialogue_of_row(workspace: Workspace, row: int) -> PromptWithAnswers:
         raise DataError(workspace.prepared / "preferences.parquet", f"--row {row}: {problem}")
     pair = table.iloc[row]
     answers = {name: list(map(int, pair[f"{name}_ids"])) for name in ("chosen", "rejected")}
-    return PromptWithAnswers(
-        transcript(str(pair["messages"])), list(map(int, pair["prompt_ids"])), answers
-    )
+    text = transcript(json.loads(pair["messages"]))
+    return PromptWithAnswers(text, list(map(int, pair["prompt_ids"])), answers)
 
 
 def dialogue_of_text(

@@ -1,18 +1,25 @@
-"""What a reward is, and the sum of those that the settings name."""
+"""What a reward is, and the weighted sum of those that the settings name."""
 
 import math
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.common.address import Address
 from rlhf.models.roles import Models
+from rlhf.ppo.moments import AllSum, Moments, merge
+from rlhf.ppo.rewards import normalise
 from rlhf.registry import REWARDS, find
-from rlhf.rollout.records import Rollout
+from rlhf.rewards.records import ResponseRecord, response_records
+from rlhf.rollout.records import Rollout, SourceScores
 from rlhf.settings import Settings
+from rlhf.settings.rewards import RewardSource
 from rlhf.workspace import Workspace
 
 
@@ -26,12 +33,14 @@ class RewardContext:
     tokenizer: PreTrainedTokenizerBase
 
 
-class Reward(Protocol):
-    """Scores responses. Made as `Reward(context, detail)`, detail being what follows the colon.
+# -- what a reward is ------------------------------------------------------------------------------
+# Either is made as `Reward(context, detail)`, detail being what follows the colon. `score_std` is
+# about how far scores of different responses lie apart, the unit of the objective by which the best
+# policy is chosen.
 
-    score_std: about how far scores of different responses lie apart, the unit of the objective by
-        which the best policy is chosen
-    """
+
+class Reward(Protocol):
+    """Scores responses by their tokens."""
 
     score_std: float
 
@@ -40,27 +49,151 @@ class Reward(Protocol):
         ...
 
 
-class RewardSum:
-    """Several rewards as one: their scores are added."""
+@runtime_checkable
+class TextReward(Protocol):
+    """Scores responses by their text."""
 
-    def __init__(self, rewards: Sequence[Reward]) -> None:
-        self._rewards = list(rewards)
+    score_std: float
+
+    def scores_of(self, records: Sequence[ResponseRecord]) -> Sequence[float | None]:
+        """A finite score for each record, in their order, higher is better.
+
+        None where it cannot tell, as for a prompt without a reference answer: such a response is
+        paid nothing, and counted as a failure.
+        """
+        ...
+
+
+# -- several as one --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Source:
+    """A reward under the name that its metrics have, with what the settings make of its scores."""
+
+    name: str
+    reward: Reward | TextReward
+    settings: RewardSource
+
+    @property
+    def score_std(self) -> float:
+        """How far its scores lie apart, as they come."""
+        return self.settings.score_std or self.reward.score_std
+
+    @property
+    def unit(self) -> float:
+        """How far they lie apart in the sum."""
+        std = 1.0 if self.settings.normalise else self.score_std
+        return abs(self.settings.weight) * std
+
+    def share(self, scores: Tensor) -> Tensor:
+        """What it adds to the sum, [B]; scores that a history will normalise are in their unit here."""
+        if self.settings.normalise:
+            scores = scores / self.score_std
+        return self.settings.weight * scores
+
+
+class RewardSum:
+    """The rewards of a policy as one: their scores, each times its weight, are added."""
+
+    def __init__(self, sources: Sequence[Source], tokenizer: PreTrainedTokenizerBase) -> None:
+        self.sources = list(sources)
+        self._tokenizer = tokenizer
 
     @property
     def score_std(self) -> float:
         """Of a sum of independent scores."""
-        if len(self._rewards) == 1:
-            return self._rewards[0].score_std
-        return math.sqrt(sum(reward.score_std**2 for reward in self._rewards))
+        if len(self.sources) == 1:
+            return self.sources[0].unit
+        return math.sqrt(sum(source.unit**2 for source in self.sources))
 
-    def scores(self, rollout: Rollout) -> Tensor:
-        first, *others = (reward.scores(rollout) for reward in self._rewards)
-        for scores in others:
-            first = first + scores
-        return first
+    def read(self, rollout: Rollout) -> dict[str, SourceScores]:
+        """What each source says of the responses, as it is, by name."""
+        reads_text = any(isinstance(source.reward, TextReward) for source in self.sources)
+        # decoded once for all
+        records = response_records(rollout, self._tokenizer) if reads_text else ()
+        device = rollout.finished.device
+        return {
+            source.name: (
+                _of_text(source.reward, records, device)
+                if isinstance(source.reward, TextReward)
+                else SourceScores(source.reward.scores(rollout))
+            )
+            for source in self.sources
+        }
+
+    def total(self, read: Mapping[str, SourceScores]) -> Tensor:
+        """The weighted sum, [B], by what does not move in a run."""
+        return _added([source.share(read[source.name].scores) for source in self.sources])
+
+    def total_by_history(
+        self, read: Mapping[str, SourceScores], histories: Mapping[str, Moments], all_sum: AllSum
+    ) -> tuple[Tensor, dict[str, Moments]]:
+        """The weighted sum, [B], and the histories with these scores in them.
+
+        Of sources with `normalise`, what is added is (r - mean) / std of their own history.
+        """
+        histories, shares = dict(histories), []
+        for source in self.sources:
+            scores = read[source.name]
+            if source.settings.normalise is None:
+                shares.append(source.share(scores.scores))
+                continue
+            history = _with(histories.get(source.name, Moments()), scores, all_sum)
+            paid = source.settings.weight * normalise(scores.scores, history)
+            # what it cannot tell is paid nothing, which is the mean
+            shares.append(paid if scores.failed is None else paid.masked_fill(scores.failed, 0.0))
+            histories[source.name] = history
+        return _added(shares), histories
 
 
 def make_rewards(context: RewardContext) -> RewardSum:
     """Make what `ppo.rewards` names."""
-    addresses = [Address.parse(text) for text in context.settings.ppo.rewards]
-    return RewardSum([find(REWARDS, at.kind)(context, at.detail) for at in addresses])
+    settings = context.settings.ppo.rewards
+    names = source_names([source.address for source in settings])
+    sources = [
+        Source(name, find(REWARDS, source.address.kind)(context, source.address.detail), source)
+        for name, source in zip(names, settings, strict=True)
+    ]
+    return RewardSum(sources, context.tokenizer)
+
+
+def source_names(addresses: Sequence[Address]) -> list[str]:
+    """Names for metrics: the kind, and of what lies in files or is a service its last part; all differ."""
+    names = []
+    seen = Counter[str]()
+    for address in addresses:
+        named = address.kind in ("hf", "python", "http")
+        last = re.split("[:/]", address.detail.rstrip("/"))[-1] if named else ""
+        name = re.sub(r"\W+", "_", f"{address.kind}_{last}" if last else address.kind)
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return names
+
+
+# -- helpers ---------------------------------------------------------------------------------------
+
+
+def _of_text(
+    reward: TextReward, records: Sequence[ResponseRecord], device: torch.device
+) -> SourceScores:
+    found = reward.scores_of(records)
+    scores = [0.0 if score is None else score for score in found]
+    return SourceScores(
+        torch.tensor(scores, dtype=torch.float32, device=device),
+        torch.tensor([score is None for score in found], device=device),
+    )
+
+
+def _added(shares: Sequence[Tensor]) -> Tensor:
+    first, *others = shares
+    for share in others:
+        first = first + share
+    return first
+
+
+def _with(history: Moments, scores: SourceScores, all_sum: AllSum) -> Moments:
+    """The history with those scores in it that the source could give."""
+    values = scores.scores if scores.failed is None else scores.scores[~scores.failed]
+    count = torch.tensor(float(len(values)), dtype=torch.float64, device=values.device)
+    return merge(history, values, all_sum) if float(all_sum(count)) else history

@@ -8,12 +8,17 @@ import torch
 
 from rlhf.core.seeds import generator
 
+# one entry a turn, with `role` and `content`
+Messages = list[dict[str, str]]
+
 
 @dataclass(frozen=True)
 class PromptBatch:
     """Prompts, one a row; a prompt that gets several responses has as many rows, side by side.
 
     ids: token ids; kinds, texts: for readers
+    messages: the dialogue of each, empty where the stream was made without
+    references: the right answer to each, None where the table has none
     table_rows: index of each in the table of its split
     positions: what its random streams are named by, its place in the stream of prompts
     response_numbers: 0 for a prompt's first response, 1 for its second
@@ -22,6 +27,8 @@ class PromptBatch:
     ids: list[list[int]]
     kinds: list[str]
     texts: list[str]
+    messages: list[Messages]
+    references: list[str | None]
     table_rows: list[int]
     positions: list[int]
     response_numbers: list[int]
@@ -44,9 +51,16 @@ class PromptStream:
     Any iteration's share can be asked for, so a resumed run needs no state.
     """
 
-    def __init__(self, table: pd.DataFrame, texts: Sequence[str], seed: int) -> None:
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        texts: Sequence[str],
+        seed: int,
+        messages: Sequence[Messages] | None = None,
+    ) -> None:
         self._table = table
         self._texts = texts
+        self._messages = messages
         self._seed = seed
         self._orders: dict[int, list[int]] = {}
 
@@ -112,7 +126,16 @@ class PromptStream:
             ids=[[int(token) for token in tokens] for tokens in part["prompt_ids"]],
             kinds=[str(kind) for kind in part["kind"]],
             texts=[self._texts[row] for row in rows],
+            messages=[self._messages[row] if self._messages else [] for row in rows],
+            references=_references(part),
             table_rows=rows,
             positions=[position for position in positions for _ in numbers],
             response_numbers=[number for _ in positions for number in numbers],
         )
+
+
+def _references(rows: pd.DataFrame) -> list[str | None]:
+    """The right answers; a table without any has no column of them."""
+    if "reference" not in rows.columns:
+        return [None] * len(rows)
+    return [None if pd.isna(value) else str(value) for value in rows["reference"]]

@@ -3,7 +3,8 @@
 B responses, P prompt, R longest response, T = P + R, N response tokens, H hidden width.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -78,10 +79,22 @@ def make_rollout(
 
 
 @dataclass(frozen=True)
+class SourceScores:
+    """What one reward says of each response.
+
+    scores: [B] as it is, 0 where it could not tell
+    failed: [B] True there; None for a reward that can always tell
+    """
+
+    scores: Tensor
+    failed: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Scores:
     """What the models say of a rollout; [B, R] on response tokens unless said otherwise.
 
-    scores: [B] what the rewards say of each response, as it is
+    scores: [B] what the rewards say of each response, as it is; sources: each reward alone, by name
     logprobs, reference_logprobs: under the policy that sampled, and under the reference
     values: the critic's value of the state before each response token
     entropies: of the policy at each response token, in nats
@@ -92,6 +105,7 @@ class Scores:
     reference_logprobs: Tensor
     values: Tensor
     entropies: Tensor
+    sources: Mapping[str, SourceScores] = field(default_factory=dict)
 
 
 # -- what is learnt from ---------------------------------------------------------------------------

@@ -2,10 +2,9 @@
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from rlhf.common.address import Address
-from rlhf.registry import ALGORITHMS, REWARDS, SAMPLERS
+from rlhf.registry import ALGORITHMS, SAMPLERS
 from rlhf.settings.neighbours import (
     AihfDirectSettings,
     AihfSettings,
@@ -22,10 +21,12 @@ from rlhf.settings.reads import (
     COMPARES_RESPONSES,
     NEIGHBOUR_SECTIONS,
     OWN_SECTION,
+    WITHOUT_SCORED_ROLLOUT,
     needed,
     own_section,
     switched_off,
 )
+from rlhf.settings.rewards import RewardSource
 from rlhf.settings.section import (
     Count,
     CountOrZero,
@@ -33,7 +34,6 @@ from rlhf.settings.section import (
     NonNegative,
     Positive,
     Section,
-    of_kind,
     one_of,
 )
 from rlhf.settings.training import Optimizer
@@ -142,23 +142,6 @@ class Sampling(Section):
     sampler: Annotated[str, one_of(SAMPLERS)] = "local"
 
 
-# -- rewards ---------------------------------------------------------------------------------------
-
-# The kinds of rewards of which one address alone makes sense. Gold only judges: a policy that was
-# trained against it could not be judged by it.
-_ONLY_REWARD = {"model": "model:reward"}
-
-
-def _usable_reward(text: str) -> str:
-    only = _ONLY_REWARD.get(Address.parse(text).kind, text)
-    if text != only:
-        raise ValueError(f"the model to train against is {only}, no other")
-    return text
-
-
-RewardAddress = Annotated[str, of_kind(REWARDS), AfterValidator(_usable_reward)]
-
-
 class Ppo(Section):
     """The policy stage (sections 3 and 5): by PPO-max, or by the algorithm that is named."""
 
@@ -181,8 +164,9 @@ class Ppo(Section):
     optimizer: Optimizer
     critic: Critic | None
     sampling: Sampling = Sampling()
-    # what scores a response, summed; model:reward is the reward model of the stage before
-    rewards: tuple[RewardAddress, ...] = ("model:reward",)
+    # what scores a response, summed: addresses, or mappings of `reward` and `weight`; model:reward is
+    # the reward model of the stage before
+    rewards: tuple[RewardSource, ...] = (RewardSource(reward="model:reward"),)
     kl: Kl | None
     # detail 2, what the ratio divides by; policy: the one that sampled
     importance: Literal["policy", "reference"] = "policy"
@@ -296,14 +280,25 @@ class Ppo(Section):
 
     @model_validator(mode="after")
     def _some_reward(self) -> Self:
-        if not self.rewards or len(set(self.rewards)) < len(self.rewards):
+        addresses = {source.reward for source in self.rewards}
+        if not self.rewards or len(addresses) < len(self.rewards):
             raise ValueError("rewards: at least one, and none twice")
         return self
 
     @model_validator(mode="after")
     def _reward_that_can_learn(self) -> Self:
-        if self.algorithm == "aihf" and self.rewards != ("model:reward",):
+        if self.algorithm == "aihf" and self.rewards != (RewardSource(reward="model:reward"),):
             raise ValueError(
                 "algorithm aihf needs rewards: [model:reward], whose model goes on learning"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _history_of_rewards(self) -> Self:
+        normalised = [source.reward for source in self.rewards if source.normalise is not None]
+        if normalised and self.algorithm in WITHOUT_SCORED_ROLLOUT:
+            raise ValueError(
+                f"rewards: {normalised[0]}: algorithm {self.algorithm} keeps no history of scores: "
+                "normalise must be null; weight brings rewards to one scale"
             )
         return self

@@ -99,6 +99,9 @@ def _fields_at(location: tuple[str, ...]) -> list[str]:
         if get_origin(node) is dict:
             # the part is a name of the user's
             node = get_args(node)[1]
+        elif get_origin(node) is tuple:
+            # the part is a place in a list
+            node = get_args(node)[0]
         else:
             field = getattr(node, "model_fields", {}).get(part)
             node = _section_in(field.annotation) if field else None
@@ -107,8 +110,8 @@ def _fields_at(location: tuple[str, ...]) -> list[str]:
 
 
 def _section_in(annotation: Any) -> Any:
-    """The section of an optional one; a mapping of names to sections as it is."""
-    if get_origin(annotation) is dict:
+    """The section of an optional one; a mapping of names to sections, or a list of them, as it is."""
+    if get_origin(annotation) in (dict, tuple):
         return annotation
     choices = (annotation, *get_args(annotation))
     return next((choice for choice in choices if hasattr(choice, "model_fields")), None)

@@ -71,6 +71,9 @@ PAYS_NO_TOKEN = frozenset({"dpo", "online-dpo", "xpo", "aihf-direct"})
 COMPARES_RESPONSES = frozenset({"rloo", "grpo"})
 # those with a target network that follows whole weights, which ZeRO-3 keeps in parts
 NEEDS_WHOLE_WEIGHTS = frozenset({"etpo"})
+# those that do not learn from one scored rollout an iteration: whoever compares two draws would
+# measure them by two histories
+WITHOUT_SCORED_ROLLOUT = frozenset({"dpo", "online-dpo", "xpo", "aihf-direct"})
 # how a key is off where that is not null
 _OFF: Mapping[str, Any] = {"importance": "policy", "responses": 1}
 # what an algorithm that reads it cannot do without

@@ -12,7 +12,7 @@ from rlhf.algorithms.base import POLICY
 from rlhf.batches.padding import TokenBatch, pad
 from rlhf.batches.tables import read_rows_of
 from rlhf.models.roles import Models
-from rlhf.rollout.prompts import PromptBatch, PromptStream, Share
+from rlhf.rollout.prompts import Messages, PromptBatch, PromptStream, Share
 from rlhf.rollout.records import Rollout
 from rlhf.rollout.sampler import PolicySampler, SamplingRule, make_sampler
 from rlhf.training.run import TrainingRun
@@ -134,11 +134,12 @@ class RunSources:
 
     def _stream(self, split: str) -> PromptStream:
         table = read_rows_of(self._run.workspace, "prompts", split)
-        texts = [transcript(messages) for messages in table["messages"]]
-        return PromptStream(table, texts, self._run.settings.seed)
+        messages = [json.loads(text) for text in table["messages"]]
+        texts = [transcript(dialogue) for dialogue in messages]
+        return PromptStream(table, texts, self._run.settings.seed, messages)
 
 
-def transcript(messages: str) -> str:
-    """A dialogue, given as JSON text, for readers."""
-    turns = [f"{message['role']}: {message['content']}" for message in json.loads(messages)]
+def transcript(messages: Messages) -> str:
+    """A dialogue for readers."""
+    turns = [f"{message['role']}: {message['content']}" for message in messages]
     return "\n\n".join(turns)

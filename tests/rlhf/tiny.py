@@ -94,6 +94,7 @@ def prompts_of(
     ids: Sequence[list[int]],
     positions: Sequence[int] | None = None,
     numbers: Sequence[int] | None = None,
+    references: Sequence[str | None] | None = None,
 ) -> PromptBatch:
     """A batch of prompts; positions count from 0 and each gets one response unless told otherwise."""
     count = len(ids)
@@ -102,6 +103,8 @@ def prompts_of(
         ids=list(ids),
         kinds=["helpful"] * count,
         texts=[text_of(prompt) for prompt in ids],
+        messages=[[{"role": "user", "content": text_of(prompt)}] for prompt in ids],
+        references=[None] * count if references is None else list(references),
         table_rows=places,
         positions=places,
         response_numbers=[0] * count if numbers is None else list(numbers),

@@ -313,7 +313,7 @@ def test_groups_of_equal_scores_teach_nothing(
     algorithm = make(prepared, {**member, "ppo.kl": None, "ppo.responses": 4})
     rollout = roll(algorithm)
     equal_in_groups = torch.tensor([0.1] * 4 + [-1 / 3] * 4)
-    monkeypatch.setattr(algorithm.rewards, "scores", lambda _rollout: equal_in_groups)
+    monkeypatch.setattr(algorithm.rewards, "total", lambda _read: equal_in_groups)
     update = update_of(algorithm, "policy", rollout)
     (batch,) = update.mini_batches
     assert torch.equal(batch.advantages, torch.zeros_like(batch.advantages))

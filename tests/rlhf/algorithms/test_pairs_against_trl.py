@@ -37,7 +37,7 @@ from rlhf.algorithms.online_preference import OnlinePreference
 from rlhf.models.saving import load_causal_lm
 from rlhf.ppo.dpo import dpo_loss, ipo_loss
 from rlhf.ppo.xpo import exploration_term
-from rlhf.rollout.records import Rollout, Sampled, make_rollout
+from rlhf.rollout.records import Rollout, Sampled, SourceScores, make_rollout
 from rlhf.workspace import Workspace
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -119,8 +119,11 @@ class GivenScores:
     def __init__(self, scores: tuple[Tensor, Tensor]) -> None:
         self.left = list(scores)
 
-    def scores(self, rollout: Rollout) -> Tensor:
-        return self.left.pop(0)
+    def read(self, rollout: Rollout) -> dict[str, SourceScores]:
+        return {"given": SourceScores(self.left.pop(0))}
+
+    def total(self, read: dict[str, SourceScores]) -> Tensor:
+        return read["given"].scores
 
 
 def draws(algorithm: OnlinePreference) -> list[Rollout]:

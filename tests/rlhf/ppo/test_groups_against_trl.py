@@ -114,7 +114,7 @@ class Duel:
     def ours(self) -> Outcome:
         with pytest.MonkeyPatch.context() as patch:
             scores = torch.tensor(SCORES)
-            patch.setattr(self.algorithm.rewards, "scores", lambda _rollout: scores)
+            patch.setattr(self.algorithm.rewards, "total", lambda _read: scores)
             update: Update[Any] = update_of(self.algorithm, "policy", self.rollout)
         (batch,) = update.mini_batches
         before = copy.deepcopy(self.policy.state_dict())

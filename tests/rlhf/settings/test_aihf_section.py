@@ -67,7 +67,8 @@ def test_what_pays_must_be_able_to_learn(
     with pytest.raises(SettingsError, match=r"aihf needs rewards: \[model:reward\], whose model"):
         tiny_settings({**AIHF, "ppo.rewards": rewards})
     # where rewards only judge, any will do
-    assert tiny_settings({**AIHF_DIRECT, "ppo.rewards": rewards}).ppo.rewards == tuple(rewards)
+    settings = tiny_settings({**AIHF_DIRECT, "ppo.rewards": rewards})
+    assert [source.reward for source in settings.ppo.rewards] == rewards
 
 
 @pytest.mark.parametrize(
