@@ -28,6 +28,11 @@ ALGORITHMS: dict[str, str] = {
 # ppo.rewards, by the kind of their address: what scores a response
 REWARDS: dict[str, str] = {
     "model": "rlhf.rewards.model:ModelReward",
+    "missing-end": "rlhf.rewards.rules:MissingEndPenalty",
+    "overlong": "rlhf.rewards.rules:OverlongPenalty",
+    "repetition": "rlhf.rewards.rules:RepetitionPenalty",
+    "format": "rlhf.rewards.rules:FormatReward",
+    "exact": "rlhf.rewards.rules:ExactAnswer",
 }
 
 # ppo.sampling.sampler

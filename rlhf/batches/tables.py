@@ -44,6 +44,12 @@ COLUMNS: Mapping[str, Mapping[str, pyarrow.DataType]] = {
     },
 }
 
+# written where some row has a value there
+OPTIONAL_COLUMNS: Mapping[str, Mapping[str, pyarrow.DataType]] = {
+    # the right answer
+    "prompts": {"reference": _TEXT},
+}
+
 
 def table_path(workspace: Workspace, table: str) -> Path:
     """Where a table lies."""
@@ -51,8 +57,13 @@ def table_path(workspace: Workspace, table: str) -> Path:
 
 
 def write_table(directory: Path, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write `<table>.parquet` with exactly its columns."""
-    schema = pyarrow.schema(list(COLUMNS[table].items()))
+    """Write `<table>.parquet` with exactly its columns, and those optional ones that some row has."""
+    optional = {
+        name: kind
+        for name, kind in OPTIONAL_COLUMNS.get(table, {}).items()
+        if any(row.get(name) is not None for row in rows)
+    }
+    schema = pyarrow.schema([*COLUMNS[table].items(), *optional.items()])
     pyarrow.parquet.write_table(
         pyarrow.Table.from_pylist(list(rows), schema=schema), directory / f"{table}.parquet"
     )
@@ -85,6 +96,12 @@ def read_table(
     if kind is not None:
         frame = frame[frame["kind"] == kind]
     return frame.reset_index(drop=True)
+
+
+def has_column(workspace: Workspace, table: str, column: str) -> bool:
+    """Whether a table has one of its optional columns; False where there is no table yet."""
+    path = table_path(workspace, table)
+    return path.is_file() and column in pyarrow.parquet.read_schema(path).names
 
 
 def read_rows_of(workspace: Workspace, table: str, split: str) -> pandas.DataFrame:

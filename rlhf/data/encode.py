@@ -138,9 +138,13 @@ class TableEncoder:
         return self._encode(exchanges, _preference_columns)
 
     def prompts(self, rows: Sequence[Candidate]) -> list[EncodedRow | DropReason]:
-        """Columns messages and prompt_ids."""
-        exchanges = [Exchange(record_of(candidate, Prompt).messages) for candidate in rows]
-        return self._encode(exchanges, _prompt_columns)
+        """Columns messages, prompt_ids and reference."""
+        prompts = [record_of(candidate, Prompt) for candidate in rows]
+        encoded = self._encode([Exchange(prompt.messages) for prompt in prompts], _prompt_columns)
+        return [
+            result if isinstance(result, str) else _with_reference(result, prompt)
+            for result, prompt in zip(encoded, prompts, strict=True)
+        ]
 
     def _encode(
         self, exchanges: Sequence[Exchange], columns: _Columns
@@ -236,6 +240,10 @@ def _preference_columns(
 
 def _prompt_columns(prompt: EncodedPrompt, answers: _Answers, responses: _Responses) -> TableRow:
     return {"messages": as_json(as_list(prompt.messages)), "prompt_ids": prompt.ids}
+
+
+def _with_reference(row: EncodedRow, prompt: Prompt) -> EncodedRow:
+    return EncodedRow({**row.columns, "reference": prompt.reference}, row.notes)
 
 
 # -- plain text --

@@ -25,6 +25,7 @@ def summary(tables: Mapping[str, Sequence[TableRow]], ledger: Ledger) -> dict[st
         **_preference_accuracies(tables["preferences"]),
         **_mean_lengths(tables),
         **_step_figures(tables["steps"]),
+        **_reference_counts(tables["prompts"]),
         **ledger.summary(splits),
     }
 
@@ -86,6 +87,12 @@ def _step_figures(solutions: Sequence[TableRow]) -> dict[str, Value]:
         "steps_labelled": len(known),
         "steps_label_mean": sum(known) / len(known),
     }
+
+
+def _reference_counts(prompts: Sequence[TableRow]) -> dict[str, Value]:
+    """Prompts with a reference answer by split, where there are any."""
+    splits = Counter(row["split"] for row in prompts if row.get("reference") is not None)
+    return {f"prompts_{split}_references": count for split, count in sorted(splits.items())}
 
 
 def _mean_length(rows: Sequence[TableRow], column: str) -> float | None:

@@ -1,7 +1,7 @@
 """From a row of any known shape to a record: what was written, cleaned as the settings say."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rlhf.data.clean import Change, clean
 from rlhf.data.records import (
@@ -10,10 +10,12 @@ from rlhf.data.records import (
     Messages,
     Pair,
     PlainText,
+    Prompt,
     Record,
     Solution,
     with_texts,
 )
+from rlhf.data.references import read_reference
 from rlhf.data.rows import BrokenRow
 from rlhf.data.rules import AS_PUBLISHED, Rules
 from rlhf.data.shapes.columns import Columns, RawRow
@@ -53,6 +55,8 @@ def parse_row(row: RawRow, kind: Kind | None = None, rules: Rules = AS_PUBLISHED
         found = ", ".join(columns.names()) or "none"
         raise BrokenRow("unknown_shape", f"columns {found}; data.columns maps them")
     written = shape.record(columns)
+    if isinstance(written, Prompt):
+        written = replace(written, reference=read_reference(columns.get("reference")))
 
     # 2. what of it is usable
     # the first of each kind: rows are counted, not places

@@ -39,9 +39,13 @@ class Pair:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Messages that await an answer: they end with the user."""
+    """Messages that await an answer: they end with the user.
+
+    reference: the right answer, where one is known; rewards compare with it
+    """
 
     messages: Messages
+    reference: str | None = None
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,7 @@ KNOWN_COLUMNS = tuple(
         [
             *("chosen", "rejected", *MESSAGES, *_ASKED, *ANSWERS, *SYSTEMS, "history"),
             *(*STEPS, "labels", "finished", "label", "instances", "turns", "Goal", "text", "kind"),
+            "reference",
             *MESSAGE_KEYS,
         ]
     )

@@ -253,7 +253,7 @@ def test_a_run_logs_each_source(workspace: Workspace, changes: Mapping[str, Any]
     ("source", "message"),
     [
         ({"weight": 2}, "ppo.rewards.0.reward: missing"),
-        ({"reward": "length:1", "wieght": 2}, "did you mean weight? known here: reward, weight"),
+        ({"reward": "length:1", "wieght": 2}, "did you mean weight? known here: normalise, reward"),
         ({"reward": "length:1", "weight": 0}, "0 means nothing; leave the reward out"),
         ({"reward": "length:1", "weight": float("nan")}, "ppo.rewards.0.weight: must be a finite"),
         ({"reward": "length:1", "weight": True}, "ppo.rewards.0.weight: true and false mean"),
