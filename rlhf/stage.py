@@ -17,10 +17,14 @@ Run = Callable[[Settings, Workspace], object]
 
 @dataclass(frozen=True)
 class Choice:
-    """A table of the registry, and the names in it that settings choose."""
+    """A table of the registry, and the names in it that settings choose.
+
+    files: those of the user's that the settings name for it, by their paths in the project
+    """
 
     table: Mapping[str, str]
     names: Callable[[Settings], Iterable[str]]
+    files: Callable[[Settings], list[str]] = lambda _settings: []
 
     def places(self, settings: Settings) -> list[tuple[str, str]]:
         """Each chosen name, once, with its `module:name`; names of another table are passed over."""
@@ -52,6 +56,7 @@ SAMPLERS = Choice(registry.SAMPLERS, lambda settings: [settings.ppo.sampling.sam
 REWARDS = Choice(
     registry.REWARDS,
     lambda settings: [source.address.kind for source in settings.ppo.rewards],
+    lambda settings: [source.file for source in settings.ppo.rewards if source.file],
 )
 JUDGES = Choice(registry.JUDGES, lambda settings: _kinds(settings.evaluate.judges))
 
@@ -138,9 +143,10 @@ class Stage:
         return [place for choice in self.choices for place in choice.places(settings)]
 
     def modules(self, settings: Settings) -> list[str]:
-        """The modules that it runs: its own, and those of what the settings choose."""
+        """The modules that it runs: its own, those of what the settings choose, and files of the user's."""
         chosen = [place.partition(":")[0] for _, place in self.chosen(settings)]
-        return [self.module, *chosen]
+        files = [file for choice in self.choices for file in choice.files(settings)]
+        return [self.module, *chosen, *files]
 
     def is_off(self, settings: Settings) -> bool:
         """Whether the settings leave it out."""

@@ -4,7 +4,8 @@ stages/<stage>: the files that a stage runs, whatever algorithm is chosen
 algorithms/<name>: those that an algorithm runs beyond what the stage ppo runs anyway
 
 Which files these are is the closure of the imports (`rlhf/core/source.py`). What settings choose by
-name is linked once a preset or params.yaml chooses it, and stays linked. So a new file, or another
+name is linked once a preset or params.yaml chooses it, and stays linked; files of the user's that
+params.yaml names, while it names them. So a new file, or another
 algorithm, makes nobody's finished stage stale. DVC reads through a link to a file, but passes over
 one to a folder.
 
@@ -94,8 +95,13 @@ def code_of_algorithm(algorithm: str) -> list[Path]:
 
 
 def link_name(path: Path) -> str:
-    """A link's name: the file's place without `.py`, or tools would read it twice."""
-    place = path.with_suffix("").as_posix().removeprefix("rlhf/")
+    """A link's name: the file's place without `.py`, or tools would read it twice.
+
+    A file beside the package is the user's: its name must be none of the package's.
+    """
+    place = path.with_suffix("").as_posix()
+    is_ours = place.startswith("rlhf/") or path.is_absolute()
+    place = place.removeprefix("rlhf/") if is_ours else f"own/{place}"
     return place.strip("/").replace("/", ".")
 
 

@@ -16,6 +16,8 @@ from rlhf.common.errors import RlhfError
 
 PACKAGE = "rlhf"
 ROOT = Path(__file__).resolve().parents[2]
+# by which the file of a user's is told from the name of a module
+_FILE = ".py"
 
 # What cannot change a number: reading settings (their values count by themselves), names of files
 # and of what can be chosen, writing, progress, messages.
@@ -35,12 +37,16 @@ WITHOUT_EFFECT = (
 def closure(modules: Iterable[str]) -> list[Path]:
     """Every file that running `modules` can execute and that can change a number.
 
-    The package's own files, and those of any other package that one of `modules` lies in. Imports
-    within functions count, those for type checkers alone do not. A name that a registry holds is
-    text, not an import: whoever chooses from one passes the module along. Paths are relative to the
-    project where they lie in it, sorted. Raises RlhfError for a module without a file.
+    One that ends with .py is a file of the user's, by its path in the project; of what such a file
+    imports, what lies in the project counts. Of the others the package's own files count, and those of
+    any other package that one of `modules` lies in. Imports within functions count, those for type
+    checkers alone do not. A name that a registry holds is text, not an import: whoever chooses from
+    one passes the module along. Paths are relative to the project where they lie in it, sorted.
+    Raises RlhfError for a module or a file that is not there.
     """
-    waiting = list(modules)
+    modules = list(modules)
+    own = [name for name in modules if name.endswith(_FILE)]
+    waiting = [name for name in modules if not name.endswith(_FILE)]
     for name in waiting:
         if file_of(name) is None:
             raise RlhfError(
@@ -50,6 +56,11 @@ def closure(modules: Iterable[str]) -> list[Path]:
     followed = {PACKAGE, *map(_top, waiting)}
     seen: set[str] = set()
     files: set[Path] = set()
+    for name in own:
+        files.add(_own_file(name))
+        imports = [one for one in imported_names(ROOT / name) if _lies_in_project(one)]
+        followed.update(map(_top, imports))
+        waiting += imports
     while waiting:
         name = waiting.pop()
         if name in seen or _top(name) not in followed:
@@ -116,11 +127,23 @@ def imported_names(path: Path) -> tuple[str, ...]:
     return _read(path, path.stat().st_mtime_ns).imports
 
 
+def _own_file(name: str) -> Path:
+    path = ROOT / name
+    if not path.is_file():
+        raise RlhfError(f"{name}: no such file in the project; ppo.rewards names it")
+    return path
+
+
 # -- names -----------------------------------------------------------------------------------------
 
 
 def _top(name: str) -> str:
     return name.partition(".")[0]
+
+
+def _lies_in_project(name: str) -> bool:
+    """Whether what a user's file imports is a module at the project's root, not one that is installed."""
+    return not name.startswith(".") and _folder_of(_top(name)) == ROOT
 
 
 def _folder_of(top: str) -> Path | None:

@@ -63,6 +63,12 @@ class RewardSource(Section):
         """What scores."""
         return Address.parse(self.reward)
 
+    @property
+    def file(self) -> str | None:
+        """The file of the user's that it runs, by its path in the project."""
+        address = self.address
+        return python_place(address.detail)[0] if address.kind == "python" else None
+
 
 # -- the details of addresses ----------------------------------------------------------------------
 # Each raises ValueError with the form that is right.

@@ -1,0 +1,93 @@
+"""`python:FILE:FUNCTION`: a function of one's own, in a file of one's own in the project.
+
+def score(records: list[ResponseRecord]) -> list[float]: ...
+
+It gets a batch of records (`rlhf/rewards/records.py`) and gives as many numbers. A `score_std` on
+the function, or in its source's settings, says how far these lie apart; else it is 1.
+"""
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from rlhf.common.errors import RlhfError, TrainingError
+from rlhf.core.source import ROOT
+from rlhf.rewards.answers import checked_scores
+from rlhf.rewards.base import RewardContext
+from rlhf.rewards.records import ResponseRecord
+from rlhf.settings.rewards import python_place
+
+Function = Callable[[list[ResponseRecord]], Any]
+
+
+class PythonReward:
+    """Asks the function for all records at once; what it raises is told with the record at fault."""
+
+    def __init__(self, context: RewardContext, detail: str) -> None:
+        """Raises RlhfError where the file cannot be loaded or has no such function."""
+        file, name = python_place(detail)
+        self._who = f"reward python:{detail}"
+        self._path = ROOT / file
+        self._function = load_function(self._path, name, self._who)
+        self.score_std = float(getattr(self._function, "score_std", 1.0))
+
+    def scores_of(self, records: Sequence[ResponseRecord]) -> Sequence[float | None]:
+        """Finite numbers; raises TrainingError."""
+        if not records:
+            return []
+        try:
+            found = self._function(list(records))
+        except Exception as error:
+            raise self._told(error, self._at_fault(records)) from error
+        return checked_scores(found, records, self._who)
+
+    def _at_fault(self, records: Sequence[ResponseRecord]) -> ResponseRecord | None:
+        """The first record that the function fails on by itself."""
+        for record in records:
+            try:
+                self._function([record])
+            except Exception:
+                return record
+        return None
+
+    def _told(self, error: Exception, record: ResponseRecord | None) -> TrainingError:
+        # the line of the user's own code, the innermost that is not a library's
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if frame.filename == str(self._path)]
+        line = f", line {own[-1].lineno}" if own else ""
+        where = f" on {record}" if record is not None else " on a batch, on no record alone"
+        return TrainingError(f"{self._who}{line}: {type(error).__name__}: {error}{where}")
+
+
+def load_function(path: Path, name: str, who: str) -> Function:
+    """A function by its file, which is run as a module of its own; raises RlhfError."""
+    if not path.is_file():
+        raise RlhfError(f"{who}: no file {path}; it is named from the project's root")
+    try:
+        module = _module_of(path)
+    except Exception as error:
+        raise RlhfError(
+            f"{who}: {path} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        there = [key for key, value in vars(module).items() if callable(value)]
+        raise RlhfError(f"{who}: {path.name} has no function {name}; it has {', '.join(there)}")
+    found: Function = function
+    return found
+
+
+def _module_of(path: Path) -> ModuleType:
+    # under a name that no import finds, so that it hides no module of its own name
+    name = f"reward file {path}"
+    spec = spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    # dataclasses look their module up there
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,85 @@
+"""Reference answers of prompts: as they were written, in a column only where there are some."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from raw_files import replace_raw
+
+from rlhf.batches.tables import COLUMNS, has_column, read_table, write_table
+from rlhf.common.files import read_json
+from rlhf.data.parse import parse_row
+from rlhf.data.prepare import prepare
+from rlhf.data.read import BrokenRow
+from rlhf.data.records import Prompt
+from rlhf.settings import Settings
+from rlhf.workspace import Workspace
+
+Make = Callable[..., Settings]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("4", "4"),
+        (" two\n#### 2 ", " two\n#### 2 "),
+        (4, "4"),
+        (-0.5, "-0.5"),
+        (None, None),
+    ],
+)
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "2 + 2?"},
+        {"messages": [{"role": "user", "content": "2 + 2?"}]},
+        {"turns": ["2 + 2?", "And 3?"]},
+    ],
+)
+def test_a_prompt_of_any_shape_may_have_one(
+    row: dict[str, Any], value: object, expected: str | None
+) -> None:
+    record, _ = parse_row({**row, "reference": value})
+    assert isinstance(record, Prompt)
+    assert record.reference == expected
+    assert [message.content for message in record.messages] == ["2 + 2?"]
+
+
+@pytest.mark.parametrize("value", [True, "", " \n", ["4"], {"answer": 4}, float("nan")])
+def test_what_is_no_answer_drops_the_row_by_a_reason(value: object) -> None:
+    with pytest.raises(BrokenRow, match="reference_is_no_text_or_number"):
+        parse_row({"prompt": "2 + 2?", "reference": value})
+
+
+def test_the_table_has_them_beside_their_prompts(workspace: Workspace, make_settings: Make) -> None:
+    rows: list[dict[str, Any]] = [
+        {"prompt": f"What is {number} and {number}?", "reference": 2 * number}
+        for number in range(40)
+    ]
+    rows += [{"prompt": f"Name {number} colours."} for number in range(20)]
+    replace_raw(workspace, "prompts", train=rows)
+    prepare(make_settings(), workspace)
+    table = read_table(workspace, "prompts", split="train")
+    found = dict(zip(table["messages"], table["reference"], strict=True))
+    assert len(found) > 20
+    for messages, reference in found.items():
+        if "colours" in messages:
+            assert reference is None or reference != reference
+        else:
+            number = int(messages.split("What is ")[1].split()[0])
+            assert reference == str(2 * number)
+    summary = read_json(workspace.metrics("prepare"))
+    assert summary["prompts_train_references"] == sum("What is" in text for text in found)
+
+
+def test_a_table_without_any_has_no_column_for_them(
+    workspace: Workspace, make_settings: Make
+) -> None:
+    prepare(make_settings(), workspace)
+    assert list(read_table(workspace, "prompts").columns) == list(COLUMNS["prompts"])
+    assert not has_column(workspace, "prompts", "reference")
+    assert not [key for key in read_json(workspace.metrics("prepare")) if "reference" in key]
+    rows = read_table(workspace, "prompts").to_dict("records")
+    before = (workspace.prepared / "prompts.parquet").read_bytes()
+    write_table(workspace.prepared, "prompts", [{**row, "reference": None} for row in rows])
+    assert (workspace.prepared / "prompts.parquet").read_bytes() == before
