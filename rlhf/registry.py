@@ -28,6 +28,8 @@ ALGORITHMS: dict[str, str] = {
 # ppo.rewards, by the kind of their address: what scores a response
 REWARDS: dict[str, str] = {
     "model": "rlhf.rewards.model:ModelReward",
+    "hf": "rlhf.rewards.hf:HfReward",
+    "http": "rlhf.rewards.http:HttpReward",
     "python": "rlhf.rewards.python:PythonReward",
     "missing-end": "rlhf.rewards.rules:MissingEndPenalty",
     "overlong": "rlhf.rewards.rules:OverlongPenalty",

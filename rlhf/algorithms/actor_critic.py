@@ -3,6 +3,7 @@
 ... -> advantages and returns (GAE) -> policy, critic
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import ClassVar
 
@@ -36,7 +37,7 @@ class ActorCritic(OnPolicy):
     def inputs(cls, settings: Settings) -> Inputs:
         inputs = super().inputs(settings)
         models = dict.fromkeys((*inputs.models, critic_of(settings).initial))
-        return Inputs(inputs.tables, tuple(models))
+        return replace(inputs, models=tuple(models))
 
     def __init__(self, context: Context) -> None:
         self.critic = critic_of(context.settings)

@@ -74,7 +74,7 @@ class Aihf(PpoMax):
     def inputs(cls, settings: Settings) -> Inputs:
         inputs = super().inputs(settings)
         models = dict.fromkeys((*inputs.models, "reward"))
-        return Inputs((*inputs.tables, *TABLES), tuple(models))
+        return replace(inputs, tables=(*inputs.tables, *TABLES), models=tuple(models))
 
     def __init__(self, context: Context) -> None:
         self.aihf = aihf_of(context.settings)

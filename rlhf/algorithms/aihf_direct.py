@@ -6,7 +6,7 @@ from; `ppo.rewards` only judge validations.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -58,7 +58,7 @@ class AihfDirect(ScoredPolicy):
     @classmethod
     def inputs(cls, settings: Settings) -> Inputs:
         inputs = super().inputs(settings)
-        return Inputs((*inputs.tables, *TABLES), inputs.models)
+        return replace(inputs, tables=(*inputs.tables, *TABLES))
 
     def __init__(self, context: Context) -> None:
         self.direct = aihf_direct_of(context.settings)

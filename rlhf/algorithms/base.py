@@ -42,15 +42,21 @@ class Context:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the stage reads for an algorithm: tables of data/prepared, and models by name."""
+    """What the stage reads for an algorithm: tables of data/prepared, and models by name.
+
+    elsewhere: what the settings name by a path of its own, by its address
+    """
 
     tables: tuple[str, ...]
     models: tuple[str, ...]
+    elsewhere: Mapping[str, Path] = field(default_factory=dict)
 
     def paths(self, workspace: Workspace) -> dict[str, Path]:
         """Where they lie."""
         tables = {name: workspace.prepared / f"{name}.parquet" for name in self.tables}
-        return tables | {f"models/{name}": workspace.model(name) for name in self.models}
+        models = {f"models/{name}": workspace.model(name) for name in self.models}
+        # a relative path is from the workspace on
+        return tables | models | {name: workspace.root / at for name, at in self.elsewhere.items()}
 
 
 # -- what an algorithm draws on --------------------------------------------------------------------

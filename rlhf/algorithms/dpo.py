@@ -4,6 +4,7 @@ So `evaluate`, the report and studies compare it with policies of other algorith
 the same rewards, the same objective.
 """
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from rlhf.algorithms.base import POLICY, Context, Inputs, Sources, Updates
@@ -24,7 +25,7 @@ class DpoPolicy(ScoredPolicy):
         inputs = super().inputs(settings)
         # base is where ppo.initial lets a policy start that learns
         models = (model for model in inputs.models if model != "base")
-        return Inputs(inputs.tables, (*models, "dpo"))
+        return replace(inputs, models=(*models, "dpo"))
 
     def load_models(self, context: Context) -> None:
         """The DPO model, which must have had this very reference; raises ModelError."""

@@ -14,6 +14,7 @@ equations and results are not verified.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -68,7 +69,7 @@ class Etpo(OnPolicy):
     def inputs(cls, settings: Settings) -> Inputs:
         inputs = super().inputs(settings)
         models = dict.fromkeys((*inputs.models, critic_of(settings).initial))
-        return Inputs(inputs.tables, tuple(models))
+        return replace(inputs, models=tuple(models))
 
     def __init__(self, context: Context) -> None:
         assert context.settings.ppo.etpo is not None

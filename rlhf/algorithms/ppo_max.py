@@ -11,6 +11,7 @@ Which of them are on, and how strong, is for `params.yaml` to say; the formulas 
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -77,7 +78,7 @@ class PpoMax(ActorCritic):
     def inputs(cls, settings: Settings) -> Inputs:
         inputs = super().inputs(settings)
         text = ("pretrain",) if settings.ppo.ptx else ()
-        return Inputs((*inputs.tables, *text), inputs.models)
+        return replace(inputs, tables=(*inputs.tables, *text))
 
     def further_losses(
         self, iteration: int, sources: Sources, step: Step[Experience]

@@ -38,7 +38,7 @@ class ProcessSupervision(PpoMax):
     @classmethod
     def inputs(cls, settings: Settings) -> Inputs:
         inputs = super().inputs(settings)
-        return Inputs(inputs.tables, (*inputs.models, ROLE))
+        return replace(inputs, models=(*inputs.models, ROLE))
 
     def load_models(self, context: Context) -> None:
         super().load_models(context)

@@ -6,6 +6,8 @@ beta_1 and beta_3 are in `ppo.rto`, beta_2 is `ppo.kl.coefficient`. No new loss:
 prefers is paid where it is said, and not at the end alone.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -27,7 +29,7 @@ class Rto(PpoMax):
     @classmethod
     def inputs(cls, settings: Settings) -> Inputs:
         inputs = super().inputs(settings)
-        return Inputs(inputs.tables, (*inputs.models, "dpo"))
+        return replace(inputs, models=(*inputs.models, "dpo"))
 
     def load_models(self, context: Context) -> None:
         """PPO-max's, and the DPO model, which must have had the same reference; raises ModelError."""

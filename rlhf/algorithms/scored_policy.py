@@ -50,7 +50,8 @@ class ScoredPolicy:
         rewards = [source.address for source in ppo.rewards]
         scoring = [reward.detail for reward in rewards if reward.kind == "model"]
         models = dict.fromkeys(("sft", *scoring, ppo.initial))
-        return Inputs(tables=("prompts",), models=tuple(models))
+        elsewhere = {str(reward): reward.path for reward in rewards if reward.kind == "hf"}
+        return Inputs(tables=("prompts",), models=tuple(models), elsewhere=elsewhere)
 
     def __init__(self, context: Context) -> None:
         self.engine = context.engine

@@ -16,6 +16,7 @@ from rlhf.commands.chat_command import chat
 from rlhf.commands.compare_command import compare
 from rlhf.commands.context import CliContext
 from rlhf.commands.credit_command import credit
+from rlhf.commands.export_command import export_reward
 from rlhf.commands.preset_command import preset
 from rlhf.commands.record_command import record
 from rlhf.commands.search_command import search
@@ -76,6 +77,7 @@ def shared(
     rlhf annotate                     let people compare the models' answers
     rlhf credit --row 0               which tokens a DPO model gives credit for an answer
     rlhf search "Hello"               a model's likeliest answers, by beam search
+    rlhf export-reward DIRECTORY      a reward model as transformers' sequence classifier
     """
     # or each command would report a missing file of its own
     if not root.is_dir():
@@ -86,3 +88,4 @@ def shared(
 # in the order of --help
 for _command in (preset, doctor, show, chat, compare, weights, record, annotate, credit, search):
     app.command()(_command)
+app.command(name="export-reward")(export_reward)

@@ -61,6 +61,11 @@ class Models:
         return self._modules[role]
 
     @property
+    def engine(self) -> Engine:
+        """The machine that they run on."""
+        return self._engine
+
+    @property
     def trainers(self) -> Mapping[str, Trainer]:
         """Every trainable model with its optimiser, by role."""
         return self._trainers

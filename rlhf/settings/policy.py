@@ -26,11 +26,12 @@ from rlhf.settings.reads import (
     own_section,
     switched_off,
 )
-from rlhf.settings.rewards import RewardSource
+from rlhf.settings.rewards import RewardService, RewardSource
 from rlhf.settings.section import (
     Count,
     CountOrZero,
     Fraction,
+    Name,
     NonNegative,
     Positive,
     Section,
@@ -145,7 +146,7 @@ class Sampling(Section):
 class Ppo(Section):
     """The policy stage (sections 3 and 5): by PPO-max, or by the algorithm that is named."""
 
-    LATER: ClassVar = frozenset({"rewards", "responses"}) | NEIGHBOUR_SECTIONS
+    LATER: ClassVar = frozenset({"rewards", "reward_services", "responses"}) | NEIGHBOUR_SECTIONS
 
     algorithm: Annotated[str, one_of(ALGORITHMS)] = "ppo-max"
     # detail 9: where the policy starts
@@ -167,6 +168,8 @@ class Ppo(Section):
     # what scores a response, summed: addresses, or mappings of `reward` and `weight`; model:reward is
     # the reward model of the stage before
     rewards: tuple[RewardSource, ...] = (RewardSource(reward="model:reward"),)
+    # what `http:NAME` asks, by name
+    reward_services: dict[Name, RewardService] = Field(default_factory=dict)
     kl: Kl | None
     # detail 2, what the ratio divides by; policy: the one that sampled
     importance: Literal["policy", "reference"] = "policy"
@@ -283,6 +286,17 @@ class Ppo(Section):
         addresses = {source.reward for source in self.rewards}
         if not self.rewards or len(addresses) < len(self.rewards):
             raise ValueError("rewards: at least one, and none twice")
+        return self
+
+    @model_validator(mode="after")
+    def _known_services(self) -> Self:
+        for source in self.rewards:
+            address = source.address
+            if address.kind == "http" and address.detail not in self.reward_services:
+                there = ", ".join(sorted(self.reward_services)) or "none"
+                raise ValueError(
+                    f"rewards: {address}: no such service; reward_services has {there}"
+                )
         return self
 
     @model_validator(mode="after")

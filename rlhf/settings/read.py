@@ -66,7 +66,7 @@ def _absent(section: Section, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 # below here a secret may stand by mistake: such a text is not repeated
-_MAY_HOLD_SECRETS = ("evaluate", "endpoints")
+_MAY_HOLD_SECRETS = (("evaluate", "endpoints"), ("ppo", "reward_services"))
 
 
 def _explain(item: dict[str, Any], where: str) -> str:
@@ -86,7 +86,7 @@ def _explain(item: dict[str, Any], where: str) -> str:
     harmless = (
         isinstance(item["input"], bool | int | float | None) and item["type"] != "string_type"
     )
-    secret = location[:2] == _MAY_HOLD_SECRETS and not harmless
+    secret = location[:2] in _MAY_HOLD_SECRETS and not harmless
     silent = item["type"] == "missing" or isinstance(item["input"], Mapping) or secret
     found = "" if silent else f" (found {item['input']!r})"
     return f"{where}: {key}: {message}{found}"

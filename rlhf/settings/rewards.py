@@ -4,12 +4,13 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, ModelWrapValidatorHandler, model_serializer, model_validator
 
 from rlhf.common.address import Address
 from rlhf.registry import REWARDS
-from rlhf.settings.section import Positive, Section, of_kind
+from rlhf.settings.section import Count, CountOrZero, Positive, Section, of_kind
 
 Weight = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -68,6 +69,47 @@ class RewardSource(Section):
         """The file of the user's that it runs, by its path in the project."""
         address = self.address
         return python_place(address.detail)[0] if address.kind == "python" else None
+
+
+class RewardService(Section):
+    """A reward service of one's own, which `http:NAME` asks; rlhf/rewards/http.py has what is sent.
+
+    On this machine unless told otherwise.
+    """
+
+    # ${VARIABLE} is read from the environment
+    url: str = "http://127.0.0.1:8000/score"
+    # the environment variable that holds its key; the key itself is kept nowhere
+    key_variable: str | None = None
+    # records of a request
+    batch: Count = 64
+    # requests at a time, of each process
+    concurrency: Count = 4
+    timeout_seconds: Positive = 60.0
+    # further tries of a request that failed
+    retries: CountOrZero = 5
+
+    @model_validator(mode="after")
+    def _without_secrets(self) -> Self:
+        parts = urlsplit(self.url)
+        if not self.url.startswith(("http://", "https://", "$")):
+            raise ValueError("url: must begin with http://, https:// or ${VARIABLE}")
+        if parts.username is not None or parts.password is not None or parts.query:
+            raise ValueError(
+                "url: without user, password and what follows a `?`, which may be secret; a key comes "
+                "from the environment variable that key_variable names"
+            )
+        if self.key_variable and not re.fullmatch("[A-Z_][A-Z0-9_]*", self.key_variable):
+            raise ValueError(
+                "key_variable: must be the name of an environment variable, in capitals"
+            )
+        return self
+
+
+def is_loopback(url: str) -> bool:
+    """Whether an address is one of this machine."""
+    host = urlsplit(url).hostname or ""
+    return host in ("localhost", "::1") or re.fullmatch(r"127(\.[0-9]{1,3}){3}", host) is not None
 
 
 # -- the details of addresses ----------------------------------------------------------------------

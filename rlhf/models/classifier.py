@@ -1,0 +1,251 @@
+"""Reward models as transformers knows them: sequence classifiers with one label, asked by text.
+
+Our own reward models are written in that form by `export_classifier`.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from rlhf.common.errors import ModelError
+from rlhf.common.files import read_json, staged_directory, write_json
+from rlhf.core.tokenizers import read_tokenizer
+from rlhf.engine import Engine
+from rlhf.workspace import HEAD_FILE
+
+# of an exported model's configuration: what is added to its score; its classifier has no bias
+SCORE_BIAS = "score_bias"
+_INDEX_FILE = "model.safetensors.index.json"
+# what a tokenizer without a limit states is larger than any window
+_NO_LIMIT = 10**9
+
+Messages = Sequence[Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A dialogue and the response to it; finished: whether the response ended by itself."""
+
+    messages: Messages
+    response: str
+    finished: bool = True
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A frozen classifier that scores texts in batches, by its own tokenizer and chat template."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    batch: int
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext
+
+    @classmethod
+    def load(cls, directory: Path, engine: Engine, batch: int) -> "Classifier":
+        """Read it from a Hugging Face directory; raises ModelError that says what is wrong with it."""
+        model = engine.frozen(load_classifier(directory))
+        tokenizer = read_tokenizer(directory)
+        tokenizer.padding_side = "right"
+        return cls(model, tokenizer, batch, engine.autocast)
+
+    @property
+    def window(self) -> int:
+        """The most tokens that it reads."""
+        stated = getattr(self.model.config, "max_position_embeddings", None) or _NO_LIMIT
+        return min(int(stated), int(self.tokenizer.model_max_length))
+
+    @torch.no_grad()
+    def scores(self, answered: Sequence[Answered]) -> list[float | None]:
+        """A score each, None for a text that is longer than the window."""
+        ids = [self.encode(one) for one in answered]
+        fitting = [row for row, tokens in enumerate(ids) if len(tokens) <= self.window]
+        # texts of like length side by side: less padding
+        fitting.sort(key=lambda row: len(ids[row]))
+        scores: list[float | None] = [None] * len(ids)
+        for start in range(0, len(fitting), self._at_once):
+            rows = fitting[start : start + self._at_once]
+            for row, score in zip(rows, self._forward([ids[row] for row in rows]), strict=True):
+                scores[row] = score
+        return scores
+
+    def encode(self, answered: Answered) -> list[int]:
+        """The tokens of a dialogue with its response.
+
+        By the chat template where there is one: a response that was cut stays open. Else as the pair of
+        texts that classifiers without one are trained on.
+        """
+        if self.tokenizer.chat_template is None:
+            prompt = _prompt_text(answered.messages)
+            pair: list[int] = self.tokenizer(prompt, answered.response)["input_ids"]
+            return pair
+        dialogue = [*answered.messages, {"role": "assistant", "content": answered.response}]
+        text = self.tokenizer.apply_chat_template(
+            [dict(message) for message in dialogue],
+            tokenize=False,
+            # of an empty response nothing could be continued
+            continue_final_message=not answered.finished and bool(answered.response.strip()),
+        )
+        # the template has put them there
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    @property
+    def _at_once(self) -> int:
+        # without a pad token transformers cannot tell where a text of several ends
+        return self.batch if self.model.config.pad_token_id is not None else 1
+
+    def _forward(self, rows: Sequence[Sequence[int]]) -> list[float]:
+        width = max(map(len, rows))
+        pad = int(self.model.config.pad_token_id or 0)
+        ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+        device = self.model.device
+        with self.autocast():
+            logits = self.model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
+        bias = float(getattr(self.model.config, SCORE_BIAS, 0.0))
+        scores: list[float] = (logits.squeeze(-1).float() + bias).tolist()
+        return scores
+
+
+def load_classifier(directory: Path) -> PreTrainedModel:
+    """A sequence classifier with one label; raises ModelError for anything else."""
+    if not (directory / "config.json").is_file():
+        raise ModelError(f"{directory}: no model here (config.json is missing)")
+    if not any(directory.glob("*.safetensors")):
+        raise ModelError(f"{directory}: no *.safetensors weights; other formats are not loaded")
+    try:
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            directory,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{directory}: not a loadable sequence classifier: {error}") from error
+    if model.config.num_labels != 1:
+        raise ModelError(
+            f"{directory}: a classifier of {model.config.num_labels} labels; a reward model has one"
+        )
+    # transformers would go on with random ones
+    if missing := sorted(report["missing_keys"]):
+        hint = "; `rlhf export-reward` writes ours in this form" if _is_ours(directory) else ""
+        raise ModelError(
+            f"{directory}: its weights lack {', '.join(missing[:3])}: it is no trained sequence "
+            f"classifier{hint}"
+        )
+    found: PreTrainedModel = model.eval()
+    return found
+
+
+def _is_ours(directory: Path) -> bool:
+    return (directory / HEAD_FILE).is_file()
+
+
+def _prompt_text(messages: Messages) -> str:
+    """A single message as it is, several as a transcript."""
+    if len(messages) == 1:
+        return messages[0]["content"]
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
+
+
+# -- ours in that form -----------------------------------------------------------------------------
+
+
+def export_classifier(source: Path, target: Path) -> float:
+    """Write a reward model of ours as a sequence classifier; gives what is to be added to its score.
+
+    The weights are further names of the files in `source`, where the disk can, so that they take no
+    room twice; the head is a small file beside them. transformers' classifiers have no bias: ours
+    stands in `config.json` as `score_bias`. Raises ModelError where transformers has no classifier of
+    that family.
+    """
+    if not _is_ours(source):
+        raise ModelError(f"{source}: no {HEAD_FILE}: this is not a reward model")
+    head = load_file(source / HEAD_FILE)
+    bias = float(head["bias"])
+    name = _head_name(source)
+    with staged_directory(target) as directory:
+        weight_map = {}
+        for path in sorted(source.glob("*.safetensors")):
+            if path.name != HEAD_FILE:
+                # one file named model.safetensors would be taken for all there is
+                _link(path, directory / f"backbone-{path.name}")
+                with safe_open(path, "pt") as tensors:
+                    weight_map |= dict.fromkeys(tensors.keys(), f"backbone-{path.name}")
+        save_file({name: head["weight"].float()}, directory / "score.safetensors", {"format": "pt"})
+        weight_map[name] = "score.safetensors"
+        write_json(directory / _INDEX_FILE, {"metadata": {}, "weight_map": weight_map})
+        write_json(directory / "config.json", _as_classifier(source, bias))
+        tokenizer = read_tokenizer(source)
+        if isinstance(tokenizer.chat_template, str):
+            tokenizer.chat_template = _ending_with_last_token(tokenizer.chat_template)
+        tokenizer.save_pretrained(directory)
+    return bias
+
+
+def _as_classifier(source: Path, bias: float) -> dict[str, Any]:
+    config = read_json(source / "config.json")
+    family = type(_empty_classifier(source)).__name__
+    return config | {
+        "architectures": [family],
+        "id2label": {"0": "reward"},
+        "label2id": {"reward": 0},
+        SCORE_BIAS: bias,
+    }
+
+
+def _head_name(source: Path) -> str:
+    """What the family's classifier calls the weights of its head."""
+    model = _empty_classifier(source)
+    prefix = f"{model.base_model_prefix}."
+    names = [name for name, _ in model.named_parameters() if not name.startswith(prefix)]
+    if len(names) != 1:
+        raise ModelError(
+            f"{source}: {type(model).__name__} has more than a linear head ({', '.join(names)})"
+        )
+    return names[0]
+
+
+def _empty_classifier(source: Path) -> PreTrainedModel:
+    config = AutoConfig.from_pretrained(source, local_files_only=True, num_labels=1)
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForSequenceClassification.from_config(
+                config, trust_remote_code=False
+            )
+    except ValueError as error:
+        raise ModelError(
+            f"{source}: transformers has no sequence classifier of family {config.model_type}"
+        ) from error
+    return model
+
+
+def _ending_with_last_token(template: str) -> str:
+    """A chat template without the line end behind the last turn: our score is read at its end token."""
+    body = f"{{%- set rendered %}}{template}{{% endset %}}"
+    return f"{body}{{{{- rendered if add_generation_prompt else rendered.rstrip() }}}}"
+
+
+def _link(path: Path, link: Path) -> None:
+    try:
+        # of what DVC put there as a link the file itself
+        os.link(path.resolve(), link)
+    # another disk, or one without links
+    except OSError:
+        shutil.copyfile(path, link)

@@ -1,0 +1,246 @@
+"""`hf:DIRECTORY` and our reward models as transformers' sequence classifiers."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tiny import EOS, PAD, VOCABULARY, numbers, prompts_of, tiny_settings, tiny_tokenizer
+from transformers import (
+    AutoModelForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    PreTrainedModel,
+)
+
+from rlhf.batches.padding import pad_responses
+from rlhf.commands.cli import main
+from rlhf.common.errors import ModelError
+from rlhf.common.files import tree_bytes
+from rlhf.engine import make_engine
+from rlhf.models.classifier import Answered, Classifier, export_classifier
+from rlhf.models.heads import load_scalar_model, response_scores
+from rlhf.models.roles import Models
+from rlhf.registry import ALGORITHMS, find
+from rlhf.rewards.base import RewardContext, make_rewards
+from rlhf.rollout.records import Rollout, Sampled, make_rollout
+from rlhf.training import loop
+from rlhf.workspace import Workspace
+
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|> {{ m['content'] }} <|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|> {% endif %}"
+)
+
+
+def classifier_of(family: str, **changes: Any) -> PreTrainedModel:
+    torch.manual_seed(11)
+    common = {"vocab_size": VOCABULARY, "num_labels": 1, "pad_token_id": PAD, **changes}
+    if family == "gpt2":
+        config = GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=64, **common)
+        return GPT2ForSequenceClassification(config).eval()
+    llama = LlamaConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        initializer_range=0.2,
+        max_position_embeddings=64,
+        **common,
+    )
+    return LlamaForSequenceClassification(llama).eval()
+
+
+def saved(
+    folder: Path, family: str = "llama", template: str | None = TEMPLATE, **changes: Any
+) -> Path:
+    classifier_of(family, **changes).save_pretrained(folder)
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def loaded(folder: Path, batch: int = 4) -> Classifier:
+    return Classifier.load(folder, make_engine(tiny_settings().engine), batch)
+
+
+def user(text: str) -> list[Mapping[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+ANSWERED = [
+    Answered(user("w9 w30"), "w12 w13"),
+    Answered([*user("w5"), {"role": "assistant", "content": "w6"}, *user("w7")], "w8 w9 w10 w11"),
+    Answered(user("w9"), "good", finished=False),
+    Answered(user("w9"), "good"),
+]
+
+
+@torch.no_grad()
+def slow_score(folder: Path, ids: list[int]) -> float:
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    return float(model(input_ids=torch.tensor([ids])).logits[0, 0])
+
+
+# -- one from elsewhere -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_scores_are_those_of_each_text_alone(tmp_path: Path, family: str) -> None:
+    classifier = loaded(saved(tmp_path, family))
+    ids = [classifier.encode(one) for one in ANSWERED]
+    # the template's tokens, and no end behind what was cut
+    assert ids[0] == [2, 9, 30, 1, 2, 12, 13, 1]
+    assert ids[1] == [2, 5, 1, 2, 6, 1, 2, 7, 1, 2, 8, 9, 10, 11, 1]
+    assert ids[2] == [2, 9, 1, 2, 3] and ids[3] == [2, 9, 1, 2, 3, 1]
+    expected = [slow_score(tmp_path, row) for row in ids]
+    assert classifier.scores(ANSWERED) == pytest.approx(expected, abs=1e-5)
+    assert len(set(expected)) == 4
+
+
+def test_without_a_template_prompt_and_response_are_a_pair(tmp_path: Path) -> None:
+    classifier = loaded(saved(tmp_path, template=None))
+    assert classifier.encode(ANSWERED[0]) == [9, 30, 12, 13]
+    (score,) = classifier.scores(ANSWERED[:1])
+    assert score == pytest.approx(slow_score(tmp_path, [9, 30, 12, 13]), abs=1e-5)
+
+
+def test_without_a_pad_token_texts_are_scored_one_by_one(tmp_path: Path) -> None:
+    classifier = loaded(saved(tmp_path, pad_token_id=None))
+    expected = [slow_score(tmp_path, classifier.encode(one)) for one in ANSWERED]
+    assert classifier.scores(ANSWERED) == pytest.approx(expected, abs=1e-5)
+
+
+def test_what_does_not_fit_its_window_is_not_judged(tmp_path: Path) -> None:
+    classifier = loaded(saved(tmp_path))
+    assert classifier.window == 64
+    long = Answered(user("w9"), " ".join(["w8"] * 61))
+    assert len(classifier.encode(long)) == 65
+    first, second, third = classifier.scores([ANSWERED[0], long, ANSWERED[3]])
+    assert second is None
+    assert [first, third] == pytest.approx(
+        [slow_score(tmp_path, classifier.encode(ANSWERED[row])) for row in (0, 3)], abs=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("two labels", "a classifier of 2 labels; a reward model has one"),
+        ("a language model", r"lack score\.weight: it is no trained sequence classifier$"),
+        ("ours", "lack score.weight.*`rlhf export-reward` writes ours in this form"),
+        ("pickles", r"no \*\.safetensors weights; other formats are not loaded"),
+        ("nothing", r"no model here \(config\.json is missing\)"),
+    ],
+)
+def test_what_is_no_reward_model_is_told(
+    prepared: Workspace, tmp_path: Path, change: str, message: str
+) -> None:
+    folder = tmp_path / "model"
+    if change == "two labels":
+        saved(folder, num_labels=2)
+    elif change == "a language model":
+        folder = prepared.model("sft")
+    elif change == "ours":
+        folder = prepared.model("reward")
+    elif change == "pickles":
+        saved(folder)
+        (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=message):
+        loaded(folder)
+
+
+def test_a_run_is_paid_by_it_and_keyed_by_its_bytes(workspace: Workspace) -> None:
+    saved(workspace.root / "theirs")
+    settings = tiny_settings({"ppo.rewards": ["hf:theirs"], "ppo.iterations": 1})
+    inputs = find(ALGORITHMS, "ppo-max").inputs(settings)
+    assert inputs.paths(workspace)["hf:theirs"] == workspace.root / "theirs"
+    loop.train(settings, workspace)
+    row = numbers(workspace.steps("ppo"))[0]
+    assert row["reward"] == row["reward_hf_theirs"]
+    assert row["reward_hf_theirs_std"] > 0 and row["reward_hf_theirs_failures"] == 0.0
+
+
+# -- ours as theirs -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rollout() -> Rollout:
+    prompts = prompts_of([[2, 9, 30, 1, 2], [2, 11, 1, 2]])
+    responses = [[12, 13, 14, EOS], [16]]
+    sampled = Sampled(responses, [[0.0] * len(response) for response in responses])
+    return make_rollout(prompts, sampled, EOS, PAD, torch.device("cpu"))
+
+
+@pytest.fixture
+def ours(workspace: Workspace) -> Path:
+    """A reward model with a bias, whose tokenizer has a template."""
+    directory = workspace.model("reward")
+    head = load_scalar_model(directory).head
+    weights = {"weight": head.weight.detach(), "bias": torch.tensor([-0.75])}
+    save_file(weights, directory / "scalar_head.safetensors")
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+@torch.no_grad()
+def test_transformers_scores_as_we_do_but_for_the_bias(
+    ours: Path, rollout: Rollout, tmp_path: Path
+) -> None:
+    bias = export_classifier(ours, tmp_path / "out")
+    assert bias == -0.75
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["score_bias"] == -0.75
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    expected = response_scores(load_scalar_model(ours), rollout.batch)
+    batch = pad_responses(rollout.prompts.ids, rollout.responses, PAD)
+    found = model(input_ids=batch.input_ids, attention_mask=(batch.input_ids != PAD).long()).logits
+    torch.testing.assert_close(found[:, 0] + bias, expected, atol=1e-5, rtol=0)
+
+
+def test_by_text_it_scores_as_the_chain_does(
+    ours: Path, workspace: Workspace, rollout: Rollout
+) -> None:
+    """The end token is the last one: what a template puts behind it is not read."""
+    export_classifier(ours, workspace.root / "out")
+    settings = tiny_settings({"ppo.rewards": ["model:reward", "hf:out"], "ppo.micro_batch": 2})
+    models = Models(make_engine(settings.engine), None)
+    context = RewardContext(settings, workspace, models, tiny_tokenizer())
+    read = make_rewards(context).read(rollout)
+    torch.testing.assert_close(read["hf_out"].scores, read["model"].scores, atol=1e-5, rtol=0)
+
+
+def test_it_takes_no_room_twice(ours: Path, tmp_path: Path) -> None:
+    export_classifier(ours, tmp_path / "out")
+    (weights,) = (tmp_path / "out").glob("backbone-*.safetensors")
+    assert weights.samefile(ours / "model.safetensors")
+    own = [path for path in (tmp_path / "out").iterdir() if path != weights]
+    assert sum(path.stat().st_size for path in own) < tree_bytes(ours) / 4
+
+
+def test_the_command_writes_it_once(
+    ours: Path, workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["-C", str(workspace.root), "export-reward", "out"]
+    main(arguments)
+    assert "score of models/reward = its score -0.750000" in capsys.readouterr().out
+    assert loaded(workspace.root / "out").window == 256
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_what_is_no_reward_model_of_ours_is_not_exported(
+    prepared: Workspace, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match=r"no scalar_head\.safetensors: this is not a reward"):
+        export_classifier(prepared.model("sft"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
