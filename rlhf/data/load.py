@@ -148,6 +148,9 @@ def as_prompt(record: Record) -> Prompt:
     """The messages before the (last) answer; raises BrokenRow."""
     if isinstance(record, PlainText):
         raise BrokenRow("not_a_prompt")
+    # with its reference answer
+    if isinstance(record, Prompt):
+        return record
     if isinstance(record, Dialogue):
         return Prompt(record.messages[:-1])
     return Prompt(record.messages)

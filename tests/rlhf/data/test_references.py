@@ -78,7 +78,7 @@ def test_a_table_without_any_has_no_column_for_them(
     prepare(make_settings(), workspace)
     assert list(read_table(workspace, "prompts").columns) == list(COLUMNS["prompts"])
     assert not has_column(workspace, "prompts", "reference")
-    assert not [key for key in read_json(workspace.metrics("prepare")) if "reference" in key]
+    assert not [key for key in read_json(workspace.metrics("prepare")) if "_references" in key]
     rows = read_table(workspace, "prompts").to_dict("records")
     before = (workspace.prepared / "prompts.parquet").read_bytes()
     write_table(workspace.prepared, "prompts", [{**row, "reference": None} for row in rows])
