@@ -113,7 +113,14 @@ PAIR_SETTINGS = Place("settings/neighbours.py", ("settings/test_pair_sections.py
 PARTS = Place("algorithms/on_policy.py", ON_TWO_PROCESSES)
 TEXT_PARTS = Place("algorithms/ppo_max.py", ON_TWO_PROCESSES)
 SCORED = Place("rewards/base.py", ("rewards/test_make_rewards.py",))
-REWARD_SETTINGS = Place("settings/policy.py", ("rewards/test_make_rewards.py",))
+REWARD_SETTINGS = Place("settings/rewards.py", ("rewards/test_make_rewards.py",))
+REWARD_SOURCES = Place("rewards/base.py", ("rewards/test_reward_sources.py",))
+SOURCE_METRICS = Place("algorithms/metrics.py", ("rewards/test_reward_sources.py",))
+RULES = Place("rewards/rules.py", ("rewards/test_rules.py",))
+GIVEN_SCORES = Place("rewards/answers.py", ("rewards/test_python_reward.py",))
+SERVICE = Place("rewards/http.py", ("rewards/test_http_reward.py",))
+CLASSIFIER = Place("models/classifier.py", ("rewards/test_hf_reward.py",))
+REFERENCES = Place("data/load.py", ("data/test_references.py",))
 SETTINGS = Place("settings/policy.py", ("settings/test_apa_section.py",))
 READS = Place("settings/reads.py", ("settings/test_apa_section.py",))
 GROUPS = Place("ppo/groups.py", ("ppo/test_groups.py",))
@@ -469,9 +476,19 @@ MUTATIONS = (
     BEAM("beam search", "the end token goes on", "token == eos_id, parent", "False, parent"),
 
     # -- rewards ------------------------------------------------------------------------------------
-    SCORED("rewards", "the last one alone", "first = first + scores", "first = scores"),
-    SCORED("rewards", "stds are added", "math.sqrt(sum(reward.score_std**2 for reward in self._rewards))", "sum(reward.score_std for reward in self._rewards)"),
-    REWARD_SETTINGS("rewards", "any model may be trained against", "if text != only:", "if False:"),
+    SCORED("rewards", "the last one alone", "first = first + share", "first = share"),
+    SCORED("rewards", "stds are added", "math.sqrt(sum(source.unit**2 for source in self.sources))", "sum(source.unit for source in self.sources)"),
+    REWARD_SOURCES("rewards", "weights are left out", "return self.settings.weight * scores", "return scores"),
+    REWARD_SOURCES("rewards", "what a source cannot tell is paid by its history", "paid if scores.failed is None else paid.masked_fill(scores.failed, 0.0)", "paid"),
+    REWARD_SOURCES("rewards", "what a source cannot tell enters its history", "scores.scores if scores.failed is None else scores.scores[~scores.failed]", "scores.scores"),
+    SOURCE_METRICS("rewards", "failures are part of a source's mean", "mean = total / count", "mean = total / responses"),
+    RULES("rewards", "the soft penalty of length is a step", "return (free - length) / buffer", "return -1.0"),
+    RULES("rewards", "numbers are compared as text", "if None not in numbers:", "if False:"),
+    GIVEN_SCORES("rewards", "what is not finite is paid", "if not math.isfinite(number):", "if False:"),
+    SERVICE("rewards", "a service that is busy is not asked again", "if status in _BUSY or status >= 500:", "if False:"),
+    CLASSIFIER("rewards", "the bias of ours is lost", "(logits.squeeze(-1).float() + bias)", "logits.squeeze(-1).float()"),
+    REFERENCES("rewards", "reference answers are lost", "if isinstance(record, Prompt):\n        return record", "if False:\n        return record"),
+    REWARD_SETTINGS("rewards", "any model may be trained against", 'if detail != "reward":', "if False:"),
     HEADS("rewards", "the score at the last column", "hidden[rows, batch.last_positions]", "hidden[rows, -1]"),
     SCORED_POLICY("objective", "without the unit of the scores", "scores.scores / self.rewards.score_std", "scores.scores"),
     SCORED_POLICY("objective", "without the penalty", " - self.kl_price() * kl.sum(dim=1)", ""),

@@ -138,16 +138,16 @@ def load_classifier(directory: Path) -> PreTrainedModel:
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{directory}: not a loadable sequence classifier: {error}") from error
-    if model.config.num_labels != 1:
-        raise ModelError(
-            f"{directory}: a classifier of {model.config.num_labels} labels; a reward model has one"
-        )
     # transformers would go on with random ones
     if missing := sorted(report["missing_keys"]):
         hint = "; `rlhf export-reward` writes ours in this form" if _is_ours(directory) else ""
         raise ModelError(
             f"{directory}: its weights lack {', '.join(missing[:3])}: it is no trained sequence "
             f"classifier{hint}"
+        )
+    if model.config.num_labels != 1:
+        raise ModelError(
+            f"{directory}: a classifier of {model.config.num_labels} labels; a reward model has one"
         )
     found: PreTrainedModel = model.eval()
     return found

@@ -121,7 +121,7 @@ def test_without_a_pad_token_texts_are_scored_one_by_one(tmp_path: Path) -> None
 def test_what_does_not_fit_its_window_is_not_judged(tmp_path: Path) -> None:
     classifier = loaded(saved(tmp_path))
     assert classifier.window == 64
-    long = Answered(user("w9"), " ".join(["w8"] * 61))
+    long = Answered(user("w9"), " ".join(["w8"] * 60))
     assert len(classifier.encode(long)) == 65
     first, second, third = classifier.scores([ANSWERED[0], long, ANSWERED[3]])
     assert second is None
@@ -230,11 +230,14 @@ def test_the_command_writes_it_once(
     ours: Path, workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["-C", str(workspace.root), "export-reward", "out"]
-    main(arguments)
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 0
     assert "score of models/reward = its score -0.750000" in capsys.readouterr().out
     assert loaded(workspace.root / "out").window == 256
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as ended:
         main(arguments)
+    assert ended.value.code == 1
     assert "is there already" in capsys.readouterr().err
 
 

@@ -14,6 +14,7 @@ import pytest
 from tiny import numbers, tiny_settings, tiny_tokenizer
 
 from rlhf.common.errors import SettingsError, TrainingError
+from rlhf.core.steps import read_steps
 from rlhf.engine import make_engine
 from rlhf.models.roles import Models
 from rlhf.rewards.base import RewardContext
@@ -352,5 +353,6 @@ def test_a_run_is_paid_by_a_service_that_fails_now_and_then(
     }
     loop.train(tiny_settings(changes), workspace)
     row = numbers(workspace.steps("ppo"))[0]
-    assert row["reward"] == pytest.approx(row["response_length"] - row["finished"])
+    words = [len(one["response"].split()) for one in read_steps(workspace.samples("ppo"))[:6]]
+    assert row["validation_reward"] == pytest.approx(sum(words) / 6)
     assert row["reward_http_mine_failures"] == 0.0

@@ -10,6 +10,7 @@ from tiny import EOS, PAD, numbers, prompts_of, tiny_settings, tiny_tokenizer
 from rlhf.commands.code_links import code_of, link_name
 from rlhf.common.errors import RlhfError, SettingsError, TrainingError
 from rlhf.core.source import ROOT, closure
+from rlhf.core.steps import read_steps
 from rlhf.engine import make_engine
 from rlhf.models.roles import Models
 from rlhf.rewards.base import RewardContext
@@ -191,7 +192,7 @@ def test_a_run_is_paid_by_it(workspace: Workspace) -> None:
     loop.train(tiny_settings({"ppo.rewards": rewards, "ppo.iterations": 1}), workspace)
     row = numbers(workspace.steps("ppo"))[0]
     assert row["reward"] == pytest.approx(row["reward_python_words"] + 0.1 * row["reward_model"])
-    # every token is a word here but the end, which counts a half
-    expected = row["response_length"] - 0.5 * row["finished"]
-    assert row["reward_python_words"] == pytest.approx(expected)
+    words = [len(one["response"].split()) for one in read_steps(workspace.samples("ppo"))[:6]]
+    expected = sum(words) / 6 + 0.5 * row["validation_finished"]
+    assert row["validation_reward_python_words"] == pytest.approx(expected)
     assert row["reward_python_words_failures"] == 0.0
