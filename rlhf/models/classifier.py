@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -149,8 +150,32 @@ def load_classifier(directory: Path) -> PreTrainedModel:
         raise ModelError(
             f"{directory}: a classifier of {model.config.num_labels} labels; a reward model has one"
         )
+    _keep_head_in_float32(model)
     found: PreTrainedModel = model.eval()
     return found
+
+
+class _Float32Head(nn.Module):
+    """A linear head that autocast does not round to three digits, as our own."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Hidden states [..., H] -> [..., 1]."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            scores: Tensor = self.linear(hidden.float())
+        return scores
+
+
+def _keep_head_in_float32(model: PreTrainedModel) -> None:
+    # the classifiers of encoders have more layers there, and are left as they are
+    heads = [name for name, part in model.named_children() if isinstance(part, nn.Linear)]
+    for name in heads:
+        linear = model.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        setattr(model, name, _Float32Head(linear))
 
 
 def _is_ours(directory: Path) -> bool:
@@ -181,7 +206,7 @@ def export_classifier(source: Path, target: Path) -> float:
     bias = float(head["bias"])
     name = _head_name(source)
     with staged_directory(target) as directory:
-        weight_map = {}
+        weight_map: dict[str, str] = {}
         for path in sorted(source.glob("*.safetensors")):
             if path.name != HEAD_FILE:
                 # one file named model.safetensors would be taken for all there is

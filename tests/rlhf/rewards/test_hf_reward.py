@@ -118,6 +118,15 @@ def test_without_a_pad_token_texts_are_scored_one_by_one(tmp_path: Path) -> None
     assert classifier.scores(ANSWERED) == pytest.approx(expected, abs=1e-5)
 
 
+def test_scores_are_not_rounded_in_mixed_precision(tmp_path: Path) -> None:
+    saved(tmp_path)
+    engine = make_engine(tiny_settings({"engine.precision": "bf16"}).engine)
+    mixed = Classifier.load(tmp_path, engine, batch=4).scores(ANSWERED)
+    rounded = [float(torch.tensor(score).bfloat16()) for score in mixed]
+    assert mixed != rounded
+    assert mixed == pytest.approx(loaded(tmp_path).scores(ANSWERED), abs=0.1)
+
+
 def test_what_does_not_fit_its_window_is_not_judged(tmp_path: Path) -> None:
     classifier = loaded(saved(tmp_path))
     assert classifier.window == 64
