@@ -32,6 +32,11 @@ CHANGES: dict[str, Any] = {
     "ppo.sampling.temperature": 0.9,
 }
 
+REWARDS = [
+    {"reward": "model:reward", "normalise": "running"},
+    {"reward": "repetition:1", "weight": 2.0, "normalise": "running"},
+]
+
 
 @dataclass(frozen=True)
 class Case:
@@ -62,6 +67,7 @@ CASES = {
     "etpo": Case("ppo", "policy", loop.train, ETPO),
     "step scores": Case("ppo", "policy", loop.train, PROCESS),
     "aihf": Case("ppo", "policy", loop.train, AIHF),
+    "rewards": Case("ppo", "policy", loop.train, {"ppo.rewards": REWARDS}),
 }
 SFT = CASES["sft"]
 # the step after which a run is killed; the last checkpoint before is earlier
@@ -77,6 +83,8 @@ KILLS = [
     ("xpo", 2),
     # the target network goes on
     ("etpo", 3),
+    # each reward's own history is in the checkpoint
+    ("rewards", 3),
 ]
 # more of the same kinds
 FURTHER_KILLS = [("apa", 0), ("rto", 3), ("rloo", 3), ("etpo", 0), ("aihf", 3), ("step scores", 3)]
