@@ -193,6 +193,8 @@ def test_a_run_is_paid_by_it(workspace: Workspace) -> None:
     row, *_, last = numbers(workspace.steps("ppo"))
     assert row["reward"] == pytest.approx(row["reward_python_words"] + 0.1 * row["reward_model"])
     assert row["reward_python_words_failures"] == 0.0
-    words = [len(one["response"].split()) for one in read_steps(workspace.samples("ppo"))[-6:]]
-    expected = sum(words) / 6 + 0.5 * last["validation_finished"]
+    samples = read_steps(workspace.samples("ppo"))
+    said = [one["response"] for one in samples if one["step"] == last["step"]]
+    words = sum(len(text.split()) for text in said) / len(said)
+    expected = words + 0.5 * last["validation_finished"]
     assert last["validation_reward_python_words"] == pytest.approx(expected)
