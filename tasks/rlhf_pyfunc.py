@@ -82,7 +82,8 @@ class Responder:
             **sampling,
             max_new_tokens=int(options["max_new_tokens"]),
             repetition_penalty=float(options["repetition_penalty"]),
-            eos_token_id=self.tokenizer.eos_token_id,
+            # there may be several, the tokenizer's among them
+            eos_token_id=self.model.generation_config.eos_token_id,
             pad_token_id=self.tokenizer.pad_token_id,
         )
         responses = tokens[:, encoded["input_ids"].shape[1] :]

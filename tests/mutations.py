@@ -473,7 +473,7 @@ MUTATIONS = (
     BEAM("beam search", "by the mean over tokens", "key=lambda beam: -beam.logprob)", "key=lambda beam: -beam.logprob / len(beam.response))"),
     BEAM("beam search", "ended beams are forgotten", "_likeliest([*ended, *longer], beams)", "_likeliest(longer, beams)"),
     BEAM("beam search", "keys and values of another beam", "[beam.parent for beam in live]", "[0 for beam in live]"),
-    BEAM("beam search", "the end token goes on", "token == eos_id, parent", "False, parent"),
+    BEAM("beam search", "the end token goes on", "token in ends, parent", "False, parent"),
 
     # -- rewards ------------------------------------------------------------------------------------
     SCORED("rewards", "the last one alone", "first = first + share", "first = share"),

@@ -22,6 +22,8 @@ LAYERS = (
     ("rlhf.models",),
     ("rlhf.ppo",),
     ("rlhf.rollout",),
+    # a base model is proved with the code that will read it
+    ("rlhf.data.fetch", "rlhf.data.base_model", "rlhf.data.proofs"),
     ("rlhf.rewards",),
     ("rlhf.algorithms",),
     ("rlhf.training",),

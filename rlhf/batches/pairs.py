@@ -39,6 +39,38 @@ class PairBatch:
         prompt_or_same_answer = (seen == _PROMPT) | (seen == seeing)
         return (prompt_or_same_answer & before)[:, None]
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt with one of its answers."""
+        return int(self.position_ids.max()) + 1
+
+    def own_rows(self) -> TokenBatch:
+        """Each answer behind its prompt in a row of its own, [2B, longest]: first the chosen, then the rejected.
+
+        The targets are the tokens of the answers.
+        """
+        ids = self.tokens.input_ids
+        count = len(ids)
+        shape = (2 * count, self.longest)
+        # padding may hold any token that there is
+        own = torch.full(shape, int(ids.min()), dtype=ids.dtype, device=ids.device)
+        real = torch.zeros(shape, dtype=torch.bool, device=ids.device)
+        target = torch.zeros_like(real)
+        for number, answer in enumerate((_CHOSEN, _REJECTED)):
+            is_answer = self.parts == answer
+            rows, columns = ((self.parts == _PROMPT) | is_answer).nonzero(as_tuple=True)
+            own_rows, own_columns = rows + number * count, self.position_ids[rows, columns]
+            own[own_rows, own_columns] = ids[rows, columns]
+            real[own_rows, own_columns] = True
+            target[own_rows, own_columns] = is_answer[rows, columns]
+        return TokenBatch(own, real, target)
+
+    def places_in_own_rows(self) -> tuple[Tensor, Tensor]:
+        """Where each token of a pair's row lies in `own_rows`: row and column, [B, T] int64 each."""
+        count = len(self.parts)
+        rows = torch.arange(count, device=self.parts.device)[:, None]
+        return rows + count * (self.parts == _REJECTED), self.position_ids
+
     def to(self, device: torch.device | str) -> "PairBatch":
         """Move all tensors."""
         return PairBatch(

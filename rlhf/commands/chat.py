@@ -3,18 +3,19 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.common.errors import ModelError
+from rlhf.core.reach import longest_text
 from rlhf.core.seeds import derive_seed
+from rlhf.core.tokenizers import rendered_prompt
 from rlhf.models.heads import load_scalar_model
-from rlhf.models.saving import load_causal_lm, load_tokenizer
+from rlhf.models.saving import load_answering_tokenizer, load_causal_lm
 from rlhf.models.scoring import ResponseScorer
 from rlhf.rollout.local import decode, row_uniforms
-from rlhf.rollout.sampler import SamplingRule
+from rlhf.rollout.sampler import SamplingRule, answering_rule
 from rlhf.settings.evaluation import Generation
 from rlhf.workspace import Workspace
 
@@ -119,10 +120,10 @@ class Chat:
         return printable(str(self.tokenizer.decode(response, skip_special_tokens=True)))
 
     def _rule(self) -> SamplingRule:
-        return SamplingRule(
+        return answering_rule(
+            self.model,
+            self.tokenizer,
             max_new_tokens=self.generation.max_new_tokens,
-            eos_id=int(self.tokenizer.eos_token_id),
-            pad_id=int(self.tokenizer.pad_token_id or 0),
             temperature=self.generation.temperature,
             top_p=self.generation.top_p,
             repetition_penalty=self.generation.repetition_penalty,
@@ -131,15 +132,14 @@ class Chat:
 
     def _fitting_prompt(self) -> list[int]:
         """Prompt ids that leave room for the reply; the oldest exchanges are forgotten for it."""
-        window = int(getattr(self.model.config, "max_position_embeddings", 0)) or _NO_WINDOW
+        window = longest_text(self.model.config) or _NO_WINDOW
         room = window - self.generation.max_new_tokens
         first = 0 if self.system is None else 1
         while True:
-            ids: Any = self.tokenizer.apply_chat_template(
-                self.messages, add_generation_prompt=True, return_dict=False
-            )
+            text = rendered_prompt(self.tokenizer, self.messages)
+            ids = self.tokenizer.encode(text, add_special_tokens=False)
             if len(ids) <= room:
-                return list(ids)
+                return ids
             # nothing is left to forget but the message itself
             if len(self.messages) <= first + 1:
                 self.messages.pop()
@@ -164,11 +164,7 @@ def open_chat(
     """Load a model for talking, in float32, and with `score` the workspace's reward models."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     scorers = _load_scorers(workspace, device) if score else {}
-    tokenizer = load_tokenizer(directory)
-    if tokenizer.chat_template is None:
-        raise ModelError(
-            f"{directory}: the tokenizer has no chat template, so turns cannot be told apart"
-        )
+    tokenizer = load_answering_tokenizer(directory)
     model = load_causal_lm(directory)
     # transformers types it for strings
     model.to(device)  # type: ignore[arg-type]

@@ -29,6 +29,8 @@ def search(
 
     # torch and transformers take seconds to import
     from rlhf.commands.chat import printable
+    from rlhf.core.reach import longest_text
+    from rlhf.core.tokenizers import end_ids
     from rlhf.data.records import Message
     from rlhf.data.tokens import ChatEncoder
     from rlhf.engine.single import TorchEngine
@@ -43,16 +45,15 @@ def search(
     (encoded,) = encoder.prompts([(Message("user", prompt),)])
     assert encoded is not None
     policy = TorchEngine(EngineSettings()).frozen(load_causal_lm(directory))
-    window = int(getattr(policy.config, "max_position_embeddings", 0))
+    window = longest_text(policy.config)
     if window and len(encoded.ids) + max_new_tokens > window:
         raise ModelError(
             f"{len(encoded.ids)} tokens of prompt and {max_new_tokens} of an answer are more than "
             f"the model's window of {window} (--max-new-tokens)"
         )
+    ends = end_ids(tokenizer, policy.generation_config)
     for width in widths:
-        best, *_ = beam_search(
-            policy, encoded.ids, width, max_new_tokens, int(tokenizer.eos_token_id)
-        )
+        best, *_ = beam_search(policy, encoded.ids, width, max_new_tokens, ends[0], ends[1:])
         text = printable(str(tokenizer.decode(best.response, skip_special_tokens=True)).strip())
         cut = "" if best.finished else ", cut off"
         typer.echo(f"beams {width}: log pi {best.logprob:.3f}, {len(best.response)} tokens{cut}")

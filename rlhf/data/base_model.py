@@ -1,5 +1,7 @@
-"""Fitting a base model to the pipeline: chat template, end-of-turn and pad tokens."""
+"""Fitting a base model to the pipeline, and proving that the pipeline can read it."""
 
+import logging
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,60 +11,44 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from rlhf.common.errors import ModelError, SourceError
 from rlhf.common.files import read_json, write_json
+from rlhf.core.reach import PAIR_ROWS
 from rlhf.core.tokenizers import read_tokenizer
+from rlhf.data.proofs import prove
+from rlhf.data.templates import Fit, fit_tokenizer
+from rlhf.models.logits import name_tokens, token_count
 
-# No system prompt is put in: what the model was told is what the dialogue says.
-CHATML = (
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 # Layers of these types obey the attention mask that keeps the answers of a pair apart.
 _MASKED_LAYER_TYPES = {"full_attention", "sliding_attention"}
-# Tokens to pad with, in order of preference.
-PADS = (
-    "<|endoftext|>",
-    "<pad>",
-    "<|pad|>",
-    "[PAD]",
-    "<|finetune_right_pad_id|>",
-    "<unk>",
-)
+
+log = logging.getLogger(__name__)
 
 
-def finish_base_model(directory: Path, chat_template: str) -> None:
-    """Set template, end of turn and pad in place, and try the result.
-
-    chat_template: "chatml" or "own" (the model's)
+def finish_base_model(directory: Path, fit: Fit) -> None:
+    """Set template, tokens, ends and pad in place, and try the result.
 
     Raises SourceError that names what is wrong.
     """
     _check_complete(directory)
     tokenizer = _tokenizer(directory)
-
-    if chat_template == "chatml":
-        _set_chatml(tokenizer)
-    elif not tokenizer.chat_template:
-        raise SourceError(
-            "model.chat_template: own: this model has no chat template; chatml sets one"
-        )
-    _set_pad(tokenizer)
+    ends = _named_ends(directory, tokenizer)
+    added = fit_tokenizer(tokenizer, fit)
     tokenizer.save_pretrained(directory)
-
-    # a model's files name these tokens too, and generation reads them there
-    tokens = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
-    for name in ("config.json", "generation_config.json"):
-        path = directory / name
-        if path.is_file():
-            write_json(path, {**read_json(path), **tokens})
 
     model = _load_model(directory)
     _check_layers(model)
-    _check_logits(model, vocabulary=len(tokenizer))
+    if added:
+        _give_embeddings(model, added, directory)
+    _check_embeddings(model, tokenizer)
+    _write_tokens(directory, tokenizer, [tokenizer.eos_token_id, *ends])
+    _prove(model, directory)
 
 
 def _check_complete(directory: Path) -> None:
+    if (directory / "adapter_config.json").is_file():
+        raise SourceError(
+            "an adapter, not a whole model: merge it into the model that it was trained on "
+            "(peft: model.merge_and_unload(), then save_pretrained)"
+        )
     for name in ("config.json", "tokenizer_config.json"):
         if not (directory / name).is_file():
             raise SourceError(f"no {name}: not a Hugging Face model directory")
@@ -78,32 +64,55 @@ def _tokenizer(directory: Path) -> PreTrainedTokenizerBase:
         raise SourceError(f"transformers cannot load the tokenizer: {error.__cause__}") from error
 
 
-def _set_chatml(tokenizer: PreTrainedTokenizerBase) -> None:
-    for token in ("<|im_start|>", "<|im_end|>"):
-        if len(tokenizer.encode(token, add_special_tokens=False)) != 1:
-            raise SourceError(
-                f"model.chat_template: chatml: the tokenizer lacks {token}; "
-                "`own` keeps the model's template"
-            )
-    tokenizer.chat_template = CHATML
-    # base models end documents with another token
-    tokenizer.eos_token = "<|im_end|>"
+# -- tokens ----------------------------------------------------------------------------------------
 
 
-def _set_pad(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Padding is masked out of every loss, so it must not be the end of turn."""
-    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
-        return
+def _named_ends(directory: Path, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end a reply by the model's own files; there may be several."""
+    ends: list[int] = []
+    for name in ("generation_config.json", "config.json"):
+        path = directory / name
+        named = read_json(path).get("eos_token_id") if path.is_file() else None
+        ends += [named] if isinstance(named, int) else named or []
+    if tokenizer.eos_token_id is not None:
+        ends.append(int(tokenizer.eos_token_id))
+    vocabulary = set(tokenizer.get_vocab().values())
+    return [end for end in ends if end in vocabulary]
 
-    vocabulary = tokenizer.get_vocab()
-    for token in PADS:
-        if token in vocabulary and token != tokenizer.eos_token:
-            tokenizer.pad_token = token
-            return
-    raise SourceError(
-        f"the tokenizer has no token to pad with besides {tokenizer.eos_token!r}; "
-        f"looked for {', '.join(PADS)}"
-    )
+
+def _write_tokens(
+    directory: Path, tokenizer: PreTrainedTokenizerBase, ends: Iterable[int | None]
+) -> None:
+    """A model's files name these tokens too, and generation reads them there."""
+    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
+    # the first is the tokenizer's; a pad is none, however the model came
+    different = [end for end in dict.fromkeys(ends) if end is not None and end != pad]
+    for name, value in (
+        ("config.json", eos),
+        ("generation_config.json", different[0] if len(different) == 1 else different),
+    ):
+        path = directory / name
+        if path.is_file() or len(different) > 1:
+            content = read_json(path) if path.is_file() else {}
+            write_json(path, {**content, "pad_token_id": pad, "eos_token_id": value})
+
+
+@torch.no_grad()
+def _give_embeddings(model: PreTrainedModel, added: Sequence[int], directory: Path) -> None:
+    """Give added tokens the mean of all embeddings, and write the model anew."""
+    embeddings: Any = model.get_input_embeddings()
+    former = min(added)
+    size = max(embeddings.weight.shape[0], token_count(added))
+    model.resize_token_embeddings(size, mean_resizing=False)
+    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+        for name in ("weight", "bias"):
+            values = getattr(layer, name, None)
+            if values is not None:
+                values[list(added)] = values[:former].float().mean(dim=0).to(values.dtype)
+    log.warning("%d tokens added: embeddings for %d tokens", len(added), size)
+    for path in (*directory.glob("*.safetensors"), *directory.glob("*.safetensors.index.json")):
+        path.unlink()
+    model.save_pretrained(directory)
 
 
 # -- trying the model --
@@ -127,12 +136,12 @@ def _load_model(directory: Path) -> PreTrainedModel:
     missing = sorted(loading_info["missing_keys"])
     if missing:
         raise SourceError(f"weights are missing: {', '.join(missing[:3])}, ...")
-    return model
+    return model.eval()
 
 
 def _check_layers(model: PreTrainedModel) -> None:
     # most models have one type of layer and do not name it
-    layer_types = getattr(model.config, "layer_types", None) or ()
+    layer_types = getattr(model.config.get_text_config(), "layer_types", None) or ()
     others = sorted(set(layer_types) - _MASKED_LAYER_TYPES)
     if others:
         raise SourceError(
@@ -141,23 +150,29 @@ def _check_layers(model: PreTrainedModel) -> None:
         )
 
 
-def _check_logits(model: PreTrainedModel, vocabulary: int) -> None:
-    """Refuse logits that sampler and losses, which compute them from hidden states, would not get.
-
-    vocabulary: number of the tokenizer's tokens
-    """
+def _check_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     embeddings: Any = model.get_input_embeddings()
-    if embeddings.weight.shape[0] < vocabulary:
-        raise SourceError(f"the tokenizer has {vocabulary} tokens, the model fewer embeddings")
+    needed, there = token_count(tokenizer.get_vocab().values()), embeddings.weight.shape[0]
+    if there < needed:
+        raise SourceError(
+            f"the tokenizer has {needed} tokens, the model fewer embeddings ({there})"
+        )
 
-    with torch.inference_mode():
-        ids = torch.zeros((1, 2), dtype=torch.int64)
-        logits = model(ids).logits
-        # as the sampler and the losses compute logits
-        hidden = model.base_model(input_ids=ids).last_hidden_state
-        head: Any = model.get_output_embeddings()
-        from_hidden = head(hidden)
-    if not torch.isfinite(logits).all():
-        raise SourceError("the model gives logits that are not finite")
-    if not torch.allclose(logits, from_hidden, rtol=1e-2, atol=1e-2):
-        raise SourceError("the model scales or caps its logits, which is not supported here")
+
+def _prove(model: PreTrainedModel, directory: Path) -> None:
+    """Try the model as the stages read it, and note what they must know."""
+    name_tokens(model, directory)
+    # transformers types it for strings
+    model.float().to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
+    try:
+        one_row = prove(model)
+    except ModelError as error:
+        raise SourceError(str(error)) from error
+    if not one_row:
+        log.warning(
+            "%s: the answers of a pair are not kept apart in one row by its attention; each gets a "
+            "row of its own, which is slower",
+            type(model).__name__,
+        )
+        path = directory / "config.json"
+        write_json(path, {**read_json(path), PAIR_ROWS: False})

@@ -10,13 +10,16 @@ from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
+from rlhf.common.address import Address
 from rlhf.common.errors import RlhfError, SourceError
 from rlhf.common.files import staged_directory, tree_bytes, writing
 from rlhf.common.metrics import Value, write_summary
 from rlhf.data.base_model import finish_base_model
 from rlhf.data.sources import FetchRequest, FetchResult, find_source
 from rlhf.data.sources.base import MODEL
+from rlhf.data.templates import Fit
 from rlhf.data.uses import USES, addresses, raw_directory
+from rlhf.data.window import check_lengths
 from rlhf.settings import Settings
 from rlhf.workspace import Workspace
 
@@ -72,11 +75,22 @@ def _fetch_model(settings: Settings, workspace: Workspace, directory: Path) -> d
         result = source.fetch_model(request, directory)
     # not every source writes a model that is ready for use
     with _errors_naming(f"model.source: {address}"), writing(workspace.model("base")):
-        finish_base_model(directory, settings.model.chat_template)
+        finish_base_model(directory, _fit(settings, workspace))
+    with _errors_naming(f"model.source: {address}"):
+        check_lengths(settings, directory)
 
     size = tree_bytes(directory)
     log.info("base model: %s, %.0f MB, sha256 %s", address, size / 1e6, result.sha256)
     return _summary("model", address, result, size)
+
+
+def _fit(settings: Settings, workspace: Workspace) -> Fit:
+    model, template = settings.model, settings.model.chat_template
+    if template.startswith("path:"):
+        # relative paths start where params.yaml lies
+        template = f"path:{workspace.root / Address.parse(template).path}"
+    fold = model.system_messages == "fold"
+    return Fit(template, model.add_tokens, model.pad_token, fold)
 
 
 def _fetch_data(settings: Settings, workspace: Workspace, raw: Path) -> dict[str, Value]:

@@ -33,6 +33,7 @@ from rlhf.data.split import Candidate, SplitAssignment, candidates, check_limits
 from rlhf.data.tables import OPTIONAL_TABLES, SPLITS
 from rlhf.data.tokens import ChatEncoder
 from rlhf.data.uses import USES, addresses, raw_directory
+from rlhf.data.window import check_lengths
 from rlhf.settings import Settings
 from rlhf.workspace import Workspace
 
@@ -72,7 +73,9 @@ def prepare(settings: Settings, workspace: Workspace) -> None:
     check_columns(data.columns)
     # of an earlier failure
     failure_details(workspace).unlink(missing_ok=True)
-    encoder = ChatEncoder(_tokenizer(workspace), data.max_prompt_tokens, data.max_response_tokens)
+    tokenizer = _tokenizer(workspace)
+    check_lengths(settings, workspace.model("base"))
+    encoder = ChatEncoder(tokenizer, data.max_prompt_tokens, data.max_response_tokens)
     ledger = Ledger()
 
     # 1. Files to rows, checked row by row.

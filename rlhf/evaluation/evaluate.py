@@ -19,7 +19,7 @@ from rlhf.evaluation.responses import EvaluationPrompt, Response, ResponsesByMod
 from rlhf.evaluation.summary import EvaluationSummary, summarise
 from rlhf.evaluation.tax import TaxSummary, alignment_tax
 from rlhf.evaluation.types import Facts
-from rlhf.models.saving import load_tokenizer
+from rlhf.models.saving import load_answering_tokenizer
 from rlhf.settings.schema import Settings
 from rlhf.workspace import Workspace
 
@@ -115,7 +115,7 @@ def check_ready(
         elif address.kind == "file":
             read_responses(address.path, read_prompts(workspace))
         elif address.kind == "path":
-            load_tokenizer(address.path)
+            load_answering_tokenizer(address.path)
 
 
 def compare(settings: Settings, workspace: Workspace, engine: TorchEngine) -> JudgedResponses:

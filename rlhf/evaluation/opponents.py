@@ -15,12 +15,13 @@ from transformers import PreTrainedTokenizerBase
 from rlhf.common.address import Address
 from rlhf.common.errors import DataError, JudgeError
 from rlhf.common.files import text_of
+from rlhf.core.tokenizers import read_tokenizer, rendered_prompt
 from rlhf.engine.single import TorchEngine
 from rlhf.evaluation.answer_cache import CachedAnswer
 from rlhf.evaluation.endpoints import EndpointClient, find_endpoint
 from rlhf.evaluation.responses import EvaluationPrompt, Response, generate_responses
 from rlhf.evaluation.types import Facts
-from rlhf.models.saving import load_tokenizer
+from rlhf.models.saving import load_answering_tokenizer, load_tokenizer
 from rlhf.settings import Settings
 from rlhf.settings.evaluation import Endpoint
 from rlhf.workspace import Workspace
@@ -85,10 +86,10 @@ def _path_responses(
     prompts: Sequence[EvaluationPrompt],
     engine: TorchEngine,
 ) -> list[Response]:
-    opponent_tokenizer = load_tokenizer(model_directory(name, settings, workspace))
-    if _same_tokenizer(tokenizer, opponent_tokenizer):
+    directory = model_directory(name, settings, workspace)
+    if _same_tokenizer(tokenizer, read_tokenizer(directory)):
         return _sample(name, prompts, settings, workspace, engine)
-    encoded = _encode_prompts(opponent_tokenizer, prompts)
+    encoded = _encode_prompts(load_answering_tokenizer(directory), prompts)
     responses = _sample(name, encoded, settings, workspace, engine)
     limit = settings.evaluate.generation.max_new_tokens
     return [
@@ -138,10 +139,8 @@ def _encode_prompts(
     """The same prompts by another model's chat template and vocabulary."""
     encoded = []
     for prompt in prompts:
-        text = tokenizer.apply_chat_template(
-            list(prompt.messages), add_generation_prompt=True, tokenize=False
-        )
-        ids = tokenizer.encode(str(text), add_special_tokens=False)
+        text = rendered_prompt(tokenizer, prompt.messages)
+        ids = tokenizer.encode(text, add_special_tokens=False)
         encoded.append(replace(prompt, ids=tuple(ids)))
     return encoded
 

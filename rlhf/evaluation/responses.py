@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.batches.tables import read_table, table_path
 from rlhf.common.errors import DataError
 from rlhf.common.progress import Progress
+from rlhf.core.reach import check_window
 from rlhf.core.seeds import derive_seed
 from rlhf.engine.single import TorchEngine
-from rlhf.models.saving import load_causal_lm, load_tokenizer
+from rlhf.models.saving import load_answering_tokenizer, load_causal_lm
 from rlhf.rollout.local import row_uniforms, sample
-from rlhf.rollout.sampler import SamplingRule
+from rlhf.rollout.sampler import SamplingRule, answering_rule
 from rlhf.settings.evaluation import Generation
 from rlhf.workspace import Workspace
 
@@ -128,11 +129,14 @@ def generate_responses(
     The uniform numbers of a prompt are drawn under its own id: they are the same for every model
     and batching, so that two models differ by what they prefer, not by luck.
     """
-    tokenizer = load_tokenizer(directory)
+    tokenizer = load_answering_tokenizer(directory)
     model = load_causal_lm(directory, _dtype(engine))
     # in place
     engine.frozen(model)
-    rule = _sampling_rule(tokenizer, settings)
+    rule = _sampling_rule(model, tokenizer, settings)
+    longest = max(len(prompt.ids) for prompt in prompts) + rule.max_new_tokens
+    what = f"{name}: the longest prompt + evaluate.generation.max_new_tokens"
+    check_window(model.config, {what: longest})
 
     responses: dict[int, Response] = {}
     progress = Progress(f"evaluate: responses of {name}", len(prompts))
@@ -145,7 +149,7 @@ def generate_responses(
         sampled = sample(model, prompt_ids, torch.stack(uniforms), rule).responses
         for index, ids in zip(batch, sampled, strict=True):
             text = str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
-            responses[index] = Response(tuple(ids), text, finished=ids[-1] == rule.eos_id)
+            responses[index] = Response(tuple(ids), text, finished=ids[-1] in rule.ends)
         progress.advance(len(batch))
     progress.close()
     return [responses[index] for index in range(len(prompts))]
@@ -155,11 +159,13 @@ def _dtype(engine: TorchEngine) -> torch.dtype:
     return torch.bfloat16 if engine.precision == "bf16" else torch.float32
 
 
-def _sampling_rule(tokenizer: PreTrainedTokenizerBase, settings: Generation) -> SamplingRule:
-    return SamplingRule(
+def _sampling_rule(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: Generation
+) -> SamplingRule:
+    return answering_rule(
+        model,
+        tokenizer,
         max_new_tokens=settings.max_new_tokens,
-        eos_id=int(tokenizer.eos_token_id),
-        pad_id=int(tokenizer.pad_token_id),
         temperature=settings.temperature,
         top_p=settings.top_p,
         repetition_penalty=settings.repetition_penalty,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rlhf.models.logits import leave_logits_alone
 from rlhf.models.saving import load_causal_lm
 
 
@@ -42,6 +43,7 @@ def load_q_model(directory: Path) -> PreTrainedModel:
     model = load_causal_lm(directory)
     vocabulary, width = model.get_output_embeddings().weight.shape
     model.config.tie_word_embeddings = False
+    leave_logits_alone(model)
     model.set_output_embeddings(QHead(width, vocabulary))
     return model
 

@@ -4,7 +4,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AttentionInterface,
+    AttentionMaskInterface,
+    PreTrainedConfig,
+)
 from transformers.masking_utils import eager_mask
 
 GROUPED = "grouped"
@@ -15,6 +20,12 @@ _PLAIN = ("llama", "mistral", "qwen2", "qwen3")
 def cpu_attention(config: PreTrainedConfig) -> str:
     """The fastest on a CPU: grouped where that equals the model's own attention, else eager."""
     return GROUPED if config.model_type in _PLAIN else "eager"
+
+
+def gpu_attention(config: PreTrainedConfig) -> str:
+    """SDPA, where the family has it."""
+    family = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    return "sdpa" if getattr(family, "_supports_sdpa", True) else "eager"
 
 
 def adds_its_mask(implementation: str) -> bool:

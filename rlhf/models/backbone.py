@@ -6,6 +6,7 @@ predict a target go through the unembedding: with a large vocabulary it is most 
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,10 @@ from transformers import Cache, PreTrainedModel
 
 from rlhf.batches.padding import TokenBatch
 from rlhf.batches.pairs import PairBatch
-from rlhf.common.errors import ModelError
+from rlhf.core.reach import is_one_row
 from rlhf.models.attention import adds_its_mask
+from rlhf.models.blocks import Stack, blocks_of, find_stack
+from rlhf.models.logits import finish_logits
 
 
 def position_ids(attention_mask: Tensor) -> Tensor:
@@ -32,24 +35,18 @@ def hidden_states(model: PreTrainedModel, batch: TokenBatch) -> Tensor:
     """
     if batch.trunk_states is None:
         return _forward(model.base_model, batch, {"input_ids": batch.input_ids})
-    upper = _with_blocks(model, _blocks(model)[batch.trunk_blocks :])
+    upper = _with_blocks(model, blocks_of(model, _stack(model))[batch.trunk_blocks :])
     return _forward(upper, batch, {"inputs_embeds": batch.trunk_states})
 
 
 def pair_hidden_states(model: PreTrainedModel, batch: PairBatch) -> Tensor:
-    """Last hidden states of pairs, [B, T, H].
+    """Last hidden states of pairs, [B, T, H]: at each place those of prompt and answer in a row of their own.
 
-    At each place the same as of prompt and answer in a row of their own. Raises ModelError for a
-    model whose attention reaches back less far than the answers are long: the mask of pairs takes
-    the place of its own.
+    One row a pair, the prompt computed once, where the model's attention allows for it: the mask of
+    pairs takes the place of its own. Else each answer is read in a row of its own.
     """
-    reach = getattr(model.config, "sliding_window", None)
-    longest = int(batch.position_ids.max()) + 1
-    if reach is not None and longest > reach:
-        raise ModelError(
-            f"{longest} tokens of prompt and answer are more than "
-            f"the model's sliding window of {reach}"
-        )
+    if not is_one_row(model.config, batch.longest):
+        return _states_of_own_rows(model, batch)
     mask = batch.visible
     if adds_its_mask(model.config._attn_implementation):
         lowest = torch.finfo(torch.float32).min
@@ -62,6 +59,12 @@ def pair_hidden_states(model: PreTrainedModel, batch: PairBatch) -> Tensor:
     )
     states: Tensor = output.last_hidden_state
     return states
+
+
+def _states_of_own_rows(model: PreTrainedModel, batch: PairBatch) -> Tensor:
+    states = hidden_states(model, batch.own_rows())
+    rows, places = batch.places_in_own_rows()
+    return states[rows, places]
 
 
 def next_token_states(
@@ -99,9 +102,12 @@ def _forward(backbone: nn.Module, batch: TokenBatch, inputs: dict[str, Tensor]) 
 
 
 def unembed(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """Logits [..., V] float32 of hidden states [..., H]."""
+    """Logits [..., V] float32 of hidden states [..., H], scaled and capped as the model does it.
+
+    V: the tokens that the tokenizer has. Many models have more embeddings than that.
+    """
     logits: Tensor = model.get_output_embeddings()(hidden)
-    return logits.float()
+    return finish_logits(model, logits.float())
 
 
 def target_logits(
@@ -151,16 +157,21 @@ def scatter_to_mask(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def shares_trunk(one: PreTrainedModel, other: PreTrainedModel, trainable_layers: int) -> bool:
-    """Whether two models are equal, bit for bit, below their top `trainable_layers` blocks."""
+    """Whether two models are equal, bit for bit, below their top `trainable_layers` blocks.
+
+    And whether the blocks above go on from there to the states of the whole: not where a model adds
+    positions to what it is given, or scales it.
+    """
     if not (_has_trunk(one) and _has_trunk(other)):
         return False
-    left, right = [_trunk(model, trunk_size(model, trainable_layers)) for model in (one, other)]
-    return _equal_states(left, right)
+    blocks = trunk_size(one, trainable_layers)
+    left, right = _trunk(one, blocks), _trunk(other, trunk_size(other, trainable_layers))
+    return _equal_states(left, right) and _parts_make_the_whole(one, blocks)
 
 
 def trunk_size(model: PreTrainedModel, trainable_layers: int) -> int:
     """The number of blocks below the top `trainable_layers`."""
-    return len(_blocks(model)) - trainable_layers
+    return len(blocks_of(model, _stack(model))) - trainable_layers
 
 
 @torch.no_grad()
@@ -170,9 +181,11 @@ def trunk_states(model: PreTrainedModel, blocks: int, batch: TokenBatch) -> Tens
 
 
 def _trunk(model: PreTrainedModel, blocks: int) -> nn.Module:
-    part = _with_blocks(model, _blocks(model)[:blocks])
+    part = _with_blocks(model, blocks_of(model, _stack(model))[:blocks])
+    norm = _stack(model).norm
     # the final norm belongs to the end of the whole model
-    part._modules["norm"] = nn.Identity()
+    if norm is not None:
+        part._modules[norm] = nn.Identity()
     return part
 
 
@@ -180,25 +193,38 @@ def _with_blocks(model: PreTrainedModel, blocks: Sequence[nn.Module]) -> nn.Modu
     """The backbone with some of its blocks: a new shell around the same modules."""
     part = copy.copy(model.base_model)
     part._modules = dict(model.base_model._modules)
-    part._modules["layers"] = nn.ModuleList(blocks)
+    part._modules[_stack(model).blocks] = nn.ModuleList(blocks)
     return part
 
 
-def _blocks(model: PreTrainedModel) -> list[nn.Module]:
-    return list(model.get_submodule(f"{model.base_model_prefix}.layers").children())
+def _stack(model: PreTrainedModel) -> Stack:
+    stack = find_stack(model)
+    assert stack is not None, "only models with a list of blocks have a trunk"
+    return stack
 
 
 def _has_trunk(model: PreTrainedModel) -> bool:
     """Whether a model is a list of blocks that can be parted.
 
     Not where blocks are of several types (sliding and full attention): a block's type goes by its
-    place, which a part of the model would shift.
+    place, which a part of the model would shift. Nor where the list lies deeper in the backbone.
     """
-    # GPT-2's, for one, has another name
-    if not hasattr(model.base_model, "layers"):
+    stack = find_stack(model)
+    if stack is None or stack.holder:
         return False
     types = getattr(model.config, "layer_types", None) or [None]
     return len(set(types)) == 1
+
+
+@torch.no_grad()
+def _parts_make_the_whole(model: PreTrainedModel, blocks: int) -> bool:
+    ids = torch.arange(1, 17, device=model.device)[None] % model.config.get_text_config().vocab_size
+    everywhere = torch.ones_like(ids, dtype=torch.bool)
+    batch = TokenBatch(ids, everywhere, everywhere)
+    states = trunk_states(model, blocks, batch)
+    whole = hidden_states(model, batch)
+    parted = hidden_states(model, replace(batch, trunk_states=states, trunk_blocks=blocks))
+    return bool(torch.allclose(parted.float(), whole.float(), rtol=1e-2, atol=1e-2))
 
 
 def _equal_states(one: nn.Module, other: nn.Module) -> bool:

@@ -93,7 +93,7 @@ def pair_scores(model: ScalarModel, hidden: Tensor, batch: PairBatch) -> Tensor:
 def new_scalar_model(directory: Path, seed: int, *names: str | int) -> ScalarModel:
     """Put a fresh head on the language model in `directory`: weights N(0, 1/(H+1)), bias 0."""
     lm = load_causal_lm(directory)
-    width = int(lm.config.hidden_size)
+    width = int(lm.config.get_text_config().hidden_size)
     head = ScalarHead(width)
     with torch.no_grad():
         random = generator(seed, *names, "head")

@@ -16,8 +16,9 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from rlhf.common.errors import ModelError
-from rlhf.core.tokenizers import read_tokenizer
-from rlhf.models.attention import cpu_attention
+from rlhf.core.tokenizers import plain_template, read_tokenizer
+from rlhf.models.attention import cpu_attention, gpu_attention
+from rlhf.models.logits import name_tokens
 
 transformers_logging.disable_progress_bar()
 
@@ -34,7 +35,7 @@ def load_causal_lm(directory: Path, dtype: torch.dtype = torch.float32) -> PreTr
         config = AutoConfig.from_pretrained(
             directory, local_files_only=True, trust_remote_code=False
         )
-        attention = "sdpa" if torch.cuda.is_available() else cpu_attention(config)
+        attention = gpu_attention(config) if torch.cuda.is_available() else cpu_attention(config)
         model = AutoModelForCausalLM.from_pretrained(
             directory,
             dtype=dtype,
@@ -45,6 +46,7 @@ def load_causal_lm(directory: Path, dtype: torch.dtype = torch.float32) -> PreTr
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"{directory}: not a loadable causal language model: {error}") from error
+    name_tokens(model, directory)
     return model.eval()
 
 
@@ -58,6 +60,15 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
             f"{directory}: the tokenizer needs a pad token "
             f"that is not its eos token ({tokenizer.eos_token!r})"
         )
+    return tokenizer
+
+
+def load_answering_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model that only answers: it needs no pad, and without a template gets the plain one."""
+    _check_complete(directory)
+    tokenizer = read_tokenizer(directory)
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = plain_template(tokenizer)
     return tokenizer
 
 

@@ -1,9 +1,9 @@
 """Which parameters of a model learn."""
 
-from torch import nn
 from transformers import PreTrainedModel
 
 from rlhf.common.errors import ModelError
+from rlhf.models.blocks import blocks_of, find_stack, norm_of
 
 
 def train_only_top(model: PreTrainedModel, layers: int | None) -> None:
@@ -14,17 +14,20 @@ def train_only_top(model: PreTrainedModel, layers: int | None) -> None:
     """
     if layers is None:
         return
-    blocks = getattr(model.base_model, "layers", None)
-    if not isinstance(blocks, nn.ModuleList):
+    stack = find_stack(model)
+    if stack is None:
         kind = type(model).__name__
         raise ModelError(f"trainable_layers: a {kind} has no list of layers to choose from")
+    blocks = blocks_of(model, stack)
     if layers > len(blocks):
         raise ModelError(f"trainable_layers {layers}: the model has {len(blocks)} layers")
 
     model.requires_grad_(False)
     for block in blocks[len(blocks) - layers :]:
         block.requires_grad_(True)
-    model.base_model.norm.requires_grad_(True)
+    norm = norm_of(model, stack)
+    if norm is not None:
+        norm.requires_grad_(True)
     head = model.get_output_embeddings()
     if head.weight is not model.get_input_embeddings().weight:
         head.requires_grad_(True)

@@ -5,7 +5,7 @@ values of its states telescope (arXiv 2404.12358, section 5.2, eq. 12-13). So wh
 and not log(pi / pi_ref).
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 import torch
@@ -31,12 +31,17 @@ class Beam:
 
 @torch.no_grad()
 def beam_search(
-    model: PreTrainedModel, prompt: Ids, beams: int, max_new_tokens: int, eos_id: int
+    model: PreTrainedModel,
+    prompt: Ids,
+    beams: int,
+    max_new_tokens: int,
+    eos_id: int,
+    other_ends: Sequence[int] = (),
 ) -> list[Beam]:
     """The likeliest responses that are found, at most `beams`: those that ended first, likeliest first.
 
     Each step keeps the `beams` likeliest of all that there is: responses that have ended, and those
-    that are a token longer. The end token ends a response, which keeps its place from then on.
+    that are a token longer. The end token, or one of `other_ends`, ends a response, which keeps its place from then on.
     log pi of the whole decides, at temperature 1; nothing is divided by the length. One beam is
     greedy decoding.
     """
@@ -44,11 +49,12 @@ def beam_search(
     cache = DynamicCache(config=model.config)
     tokens = torch.tensor([list(prompt)], device=device)
     live, ended = [Beam([], 0.0, finished=False)], list[Beam]()
+    ends = {eos_id, *other_ends}
     for step in range(max_new_tokens):
         # 1. what each may go on with
         seen = torch.ones((len(live), len(prompt) + step), dtype=torch.bool, device=device)
         states = next_token_states(model, tokens, seen, cache)
-        longer = _longer(live, unembed(model, states).log_softmax(dim=1), beams, eos_id)
+        longer = _longer(live, unembed(model, states).log_softmax(dim=1), beams, ends)
 
         # 2. the likeliest of all
         kept = _likeliest([*ended, *longer], beams)
@@ -63,7 +69,7 @@ def beam_search(
     return [*ended, *live]
 
 
-def _longer(live: Sequence[Beam], logprobs: Tensor, beams: int, eos_id: int) -> list[Beam]:
+def _longer(live: Sequence[Beam], logprobs: Tensor, beams: int, ends: Set[int]) -> list[Beam]:
     """The likeliest of all beams a token longer, at most `beams`; logprobs [L, V] of the next token."""
     before = torch.tensor([beam.logprob for beam in live], dtype=torch.float64)
     totals = before[:, None] + logprobs.double().cpu()
@@ -72,7 +78,7 @@ def _longer(live: Sequence[Beam], logprobs: Tensor, beams: int, eos_id: int) -> 
     for logprob, place in zip(best.values.tolist(), best.indices.tolist(), strict=True):
         parent, token = divmod(place, totals.shape[1])
         response = [*live[parent].response, token]
-        found.append(Beam(response, logprob, token == eos_id, parent))
+        found.append(Beam(response, logprob, token in ends, parent))
     return found
 
 

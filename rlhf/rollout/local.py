@@ -118,7 +118,7 @@ def decode(
         yield Drawn(rows, tokens, logprobs)
 
         # 2. rows that have ended leave the batch, so that the time goes to the others
-        going = _closed_up(tokens != rule.eos_id)
+        going = _closed_up(_goes_on(tokens, rule))
         if len(going) == 0 or step + 1 == rule.max_new_tokens:
             return
         if len(going) < len(rows):
@@ -130,6 +130,13 @@ def decode(
         ids = torch.cat([ids, new], dim=1)
         mask = torch.cat([mask, torch.ones_like(new, dtype=torch.bool)], dim=1)
         hidden = next_token_states(model, new, mask, cache)
+
+
+def _goes_on(tokens: Tensor, rule: SamplingRule) -> Tensor:
+    going = tokens != rule.eos_id
+    for end in rule.other_ends:
+        going &= tokens != end
+    return going
 
 
 def _closed_up(going: Tensor) -> Tensor:

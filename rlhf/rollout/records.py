@@ -3,7 +3,7 @@
 B responses, P prompt, R longest response, T = P + R, N response tokens, H hidden width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from rlhf.rollout.prompts import PromptBatch
 class Sampled:
     """Responses as token ids, and the sampler's own log p of each token.
 
-    The last token of a response is `eos_id` if it ended by itself.
+    The last token of a response is one of the rule's `ends` if it ended by itself.
     """
 
     responses: list[list[int]]
@@ -52,9 +52,14 @@ class Rollout:
 
 
 def make_rollout(
-    prompts: PromptBatch, sampled: Sampled, eos_id: int, pad_id: int, device: torch.device
+    prompts: PromptBatch,
+    sampled: Sampled,
+    eos_id: int,
+    pad_id: int,
+    device: torch.device,
+    other_ends: Sequence[int] = (),
 ) -> Rollout:
-    """Join prompts and responses into one rollout on `device`."""
+    """Join prompts and responses into one rollout on `device`; `other_ends` end a response as `eos_id` does."""
     responses = sampled.responses
     batch = pad_responses(prompts.ids, responses, pad_id)
     shape = (len(responses), max(len(response) for response in responses))
@@ -64,7 +69,8 @@ def make_rollout(
         mask[row, : len(values)] = True
         logprobs[row, : len(values)] = torch.tensor(values)
     # a response that ran into the limit has no end token
-    finished = torch.tensor([response[-1] == eos_id for response in responses])
+    ends = {eos_id, *other_ends}
+    finished = torch.tensor([response[-1] in ends for response in responses])
     return Rollout(
         prompts=prompts,
         responses=responses,

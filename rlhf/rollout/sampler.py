@@ -6,23 +6,28 @@ how tokens are drawn is behind `Sampler`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.batches.padding import Ids
 from rlhf.core.seeds import derive_seed
+from rlhf.core.tokenizers import end_ids
 from rlhf.engine import Engine
 from rlhf.registry import SAMPLERS, find
 from rlhf.rollout.prompts import PromptBatch
 from rlhf.rollout.records import Rollout, Sampled, make_rollout
+
+# no token has this id
+_NEVER = -1
 
 
 @dataclass(frozen=True)
 class SamplingRule:
     """How one token is drawn from the logits: repetition penalty, then temperature, then the nucleus.
 
+    other_ends: tokens that end a response as `eos_id` does (Gemma ends turns and documents with two)
     greedy: the likeliest token instead, always
     """
 
@@ -33,6 +38,32 @@ class SamplingRule:
     top_p: float = 1.0
     repetition_penalty: float = 1.0
     greedy: bool = False
+    other_ends: tuple[int, ...] = ()
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Every token that ends a response."""
+        return (self.eos_id, *self.other_ends)
+
+
+def answering_rule(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, **how: Any
+) -> SamplingRule:
+    """The rule of a model that answers with its own tokenizer, by whatever tokens it ends a response.
+
+    how: temperature, top_p, ... of a `SamplingRule`
+    """
+    ends = end_ids(tokenizer, model.generation_config)
+    pad_id = tokenizer.pad_token_id
+    return SamplingRule(
+        max_new_tokens=max_new_tokens,
+        # a model that names no end answers up to the limit
+        eos_id=ends[0] if ends else _NEVER,
+        # padding is masked: any token does
+        pad_id=0 if pad_id is None else int(pad_id),
+        other_ends=ends[1:],
+        **how,
+    )
 
 
 class Sampler(Protocol):
@@ -81,7 +112,10 @@ class PolicySampler:
         streams = zip(prompts.positions, prompts.response_numbers, strict=True)
         seeds = [self._stream_seed(draw, position, number) for position, number in streams]
         sampled = self._sampler.sample(prompts.ids, seeds)
-        return make_rollout(prompts, sampled, self._rule.eos_id, self._rule.pad_id, self._device)
+        rule = self._rule
+        return make_rollout(
+            prompts, sampled, rule.eos_id, rule.pad_id, self._device, rule.other_ends
+        )
 
     def _stream_seed(self, draw: Sequence[str | int], position: int, number: int) -> int:
         # the first response is named without a number, as where there is only one

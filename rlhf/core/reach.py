@@ -1,0 +1,58 @@
+"""How far back a model looks: what of a pair of answers may lie in one row, and what fits at all."""
+
+from collections.abc import Mapping
+
+from transformers import PreTrainedConfig
+
+from rlhf.common.errors import ModelError
+
+# what `fetch` writes into config.json, where its proof found that a model cannot read pairs in one row
+PAIR_ROWS = "pair_rows"
+# the settings of a configuration that name a window: most families; Llama 4; GPT-Neo
+_WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
+_FULL = {"full_attention", "global"}
+
+
+def is_one_row(config: PreTrainedConfig, longest: int) -> bool:
+    """Whether pairs, whose longest prompt and answer have so many tokens, may lie in one row each.
+
+    The mask of pairs shows an answer all that stands before it, which a window would not.
+    """
+    reach = window(config)
+    return bool(getattr(config, PAIR_ROWS, True)) and (reach is None or longest <= reach)
+
+
+def window(config: PreTrainedConfig) -> int | None:
+    """The tokens that the most short-sighted layer sees, itself included; None: all before it."""
+    text = config.get_text_config()
+    types = getattr(text, "layer_types", None) or getattr(text, "attention_layers", None)
+    if types is not None and set(types) <= _FULL:
+        return None
+    if getattr(text, "use_sliding_window", True) is False:
+        return None
+    # 0 is none, as transformers reads it
+    sizes = [size for name in _WINDOWS if (size := getattr(text, name, None))]
+    return min(sizes, default=None)
+
+
+def longest_text(config: PreTrainedConfig) -> int | None:
+    """The tokens that the model can place, prompt and answer together; None: any number."""
+    text = config.get_text_config()
+    # positions by distance alone (ALiBi) have no end
+    if getattr(text, "alibi", False) or text.model_type in ("bloom", "mpt"):
+        return None
+    length = getattr(text, "max_position_embeddings", None)
+    return int(length) if length else None
+
+
+def check_window(config: PreTrainedConfig, lengths: Mapping[str, int]) -> None:
+    """Refuse texts that would run on behind the last place that a model knows.
+
+    lengths: tokens by the settings that they come from. Raises ModelError that names the settings.
+    """
+    longest = longest_text(config)
+    for settings, length in lengths.items():
+        if longest is not None and length > longest:
+            raise ModelError(
+                f"{settings}: {length} tokens are more than the model's window of {longest}"
+            )
