@@ -114,10 +114,8 @@ class TableEncoder:
         self, encoder: ChatEncoder, data: Data, taken: frozenset[str] = frozenset()
     ) -> None:
         self.encoder, self.data, self.taken = encoder, data, taken
-        tokenizer = encoder.tokenizer
-        names = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
         # the longest first, since one may begin with another
-        ordered = sorted((name for name in names if name.strip()), key=len, reverse=True)
+        ordered = sorted((name for name in encoder.commands if name.strip()), key=len, reverse=True)
         self._special_token = re.compile("|".join(re.escape(name) for name in ordered))
 
     def sft(self, rows: Sequence[Candidate]) -> list[EncodedRow | DropReason]:
@@ -155,7 +153,7 @@ class TableEncoder:
         results: list[EncodedRow | DropReason] = []
         for exchange, prompt, row_responses in zip(exchanges, prompts, responses, strict=True):
             if prompt is None:
-                results.append("prompt_too_long")
+                results.append(why_no_prompt(self.encoder, exchange.messages))
                 continue
             opening = opening_of(prompt.messages)
             reason = self.drop_reason(exchange, opening, row_responses)
@@ -207,12 +205,22 @@ class TableEncoder:
         return None
 
 
+def why_no_prompt(encoder: ChatEncoder, messages: Messages) -> DropReason:
+    """Why messages gave no prompt."""
+    refused = encoder.refusal(messages) is not None
+    if refused and messages[0].role == "system" and encoder.refusal(messages[1:]) is None:
+        return "template_refuses_system"
+    return "template_refuses_roles" if refused else "prompt_too_long"
+
+
 def notes_of(exchange: Exchange, prompt: EncodedPrompt, responses: _Responses) -> tuple[str, ...]:
     """What happened to a row that stays."""
     is_shortened = len(prompt.messages) < len(exchange.messages)
     shortened = ["prompt_shortened"] if is_shortened else []
+    shortened += ["thoughts_cut"] if prompt.thoughts_cut else []
     truncated = [f"{name}_truncated" for name, response in responses.items() if response.truncated]
-    return (*shortened, *truncated)
+    rewritten = [f"{name}_rewritten" for name, response in responses.items() if response.rewritten]
+    return (*shortened, *truncated, *rewritten)
 
 
 def _sft_columns(prompt: EncodedPrompt, answers: _Answers, responses: _Responses) -> TableRow:

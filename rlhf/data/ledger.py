@@ -27,16 +27,19 @@ UNWANTED = frozenset(
 )
 # What can happen to a row that stays, by use.
 NOTES: Mapping[str, tuple[str, ...]] = {
-    "sft": ("prompt_shortened", "response_truncated"),
+    "sft": ("prompt_shortened", "thoughts_cut", "response_truncated", "response_rewritten"),
     "preferences": (
         "prompt_shortened",
+        "thoughts_cut",
         "chosen_truncated",
         "rejected_truncated",
+        "chosen_rewritten",
+        "rejected_rewritten",
         "contradicting",
     ),
-    "prompts": ("prompt_shortened",),
-    "evaluation": ("prompt_shortened",),
-    "steps": ("prompt_shortened", "response_truncated"),
+    "prompts": ("prompt_shortened", "thoughts_cut"),
+    "evaluation": ("prompt_shortened", "thoughts_cut"),
+    "steps": ("prompt_shortened", "thoughts_cut", "response_truncated"),
 }
 # How many broken rows a message names.
 MAX_NAMED = 5

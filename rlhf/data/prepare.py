@@ -149,7 +149,11 @@ def contradictions(pairs: Sequence[Pair]) -> int:
 
 def _check_chat_template(encoder: ChatEncoder, rows: Sequence[Row]) -> None:
     """Try the template out on some pairs; raises ModelError."""
-    pairs = [row.record for row in rows[:BOUNDARY_CHECKS] if isinstance(row.record, Pair)]
+    pairs = [
+        row.record
+        for row in rows[:BOUNDARY_CHECKS]
+        if isinstance(row.record, Pair) and encoder.refusal(row.record.messages) is None
+    ]
     encoder.check_boundaries([pair.messages for pair in pairs], [pair.chosen for pair in pairs])
 
 

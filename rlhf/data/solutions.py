@@ -11,6 +11,7 @@ from rlhf.data.encode import (
     as_json,
     notes_of,
     record_of,
+    why_no_prompt,
 )
 from rlhf.data.records import Solution, as_list
 from rlhf.data.split import Candidate, opening_of
@@ -48,7 +49,9 @@ class SolutionEncoder:
             )
         )
         return [
-            "prompt_too_long" if prompt is None else self._result(solution, prompt, next(encoded))
+            why_no_prompt(self._encoder, solution.messages)
+            if prompt is None
+            else self._result(solution, prompt, next(encoded))
             for prompt, solution in zip(prompts, solutions, strict=True)
         ]
 

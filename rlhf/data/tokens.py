@@ -1,18 +1,26 @@
 """Dialogues to token ids with the chat template: prompt + response are the tokens of the dialogue.
 
 A rendered dialogue is cut where an answer begins and where its end-of-turn token ends, and the
-pieces are tokenised one by one. Templates put special tokens or line ends there, so no token
-reaches over a cut; `check_boundaries` makes sure.
+pieces are tokenised one by one: an answer is sampled behind the tokens of its prompt, so it is
+learnt behind them too. Most templates put special tokens or line ends there, and no token reaches
+over a cut; `check_boundaries` tells where one would.
 """
 
+import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from jinja2 import TemplateError
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from rlhf.common.errors import ModelError
 from rlhf.data.records import Message, Messages, Solution, as_list
+
+log = logging.getLogger(__name__)
 
 # Tokens by which the beginning of a dialogue may change when what stood before it goes.
 MARGIN = 8
@@ -25,19 +33,25 @@ class EncodedPrompt:
     messages: what the tokens stand for; of a prompt too long for the window, the oldest
         turns are gone
     answer_mask: True on the tokens of earlier answers, their end-of-turn token included
+    thoughts_cut: the template left the thoughts out of an earlier answer, as Qwen3's does
     """
 
     messages: Messages
     ids: list[int]
     answer_mask: list[bool]
+    thoughts_cut: bool = False
 
 
 @dataclass(frozen=True)
 class EncodedResponse:
-    """Tokens of one answer, ending with the end-of-turn token unless `truncated`."""
+    """Tokens of one answer, ending with the end-of-turn token unless `truncated`.
+
+    rewritten: the template wrote something else than the answer, without its thoughts for one
+    """
 
     ids: list[int]
     truncated: bool
+    rewritten: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,10 +65,14 @@ class EncodedSolution:
 
 @dataclass(frozen=True)
 class _Piece:
-    """A part of a rendered dialogue that is tokenised by itself."""
+    """A part of a rendered dialogue that is tokenised by itself.
+
+    continues: it goes on from text, so the tokenizer must not begin it as a text of its own
+    """
 
     text: str
     is_answer: bool
+    continues: bool = False
 
 
 class ChatEncoder:
@@ -81,18 +99,52 @@ class ChatEncoder:
         # a tokenizer.json may carry limits of its own
         backend.no_truncation()
         backend.no_padding()
+        self._continuing = continuing_backend(backend)
+        added = backend.get_added_tokens_decoder().values()
+        # the tokenizer begins anew behind these
+        self._breaks = tuple(token.content for token in added)
         # apply_chat_template and __call__ do the same at several times the cost; check_boundaries
         # compares with them.
         self._template = _compile_jinja_template(tokenizer.get_chat_template())
+
+        # tokens that a template writes by itself: within a text they would act as commands
+        self.commands = self._commands()
+
+    def _commands(self) -> frozenset[str]:
+        """Special tokens, and added ones that the template begins or ends turns with.
+
+        Not each added token: `<think>` is one that answers are written with.
+        """
+        added = self.tokenizer.added_tokens_decoder.values()
+        special = {str(token) for token in added if token.special}
+        try:
+            turn = self._render((Message("user", "?"),), generation_prompt=True)
+        except TemplateError:
+            turn = ""
+        written = {str(token) for token in added if str(token) in turn}
+        return frozenset({*special, *written, *self.tokenizer.all_special_tokens})
+
+    def refusal(self, dialogue: Messages) -> str | None:
+        """Why the template refuses these messages; None where it takes them."""
+        try:
+            self._render(dialogue, generation_prompt=dialogue[-1].role != "assistant")
+        except TemplateError as error:
+            return str(error)
+        return None
 
     def prompts(self, dialogues: Sequence[Messages]) -> list[EncodedPrompt | None]:
         """Encode messages that end with the user, generation prompt included.
 
         The oldest exchanges (a user's turn and its answer) are dropped until the rest fits; None
-        where the last user turn alone does not. A system message stays.
+        where the last user turn alone does not, and where the template refuses the messages
+        (`refusal`). A system message stays.
         """
         results: list[EncodedPrompt | None] = [None] * len(dialogues)
-        pending = dict(enumerate(dialogues))
+        pending = {
+            index: messages
+            for index, messages in enumerate(dialogues)
+            if self.refusal(messages) is None
+        }
         while pending:
             encoded_prompts = self._encode(list(pending.values()))
             shortened: dict[int, Messages] = {}
@@ -110,16 +162,20 @@ class ChatEncoder:
         self, prompts: Sequence[Messages], answers: Sequence[str]
     ) -> list[EncodedResponse]:
         """Encode one answer to each prompt, cut off at max_response tokens."""
-        texts = []
+        pieces = []
         for messages, answer in zip(prompts, answers, strict=True):
             before = self._render(messages, generation_prompt=True)
-            dialogue = (*messages, Message("assistant", answer))
-            texts.append(self._answer_text(dialogue, before))
+            text = self._answer_text((*messages, Message("assistant", answer)), before)
+            pieces.append(_Piece(text, is_answer=True, continues=self._continues(before)))
 
         limit = self.max_response
         return [
-            EncodedResponse(ids[:limit], truncated=len(ids) > limit)
-            for ids in self._tokenise(texts)
+            EncodedResponse(
+                ids[:limit], len(ids) > limit, rewritten=answer.strip() not in piece.text
+            )
+            for ids, piece, answer in zip(
+                self._tokenise_pieces(pieces), pieces, answers, strict=True
+            )
         ]
 
     def solutions(
@@ -135,8 +191,13 @@ class ChatEncoder:
             self._step_texts(messages, solution, separator)
             for messages, solution in zip(prompts, solutions, strict=True)
         ]
-        # all steps in one batch, dealt out again
-        tokens = iter(self._tokenise([text for texts in texts_of_rows for text in texts]))
+        # all steps in one batch, dealt out again; each goes on from what stands before it
+        steps = [
+            _Piece(text, is_answer=True, continues=True)
+            for texts in texts_of_rows
+            for text in texts
+        ]
+        tokens = iter(self._tokenise_pieces(steps))
 
         encoded = []
         for texts in texts_of_rows:
@@ -170,8 +231,10 @@ class ChatEncoder:
     def check_boundaries(self, prompts: Sequence[Messages], answers: Sequence[str]) -> None:
         """Compare pieces with what transformers makes of whole dialogues.
 
-        Raises ModelError if a token straddles a cut.
+        Raises ModelError if the pieces are another text. A warning where they are the same text in
+        other tokens, as where a token reaches over a cut.
         """
+        straddling: str | None = None
         encoded_prompts = self._encode(prompts)
         responses = self.responses(prompts, answers)
         for prompt, answer, encoded, response in zip(
@@ -182,12 +245,24 @@ class ChatEncoder:
             expected = self.tokenizer(text, add_special_tokens=False)["input_ids"]
             # a template may write more behind the end of turn, for example a line end
             pieces = [*encoded.ids, *response.ids]
-            if expected[: len(pieces)] != pieces:
+            if expected[: len(pieces)] == pieces:
+                continue
+            straddling = text[-80:]
+            if not self._decode(expected).startswith(self._decode(pieces)):
                 raise ModelError(
                     "the chat template does not tokenise piece by piece: prompt and answer "
-                    f"together give other tokens than apart, as in {text[-80:]!r}; "
-                    "model.chat_template: chatml does"
+                    f"together give another text than apart, as in {straddling!r}; "
+                    "model.chat_template names another one"
                 )
+        if straddling is not None:
+            log.warning(
+                "prompt and answer together give other tokens than one after the other, as in %r; "
+                "the answers are learnt as they are sampled, behind the tokens of their prompts",
+                straddling,
+            )
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
 
     def _shorten(self, encoded: EncodedPrompt) -> Messages | None:
         """Drop the oldest exchange, and more while the rest surely does not fit.
@@ -207,9 +282,10 @@ class ChatEncoder:
     def _encode(self, dialogues: Sequence[Messages]) -> list[EncodedPrompt]:
         """Encode prompts of any length."""
         pieces_of_prompts = [self._pieces(messages) for messages in dialogues]
-        texts = [piece.text for pieces in pieces_of_prompts for piece in pieces]
         # all pieces in one batch, dealt out again below
-        tokens = iter(self._tokenise(texts))
+        tokens = iter(
+            self._tokenise_pieces([piece for pieces in pieces_of_prompts for piece in pieces])
+        )
 
         encoded_prompts = []
         for messages, pieces in zip(dialogues, pieces_of_prompts, strict=True):
@@ -219,7 +295,12 @@ class ChatEncoder:
                 piece_ids = next(tokens)
                 ids += piece_ids
                 answer_mask += [piece.is_answer] * len(piece_ids)
-            encoded_prompts.append(EncodedPrompt(messages, ids, answer_mask))
+            answers = [message.content for message in messages if message.role == "assistant"]
+            written = [piece.text for piece in pieces if piece.is_answer]
+            cut = any(
+                answer.strip() not in text for answer, text in zip(answers, written, strict=True)
+            )
+            encoded_prompts.append(EncodedPrompt(messages, ids, answer_mask, cut))
         return encoded_prompts
 
     def _pieces(self, messages: Messages) -> list[_Piece]:
@@ -229,16 +310,28 @@ class ChatEncoder:
         for index, message in enumerate(messages):
             if message.role != "assistant":
                 continue
+            # as the whole has it: Qwen3 leaves the thoughts out of earlier answers
             before = self._render(messages[:index], generation_prompt=True)
-            answer = self._answer_text(messages[: index + 1], before)
-            if not text.startswith(before + answer):
+            end = text.find(self._end_of_turn, len(before))
+            written = text[len(before) : end]
+            is_there = without_thoughts(message.content) in written
+            if not text.startswith(before) or end < 0 or not is_there:
                 raise ModelError(
-                    "the chat template writes earlier turns differently once later ones follow"
+                    "the chat template writes earlier turns differently once later ones follow, as "
+                    f"in {text[-80:]!r}; model.chat_template: chatml or plain does not"
                 )
-            pieces.append(_Piece(text[position : len(before)], is_answer=False))
-            pieces.append(_Piece(answer, is_answer=True))
-            position = len(before) + len(answer)
-        return [*pieces, _Piece(text[position:], is_answer=False)]
+            end += len(self._end_of_turn)
+            pieces.append(self._piece(text, position, len(before), is_answer=False))
+            pieces.append(self._piece(text, len(before), end, is_answer=True))
+            position = end
+        return [*pieces, self._piece(text, position, len(text), is_answer=False)]
+
+    def _piece(self, text: str, start: int, end: int, *, is_answer: bool) -> _Piece:
+        return _Piece(text[start:end], is_answer, continues=self._continues(text[:start]))
+
+    def _continues(self, before: str) -> bool:
+        """Whether what stands behind `before` goes on from text, and not from a special token."""
+        return bool(before) and not before.endswith(self._breaks)
 
     def _answer_text(self, dialogue: Messages, before: str) -> str:
         """The answer at the end of a dialogue, up to and with its end-of-turn token.
@@ -246,9 +339,9 @@ class ChatEncoder:
         before: the rendered messages before the answer, generation prompt included
         """
         text = self._render(dialogue, generation_prompt=False)
-        # the last end-of-turn token is that of the answer, the last message
-        end = text.rfind(self._end_of_turn)
-        if not text.startswith(before) or end < len(before):
+        # behind it a template may end the whole document
+        end = text.find(self._end_of_turn, len(before))
+        if not text.startswith(before) or end < 0:
             raise ModelError(
                 "the chat template does not put answers after its generation prompt "
                 f"and {self._end_of_turn!r} behind them"
@@ -262,9 +355,54 @@ class ChatEncoder:
             **self._special_tokens,
         )
 
+    def _tokenise_pieces(self, pieces: Sequence[_Piece]) -> list[list[int]]:
+        if self._continuing is None:
+            return self._tokenise([piece.text for piece in pieces])
+        return [
+            (self._continuing if piece.continues else self._backend)
+            .encode(piece.text, add_special_tokens=False)
+            .ids
+            for piece in pieces
+        ]
+
     def _tokenise(self, texts: Sequence[str]) -> list[list[int]]:
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
+
+
+def without_thoughts(answer: str) -> str:
+    """What a template that leaves thoughts out keeps of an answer."""
+    return answer.rpartition("</think>")[2].strip()
+
+
+def continuing_backend(backend: Tokenizer) -> Tokenizer | None:
+    """The tokenizer for text that goes on: without the blank that SentencePiece puts before a text.
+
+    None where a tokenizer puts none.
+    """
+    described = json.loads(backend.to_str())
+    found = (
+        without_first_blank(described["normalizer"]),
+        without_first_blank(described["pre_tokenizer"]),
+    )
+    if found == (described["normalizer"], described["pre_tokenizer"]):
+        return None
+    normalizer, pre_tokenizer = found
+    changed = described | {"normalizer": normalizer, "pre_tokenizer": pre_tokenizer}
+    return Tokenizer.from_str(json.dumps(changed))
+
+
+def without_first_blank(part: Any) -> Any:
+    """A normaliser or pre-tokeniser, as tokenizer.json describes it, that puts nothing before a text."""
+    if part is None or part["type"] == "Prepend":
+        return None
+    if part["type"] == "Sequence":
+        key = "normalizers" if "normalizers" in part else "pretokenizers"
+        kept = [found for one in part[key] if (found := without_first_blank(one)) is not None]
+        return part | {key: kept}
+    if part["type"] == "Metaspace":
+        return part | {"prepend_scheme": "never"}
+    return part | {"add_prefix_space": False} if "add_prefix_space" in part else part
 
 
 def answer_ends(answer_mask: Sequence[bool]) -> list[int]:
