@@ -85,8 +85,8 @@ def _write_tokens(
 ) -> None:
     """A model's files name these tokens too, and generation reads them there."""
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
-    # the first is the tokenizer's; a pad is none, however the model came
-    different = [end for end in dict.fromkeys(ends) if end is not None and end != pad]
+    # the first is the tokenizer's
+    different = [end for end in dict.fromkeys(ends) if end is not None]
     for name, value in (
         ("config.json", eos),
         ("generation_config.json", different[0] if len(different) == 1 else different),

@@ -312,15 +312,12 @@ class ChatEncoder:
                 continue
             # as the whole has it: Qwen3 leaves the thoughts out of earlier answers
             before = self._render(messages[:index], generation_prompt=True)
-            end = text.find(self._end_of_turn, len(before))
-            written = text[len(before) : end]
-            is_there = without_thoughts(message.content) in written
-            if not text.startswith(before) or end < 0 or not is_there:
+            end = self._end_of_answer(text, before)
+            if without_thoughts(message.content) not in text[len(before) : end]:
                 raise ModelError(
                     "the chat template writes earlier turns differently once later ones follow, as "
                     f"in {text[-80:]!r}; model.chat_template: chatml or plain does not"
                 )
-            end += len(self._end_of_turn)
             pieces.append(self._piece(text, position, len(before), is_answer=False))
             pieces.append(self._piece(text, len(before), end, is_answer=True))
             position = end
@@ -339,14 +336,17 @@ class ChatEncoder:
         before: the rendered messages before the answer, generation prompt included
         """
         text = self._render(dialogue, generation_prompt=False)
-        # behind it a template may end the whole document
+        return text[len(before) : self._end_of_answer(text, before)]
+
+    def _end_of_answer(self, text: str, before: str) -> int:
+        """Where the answer behind `before` ends; behind the last one a template may end the document."""
         end = text.find(self._end_of_turn, len(before))
         if not text.startswith(before) or end < 0:
             raise ModelError(
                 "the chat template does not put answers after its generation prompt "
                 f"and {self._end_of_turn!r} behind them"
             )
-        return text[len(before) : end + len(self._end_of_turn)]
+        return end + len(self._end_of_turn)
 
     def _render(self, messages: Messages, *, generation_prompt: bool) -> str:
         return self._template.render(

@@ -164,12 +164,18 @@ def test_templates_that_cannot_be_cut_are_refused(
         encoder.prompts([dialogue("a", "b", "c")])
 
 
-def test_templates_whose_tokens_straddle_the_cut_are_refused(base_model: Path) -> None:
+def test_a_token_that_would_straddle_the_cut_is_told_and_the_answer_learnt_as_it_is_sampled(
+    base_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     own = AutoTokenizer.from_pretrained(base_model)
     own.chat_template = (
         "{% for m in messages %}{% if m['role'] == 'assistant' %}say th{{ m['content'] }}<|im_end|>"
         "{% else %}{{ m['content'] }} {% endif %}{% endfor %}{% if add_generation_prompt %}say th{% endif %}"
     )
     encoder = ChatEncoder(own, WIDE, WIDE)
-    with pytest.raises(ModelError, match="piece by piece"):
-        encoder.check_boundaries([dialogue("hm")], ["is"])
+    encoder.check_boundaries([dialogue("hm")], ["is"])
+    assert "learnt as they are sampled" in caplog.text
+    (prompt,) = encoder.prompts([dialogue("hm")])
+    (answer,) = encoder.responses([dialogue("hm")], ["is"])
+    assert prompt is not None
+    assert prompt.ids == own.encode("hm say th") and answer.ids == own.encode("is<|im_end|>")

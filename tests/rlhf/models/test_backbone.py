@@ -84,16 +84,54 @@ def test_each_answer_of_a_pair_has_the_states_of_a_row_of_its_own(
         torch.testing.assert_close(of_rejected, second[len(prompt) :], atol=1e-5, rtol=0)
 
 
-def test_a_model_that_looks_back_less_far_than_the_pairs_are_long_is_refused(
-    model: LlamaForCausalLM,
-) -> None:
-    batch = pad_pairs(PROMPTS, RESPONSES, RESPONSES, PAD)
+@torch.no_grad()
+def test_pairs_longer_than_a_window_get_rows_of_their_own() -> None:
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.2,
+        sliding_window=5,
+    )
+    mistral = MistralForCausalLM(config).eval()
     # the longest prompt and answer have 8 tokens together
-    model.config.sliding_window = 8
-    pair_hidden_states(model, batch)
-    model.config.sliding_window = 7
-    with pytest.raises(ModelError, match=r"8 tokens of prompt and answer .* sliding window of 7"):
-        pair_hidden_states(model, batch)
+    others = [[33, 1], [17, 18, 19, 20, 1], [21]]
+    found = pair_hidden_states(mistral, pad_pairs(PROMPTS, RESPONSES, others, PAD))
+    for row, (prompt, chosen, rejected) in enumerate(zip(PROMPTS, RESPONSES, others, strict=True)):
+        first, second = (
+            mistral.base_model(input_ids=torch.tensor([[*prompt, *answer]])).last_hidden_state[0]
+            for answer in (chosen, rejected)
+        )
+        joined = len(prompt) + len(chosen)
+        torch.testing.assert_close(found[row, :joined], first, atol=1e-5, rtol=0)
+        behind = found[row, joined : joined + len(rejected)]
+        torch.testing.assert_close(behind, second[len(prompt) :], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reach"),
+    [
+        ({"sliding_window": 7}, 7),
+        ({"sliding_window": 0}, None),
+        ({"sliding_window": None}, None),
+        ({"sliding_window": 7, "use_sliding_window": False}, None),
+        ({"sliding_window": 7, "layer_types": ["full_attention"]}, None),
+        ({"sliding_window": 7, "layer_types": ["full_attention", "sliding_attention"]}, 7),
+        ({"window_size": 9, "attention_layers": ["global", "local"]}, 9),
+        ({"window_size": 9, "attention_layers": ["global"]}, None),
+    ],
+)
+def test_a_window_is_read_as_transformers_reads_it(
+    changes: dict[str, object], reach: int | None
+) -> None:
+    config = LlamaConfig()
+    for name, value in changes.items():
+        setattr(config, name, value)
+    assert window(config) == reach
 
 
 # -- what is read off the hidden states ---------------------------------------------------------

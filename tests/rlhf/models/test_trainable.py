@@ -1,6 +1,16 @@
 import pytest
 from tiny import tiny_model
-from transformers import GPT2Config, GPT2LMHeadModel
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    FalconConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    OPTConfig,
+    PhiConfig,
+    PreTrainedConfig,
+)
 
 from rlhf.common.errors import ModelError
 from rlhf.models.trainable import train_only_top
@@ -36,5 +46,31 @@ def test_more_layers_than_there_are_is_refused() -> None:
 
 def test_a_model_without_a_list_of_layers_is_refused_by_its_kind() -> None:
     model = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=1, n_head=2))
+    model.transformer.h = nn.Sequential(*model.transformer.h)
     with pytest.raises(ModelError, match="a GPT2LMHeadModel has no list of layers"):
         train_only_top(model, 1)
+
+
+SMALL = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+OPT = {"ffn_dim": 64, "word_embed_proj_dim": 32, "max_position_embeddings": 64}
+
+
+@pytest.mark.parametrize(
+    ("config", "top"),
+    [
+        (GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=2), ("h.1.", "ln_f.")),
+        (GPTNeoXConfig(**SMALL, intermediate_size=64), ("layers.1.", "final_layer_norm.")),
+        (OPTConfig(**SMALL, **OPT), ("decoder.layers.1.", "decoder.final_layer_norm.")),
+        (FalconConfig(**SMALL), ("h.1.", "ln_f.")),
+        (PhiConfig(**SMALL, intermediate_size=64), ("layers.1.", "final_layernorm.")),
+    ],
+    ids=lambda value: getattr(value, "model_type", None),
+)
+def test_the_top_of_each_family_is_found(config: PreTrainedConfig, top: tuple[str, ...]) -> None:
+    model = AutoModelForCausalLM.from_config(config)
+    train_only_top(model, 1)
+    head = {id(value) for value in model.get_output_embeddings().parameters()}
+    embeddings = id(model.get_input_embeddings().weight)
+    for name, value in model.base_model.named_parameters():
+        if id(value) not in head or id(value) == embeddings:
+            assert value.requires_grad == name.startswith(top), name
