@@ -34,13 +34,20 @@ SIZES = {
     "initializer_range": 0.2,
 }
 GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256, "initializer_range": 0.2}
-OLD = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.2}
+OLD = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "initializer_range": 0.2,
+}
 SLIDING = {"sliding_window": WINDOW}
 GEMMA = {"head_dim": 8}
 EXPERTS = {"num_local_experts": 4}
 
 
-def config(kind: type[PreTrainedConfig], *parts: Mapping[str, Any], **more: Any) -> PreTrainedConfig:
+def config(
+    kind: type[PreTrainedConfig], *parts: Mapping[str, Any], **more: Any
+) -> PreTrainedConfig:
     merged: dict[str, Any] = {}
     for part in (TOKENS, *parts, more):
         merged |= part
@@ -80,9 +87,7 @@ FAMILIES: dict[str, Callable[[], PreTrainedConfig]] = {
     "mixtral (experts)": lambda: config(t.MixtralConfig, SIZES, EXPERTS),
     "gpt_oss (experts)": lambda: config(t.GptOssConfig, SIZES, GEMMA, EXPERTS, SLIDING),
     "cohere": lambda: config(t.CohereConfig, SIZES),
-    "granite": lambda: config(
-        t.GraniteConfig, SIZES, logits_scaling=2.0, embedding_multiplier=3.0
-    ),
+    "granite": lambda: config(t.GraniteConfig, SIZES, logits_scaling=2.0, embedding_multiplier=3.0),
     "lfm2 (convolutions)": lambda: config(
         t.Lfm2Config, SIZES, layer_types=["conv", "full_attention"]
     ),

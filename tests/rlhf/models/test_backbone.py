@@ -6,11 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import PAD, tiny_model
 from torch import Tensor, nn
-from transformers import LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from rlhf.batches.padding import TokenBatch, pad, pad_responses
 from rlhf.batches.pairs import pad_pairs
-from rlhf.common.errors import ModelError
+from rlhf.core.reach import window
 from rlhf.models.backbone import (
     entropies,
     hidden_states,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import EOS, PAD, tiny_model
+from tiny import EOS, PAD, prompts_of, tiny_model
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, PreTrainedModel
 from transformers.generation.logits_process import (
@@ -25,7 +25,7 @@ from rlhf.rollout.local import (
     row_uniforms,
     sample,
 )
-from rlhf.rollout.records import Sampled
+from rlhf.rollout.records import Sampled, make_rollout
 from rlhf.rollout.sampler import SamplingRule
 
 # uniform numbers, evenly over [0, 1)
@@ -280,6 +280,20 @@ def test_the_first_token_may_end_a_response(model: LlamaForCausalLM) -> None:
     first = sample(model, PROMPTS[:1], uniforms(1), RULE).responses[0][0]
     found = sample(model, PROMPTS[:1], uniforms(1), rule(eos_id=first))
     assert found.responses == [[first]]
+
+
+def test_every_token_that_ends_a_response_ends_it(model: LlamaForCausalLM) -> None:
+    free = sample(model, PROMPTS, uniforms(4), RULE).responses
+    others = (free[0][1], free[2][3])
+    found = sample(model, PROMPTS, uniforms(4), rule(other_ends=others)).responses
+    for response, whole in zip(found, free, strict=True):
+        places = [place for place, token in enumerate(whole) if token in (EOS, *others)]
+        assert response == whole[: places[0] + 1 if places else None]
+    batch = prompts_of(PROMPTS)
+    sampled = Sampled(found, [[0.0] * len(response) for response in found])
+    made = make_rollout(batch, sampled, EOS, PAD, torch.device("cpu"), others)
+    assert made.finished.tolist() == [response[-1] in (EOS, *others) for response in found]
+    assert made.finished[0] and made.finished[2]
 
 
 # -- streams ------------------------------------------------------------------------------------
