@@ -162,8 +162,7 @@ def _check_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 def _prove(model: PreTrainedModel, directory: Path) -> None:
     """Try the model as the stages read it, and note what they must know."""
     name_tokens(model, directory)
-    # transformers types it for strings
-    model.float().to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
+    model.float().to("cuda" if torch.cuda.is_available() else "cpu")
     try:
         one_row = prove(model)
     except ModelError as error:

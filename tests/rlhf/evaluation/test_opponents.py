@@ -237,3 +237,19 @@ def test_faults_of_a_file_of_responses_are_named(workspace: Workspace) -> None:
     path.write_text("\n".join([*lines, "{"]))
     with pytest.raises(DataError, match=r"answers\.jsonl:11: not JSON"):
         read_responses(path, prompts)
+
+
+def test_an_opponent_needs_no_pad_and_no_template_and_ends_as_its_files_say(
+    workspace: Workspace, settings: Settings, tmp_path: Path
+) -> None:
+    """It only answers. A model that names every token as an end says one, and has finished."""
+    opponent = Path(shutil.copytree(workspace.model("sft"), tmp_path / "opponent"))
+    config = json.loads((opponent / "tokenizer_config.json").read_text())
+    del config["pad_token"]
+    (opponent / "tokenizer_config.json").write_text(json.dumps(config))
+    ends = {"eos_token_id": list(range(64))}
+    (opponent / "generation_config.json").write_text(json.dumps(ends))
+    changed = with_opponents(settings, opponents={"other": f"path:{opponent}"})
+    prompts = read_prompts(workspace)
+    found, _ = responses_of("other", changed, workspace, prompts, TorchEngine(settings.engine))
+    assert all(response.finished and len(response.text.split()) <= 1 for response in found)
