@@ -6,7 +6,6 @@ on a lock of their own, and a `dvc repro` by hand that holds a stage is waited f
 """
 
 import fcntl
-import json
 import os
 import signal
 import sys
@@ -16,8 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-import psutil
-
 from rlhf.common.command import TERMINATED, exit_on_fault
 from rlhf.common.errors import RlhfError
 from rlhf.common.files import write_text
@@ -26,15 +23,14 @@ from rlhf.settings import settings_from
 from rlhf.settings.edit import edited
 from rlhf.settings.read import settings_text
 from rlhf.workspace import Workspace
+from tasks.dvc_locks import holders
 from tasks.errors import BusyError
-from tasks.execution import is_dvc
 from tasks.guard import hangup_as_sigterm
 from tasks.process import OnLine, run_process
 from tasks.watched import refuse_unwatched_stages
 
 # DVC's message about a stage that another process runs
 _BUSY = "is busy, it is being blocked by"
-_RWLOCK_READS = 10
 _POLL_SECONDS = 2.0
 # a stage asks its own worker three times before it gives up
 _GRACE_SECONDS = 90.0
@@ -206,45 +202,14 @@ def _only_run(root: Path, on_line: OnLine, wait: bool) -> Iterator[None]:
 
 
 def wait_for_others(root: Path, on_line: OnLine, *, wait: bool = True) -> None:
-    """Wait until no other DVC process runs a stage here."""
+    """Wait until no other DVC process runs a stage here; locks of dead ones are put aside."""
     reported = False
-    while writers := _writers(root / ".dvc" / "tmp" / "rwlock"):
+    while living := holders(root, on_line):
         if not reported:
-            problem = f"another DVC command holds this workspace ({writers[0]})"
+            problem = f"another DVC command holds this workspace: {living[0]}"
             _report_busy(on_line, wait, problem)
             reported = True
         time.sleep(_POLL_SECONDS)
-
-
-def _writers(rwlock: Path) -> list[str]:
-    """The living processes that, by DVC's own lock file, are writing outputs."""
-    writers = []
-    for entry in _read_rwlock(rwlock).get("write", {}).values():
-        if _runs_dvc(int(entry["pid"])):
-            writers.append(f"process {entry['pid']}: {entry['cmd']}")
-    return writers
-
-
-def _read_rwlock(rwlock: Path) -> dict[str, Any]:
-    for _ in range(_RWLOCK_READS):
-        try:
-            content: dict[str, Any] = json.loads(rwlock.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        except json.JSONDecodeError:
-            # DVC rewrites the file in place: for a moment it is empty
-            time.sleep(0.1)
-        else:
-            return content
-    return {}
-
-
-def _runs_dvc(pid: int) -> bool:
-    """Whether the process lives and is DVC: after a crash another one may have its id."""
-    try:
-        return is_dvc(psutil.Process(pid))
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _report_busy(on_line: OnLine, wait: bool, problem: str) -> None:
