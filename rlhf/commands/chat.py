@@ -64,7 +64,6 @@ class Chat:
     tokenizer: PreTrainedTokenizerBase
     generation: Generation
     seed: int
-    greedy: bool = False
     system: str | None = None
     scorers: dict[str, ResponseScorer] = field(default_factory=dict)
     messages: list[dict[str, str]] = field(default_factory=list)
@@ -127,7 +126,7 @@ class Chat:
             temperature=self.generation.temperature,
             top_p=self.generation.top_p,
             repetition_penalty=self.generation.repetition_penalty,
-            greedy=self.greedy,
+            greedy=self.generation.temperature == 0,
         )
 
     def _fitting_prompt(self) -> list[int]:
@@ -157,7 +156,6 @@ def open_chat(
     generation: Generation,
     *,
     seed: int,
-    greedy: bool,
     score: bool,
     system: str | None,
 ) -> Chat:
@@ -168,7 +166,7 @@ def open_chat(
     model = load_causal_lm(directory)
     # transformers types it for strings
     model.to(device)  # type: ignore[arg-type]
-    return Chat(model, tokenizer, generation, seed, greedy=greedy, system=system, scorers=scorers)
+    return Chat(model, tokenizer, generation, seed, system=system, scorers=scorers)
 
 
 def _load_scorers(workspace: Workspace, device: torch.device) -> dict[str, ResponseScorer]:

@@ -57,8 +57,7 @@ def chat(
 
     cli: CliContext = context.obj
     given = {
-        # 0 is greedy, which is no temperature
-        "temperature": temperature or None,
+        "temperature": temperature,
         "top_p": top_p,
         "repetition_penalty": repetition_penalty,
         "max_new_tokens": max_new_tokens,
@@ -71,7 +70,6 @@ def chat(
         cli.workspace,
         generation,
         seed=seed,
-        greedy=temperature == 0,
         score=score,
         system=system,
     )

@@ -44,6 +44,8 @@ _TEXT_REFUSED = (
 _BUSY = (408, 409, 425, 429)
 # a shorter key ("none") is no secret, and would be struck out of ordinary words
 _SHORTEST_SECRET = 8
+# characters of an answer that a message shows
+_SHOWN_ANSWER = 200
 
 
 # -- asking --
@@ -54,9 +56,11 @@ class AnswerForm:
     """What an answer must look like, and the message that asks again for one that does not.
 
     An answer that is not readable is asked for `endpoint.asks` times in all; the last one stands.
+
+    is_readable: of a question and an answer to it
     """
 
-    is_readable: Callable[[str], bool]
+    is_readable: Callable[[Messages, str], bool]
     correction: Message
 
 
@@ -71,6 +75,9 @@ class EndpointClient:
         self._lock = threading.Lock()
         self._asked = self._tokens_in = self._tokens_out = 0
         self._cached = self._cached_tokens_in = self._cached_tokens_out = 0
+        # questions without a readable answer, until the first that has one
+        self._unreadable = 0
+        self._was_readable = False
         # set once the run ends early: no thread tries anything new
         self._stopped = threading.Event()
 
@@ -138,15 +145,44 @@ class EndpointClient:
 
     def _answer(self, key: str, messages: Messages, form: AnswerForm | None) -> CachedAnswer:
         answer = self._cache.get(key)
-        if answer is None:
-            answer = self._fetch(messages, form)
-            self._cache.put(key, answer)
+        if answer is not None:
+            with self._lock:
+                self._cached += 1
+                self._cached_tokens_in += answer.tokens_in
+                self._cached_tokens_out += answer.tokens_out
+            self._note_readability(messages, answer, form)
             return answer
-        with self._lock:
-            self._cached += 1
-            self._cached_tokens_in += answer.tokens_in
-            self._cached_tokens_out += answer.tokens_out
+        answer = self._fetch(messages, form)
+        # of a judge that nobody can read yet nothing is kept: it is asked anew once it is mended
+        if self._note_readability(messages, answer, form):
+            self._cache.put(key, answer)
         return answer
+
+    def _note_readability(
+        self, messages: Messages, answer: CachedAnswer, form: AnswerForm | None
+    ) -> bool:
+        """Whether an answer is worth keeping; raises JudgeError where not one could be read so far."""
+        if form is None or not answer.text:
+            return True
+        readable, limit = form.is_readable(messages, answer.text), self.endpoint.give_up_after
+        with self._lock:
+            self._was_readable |= readable
+            self._unreadable += not readable
+            if not self._was_readable and limit is not None and self._unreadable >= limit:
+                raise JudgeError(self._never_readable(answer))
+            return self._was_readable
+
+    def _never_readable(self, answer: CachedAnswer) -> str:
+        """What a run ends with whose judge gave no readable answer, with the beginning of one."""
+        # escaped: it is another's text, on its way to a terminal
+        text = repr(answer.text[:_SHOWN_ANSWER]) + ("..." if answer.text[_SHOWN_ANSWER:] else "")
+        cut = "; it was cut off: allow more tokens in `parameters`" if not answer.finished else ""
+        return (
+            f"evaluate.endpoints.{self.name}: none of the first {self._unreadable} answers of "
+            f"{self.endpoint.model} at {self.endpoint.base_url} can be read, say {text}{cut}; a judge "
+            'answers {"reason": "...", "verdict": "A"}, thoughts and prose around it are passed over. '
+            "Stopped, for such answers are no votes (give_up_after)"
+        )
 
     def _fetch(self, messages: Messages, form: AnswerForm | None) -> CachedAnswer:
         """Ask until the answer is readable, `asks` times at most; the tokens of all tries count."""
@@ -166,7 +202,7 @@ class EndpointClient:
                 tokens_in=answer.tokens_in + tokens_in,
                 tokens_out=answer.tokens_out + tokens_out,
             )
-            if form is None or form.is_readable(text):
+            if form is None or form.is_readable(messages, text):
                 break
             # the unreadable answer is shown to the model that gave it
             sent = [*messages, {"role": "assistant", "content": text}, form.correction]

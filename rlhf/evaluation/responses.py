@@ -169,4 +169,5 @@ def _sampling_rule(
         temperature=settings.temperature,
         top_p=settings.top_p,
         repetition_penalty=settings.repetition_penalty,
+        greedy=settings.temperature == 0,
     )

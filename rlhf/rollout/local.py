@@ -162,11 +162,11 @@ def draw(
     [B] float32.
     """
     # 1. the distribution
+    if rule.repetition_penalty != 1.0:
+        logits = _penalised(logits, seen, rule.repetition_penalty)
     if rule.greedy:
         tokens = logits.argmax(dim=1, keepdim=True)
         return tokens.squeeze(1), logits.log_softmax(dim=1).gather(1, tokens).squeeze(1)
-    if rule.repetition_penalty != 1.0:
-        logits = _penalised(logits, seen, rule.repetition_penalty)
     logprobs = (logits / rule.temperature).log_softmax(dim=1)
     probabilities = logprobs.exp()
     order: Tensor | None = None

@@ -28,7 +28,7 @@ class SamplingRule:
     """How one token is drawn from the logits: repetition penalty, then temperature, then the nucleus.
 
     other_ends: tokens that end a response as `eos_id` does (Gemma ends turns and documents with two)
-    greedy: the likeliest token instead, always
+    greedy: after the penalty the likeliest token, always
     """
 
     max_new_tokens: int

@@ -34,7 +34,8 @@ class Generation(Section):
     sampled response is one beam with nothing to be ranked against, so it has no effect and no key.
     """
 
-    temperature: Positive = 0.8
+    # 0: greedy, the likeliest token always
+    temperature: NonNegative = 0.8
     # the nucleus
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
     # 1: none
@@ -64,6 +65,8 @@ class Endpoint(Section):
     retries: CountOrZero = 8
     # of a judge whose answer cannot be read, before it counts as no vote
     asks: Count = 3
+    # of a judge's first answers, if none can be read: so many end the run; null: it goes on to the end
+    give_up_after: Count | None = 5
     # three solved comparisons before each: small models need them to keep to the form
     worked_examples: bool = False
     # prompts of a comparison that a judge is asked about, drawn by their ids: a cheap trial

@@ -1,35 +1,24 @@
 """A model behind an OpenAI-compatible endpoint as judge: the paper's GPT-4.
 
-A question is a rubric and one fenced comparison; the answer must be one JSON object. What cannot be
-read is asked for again a few times, then counted as no vote.
+A question is a rubric and one fenced comparison; the answer must hold one JSON object. What cannot
+be read is asked for again a few times, then counted as no vote.
 """
 
-import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict
-
-from rlhf.evaluation.endpoints import AnswerForm, EndpointClient, find_endpoint
+from rlhf.evaluation.endpoints import AnswerForm, EndpointClient, Messages, find_endpoint
+from rlhf.evaluation.judges.reply import parse_reply
 from rlhf.evaluation.judges.rubric import ANSWER_AGAIN, question
-from rlhf.evaluation.types import Case, Facts, Preference, Verdict
+from rlhf.evaluation.types import Case, Facts, Verdict
 from rlhf.settings.evaluation import Endpoint
 from rlhf.settings.schema import Settings
 from rlhf.workspace import Workspace
 
-_PREFERRED: Mapping[str, Preference] = {"A": "first", "B": "second", "tie": "tie"}
-_FENCES = ("```", "```json")
-
-
-class JudgeReply(BaseModel):
-    """What the judge must answer, and nothing beside it."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    reason: str
-    verdict: Literal["A", "B", "tie"]
+log = logging.getLogger("rlhf")
 
 
 class ApiJudge:
@@ -58,13 +47,16 @@ class ApiJudge:
             if cases[index].response_first != cases[index].response_second:
                 asked.append(index)
 
+        questions = [question(cases[index], endpoint.worked_examples) for index in asked]
         answers = self._client.ask_all(
-            f"evaluate: judge {self.name}",
-            [question(cases[index], endpoint.worked_examples) for index in asked],
-            AnswerForm(_is_readable, ANSWER_AGAIN),
+            f"evaluate: judge {self.name}", questions, AnswerForm(_is_readable, ANSWER_AGAIN)
         )
-        for index, answer in zip(asked, answers, strict=True):
-            verdicts[index] = Verdict(parse_reply(answer.text))
+        unread = 0
+        for index, messages, answer in zip(asked, questions, answers, strict=True):
+            verdicts[index] = Verdict(parse_reply(answer.text, _shown(messages)))
+            unread += verdicts[index].preferred is None
+        if unread:
+            log.warning("judge %s: %d of %d answers hold no verdict", self.name, unread, len(asked))
         return verdicts
 
     def facts(self) -> Facts:
@@ -72,27 +64,13 @@ class ApiJudge:
         return self._client.facts()
 
 
-def parse_reply(text: str) -> Preference | None:
-    """Read a verdict.
-
-    None unless the whole text is the JSON object asked for; a code fence around it is allowed.
-    """
-    body = text.strip()
-    first, _, rest = body.partition("\n")
-    if first.strip() in _FENCES and rest.endswith("```"):
-        body = rest[: -len("```")]
-
-    # strict: text that was judged may hold verdicts too, and none of them must count
-    try:
-        reply = JudgeReply.model_validate(json.loads(body, object_pairs_hook=_without_duplicates))
-    # the errors of pydantic and json are ValueErrors
-    except (ValueError, RecursionError):
-        return None
-    return _PREFERRED[reply.verdict]
+def _is_readable(messages: Messages, text: str) -> bool:
+    return parse_reply(text, _shown(messages)) is not None
 
 
-def _is_readable(text: str) -> bool:
-    return parse_reply(text) is not None
+def _shown(messages: Messages) -> str:
+    """The task and the texts to be judged; the examples between them are there to be followed."""
+    return f"{messages[0]['content']}\n{messages[-1]['content']}"
 
 
 def _drawn(cases: Sequence[Case], limit: int | None) -> list[int]:
@@ -100,11 +78,3 @@ def _drawn(cases: Sequence[Case], limit: int | None) -> list[int]:
     # drawn by id: both orders, and later runs, ask about the same ones
     ids = [sha256(case.id.encode()).digest() for case in cases]
     return sorted(range(len(cases)), key=ids.__getitem__)[:limit]
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # JSON allows it; which of two verdicts would count is then a matter of the parser
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        raise ValueError("a key twice")
-    return content

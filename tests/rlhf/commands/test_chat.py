@@ -22,14 +22,11 @@ def opened(
     workspace: Workspace,
     generation: Generation = GENERATION,
     *,
-    greedy: bool = False,
     score: bool = False,
     system: str | None = None,
 ) -> Chat:
     policy = workspace.model("policy")
-    return open_chat(
-        policy, workspace, generation, seed=1, greedy=greedy, score=score, system=system
-    )
+    return open_chat(policy, workspace, generation, seed=1, score=score, system=system)
 
 
 def answer(chat: Chat, text: str) -> str:
@@ -51,7 +48,8 @@ def test_a_reply_is_what_evaluation_would_sample(trained: Workspace) -> None:
 
 @torch.no_grad()
 def test_greedy_takes_the_likeliest_token(trained: Workspace) -> None:
-    chat = opened(trained, greedy=True)
+    greedy = Generation(max_new_tokens=20, temperature=0.0, repetition_penalty=1.0)
+    chat = opened(trained, greedy)
     answer(chat, "Hello")
     ids = list(chat.last_turn.prompt)
     for token in chat.last_turn.response:

@@ -20,8 +20,10 @@ from rlhf.settings.evaluation import Endpoint
 
 FAULTS = (
     *("429", "500", "timeout", "cut", "not json", "a page", "error inside", "no choices"),
-    *("nonsense", "prose", "two objects"),
+    *("nonsense", "cut thoughts", "two verdicts"),
 )
+# what stands around a verdict
+FORM = "{}"
 # seconds: what no answer takes on a busy machine, and what is longer than the client's patience
 PATIENCE = 10.0
 HELD_UP = 11.0
@@ -119,13 +121,15 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(
                 400, {"error": {"message": f"no credit for {self.headers['Authorization']}"}}
             )
-        content = json.dumps({"reason": "the rule", "verdict": verdict(body["messages"])})
+        content = FORM.format(
+            json.dumps({"reason": "the rule", "verdict": verdict(body["messages"])})
+        )
         if fault == "nonsense":
             content = "?!"
-        elif fault == "prose":
-            content = "Answer A is better. " + content
-        elif fault == "two objects":
-            content = content + "\n" + content
+        elif fault == "cut thoughts":
+            content = "<think>\n\x1b[31mPerhaps " + content + " or not" * 100
+        elif fault == "two verdicts":
+            content = '{"verdict": "A"} {"verdict": "B"}'
         elif fault is None:
             with script.lock:
                 script.answered[json.dumps(body["messages"][:2])] += 1

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from scripted_server import Script, endpoint, scripted
 
 from rlhf.common.errors import DataError, RlhfError
@@ -12,6 +13,7 @@ from rlhf.engine.single import TorchEngine
 from rlhf.evaluation.evaluate import evaluate
 from rlhf.evaluation.opponents import endpoint_responses, read_responses, responses_of
 from rlhf.evaluation.responses import EvaluationPrompt, read_prompts
+from rlhf.models.saving import load_causal_lm
 from rlhf.settings import settings_from
 from rlhf.settings.schema import Settings
 from rlhf.workspace import Workspace
@@ -66,6 +68,26 @@ def test_another_version_of_our_model_answers_token_by_token_as_it_does_as_a_sta
     assert theirs == ours
 
 
+def test_at_temperature_0_each_token_is_the_likeliest_and_no_seed_matters(
+    workspace: Workspace, settings: Settings
+) -> None:
+    engine, prompts = TorchEngine(settings.engine), read_prompts(workspace)
+    generation = settings.evaluate.generation.model_dump(mode="json")
+    greedy = generation | {"temperature": 0.0, "repetition_penalty": 1.0}
+    model = load_causal_lm(workspace.model("sft"))
+    found = []
+    for seed in (1, 2):
+        changed = with_opponents(settings, generation=greedy).model_copy(update={"seed": seed})
+        found.append(responses_of("sft", changed, workspace, prompts, engine)[0])
+    assert found[0] == found[1]
+    for prompt, response in zip(prompts, found[0], strict=True):
+        ids = list(prompt.ids)
+        for token in response.ids:
+            with torch.no_grad():
+                assert token == int(model(torch.tensor([ids])).logits[0, -1].argmax())
+            ids.append(token)
+
+
 def test_a_file_of_responses_is_compared_by_every_judge(
     workspace: Workspace, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,7 +137,8 @@ def test_where_a_judge_is_silent_its_numbers_are_missing_and_nothing_else(
     monkeypatch.setenv("SCRIPTED_KEY", "k")
     monkeypatch.setattr("scripted_server.verdict", lambda messages: "perhaps")
     with scripted(Script()) as url:
-        endpoints = {"gpt": endpoint(url).model_dump(mode="json")}
+        patient = endpoint(url, give_up_after=None)
+        endpoints = {"gpt": patient.model_dump(mode="json")}
         evaluate(
             with_opponents(settings, judges=["gold", "api:gpt"], endpoints=endpoints), workspace
         )

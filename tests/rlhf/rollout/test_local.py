@@ -166,6 +166,14 @@ def test_greedy_takes_the_likeliest_whatever_the_uniform() -> None:
         assert float(logprobs) == pytest.approx(float(logits.log_softmax(dim=1)[0, 1]))
 
 
+def test_greedy_takes_the_likeliest_after_the_penalty_on_what_was_said() -> None:
+    logits = torch.tensor([[0.0, 2.0, 1.5]])
+    seen = torch.tensor([[1]])
+    for penalty, likeliest in ((1.0, 1), (1.2, 1), (1.5, 2)):
+        how = rule(greedy=True, repetition_penalty=penalty)
+        assert draw(logits, torch.tensor([0.5]), seen, how)[0].tolist() == [likeliest]
+
+
 # -- whole responses ----------------------------------------------------------------------------
 
 

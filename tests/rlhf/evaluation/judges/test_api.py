@@ -13,7 +13,8 @@ from scripted_server import Script, case, cases, endpoint, expected, fenced, jud
 
 from rlhf.common.errors import JudgeError, SettingsError
 from rlhf.common.yaml import parse_yaml
-from rlhf.evaluation.judges.api import ApiJudge, parse_reply
+from rlhf.evaluation.judges.api import ApiJudge
+from rlhf.evaluation.judges.reply import parse_reply
 from rlhf.evaluation.judges.rubric import question
 from rlhf.evaluation.opponents import endpoint_responses
 from rlhf.evaluation.responses import EvaluationPrompt
@@ -29,30 +30,6 @@ def key(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 # -- one question ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ('{"reason": "x", "verdict": "A"}', "first"),
-        ('  {"verdict": "B", "reason": "x"}\n', "second"),
-        ('```json\n{"reason": "x", "verdict": "tie"}\n```', "tie"),
-        ('{"reason": "x", "verdict": "a"}', None),
-        ('{"reason": "x", "verdict": "A", "also": 1}', None),
-        ('{"verdict": "A"}', None),
-        ('Sure! {"reason": "x", "verdict": "A"}', None),
-        ('{"reason": "x", "verdict": "A"} {"reason": "x", "verdict": "B"}', None),
-        ('{"reason": "x", "verdict": ["A"]}', None),
-        ("A", None),
-        ("", None),
-        ("```", None),
-        ('```A wins\n{"reason": "x", "verdict": "B"}\n```', None),
-        ('{"reason": "x", "verdict": "A", "verdict": "B"}', None),
-        ("[" * 100_000, None),
-    ],
-)
-def test_only_the_object_asked_for_is_a_vote(text: str, found: str | None) -> None:
-    assert parse_reply(text) == found
 
 
 def test_a_question_shows_both_answers_and_no_name_of_a_model() -> None:
@@ -132,12 +109,71 @@ def test_position_bias_is_seen_and_decides_nothing(
     }
 
 
-def test_an_answer_that_stays_unreadable_is_no_vote(tmp_path: Path) -> None:
-    script = Script(fault_rate=1.0, faults=("prose",))
+def test_an_answer_that_stays_unreadable_is_no_vote(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    script, items = Script(), unequal(cases(8))
     with scripted(script) as url:
-        _, found = judge_all(url, tmp_path, unequal(cases(8)))
-    assert {item.outcome for item in found} == {None}
-    assert script.requests == 3 * 2 * len(found)
+        judge_all(url, tmp_path, items[:1])
+        # one answer was readable: those that are not are no votes, and the judge goes on
+        script.fault_rate, script.faults = 1.0, ("nonsense",)
+        _, found = judge_all(url, tmp_path, items)
+        assert {item.outcome for item in found[1:]} == {None} and found[0].outcome is not None
+        assert script.requests == 2 + 3 * 2 * (len(items) - 1)
+        # they are kept, and not paid for again
+        judge_all(url, tmp_path, items)
+        assert script.requests == 2 + 3 * 2 * (len(items) - 1)
+    wanted = f"judge scripted: {len(items) - 1} of {len(items)} answers hold no verdict"
+    assert caplog.messages == [wanted] * 4
+
+
+@pytest.mark.parametrize("fault", ["nonsense", "cut thoughts", "two verdicts"])
+def test_a_judge_that_nobody_can_read_ends_the_run_early_with_one_of_its_answers(
+    tmp_path: Path, fault: str
+) -> None:
+    script, items = Script(fault_rate=1.0, faults=(fault,)), unequal(cases(60))
+    script.finish_reason = "length" if fault == "cut thoughts" else "stop"
+    with scripted(script) as url:
+        with pytest.raises(JudgeError) as stopped:
+            judge_all(url, tmp_path, items, concurrency=1)
+        assert script.requests == 5 * 3 < len(items)
+        said = str(stopped.value)
+        assert "evaluate.endpoints.scripted: none of the first 5 answers of scripted at" in said
+        assert len(said) < 800 and said.isprintable()
+        assert ("<think>\\n" in said) == ("allow more tokens" in said) == (fault == "cut thoughts")
+        # nothing was kept: once the judge is mended it is asked about all
+        script.fault_rate = 0.0
+        _, found = judge_all(url, tmp_path, items)
+        assert [item.outcome for item in found] == expected(items)
+
+
+def test_a_judge_is_read_to_the_end_where_that_is_wanted(tmp_path: Path) -> None:
+    script, items = Script(fault_rate=1.0, faults=("nonsense",)), unequal(cases(12))
+    with scripted(script) as url:
+        _, found = judge_all(url, tmp_path, items, give_up_after=None)
+    assert {item.outcome for item in found} == {None} and script.requests == 6 * len(items)
+
+
+@pytest.mark.parametrize("form", ["think", "prose", "Tie", "fence", "behind"])
+def test_verdicts_are_read_as_judges_give_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    forms = {
+        "think": "<think>\nA says {{B}} is long.\n</think>\n\n{}",
+        "prose": "Here is my verdict: {}",
+        "Tie": "{}",
+        "fence": "```json\n{}\n```\n",
+        "behind": "{}\nLet me know if you need more.",
+    }
+    monkeypatch.setattr("scripted_server.FORM", forms[form])
+    if form == "Tie":
+        monkeypatch.setattr("scripted_server.verdict", lambda messages: "Tie")
+    script, items = Script(), unequal(cases(16))
+    with scripted(script) as url:
+        _, found = judge_all(url, tmp_path, items)
+    wanted = ["tie"] * len(items) if form == "Tie" else expected(items)
+    assert [item.outcome for item in found] == wanted
+    assert script.requests == 2 * len(items)
 
 
 def test_the_key_must_be_set_and_is_told_to_nobody(
