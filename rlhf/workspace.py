@@ -5,6 +5,8 @@ from pathlib import Path
 
 # in a directory of checkpoints: its run wrote all outputs
 FINISHED = "finished"
+# as this, of a run that may be lengthened
+KEPT = "kept"
 # in the directory of a reward model
 HEAD_FILE = "scalar_head.safetensors"
 # all that the model directory of a stage that is off holds
@@ -88,7 +90,7 @@ class Workspace:
     def finished_checkpoints(self, *, but: str) -> list[Path]:
         """Checkpoints that nobody needs once their stage's outputs are kept; `but` is left out.
 
-        Those of runs that did not finish stay, of other settings too.
+        Those of runs that did not finish stay, of other settings too; and those kept to be lengthened.
         """
         return [
             mark.parent
@@ -99,7 +101,10 @@ class Workspace:
     def unfinished_checkpoints(self, stage: str) -> list[Path]:
         """The complete checkpoints of a stage's runs that did not come to their end."""
         found = self.checkpoints.glob(f"{stage}/*/step-*")
-        return sorted(path for path in found if not (path.parent / FINISHED).exists())
+        marks = (FINISHED, KEPT)
+        return sorted(
+            path for path in found if not any((path.parent / mark).exists() for mark in marks)
+        )
 
     @property
     def failures(self) -> Path:

@@ -8,24 +8,36 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rlhf.common.files import tree_sha256
+from rlhf.common.files import read_json, tree_sha256, write_json
 from rlhf.core.source import code_sha256
 from rlhf.engine.processes import barrier, is_main
-from rlhf.workspace import FINISHED
+from rlhf.settings.read import flatten
+from rlhf.workspace import FINISHED, KEPT
 
 # whose other versions may give other numbers
 _LIBRARIES = ("torch", "transformers", "deepspeed")
+# beside the checkpoints: what their key was made from
+_PARTS = "made-from.json"
 
 log = logging.getLogger("rlhf")
 
 
+@dataclass(frozen=True)
+class Fingerprint:
+    """A hash of all that the numbers of a run depend on, and that itself."""
+
+    key: str
+    parts: Mapping[str, Any] = field(compare=False)
+
+
 def fingerprint(
     stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Path], modules: Sequence[str]
-) -> str:
+) -> Fingerprint:
     """Hash all that the numbers of a run depend on.
 
     The stage's name, its settings, its inputs (files or directories, by content), the source that
@@ -39,7 +51,7 @@ def fingerprint(
         "libraries": {name: version(name) for name in _LIBRARIES},
     }
     text = json.dumps(parts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return Fingerprint(hashlib.sha256(text.encode()).hexdigest()[:16], json.loads(text))
 
 
 class Checkpoints:
@@ -51,16 +63,27 @@ class Checkpoints:
     names and removes.
     """
 
-    def __init__(self, root: Path, stage: str, key: str) -> None:
+    def __init__(
+        self, root: Path, stage: str, key: str, parts: Mapping[str, Any] | None = None
+    ) -> None:
         self.directory = root / stage / key
+        self._parts = parts
 
-    def latest(self) -> tuple[int, Path] | None:
-        """Step and directory of the newest complete checkpoint, or None."""
+    def latest(self, until: int | None = None) -> tuple[int, Path] | None:
+        """Step and directory of the newest complete checkpoint, or None.
+
+        until: of a run of so many steps; one beyond is none of it
+        """
         steps = self._complete()
         if not steps:
+            self._tell_difference()
             return None
-        log.info("resuming from %s", steps[-1][1])
-        return steps[-1]
+        step, path = steps[-1]
+        if until is not None and step > until:
+            log.info("%s lies beyond step %d, the last one asked for: begins anew", path, until)
+            return None
+        log.info("resuming from %s", path)
+        return step, path
 
     def save(self, step: int, write: Callable[[Path], None]) -> None:
         """Write a checkpoint by `write(directory)`; it counts once all processes wrote their part."""
@@ -71,6 +94,11 @@ class Checkpoints:
             for stale in self.directory.glob(".step-*.partial"):
                 shutil.rmtree(stale)
             partial.mkdir(parents=True)
+            # of a finished run that goes on
+            for mark in (FINISHED, KEPT):
+                (self.directory / mark).unlink(missing_ok=True)
+            if self._parts is not None:
+                write_json(self.directory / _PARTS, self._parts)
         barrier()
         write(partial)
         barrier()
@@ -82,11 +110,41 @@ class Checkpoints:
                     shutil.rmtree(path, ignore_errors=True)
         barrier()
 
-    def finish(self) -> None:
-        """Mark them as those of a finished run; whoever keeps its outputs may then remove them."""
-        if is_main() and self.directory.is_dir():
-            (self.directory / FINISHED).touch()
+    def finish(self, *, keep: bool = False) -> None:
+        """Mark them as those of a finished run; whoever keeps its outputs may then remove them.
+
+        keep: unless they are for the run to be lengthened, in place of those of the one before
+        """
+        if not is_main() or not self.directory.is_dir():
+            return
+        (self.directory / (FINISHED if keep else KEPT)).unlink(missing_ok=True)
+        (self.directory / (KEPT if keep else FINISHED)).touch()
+        if keep:
+            for mark in self.directory.parent.glob(f"*/{KEPT}"):
+                if mark.parent != self.directory:
+                    shutil.rmtree(mark.parent)
 
     def _complete(self) -> list[tuple[int, Path]]:
         found = [path for path in self.directory.glob("step-*") if path.is_dir()]
         return sorted((int(path.name.removeprefix("step-")), path) for path in found)
+
+    def _tell_difference(self) -> None:
+        """Say what the newest other run of this stage, whose checkpoints lie here, was made from."""
+        others = list(self.directory.parent.glob(f"*/{_PARTS}"))
+        if self._parts is None or not others or not is_main():
+            return
+        newest = max(others, key=lambda path: path.stat().st_mtime)
+        found = "; ".join(differences(read_json(newest), self._parts))
+        log.info("begins anew: %s was made with other %s", newest.parent, found)
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """In which parts two fingerprints differ, with their values where these say something."""
+    found = []
+    for part in ("settings", "libraries", "inputs"):
+        old, new = flatten(before[part]), flatten(now[part])
+        for key in sorted(old.keys() | new.keys()):
+            if old.get(key) != new.get(key):
+                values = "" if part == "inputs" else f" ({old.get(key)}, now {new.get(key)})"
+                found.append(f"{part}: {key}{values}")
+    return [*found, "code"] if before["code"] != now["code"] else found

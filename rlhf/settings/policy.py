@@ -146,7 +146,10 @@ class Sampling(Section):
 class Ppo(Section):
     """The policy stage (sections 3 and 5): by PPO-max, or by the algorithm that is named."""
 
-    LATER: ClassVar = frozenset({"rewards", "reward_services", "responses"}) | NEIGHBOUR_SECTIONS
+    LATER: ClassVar = (
+        frozenset({"rewards", "reward_services", "responses", "keep_checkpoint"})
+        | NEIGHBOUR_SECTIONS
+    )
 
     algorithm: Annotated[str, one_of(ALGORITHMS)] = "ppo-max"
     # detail 9: where the policy starts
@@ -206,6 +209,8 @@ class Ppo(Section):
     keep: Literal["best", "last"] = "best"
     # iterations between resume checkpoints
     checkpoint_every: Count = 10
+    # of a finished run, so that it goes on where iterations is raised; false spares the disk of it
+    keep_checkpoint: bool = True
 
     @model_validator(mode="after")
     def _penalty_instead_of_clip(self) -> Self:

@@ -23,6 +23,7 @@ from rlhf.settings import Settings
 from rlhf.settings.advice import advice
 from rlhf.settings.reads import OPTIONAL_MODELS
 from rlhf.stages import STAGES
+from rlhf.training.lengthening import ANY_VALUE, lengthened, lengthened_from
 from rlhf.training.monitor import Watch
 from rlhf.training.run import TrainingRun, begin
 from rlhf.training.sources import RunSources
@@ -41,7 +42,8 @@ def train(settings: Settings, workspace: Workspace) -> None:
     kind = find(ALGORITHMS, settings.ppo.algorithm)
     inputs = kind.inputs(settings)
     _refuse_unlisted(inputs, settings.ppo.algorithm)
-    run = begin("ppo", settings, workspace, ["ppo", "data"], inputs.paths(workspace))
+    paths = inputs.paths(workspace)
+    run = begin("ppo", settings, workspace, ["ppo", "data"], paths, any_value=ANY_VALUE)
     if run.is_main:
         for sentence in advice(settings.ppo):
             log.warning("%s", sentence)
@@ -87,15 +89,18 @@ class Loop:
         self.sources = sources
         self.validator = validator
         self.watch = Watch(self.section.alarm.patience)
+        # the numbers of iterations that the run was asked for in turn
+        self.lengths = [self.section.iterations]
 
     def train(self) -> None:
         """Run all iterations, from the last checkpoint on if there is one, and write the outputs."""
         # 1. where to start; iterations before the policy learns have negative numbers
         run, iterations = self.run, self.section.iterations
         warmup = self.algorithm.warmup_iterations
-        resumed = run.resume(self.trainers)
+        resumed = run.resume(self.trainers, until=iterations)
         if resumed is not None:
             self._load_state(resumed.loop)
+            self.lengths = lengthened(self.lengths, self.section, resumed.step)
         start = -warmup if resumed is None else resumed.step
         steps = run.open_log(run.workspace.steps("ppo"), resumed)
         samples = run.open_log(run.workspace.samples("ppo"), resumed)
@@ -116,7 +121,7 @@ class Loop:
                     break
                 # a checkpoint is named by the iteration that comes next
                 following = iteration + 1
-                if following % self.section.checkpoint_every == 0 and following < iterations:
+                if self._is_checkpoint(following):
                     run.save_checkpoint(following, self.trainers, self._state(), [steps, samples])
                     self.validator.checkpointed()
             # 3. the policy as the last update left it
@@ -129,6 +134,12 @@ class Loop:
                 if stream is not None:
                     stream.close()
         self._finish()
+
+    def _is_checkpoint(self, following: int) -> bool:
+        """Whether one is due; the last stands before the final validation, to be gone on from."""
+        if following == self.section.iterations:
+            return self.section.keep_checkpoint
+        return following % self.section.checkpoint_every == 0
 
     # -- an iteration ------------------------------------------------------------------------------
 
@@ -239,12 +250,14 @@ class Loop:
             "algorithm": self.algorithm.state(),
             "watched": self.watch.state(),
             "validation": self.validator.state(),
+            "lengths": self.lengths,
         }
 
     def _load_state(self, state: dict[str, Any]) -> None:
         self.algorithm.load_state(state["algorithm"])
         self.watch.load_state(state["watched"])
         self.validator.load_state(state["validation"])
+        self.lengths = state["lengths"]
 
     def _finish(self) -> None:
         """Write the policy and what the run is summed up by."""
@@ -264,9 +277,10 @@ class Loop:
         write_plot_data(workspace.steps("ppo"), workspace.plot_data("ppo"))
         summary = summarise(rows, self.algorithm.curves, self.algorithm.peaks, run.seconds)
         summary |= verdict(self.watch, best, rows)
+        summary |= lengthened_from(self.lengths, section)
         summary["precision"] = self.engine.precision
         write_summary(workspace.metrics("ppo"), summary)
-        run.checkpoints.finish()
+        run.checkpoints.finish(keep=section.keep_checkpoint)
 
 
 def _log(row: dict[str, Value], update: Update[Any], metrics: Mapping[str, Value]) -> None:

@@ -84,9 +84,9 @@ class TrainingRun:
         with writing(self.checkpoints.directory):
             self.checkpoints.save(step, write)
 
-    def resume(self, trainers: Mapping[str, Trainer]) -> Resumed | None:
-        """Take up the last checkpoint, if there is one."""
-        latest = self.checkpoints.latest()
+    def resume(self, trainers: Mapping[str, Trainer], until: int | None = None) -> Resumed | None:
+        """Take up the last checkpoint, if there is one; none beyond step `until`."""
+        latest = self.checkpoints.latest(until)
         if latest is None:
             return None
         step, directory = latest
@@ -116,28 +116,33 @@ def begin(
     workspace: Workspace,
     sections: Sequence[str],
     inputs: Mapping[str, Path],
+    any_value: Sequence[str] = (),
 ) -> TrainingRun:
     """Start the engine and find this stage's checkpoints.
 
     They are keyed by the settings' `sections`, the inputs, and the code that the stage runs: its
     files, and what the settings' names stand for.
+
+    any_value: keys of the stage's own section that no step depends on
     """
     seed_everything(settings.seed, name)
     engine = make_engine(settings.engine)
     # what the settings' keys mean on this machine counts, not only what they say
     content = settings.model_dump(mode="json")
     chosen = {part: content[part] for part in ("seed", "engine", *sections)}
+    for key in any_value:
+        del chosen[name][key]
     chosen["precision"] = engine.precision
     stage = find_stage(name)
     # a name may come to mean another class of the same file
     chosen["registry"] = stage.chosen(settings)
 
     # input models are large: one process hashes them, the others are given the key
-    keys = []
+    prints = []
     if engine.rank == 0:
-        keys = [fingerprint(name, chosen, inputs, stage.modules(settings))]
-    (key,) = engine.all_gather(keys)
-    checkpoints = Checkpoints(workspace.checkpoints, name, key)
+        prints = [fingerprint(name, chosen, inputs, stage.modules(settings))]
+    (found,) = engine.all_gather(prints)
+    checkpoints = Checkpoints(workspace.checkpoints, name, found.key, found.parts)
     return TrainingRun(name, settings, workspace, engine, checkpoints)
 
 
