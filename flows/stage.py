@@ -17,10 +17,12 @@ from prefect.exceptions import PrefectException, TerminationSignal
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from rlhf.common.command import exit_on_fault
+from rlhf.common.proxies import refuse_socks_proxy
 from rlhf.stages import STAGES
 from tasks.execution import Execution, current_execution
 from tasks.guard import hangup_as_sigterm, terminate_with
 from tasks.optional_stages import is_off, leave_empty, write_stand_ins
+from tasks.prefect_api import refuse_unusable_prefect
 from tasks.server import is_own, shared_server
 from tasks.steps import record, register, run_worker, tracked_stage, write_key_figures
 from tasks.tracking import TrackedRun
@@ -115,13 +117,25 @@ def exit_code() -> Iterator[None]:
         yield
 
 
+def usable_server(root: Path, owner: psutil.Process) -> str:
+    """The address of the Prefect server to use, as `shared_server` gives it.
+
+    Raises RlhfError in one line where Prefect could not work with it.
+    """
+    refuse_socks_proxy()
+    url = shared_server(root, owner)
+    if not is_own(root, url):
+        refuse_unusable_prefect(url)
+    return url
+
+
 @contextmanager
 def prefect_server(root: Path, execution: Execution) -> Iterator[str]:
     """Use the workspace's Prefect server in the block and in processes started there.
 
     Gives its address.
     """
-    url = shared_server(root, execution.owner)
+    url = usable_server(root, execution.owner)
     _quiet_engine(links=not is_own(root, url))
     with temporary_settings({PREFECT_API_URL: url}):
         # for the stages that `dvc repro` starts

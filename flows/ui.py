@@ -18,14 +18,14 @@ from typing import NoReturn
 import httpx
 import psutil
 
-from flows.stage import exit_code
+from flows.stage import exit_code, usable_server
 from rlhf.common.address import without_credentials
 from rlhf.common.errors import RlhfError
 from rlhf.common.files import read_json, write_json
 from tasks.guard import guard_environment, guarded_command
 from tasks.run_page import address_file
 from tasks.served import SERVED_ELSEWHERE, is_served
-from tasks.server import HOST, free_port, release, shared_server
+from tasks.server import HOST, free_port, release
 from tasks.tracking import tracking_uri
 
 # MLflow's own; another one where it is taken
@@ -60,7 +60,7 @@ def main() -> None:
             if not os.environ.get("MLFLOW_TRACKING_URI"):
                 # it starts while Prefect's server does
                 mlflow = start_mlflow(root)
-            prefect_url = shared_server(root, this_process)
+            prefect_url = usable_server(root, this_process)
             runner = DeploymentRunner(root)
             print(f"Prefect  {without_credentials(prefect_url.removesuffix('/api'))}", flush=True)
             if mlflow is not None:

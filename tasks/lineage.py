@@ -18,6 +18,7 @@ from dvc.repo import Repo
 
 from rlhf.common.errors import RlhfError
 from rlhf.settings import Settings, flatten
+from tasks.repository import refuse_unusable_repository
 
 # of the tags of a run: what it read, each with its hash
 DEPENDENCY = "dvc.dep."
@@ -187,6 +188,7 @@ def _repo(root: Path) -> Repo:
     try:
         return Repo(str(root))
     except DvcException as error:
+        refuse_unusable_repository(root)
         raise RlhfError(
             f"{root.resolve()}: not a DVC repository; stages run inside a clone ({error})"
         ) from None

@@ -27,6 +27,7 @@ from tasks.dvc_locks import holders
 from tasks.errors import BusyError
 from tasks.guard import hangup_as_sigterm
 from tasks.process import OnLine, run_process
+from tasks.repository import refuse_unusable_repository
 from tasks.watched import refuse_unwatched_stages
 
 # DVC's message about a stage that another process runs
@@ -176,6 +177,7 @@ def workspace_held(root: Path, on_line: OnLine, *, wait: bool = True) -> Iterato
 
     wait: for another run; otherwise a workspace in use raises BusyError
     """
+    refuse_unusable_repository(root)
     with _only_run(root, on_line, wait):
         wait_for_others(root, on_line, wait=wait)
         yield

@@ -19,13 +19,13 @@ from rlhf.commands.machine_checks import (
     gpu_check,
     memory_check,
     python_check,
-    usable_cores,
     usable_memory,
 )
 from rlhf.commands.overview import stage_states
 from rlhf.commands.package_checks import import_check, pins_check, start_import
 from rlhf.commands.workspace_checks import addresses_check, judges_check, settings_check
 from rlhf.common.errors import RlhfError
+from rlhf.core.cores import usable_cores
 from rlhf.workspace import Workspace
 
 

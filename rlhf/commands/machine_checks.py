@@ -17,13 +17,6 @@ _INSTALL = "install the pinned packages: pip install -e . -c requirements.lock"
 # -- what there is --------------------------------------------------------------------------------
 
 
-def usable_cores() -> int:
-    """Those that this process may use, where the system tells."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def usable_memory() -> int:
     """Bytes that this process may use: the machine's, or the container's limit if that is lower."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

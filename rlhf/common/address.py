@@ -41,7 +41,18 @@ class Address:
             ) from None
         if not expanded:
             raise RlhfError(f"{self}: a path is missing behind the colon")
-        return Path(expanded).expanduser()
+        return expand_home(expanded, f"{self}: ")
+
+
+def expand_home(path: str, where: str = "") -> Path:
+    """A path with `~` expanded; raises RlhfError where that home is not known."""
+    try:
+        return Path(path).expanduser()
+    # no such user, or a process whose user has no name and no HOME, as in some containers
+    except RuntimeError:
+        raise RlhfError(
+            f"{where}{path}: no home directory is known; set HOME, or write the whole path"
+        ) from None
 
 
 def without_credentials(text: str) -> str:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from rlhf.engine.base import Item, Loss, Model, NonFiniteError, Trainer, learning_rate
 from rlhf.engine.precision import precision_of
 from rlhf.engine.state import load_state, save_state
+from rlhf.engine.threads import set_threads
 from rlhf.settings.training import EngineSettings, Optimizer
 
 
@@ -107,8 +108,7 @@ class TorchEngine:
     def __init__(self, settings: EngineSettings) -> None:
         self.settings, self.precision = settings, precision_of(settings)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if settings.threads is not None:
-            torch.set_num_threads(settings.threads)
+        set_threads(settings)
 
     def trainer(self, model: nn.Module, optimizer: Optimizer, total_steps: int) -> Trainer:
         if self.settings.gradient_checkpointing:

@@ -28,6 +28,7 @@ from rlhf.engine.base import Item, Loss, Model, NonFiniteError, Trainer, learnin
 from rlhf.engine.precision import Precision, precision_of
 from rlhf.engine.single import enable_gradient_checkpointing, recomputing
 from rlhf.engine.state import load_state, save_state
+from rlhf.engine.threads import set_threads
 from rlhf.settings.training import EngineSettings, Optimizer
 
 # where DeepSpeed 0.19 keeps this process's part of the float32 weights
@@ -221,8 +222,7 @@ class ZeroEngine:
 
     def __init__(self, settings: EngineSettings) -> None:
         self.settings, self.precision = settings, precision_of(settings)
-        if settings.threads is not None:
-            torch.set_num_threads(settings.threads)
+        set_threads(settings)
         self.device = _join_processes()
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 import transformers
 from filelock import FileLock
 
+from rlhf.common.address import expand_home
 from rlhf.common.errors import SourceError
 from rlhf.common.files import sha256, staged_directory
 from rlhf.data.sources.base import FetchRequest, FetchResult, Source, check_pin
@@ -54,7 +55,7 @@ class WheelSource(Source):
 
 def cache_root() -> Path:
     """The user's cache: $RLHF_CACHE, or ~/.cache/rlhf."""
-    return Path(os.environ.get("RLHF_CACHE") or "~/.cache/rlhf").expanduser()
+    return expand_home(os.environ.get("RLHF_CACHE") or "~/.cache/rlhf", "RLHF_CACHE: ")
 
 
 def _version(request: FetchRequest) -> str:
