@@ -35,6 +35,8 @@ log = logging.getLogger("rlhf")
 
 # of an algorithm's curves, those beside the progress bar
 _SHOWN = 3
+# share of responses that end by themselves below which that is told
+_FEW_END = 0.5
 
 
 def train(settings: Settings, workspace: Workspace) -> None:
@@ -91,6 +93,7 @@ class Loop:
         self.watch = Watch(self.section.alarm.patience)
         # the numbers of iterations that the run was asked for in turn
         self.lengths = [self.section.iterations]
+        self._told_unfinished = False
 
     def train(self) -> None:
         """Run all iterations, from the last checkpoint on if there is one, and write the outputs."""
@@ -160,6 +163,7 @@ class Loop:
         while update is not None:
             # 2. watch, before learning like all else in this row
             _log(metrics, update, update.metrics)
+            self._tell_unfinished(iteration, update.signals)
             stop = self._is_alarmed(iteration, update.signals) and section.alarm.action != "warn"
             if stop:
                 break
@@ -233,6 +237,19 @@ class Loop:
         if before is None and self.watch.collapse is not None and self.run.is_main:
             log.warning("ppo: collapse at iteration %d: %s", iteration, self.watch.describe())
         return self.watch.collapse is not None
+
+    def _tell_unfinished(self, iteration: int, signals: Signals | None) -> None:
+        """Say once that most responses are cut off: their scores mean little."""
+        if signals is None or signals.finished >= _FEW_END or self._told_unfinished:
+            return
+        self._told_unfinished = True
+        if self.run.is_main:
+            log.warning(
+                "ppo: at iteration %d %.0f %% of the responses end by themselves, the others run into "
+                "max_response_tokens; raise it, or let a missing end cost something: missing-end in ppo.rewards",
+                iteration,
+                100 * signals.finished,
+            )
 
     def _speed(self, update_seconds: float) -> dict[str, Value]:
         seconds, tokens = self.sources.seconds, self.sources.tokens
