@@ -94,17 +94,17 @@ class Checkpoints:
             for stale in self.directory.glob(".step-*.partial"):
                 shutil.rmtree(stale)
             partial.mkdir(parents=True)
-            # of a finished run that goes on
-            for mark in (FINISHED, KEPT):
-                (self.directory / mark).unlink(missing_ok=True)
-            if self._parts is not None:
-                write_json(self.directory / _PARTS, self._parts)
         barrier()
         write(partial)
         barrier()
         if is_main():
             shutil.rmtree(final, ignore_errors=True)
             partial.rename(final)
+            # of a finished run that goes on
+            for mark in (FINISHED, KEPT):
+                (self.directory / mark).unlink(missing_ok=True)
+            if self._parts is not None:
+                write_json(self.directory / _PARTS, self._parts)
             for _, path in self._complete():
                 if path != final:
                     shutil.rmtree(path, ignore_errors=True)

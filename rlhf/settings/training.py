@@ -29,7 +29,7 @@ class EngineSettings(Section):
     zero_stage: Literal[1, 2, 3] = 2
     # recompute activations in the backward pass: less memory, a third more time
     gradient_checkpointing: bool = False
-    # of torch on a CPU; null: one per core
+    # of torch on a CPU; null: one per core, or as many as the container's quota allows
     threads: Count | None = None
 
     @model_validator(mode="after")

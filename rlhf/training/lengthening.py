@@ -23,7 +23,8 @@ def schedules_of_length(section: Section, path: str = "ppo") -> Iterator[str]:
     for name in type(section).model_fields:
         value, key = getattr(section, name), f"{path}.{name}"
         if isinstance(value, Optimizer):
-            if value.warmup_fraction > 0 or value.decay == "cosine":
+            falls = value.decay == "cosine" and value.final_fraction < 1
+            if falls or value.warmup_fraction > 0:
                 yield key
         elif isinstance(value, Section):
             yield from schedules_of_length(value, key)
