@@ -106,13 +106,15 @@ def test_prepare_reads_its_rows(rows: dict[str, list[dict]]) -> None:
     kinds = {"sft": Dialogue, "preferences": Pair, "prompts": Prompt, "steps": Solution}
     for use, kind in kinds.items():
         assert len(rows[use]) == 200
-        assert all(isinstance(parse_row(row)[0], kind) for row in rows[use]), use
+        assert all(isinstance(parse_row(row).record, kind) for row in rows[use]), use
 
 
 def test_a_prompt_brings_its_answer(rows: dict[str, list[dict]]) -> None:
     for row in rows["prompts"]:
         left, right = row["prompt"].split("+")
         assert int(row["reference"]) == int(left) + int(right)
+        record = parse_row(row).record
+        assert isinstance(record, Prompt) and record.reference == row["reference"]
 
 
 def test_the_chosen_lines_are_right_and_some_rejected_line_is_not(
