@@ -115,7 +115,7 @@ ARMS: dict[str, Changes] = {
     "gae-0": VANILLA | {"ppo.gae.lambda": 0.0},
     "gae-1": VANILLA | {"ppo.gae.lambda": 1.0},
     # Beyond the paper. Rate and strength of each are those of the trial in `search.py` that ended best
-    # by the gold judge, on one seed.
+    # by the gold judge: on three seeds for RTO, AIHF and RLOO, which one seed misled, on one for the rest.
     # advantage-induced policy alignment (arXiv 2306.02231), and its control
     "apa": _section("apa", **{"lambda": 0.3}),
     "apa-0.1": _variant("apa"),
@@ -123,8 +123,8 @@ ARMS: dict[str, Changes] = {
     "awr": _variant("awr"),
     # reinforced token optimisation (arXiv 2404.18922), whole, and as shaping alone; and the DPO model
     # that it reads
-    "rto": _variant("rto") | _rate(6e-4),
-    "rto-shaping": _section("rto", shaping_only=True) | _rate(6e-4),
+    "rto": _variant("rto"),
+    "rto-shaping": _section("rto", shaping_only=True),
     "dpo": _variant("dpo") | {"dpo.optimizer.learning_rate": 1e-4},
     # exploratory preference optimisation (arXiv 2405.21046), without and with much of its term
     "xpo": _variant("xpo") | _FOUR_ROUNDS | _rate(1e-4),
@@ -132,7 +132,7 @@ ARMS: dict[str, Changes] = {
     "xpo-large": _section("xpo", alpha=[0.01]) | _FOUR_ROUNDS | _rate(1e-4),
     "online-dpo": _section("online-dpo", beta=0.3) | _PAIRS_OF_AN_ITERATION,
     # reward and policy in turns (arXiv 2406.06874)
-    "aihf": _variant("aihf") | _rate(6e-4),
+    "aihf": _variant("aihf"),
     "aihf-direct": _variant("aihf-direct"),
     # soft Q of every token (arXiv 2402.06700), and the loss of its published code
     "etpo": _section("etpo", **_ETPO_IN_SHORT),
@@ -142,7 +142,7 @@ ARMS: dict[str, Changes] = {
     "process-difference": _section("process", rule="difference"),
     "process-both": _section("process", score_coefficient=1.0),
     # without a critic
-    "rloo": _variant("rloo") | _rate(6e-4),
+    "rloo": _variant("rloo") | _rate(1e-4),
     "grpo": _variant("grpo") | _rate(1e-4),
     "reinforce-pp": _variant("reinforce-pp"),
 }

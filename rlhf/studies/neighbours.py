@@ -21,7 +21,8 @@ _RTO = (
 # arXiv 2404.12358, section 5.1: a DPO policy gives wrong tokens low credit
 _DPO = (
     Claim("its credit finds planted errors", "credit_auc_last", "dpo", START, "higher"),
-    Claim("it ends above where it began", "gold_last", "dpo", START, "higher"),
+    # arXiv 2404.18922, table 1: PPO is above DPO
+    Claim("PPO ends above DPO", "gold_last", "ppo-max", "dpo", "higher"),
 )
 # arXiv 2405.21046, abstract: more sample-efficient than without exploration
 _XPO = (
