@@ -12,7 +12,8 @@ def refuse_unusable_repository(root: Path) -> None:
     try:
         found = subprocess.run(
             ["git", "rev-parse", "--git-dir"],
-            cwd=root,
+            # a study is laid out later
+            cwd=next(folder for folder in (root, *root.resolve().parents) if folder.exists()),
             capture_output=True,
             text=True,
             env=os.environ | {"LC_ALL": "C"},

@@ -434,8 +434,8 @@ MUTATIONS = (
     STEP_RANKING("process supervision", "equal values count nothing", "rankdata(values)", 'rankdata(values, method="min")'),
     STEP_RANKING("process supervision", "an answer is right if one step is", "is_wrong = any(", "is_wrong = all("),
     PARSED_STEPS("process supervision", "-100 is right", "or not 0 <= value <= 1:", "or False:"),
-    SOLUTIONS("process supervision", "all steps have the end behind them", "(step + separator for step in before_last)", "(step + behind_last for step in before_last)"),
-    SOLUTIONS("process supervision", "a cut step keeps its end", "[end for end in ends if end < limit]", "ends"),
+    SOLUTIONS("process supervision", "all steps have the end behind them", "(step + separator for step in solution.steps[:-1])", "(step + (end or separator) for step in solution.steps[:-1])"),
+    SOLUTIONS("process supervision", "a cut step keeps its end", "[place for place in ends if place < limit]", "ends"),
     SOLUTION_ROWS("process supervision", "a step may hold a separator", "if self._finder.ends(encoded.ids) != ends:", "if False:"),
 
     # -- rows of data ---------------------------------------------------------------------------------
@@ -499,8 +499,8 @@ MUTATIONS = (
     BACKBONE("log-probabilities", "of the token before", "hidden[:, :-1][batch.target_mask[:, 1:]]", "hidden[:, 1:][batch.target_mask[:, 1:]]"),
     BACKBONE("log-probabilities", "positions count padding", "attention_mask.long().cumsum(dim=1)", "torch.ones_like(attention_mask.long()).cumsum(dim=1)"),
     BACKBONE("trunk", "a block is run twice", "[batch.trunk_blocks :]", "[batch.trunk_blocks - 1 :]"),
-    BACKBONE("trunk", "a block is left out", "len(_blocks(model)) - trainable_layers", "len(_blocks(model)) - trainable_layers + 1"),
-    BACKBONE("trunk", "the final norm twice", 'part._modules["norm"] = nn.Identity()', "pass"),
+    BACKBONE("trunk", "a block is left out", "blocks_of(model, _stack(model))) - trainable_layers", "blocks_of(model, _stack(model))) - trainable_layers + 1"),
+    BACKBONE("trunk", "the final norm twice", 'part._modules[norm] = nn.Identity()', "pass"),
     BACKBONE("trunk", "shared without a look", "return _equal_states(left, right)", "return True"),
     BACKBONE("trunk", "shared by blocks of several types", "return len(set(types)) == 1", "return True"),
     ROLES("trunk", "shared where weights are in parts", "if layers is None or first is None or not self._engine.whole_weights:", "if layers is None or first is None:"),

@@ -67,6 +67,8 @@ class SolutionEncoder:
         reason = self._table_encoder.drop_reason(exchange, opening, responses)
         if reason is not None:
             return reason
+        if encoded.rewritten:
+            return "template_rewrites_steps"
 
         # 2. Sampled responses are searched for ends: these must be found there too. A step with a
         #    separator in it would be two.

@@ -56,11 +56,16 @@ class EncodedResponse:
 
 @dataclass(frozen=True)
 class EncodedSolution:
-    """Tokens of an answer in steps; step_ends: positions of each step's last token, as far as it is there."""
+    """Tokens of an answer in steps.
+
+    step_ends: positions of each step's last token, as far as it is there
+    rewritten: whether the template would write the steps otherwise, so that they are not found in it
+    """
 
     ids: list[int]
     step_ends: list[int]
     truncated: bool
+    rewritten: bool
 
 
 @dataclass(frozen=True)
@@ -187,9 +192,13 @@ class ChatEncoder:
         join the next step's first blanks in one token. Behind the last one stands what ends the
         answer, where it is finished.
         """
-        texts_of_rows = [
-            self._step_texts(messages, solution, separator)
+        behind = [
+            self._behind_steps(messages, solution, separator)
             for messages, solution in zip(prompts, solutions, strict=True)
+        ]
+        texts_of_rows = [
+            [*(step + separator for step in solution.steps[:-1]), solution.steps[-1] + (end or "")]
+            for solution, end in zip(solutions, behind, strict=True)
         ]
         # all steps in one batch, dealt out again; each goes on from what stands before it
         steps = [
@@ -200,29 +209,25 @@ class ChatEncoder:
         tokens = iter(self._tokenise_pieces(steps))
 
         encoded = []
-        for texts in texts_of_rows:
+        for texts, end in zip(texts_of_rows, behind, strict=True):
             ids: list[int] = []
             ends: list[int] = []
             for _ in texts:
                 ids += next(tokens)
                 ends.append(len(ids) - 1)
             limit = self.max_response
-            kept = [end for end in ends if end < limit]
-            encoded.append(EncodedSolution(ids[:limit], kept, truncated=len(ids) > limit))
+            kept = [place for place in ends if place < limit]
+            encoded.append(EncodedSolution(ids[:limit], kept, len(ids) > limit, end is None))
         return encoded
 
-    def _step_texts(self, messages: Messages, solution: Solution, separator: str) -> list[str]:
-        """The text of each step with what stands behind it."""
-        *before_last, last = solution.steps
-        behind_last = separator
-        if solution.finished:
-            whole = separator.join(solution.steps)
-            before = self._render(messages, generation_prompt=True)
-            answer = self._answer_text((*messages, Message("assistant", whole)), before)
-            if not answer.startswith(whole):
-                raise ModelError("the chat template does not write answers as they are")
-            behind_last = answer[len(whole) :]
-        return [*(step + separator for step in before_last), last + behind_last]
+    def _behind_steps(self, messages: Messages, solution: Solution, separator: str) -> str | None:
+        """What stands behind the last step; None where the template writes the steps otherwise."""
+        if not solution.finished:
+            return separator
+        whole = separator.join(solution.steps)
+        before = self._render(messages, generation_prompt=True)
+        answer = self._answer_text((*messages, Message("assistant", whole)), before)
+        return answer[len(whole) :] if answer.startswith(whole) else None
 
     def texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Encode plain text, without any special tokens."""

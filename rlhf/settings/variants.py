@@ -175,6 +175,8 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     # Reward and policy in turns. A reward as bold as its own stage would leave the critic behind.
     "aihf": {
         "ppo.algorithm": "aihf",
+        # the one reward that can go on learning
+        "ppo.rewards": ["model:reward"],
         "ppo.ptx": None,
         "ppo.aihf": {
             "form": "logistic",

@@ -20,7 +20,7 @@ from tests.waiting import SECONDS, processes_below, wait_until
 def without_servers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The interfaces' own logic: which servers it starts, and that it stops on Ctrl-C."""
     started: list[str] = []
-    monkeypatch.setattr(ui, "shared_server", lambda *_: "http://127.0.0.1:1/api")
+    monkeypatch.setattr(ui, "usable_server", lambda *_: "http://127.0.0.1:1/api")
     monkeypatch.setattr(ui, "release", lambda *_: True)
     monkeypatch.setattr(ui, "stop", lambda *_: None)
 
@@ -97,7 +97,7 @@ def test_mlflow_is_stopped_where_prefect_does_not_start(
     server = MlflowServer("http://127.0.0.1:1", process)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(ui, "start_mlflow", lambda _: server)
-    monkeypatch.setattr(ui, "shared_server", refuse)
+    monkeypatch.setattr(ui, "usable_server", refuse)
     monkeypatch.setattr(ui, "release", lambda *_: True)
     with pytest.raises(SystemExit) as end:
         ui.main()

@@ -57,7 +57,7 @@ def test_a_missing_input_is_named_with_what_makes_it(repository: Project) -> Non
 
 
 def test_outside_of_a_repository_it_says_so(tmp_path: Path) -> None:
-    with pytest.raises(RlhfError, match="not a DVC repository"):
+    with pytest.raises(RlhfError, match=r"is no git repository, .*`git init`"):
         stage_lineage(tmp_path, "one", SETTINGS)
 
 

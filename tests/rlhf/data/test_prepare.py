@@ -184,7 +184,7 @@ def test_one_long_text_is_validated_on_at_its_end(
 ) -> None:
     book = "".join(f"In the year {year} the harbour had one lamp. " for year in range(60))
     replace_raw(workspace, "pretrain", book=[{"text": book}])
-    prepare(make_settings(pretrain_tokens=4096), workspace)
+    prepare(make_settings(pretrain_tokens=2048), workspace)
     frame = read_table(workspace, "pretrain")
     train, validation = (
         "".join(frame[frame["split"] == split]["text"]).removesuffix("\n\n")

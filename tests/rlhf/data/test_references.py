@@ -39,7 +39,7 @@ Make = Callable[..., Settings]
 def test_a_prompt_of_any_shape_may_have_one(
     row: dict[str, Any], value: object, expected: str | None
 ) -> None:
-    record, _ = parse_row({**row, "reference": value})
+    record = parse_row({**row, "reference": value}).record
     assert isinstance(record, Prompt)
     assert record.reference == expected
     assert [message.content for message in record.messages] == ["2 + 2?"]

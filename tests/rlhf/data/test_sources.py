@@ -20,7 +20,9 @@ def names(directory: Path) -> set[str]:
 
 
 def test_unknown_kinds_are_refused_with_the_known_ones() -> None:
-    with pytest.raises(SourceError, match="'ftp'; known: hub, path, random, starter, wheel, world"):
+    with pytest.raises(
+        SourceError, match="'ftp'; known: additions, hub, path, random, starter, wheel, world"
+    ):
         find_source("ftp:somewhere")
 
 

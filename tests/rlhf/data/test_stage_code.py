@@ -22,7 +22,10 @@ def test_fetch_depends_on_no_source_before_one_is_chosen() -> None:
     assert data_files_of("rlhf.data.fetch") == {
         "base_model.py",
         "fetch.py",
+        "proofs.py",
+        "templates.py",
         "uses.py",
+        "window.py",
         "sources/__init__.py",
         "sources/base.py",
     }

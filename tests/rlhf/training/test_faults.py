@@ -157,6 +157,7 @@ def test_a_file_that_cannot_grow_ends_the_run_with_its_name(
         "sft.batch_tokens": 48,
         "ppo.critic.pretraining_iterations": 0,
         "ppo.keep": "last",
+        "ppo.keep_checkpoint": False,
         f"{stage}.checkpoint_every": checkpoint_every,
     }
     write_settings(workspace, tiny_settings(changes))

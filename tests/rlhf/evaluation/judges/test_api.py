@@ -136,7 +136,8 @@ def test_a_judge_that_nobody_can_read_ends_the_run_early_with_one_of_its_answers
     with scripted(script) as url:
         with pytest.raises(JudgeError) as stopped:
             judge_all(url, tmp_path, items, concurrency=1)
-        assert script.requests == 5 * 3 < len(items)
+        # the next may be on its way
+        assert 5 * 3 <= script.requests <= 6 * 3 < len(items)
         said = str(stopped.value)
         assert "evaluate.endpoints.scripted: none of the first 5 answers of scripted at" in said
         assert len(said) < 800 and said.isprintable()
