@@ -68,7 +68,7 @@ class TextReward(Protocol):
 
 
 @dataclass(frozen=True)
-class Source:
+class NamedReward:
     """A reward under the name that its metrics have, with what the settings make of its scores."""
 
     name: str
@@ -96,7 +96,7 @@ class Source:
 class RewardSum:
     """The rewards of a policy as one: their scores, each times its weight, are added."""
 
-    def __init__(self, sources: Sequence[Source], tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, sources: Sequence[NamedReward], tokenizer: PreTrainedTokenizerBase) -> None:
         self.sources = list(sources)
         self._tokenizer = tokenizer
 
@@ -152,7 +152,9 @@ def make_rewards(context: RewardContext) -> RewardSum:
     settings = context.settings.ppo.rewards
     names = source_names([source.address for source in settings])
     sources = [
-        Source(name, find(REWARDS, source.address.kind)(context, source.address.detail), source)
+        NamedReward(
+            name, find(REWARDS, source.address.kind)(context, source.address.detail), source
+        )
         for name, source in zip(names, settings, strict=True)
     ]
     return RewardSum(sources, context.tokenizer)

@@ -26,7 +26,7 @@ from rlhf.engine import make_engine
 from rlhf.models.roles import Models
 from rlhf.ppo.moments import AllSum
 from rlhf.registry import REWARDS
-from rlhf.rewards.base import RewardContext, RewardSum, Source, make_rewards, source_names
+from rlhf.rewards.base import NamedReward, RewardContext, RewardSum, make_rewards, source_names
 from rlhf.rewards.records import ResponseRecord
 from rlhf.rollout.records import Rollout, Sampled, SourceScores, make_rollout
 from rlhf.settings import load_settings
@@ -61,7 +61,7 @@ class Given:
 
 def given_sum(scores: Mapping[str, Tensor]) -> RewardSum:
     plain = RewardSource.model_validate("length:1")
-    sources = [Source(name, Given(value.tolist()), plain) for name, value in scores.items()]
+    sources = [NamedReward(name, Given(value.tolist()), plain) for name, value in scores.items()]
     return RewardSum(sources, tiny_tokenizer())
 
 
@@ -137,7 +137,7 @@ def test_settings_with_weights_are_read_as_they_were_written(workspace: Workspac
 
 def normalised_sum(*scores: list[float | None], weight: float = 1.0) -> RewardSum:
     settings = RewardSource(reward="length:1", weight=weight, normalise="running")
-    return RewardSum([Source("given", Given(*scores), settings)], tiny_tokenizer())
+    return RewardSum([NamedReward("given", Given(*scores), settings)], tiny_tokenizer())
 
 
 def same(value: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ def test_a_validation_measures_by_what_does_not_move(rollout: Rollout) -> None:
 def test_each_source_has_mean_spread_and_failures(prepared: Workspace, rollout: Rollout) -> None:
     sources = [
         sum_of(prepared, "length:2").sources[0],
-        Source("given", Given([1.0, None, 4.0]), RewardSource(reward="length:1", weight=9.0)),
+        NamedReward("given", Given([1.0, None, 4.0]), RewardSource(reward="length:1", weight=9.0)),
     ]
     read = RewardSum(sources, tiny_tokenizer()).read(rollout)
     assert source_metrics(read, same) == pytest.approx(
