@@ -1,5 +1,6 @@
 """Nothing that a test starts phones home or writes its records into the repository."""
 
+import logging
 import os
 import shutil
 import signal
@@ -73,6 +74,15 @@ def needs_chain(item: pytest.Item) -> bool:
 def _records(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.environ["PREFECT_HOME"] = str(tmp_path_factory.mktemp("prefect"))
     yield
+
+
+@pytest.fixture(autouse=True)
+def _log_level() -> Iterator[None]:
+    """A command that a test calls in this process sets it; the next test finds it as it was."""
+    log = logging.getLogger("rlhf")
+    level = log.level
+    yield
+    log.setLevel(level)
 
 
 @pytest.fixture
