@@ -25,7 +25,7 @@ from rlhf.common.command import run_as_command
 from rlhf.common.errors import DataError, RlhfError, SettingsError
 from rlhf.common.files import write_json, write_text
 from rlhf.common.yaml import parse_yaml, read_yaml
-from rlhf.settings import settings_from
+from rlhf.settings import Settings, settings_from
 from rlhf.settings.edit import edited
 from rlhf.settings.read import settings_text
 from rlhf.studies.measure import run_record
@@ -102,8 +102,23 @@ def run_seed(
     seed is that of the policy run alone: all runs share prompts, models and judges.
     """
     _log_as(f"{arm}, seed {seed}")
-    # 1. a workspace with the models that all arms share
-    workspace = Workspace(folder / f"{arm}-{seed}")
+    settings, workspace = arm_workspace(base, folder / f"{arm}-{seed}", {**changes, "seed": seed})
+    for name in own_stages(changes):
+        registry.find(OPTIONAL_STAGES, name)(settings, workspace)
+    loop.train(settings, workspace)
+    return {
+        "seed": seed,
+        "settings": settings.ppo.model_dump(mode="json"),
+        **run_record(settings, workspace),
+    }
+
+
+def arm_workspace(
+    base: Workspace, folder: Path, changes: Mapping[str, Any]
+) -> tuple[Settings, Workspace]:
+    """A workspace in `folder` with the models that all arms share, and with the changed settings."""
+    # 1. links to the models
+    workspace = Workspace(folder)
     own = own_stages(changes)
     shared = [f"models/{name}" for name in OPTIONAL_STAGES if name not in own]
     there = [name for name in shared if (base.root / name).is_dir()]
@@ -115,19 +130,10 @@ def run_seed(
             link.symlink_to((base.root / name).resolve())
 
     # 2. its settings
-    title = f"arm {arm}"
-    text = edited(settings_text(base.params), {**changes, "seed": seed}, title)
+    title = f"arm {folder.name}"
+    text = edited(settings_text(base.params), dict(changes), title)
     write_text(workspace.params, text)
-    settings = settings_from(parse_yaml(text, title), title)
-    # 3. the run, and what it is judged by
-    for name in own:
-        registry.find(OPTIONAL_STAGES, name)(settings, workspace)
-    loop.train(settings, workspace)
-    return {
-        "seed": seed,
-        "settings": settings.ppo.model_dump(mode="json"),
-        **run_record(settings, workspace),
-    }
+    return settings_from(parse_yaml(text, title), title), workspace
 
 
 def own_stages(changes: Mapping[str, Any]) -> list[str]:
