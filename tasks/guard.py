@@ -91,6 +91,8 @@ def main() -> None:
     # the parent may have ended before that
     if parent and os.getppid() != parent:
         sys.exit(TERMINATED)
+    # A script's `&` has it ignored, for all that is started below too; the parent asks with it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.execvp(sys.argv[1], sys.argv[1:])
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tasks.guard import guarded_command
 from tests.waiting import SECONDS
 
 WATCHED = (
@@ -75,3 +76,13 @@ def test_a_hangup_that_is_ignored_stays_ignored(owner: subprocess.Popen[bytes]) 
     process.send_signal(signal.SIGHUP)
     owner.kill()
     assert process.wait(SECONDS) == -signal.SIGTERM
+
+
+def test_a_request_to_end_is_heard_below_a_script_that_starts_it_with_an_ampersand() -> None:
+    heard = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    guarded = guarded_command(sys.executable, "-c", heard)
+    # as a shell has it for a background job of a script
+    shell = ["bash", "-c", "trap '' INT; exec \"$@\"", "bash"]
+    directly = subprocess.run([*shell, sys.executable, "-c", heard], capture_output=True, text=True)
+    below = subprocess.run([*shell, *guarded], capture_output=True, text=True)
+    assert (directly.stdout, below.stdout) == ("False\n", "True\n")
