@@ -26,7 +26,8 @@ venv: $(STAMP) ## make the environment
 
 $(STAMP): pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -e ".[dev]" -c requirements.lock
+	# most modules are never imported: compiling them all would take minutes
+	$(BIN)/python -m pip install --no-compile -e ".[dev]" -c requirements.lock
 	@touch $@
 
 repro: $(STAMP) ## run what is stale (dvc repro), waiting for a run in progress; TARGETS="sft reward" narrows it
