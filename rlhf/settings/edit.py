@@ -15,12 +15,22 @@ def edited(text: str, values: Mapping[str, Any], where: str) -> str:
     A value may be a function: it is given the content as it was.
     """
     content = parse_yaml(text, where)
-    values = {key: value(content) if callable(value) else value for key, value in values.items()}
-    put(content, values)
-    settings_from(content, f"{where}, as changed")
+    values = _resolved(values, content)
+    settings_from(changed(content, values), f"{where}, as changed")
     document = editable(text)
     put(document, values)
     return edited_text(document)
+
+
+def changed(content: Any, values: Mapping[str, Any]) -> Any:
+    """Give a settings file's plain content with dotted keys set, values as for `edited`."""
+    copied = deepcopy(content)
+    put(copied, _resolved(values, content))
+    return copied
+
+
+def _resolved(values: Mapping[str, Any], content: Any) -> dict[str, Any]:
+    return {key: value(content) if callable(value) else value for key, value in values.items()}
 
 
 def put(content: Any, values: Mapping[str, Any]) -> None:

@@ -201,6 +201,7 @@ def test_it_learns_to_write_steps_that_are_taken_for_right(
     assert summary["steps_first"] < 2 and summary["steps_last"] > 4.0
 
 
+@pytest.mark.long
 def test_it_solves_the_bandit_of_counted_tokens_beside_the_differences(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,9 +1,12 @@
+from functools import cache
+from typing import Any
+
 import pytest
 
 from rlhf.common.errors import RlhfError
 from rlhf.common.yaml import parse_yaml
-from rlhf.settings import preset_names, preset_text, settings_from
-from rlhf.settings.edit import edited
+from rlhf.settings import Settings, preset_names, preset_text, settings_from
+from rlhf.settings.edit import changed
 from rlhf.settings.variants import VARIANTS
 from rlhf.studies.arms import ARMS
 from rlhf.studies.claims import START
@@ -17,16 +20,21 @@ OPTIONAL = {
 }
 
 
-def changeable(preset: str) -> str:
-    """A preset with all that arms read; what has steps names them itself."""
+@cache
+def changeable(preset: str) -> Any:
+    """The content of a preset with all that arms read; what has steps names them itself."""
     steps = {} if preset == "verifiable" else {"data.steps": ["path:steps"]}
-    return edited(preset_text(preset), steps | OPTIONAL, preset)
+    return changed(parse_yaml(preset_text(preset), preset), steps | OPTIONAL)
+
+
+def settings_of(preset: str, arm: str) -> Settings:
+    return settings_from(changed(changeable(preset), ARMS[arm]), arm)
 
 
 @pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize("preset", ["tiny", "study", "verifiable"])
 def test_every_arm_is_accepted(preset: str, arm: str) -> None:
-    settings_from(parse_yaml(edited(changeable(preset), ARMS[arm], arm), arm))
+    settings_of(preset, arm)
 
 
 # what an arm was chosen from may hold the arm itself
@@ -35,10 +43,8 @@ _TRIED = {arm for study in SEARCHES.values() for arm in study.arms}
 
 @pytest.mark.parametrize("arms", [set(ARMS) - _TRIED, _TRIED], ids=["arms", "trials"])
 def test_no_two_arms_are_the_same(arms: set[str]) -> None:
-    preset = changeable("laptop")
-    texts = {arm: edited(preset, ARMS[arm], arm) for arm in arms}
-    settings = [settings_from(parse_yaml(text, "params.yaml")) for text in texts.values()]
-    assert len({each.model_dump_json() for each in settings}) == len(arms)
+    settings = {settings_of("laptop", arm).model_dump_json() for arm in arms}
+    assert len(settings) == len(arms)
 
 
 def test_each_algorithm_of_the_comparison_had_as_many_trials_of_rate_and_strength() -> None:
@@ -46,9 +52,7 @@ def test_each_algorithm_of_the_comparison_had_as_many_trials_of_rate_and_strengt
     # the control of RTO takes its settings
     assert set(TRIALS) == compared - {"rto-shaping"}
     assert {len(study.arms) for study in SEARCHES.values()} == {4}
-    preset = changeable("study")
-    changes = ARMS["apa-rate2.5e-4-lambda0.3"]
-    trial = settings_from(parse_yaml(edited(preset, changes, "trial"), "trial"))
+    trial = settings_of("study", "apa-rate2.5e-4-lambda0.3")
     assert trial.ppo.apa is not None
     assert (trial.ppo.optimizer.learning_rate, trial.ppo.apa.lam) == (2.5e-4, 0.3)
     # and the variant keeps its own
@@ -57,12 +61,8 @@ def test_each_algorithm_of_the_comparison_had_as_many_trials_of_rate_and_strengt
 
 @pytest.mark.parametrize("arm", TRIALS)
 def test_an_algorithm_is_compared_with_the_rate_and_strength_of_one_of_its_trials(arm: str) -> None:
-    preset = changeable("study")
-    trials = STUDIES[f"search-{arm}"].arms
-    settings = [
-        settings_from(parse_yaml(edited(preset, ARMS[name], name), name)) for name in (arm, *trials)
-    ]
-    assert settings[0] in settings[1:]
+    trials = [settings_of("study", trial) for trial in STUDIES[f"search-{arm}"].arms]
+    assert settings_of("study", arm) in trials
 
 
 def test_every_figure_of_the_paper_has_its_arms() -> None:

@@ -44,6 +44,7 @@ def test_arms_share_their_models_and_differ_by_their_changes(base: Workspace) ->
     assert json.loads(json.dumps(one)) == one
 
 
+@pytest.mark.long
 def test_an_arm_is_all_its_seeds_side_by_side_and_gives_what_each_gives_alone(
     base: Workspace,
 ) -> None:

@@ -50,7 +50,13 @@ def trained(prepared: Workspace, folder: Path, *lengths: Settings) -> Workspace:
 
 
 @pytest.mark.parametrize(
-    "changes", [PPO, xpo(), ETPO, AIHF], ids=["ppo-max", "xpo", "etpo", "aihf"]
+    "changes",
+    [
+        pytest.param(PPO, id="ppo-max"),
+        pytest.param(xpo(), id="xpo", marks=pytest.mark.long),
+        pytest.param(ETPO, id="etpo", marks=pytest.mark.long),
+        pytest.param(AIHF, id="aihf", marks=pytest.mark.long),
+    ],
 )
 def test_a_lengthened_run_equals_one_that_was_as_long_from_the_start(
     prepared: Workspace,
@@ -66,6 +72,7 @@ def test_a_lengthened_run_equals_one_that_was_as_long_from_the_start(
     assert outcome(longer, "ppo", "policy") == outcome(whole, "ppo", "policy")
 
 
+@pytest.mark.long
 def test_lengthened_twice_and_killed_in_between_it_still_does(
     prepared: Workspace, tmp_path: Path
 ) -> None:

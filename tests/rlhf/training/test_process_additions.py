@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from additions import (
     TOKENIZER,
     addition_workspace,
@@ -28,6 +29,7 @@ def test_every_letter_is_a_token_and_every_line_a_step() -> None:
     assert StepFinder(TOKENIZER, SEPARATOR).ends(ids) == [8, 17, 21]
 
 
+@pytest.mark.long
 def test_it_learns_which_lines_are_right(tmp_path: Path) -> None:
     """Of additions that it never saw: 160 steps of 64 answers, some ten seconds of one core."""
     workspace = addition_workspace(tmp_path)

@@ -14,6 +14,7 @@ from rlhf.training import loop, process
 from rlhf.workspace import Workspace
 
 
+@pytest.mark.long
 def test_the_model_is_trained_alike(workspace: Workspace, tmp_path: Path) -> None:
     alone = copy_workspace(workspace, tmp_path / "alone")
     changes: dict[str, Any] = copy.deepcopy(dict(PROCESS_MODEL)) | {"ppo.micro_batch": 2}

@@ -335,6 +335,7 @@ Path(sys.argv[2], "table").write_text(repr(found))
 """
 
 
+@pytest.mark.long
 def test_killed_at_any_moment_and_started_again_it_gives_the_same_table(tmp_path: Path) -> None:
     script = Script(fault_rate=0.2, seed=4)
     environment = os.environ | {"SCRIPTED_KEY": "k"}
