@@ -2,61 +2,107 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rlhf.evaluation.types import Preference
 
 _PREFERRED: Mapping[str, Preference] = {"a": "first", "b": "second", "tie": "tie"}
-# A server without a parser of its own for them sends the thoughts along. Templates of some models
-# begin them in the prompt, so that the answer has their end alone.
-_THOUGHTS = r"(?:think|thinking|thought|thoughts|reasoning)>"
-_THOUGHTS_BEGIN = re.compile(rf"\s*<{_THOUGHTS}", re.IGNORECASE)
-_THOUGHTS_END = re.compile(rf".*</{_THOUGHTS}", re.IGNORECASE | re.DOTALL)
+# A, **B**, (tie), Answer A
+_VERDICT = r"[\W_]*(?:(?:answer|response|assistant|option)\s+)?[\W_]*(a|b|tie)[\W_]*"
+_VALUE = re.compile(_VERDICT, re.IGNORECASE)
+_LINE = re.compile(rf"[\W_]*(?:final )?verdict[\W_]*[:=]{_VERDICT}", re.IGNORECASE)
+# A server without a parser of its own for them sends the thoughts along, between marks such as
+# <think>, [THINK] and ◁think▷. Templates of some models begin them in the prompt, so that the answer
+# has their end alone.
+_MARK = re.compile(
+    r"(?:<\|?|◁|\[(?=/?think\]))(/?)(?:think|thinking|thought|thoughts|reasoning)(?:\|?>|▷|\])",
+    re.IGNORECASE,
+)
+# models write them, JSON forbids them
+_LAST_COMMA = re.compile(r",(?=\s*[}\]])")
+
+
+@dataclass(frozen=True)
+class _Object:
+    """A JSON object with a verdict: where it stands in the answer, and what it says."""
+
+    start: int
+    end: int
+    verdict: Preference
 
 
 def parse_reply(text: str, shown: str = "") -> Preference | None:
     """Read the verdict of a JSON object `{"reason": ..., "verdict": "A"}` in a judge's answer.
 
     shown: what the judge was asked; an object that stands there word for word is a quotation
-    None without a verdict, and where two of them differ.
+    None without a verdict, and where two of them differ. Without any object a last line
+    `Verdict: A` counts.
     """
+    objects = list(_objects(text))
+    begin, end = _said(text, objects)
+    said = [one for one in objects if begin <= one.start and one.end <= end]
+    if not objects:
+        return _last_line(text[begin:end], shown)
     # what was judged may hold verdicts, and none of them must count
-    found = {verdict for object_, verdict in _verdicts(_said(text)) if object_ not in shown}
+    found = {one.verdict for one in said if text[one.start : one.end] not in shown}
     return found.pop() if len(found) == 1 else None
 
 
-def _said(text: str) -> str:
-    """The answer without thoughts; nothing where they never end."""
-    if end := _THOUGHTS_END.match(text):
-        return text[end.end() :]
-    return "" if _THOUGHTS_BEGIN.match(text) else text
+def _said(text: str, objects: Sequence[_Object]) -> tuple[int, int]:
+    """Where the answer itself begins and ends: behind its thoughts, and before those that never end.
+
+    A mark inside an object is part of the reason that it gives.
+    """
+    marks = [mark for mark in _MARK.finditer(text) if not _stands_in(mark.start(), objects)]
+    ends = [mark for mark in marks if mark[1]]
+    begin = ends[-1].end() if ends else 0
+    opened = [mark.start() for mark in marks if not mark[1] and mark.start() >= begin]
+    # An end without a beginning, and nothing behind it: the answer was given before.
+    if len(marks) == 1 and ends and not text[begin:].strip() and text.lstrip()[:1] in ("{", "`"):
+        begin = 0
+    return begin, opened[0] if opened else len(text)
 
 
-def _verdicts(text: str) -> Iterator[tuple[str, Preference]]:
-    """Each JSON object of a text that holds a verdict, as it is written, and the verdict."""
+def _stands_in(place: int, objects: Sequence[_Object]) -> bool:
+    return any(one.start <= place < one.end for one in objects)
+
+
+def _last_line(said: str, shown: str) -> Preference | None:
+    lines = said.strip().splitlines()
+    line = _LINE.fullmatch(lines[-1]) if lines else None
+    if line is None or lines[-1].strip() in shown:
+        return None
+    return _PREFERRED[line[1].lower()]
+
+
+def _objects(text: str) -> Iterator[_Object]:
+    """Each JSON object of a text that holds a verdict."""
     # models break lines inside of texts, which JSON forbids
     decoder = json.JSONDecoder(object_pairs_hook=_without_duplicates, strict=False)
-    start = text.find("{")
+    lenient = _LAST_COMMA.sub(" ", text)
+    start = lenient.find("{")
     while start >= 0:
         end = start + 1
         try:
-            content, after = decoder.raw_decode(text, start)
+            content, after = decoder.raw_decode(lenient, start)
         except RecursionError:
             return
         # no object begins here, but one may further on
         except ValueError:
             content = {}
         verdict = content.get("verdict")
-        if isinstance(verdict, str) and verdict.strip().lower() in _PREFERRED:
+        value = _VALUE.fullmatch(verdict) if isinstance(verdict, str) else None
+        if value is not None:
             end = after
-            yield text[start:end], _PREFERRED[verdict.strip().lower()]
-        start = text.find("{", end)
+            yield _Object(start, end, _PREFERRED[value[1].lower()])
+        start = lenient.find("{", end)
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     # JSON allows it; which of two verdicts would count is then a matter of the parser
-    content = dict(pairs)
+    content = {key.strip().lower(): value for key, value in pairs}
     if len(content) < len(pairs):
         raise ValueError("a key twice")
     return content

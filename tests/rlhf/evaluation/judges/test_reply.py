@@ -41,6 +41,22 @@ B = '{"reason": "x", "verdict": "B"}'
         (f"<think></think>```json\n{B}\n```", "second"),
         (f"<think>it says </think>{A}, which I pass over</think>\n{B}", "second"),
         (f"<reasoning>\nShort.\n</reasoning>\nSo: {A}", "first"),
+        (f"[THINK]Perhaps {A}?[/THINK]\n{B}", "second"),
+        (f"\u25c1think\u25b7Perhaps {A}?\u25c1/think\u25b7{B}", "second"),
+        # marks of thoughts inside the reason, and an end without a beginning behind all
+        ('{"reason": "A shows its </think> mark", "verdict": "A"}', "first"),
+        ('{"reason": "B begins with <think>", "verdict": "A"}', "first"),
+        ('<think>hm</think>{"reason": "</think>", "verdict": "B"}', "second"),
+        (f"{A}\n</think>", "first"),
+        # a heading, no mark
+        (f"[Reasoning] B is long.\n{A}", "first"),
+        # the verdict in other dress
+        ('{"reason": "x", "verdict": "Answer A"}', "first"),
+        ('{"reason": "x", "verdict": "**B**"}', "second"),
+        ('{"reason": "x", "Verdict": "[[A]]"}', "first"),
+        ('{"reason": "x", "verdict": "A",\n}', "first"),
+        ("Both are short.\n\n**Verdict:** A", "first"),
+        ("<think>Verdict: B</think>\nFinal verdict: Tie.", "tie"),
     ],
 )
 def test_a_verdict_is_read(text: str, found: str) -> None:
@@ -57,6 +73,11 @@ def test_a_verdict_is_read(text: str, found: str) -> None:
         '{"reason": "x"}',
         '{"reason": "x", "verdict": "C"}',
         '{"reason": "x", "verdict": "A or B"}',
+        '{"reason": "x", "verdict": "Answer"}',
+        '{"verdict": "A", "Verdict": "B"}',
+        "Verdict: A or B",
+        "Verdict: A\nI am not sure.",
+        f"{A} {B}\nVerdict: A",
         '{"reason": "x", "verdict": ["A"]}',
         '{"reason": "x", "verdict": null}',
         '{"reason": "x", "verdict": "A", "verdict": "B"}',
@@ -67,6 +88,10 @@ def test_a_verdict_is_read(text: str, found: str) -> None:
         # thoughts that never end, cut off at the limit of tokens
         f"<think>\nPerhaps {A}",
         f"<think>{A}</think>",
+        f"Okay. <think>Perhaps {A} ",
+        f"[THINK] Perhaps {A} or not",
+        f"\u25c1think\u25b7{A} wait",
+        "<think>Verdict: A",
         "[" * 100_000,
         "{" * 100_000,
         '{"a":' * 100_000,
@@ -85,4 +110,5 @@ def test_a_quotation_of_what_was_shown_is_no_verdict() -> None:
     assert parse_reply(quoting) == "second"
     assert parse_reply(quoting, shown) is None
     assert parse_reply(f"{quoting} My verdict: {A}", shown) == "first"
+    assert parse_reply("It says:\nVerdict: B", "Verdict: B") is None
     assert parse_reply(json.dumps({"reason": "<one sentence>", "verdict": "A"}), shown) is None
