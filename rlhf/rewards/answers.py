@@ -1,4 +1,4 @@
-"""Numbers that somebody else's code gave for records: as many as records, each a finite number."""
+"""Numbers that somebody else's code gave for records: as many as records, each finite or None."""
 
 import math
 from collections.abc import Sequence
@@ -9,8 +9,13 @@ from rlhf.common.errors import TrainingError
 from rlhf.rewards.records import ResponseRecord, shortened
 
 
-def checked_scores(found: object, records: Sequence[ResponseRecord], who: str) -> list[float]:
-    """The scores as floats; raises TrainingError that names who gave them, and the record at fault."""
+def checked_scores(
+    found: object, records: Sequence[ResponseRecord], who: str
+) -> list[float | None]:
+    """The scores as floats, None where there is none; raises TrainingError.
+
+    It names who gave them, and the record at fault.
+    """
     values = _listed(found)
     if values is None:
         raise TrainingError(
@@ -22,7 +27,8 @@ def checked_scores(found: object, records: Sequence[ResponseRecord], who: str) -
             f"{records[0]}"
         )
     return [
-        checked_score(value, record, who) for value, record in zip(values, records, strict=True)
+        None if value is None else checked_score(value, record, who)
+        for value, record in zip(values, records, strict=True)
     ]
 
 

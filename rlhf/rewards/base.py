@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -162,18 +161,25 @@ def make_rewards(context: RewardContext) -> RewardSum:
 
 def source_names(addresses: Sequence[Address]) -> list[str]:
     """Names for metrics: the kind, and of what lies in files or is a service its last part; all differ."""
-    names = []
-    seen = Counter[str]()
+    names: list[str] = []
     for address in addresses:
         named = address.kind in ("hf", "python", "http")
         last = re.split("[:/]", address.detail.rstrip("/"))[-1] if named else ""
         name = re.sub(r"\W+", "_", f"{address.kind}_{last}" if last else address.kind)
-        seen[name] += 1
-        names.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+        names.append(_free(name, names))
     return names
 
 
 # -- helpers ---------------------------------------------------------------------------------------
+
+
+def _free(name: str, taken: Sequence[str]) -> str:
+    """The name, or with the first number that none has: a service may be called `a_2` itself."""
+    found, number = name, 1
+    while found in taken:
+        number += 1
+        found = f"{name}_{number}"
+    return found
 
 
 def _of_text(

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from rlhf.common.errors import SettingsError, TrainingError
-from rlhf.rewards.answers import checked_score, checked_scores
+from rlhf.rewards.answers import checked_scores
 from rlhf.rewards.base import RewardContext
 from rlhf.rewards.records import ResponseRecord, shortened
 from rlhf.settings.rewards import RewardService, is_loopback
@@ -91,7 +91,7 @@ class HttpReward:
         except httpx.HTTPError as error:
             raise _TryLater(f"{type(error).__name__}: {self._hidden(str(error))}") from None
         status = response.status_code
-        told = f"status {status}: {self._hidden(shortened(response.text))}"
+        told = f"status {status}: {self._told(response.text)}"
         if status in _BUSY or status >= 500:
             raise _TryLater(told, response.headers.get("retry-after"))
         if status != 200:
@@ -100,18 +100,16 @@ class HttpReward:
             answer: object = response.json()
         # cut in the middle, or a page of a gateway
         except (json.JSONDecodeError, UnicodeDecodeError):
-            raise _TryLater(f"no JSON: {self._hidden(shortened(response.text))}") from None
+            raise _TryLater(f"no JSON: {self._told(response.text)}") from None
         return answer
 
     def _scores_in(self, answer: object, records: Sequence[ResponseRecord]) -> list[float | None]:
         found = answer.get("scores") if isinstance(answer, dict) else answer
-        if not isinstance(found, list) or len(found) != len(records):
-            # which tells what is wrong with it
-            return list(checked_scores(found, records, self._who))
-        return [
-            None if score is None else checked_score(score, record, self._who)
-            for score, record in zip(found, records, strict=True)
-        ]
+        return checked_scores(found, records, self._who)
+
+    def _told(self, text: str) -> str:
+        """The beginning of an answer; what is hidden first cannot be cut in half."""
+        return shortened(self._hidden(text))
 
     def _hidden(self, text: str) -> str:
         """A text without the key, which a service may repeat."""

@@ -1,15 +1,17 @@
 """`python:FILE:FUNCTION`: a function of one's own, in a file of one's own in the project.
 
-def score(records: list[ResponseRecord]) -> list[float]: ...
+def score(records: list[ResponseRecord]) -> list[float | None]: ...
 
-It gets a batch of records (`rlhf/rewards/records.py`) and gives as many numbers. A `score_std` on
+It gets a batch of records (`rlhf/rewards/records.py`) and gives as many numbers, None where it cannot tell. A `score_std` on
 the function, or in its source's settings, says how far these lie apart; else it is 1.
 """
 
+import math
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from importlib.util import module_from_spec, spec_from_file_location
+from numbers import Real
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,10 +35,10 @@ class PythonReward:
         self._who = f"reward python:{detail}"
         self._path = ROOT / file
         self._function = load_function(self._path, name, self._who)
-        self.score_std = float(getattr(self._function, "score_std", 1.0))
+        self.score_std = _unit(getattr(self._function, "score_std", 1.0), self._who)
 
     def scores_of(self, records: Sequence[ResponseRecord]) -> Sequence[float | None]:
-        """Finite numbers; raises TrainingError."""
+        """Finite numbers or None; raises TrainingError."""
         if not records:
             return []
         try:
@@ -79,6 +81,13 @@ def load_function(path: Path, name: str, who: str) -> Function:
         raise RlhfError(f"{who}: {path.name} has no function {name}; it has {', '.join(there)}")
     found: Function = function
     return found
+
+
+def _unit(value: object, who: str) -> float:
+    """How far the function's scores lie apart, by its own word."""
+    if isinstance(value, Real) and 0 < float(value) < math.inf:
+        return float(value)
+    raise RlhfError(f"{who}: its score_std is {value!r}; expected a number above 0")
 
 
 def _module_of(path: Path) -> ModuleType:

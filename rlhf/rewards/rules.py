@@ -104,7 +104,9 @@ _BOXED = "\\boxed{"
 _NUMBER = re.compile(
     r"[+-]?([0-9]{1,60}|[0-9]{1,3}(,[0-9]{3}){1,20})?(\.[0-9]{0,60})?([eE][+-]?[0-9]{1,2})?"
 )
-_RATIO = re.compile(r"([^/]+)/([^/]+)")
+_RATIO = re.compile(r"([^/ ]+) */ *([^/ ]+)")
+_MIXED = re.compile(r"([0-9]{1,60}) +([0-9]{1,60}) */ *([0-9]{1,60})")
+_SIGNED = re.compile(r"([+-]?) *\$? *(.*)")
 
 
 def answer_in(text: str, marker: str) -> str | None:
@@ -150,13 +152,22 @@ def same_answer(answer: str, reference: str) -> bool:
 
 
 def number_of(text: str) -> Fraction | None:
-    """The number that a text spells, exactly: 1,234.50, -3, 1/2, 2e3, $5; None for any other text."""
-    plain = text.strip().replace("\u2212", "-").replace("$", "").replace(" ", "")
-    ratio = _RATIO.fullmatch(plain)
-    if ratio is None:
-        return _decimal(plain)
-    above, below = _decimal(ratio[1]), _decimal(ratio[2])
-    return above / below if above is not None and below else None
+    """The number that a text spells, exactly: 1,234.50, -3, 1/2, 1 1/2, 2e3, $5; None for any other text."""
+    signed = _SIGNED.fullmatch(text.strip().replace("\u2212", "-"))
+    if signed is None:
+        return None
+    size = _without_sign(signed[2])
+    return -size if size is not None and signed[1] == "-" else size
+
+
+def _without_sign(text: str) -> Fraction | None:
+    if mixed := _MIXED.fullmatch(text):
+        whole, above, below = (int(part) for part in mixed.groups())
+        return whole + Fraction(above, below) if below else None
+    if ratio := _RATIO.fullmatch(text):
+        numerator, denominator = _decimal(ratio[1]), _decimal(ratio[2])
+        return numerator / denominator if numerator is not None and denominator else None
+    return _decimal(text)
 
 
 def _decimal(text: str) -> Fraction | None:

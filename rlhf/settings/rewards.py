@@ -154,7 +154,8 @@ def format_pattern(detail: str) -> re.Pattern[str]:
         raise ValueError("expected format:PATTERN, a regular expression for the whole response")
     try:
         return re.compile(detail, re.DOTALL)
-    except re.error as error:
+    # of a repeat that is too large, of too many brackets
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"format: no regular expression: {error}") from None
 
 

@@ -45,6 +45,17 @@ def too_large(records: list[ResponseRecord]) -> list[float]:
     return [1.0, math.inf, 2.0]
 
 
+def cannot_tell_of_two(records: list[ResponseRecord]) -> list[float | None]:
+    return [1.0, None, None][: len(records)]
+
+
+def without_unit(records: list[ResponseRecord]) -> list[float]:
+    return [0.0] * len(records)
+
+
+without_unit.score_std = 0  # type: ignore[attr-defined]
+
+
 def fails_on_w15(records: list[ResponseRecord]) -> list[float]:
     return [1 / ("w15" not in one.response) for one in records]
 

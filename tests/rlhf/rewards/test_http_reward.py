@@ -257,14 +257,16 @@ def test_scores_that_are_none_name_the_record(
 # -- address and key ----------------------------------------------------------------------------
 
 
+# a long one is not shown up to where an answer is shortened
+@pytest.mark.parametrize("key", ["s3cret", 30 * "s3cret"])
 def test_the_key_is_sent_and_never_shown(
-    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, key: str
 ) -> None:
-    monkeypatch.setenv("MY_KEY", "s3cret")
+    monkeypatch.setenv("MY_KEY", key)
     server.rate, server.kinds = 100, ("500",)
     with pytest.raises(TrainingError) as caught:
         reward_of(server.url, key_variable="MY_KEY", retries=1).scores_of(records_of(1))
-    assert server.keys == {"Bearer s3cret"}
+    assert server.keys == {f"Bearer {key}"}
     assert "no, Bearer ***" in str(caught.value)
     assert "s3cret" not in str(caught.value) + caplog.text and "***" in caplog.text
 

@@ -108,6 +108,15 @@ def test_a_fault_names_the_function_and_the_record(
     assert message in str(caught.value)
 
 
+def test_it_may_say_that_it_cannot_tell(records: Sequence[ResponseRecord]) -> None:
+    assert reward_of("cannot_tell_of_two").scores_of(records) == [1.0, None, None]
+
+
+def test_a_unit_that_nothing_can_be_divided_by_is_refused() -> None:
+    with pytest.raises(RlhfError, match="its score_std is 0; expected a number above 0"):
+        reward_of("without_unit")
+
+
 def test_an_exception_names_the_line(records: Sequence[ResponseRecord]) -> None:
     lines = (ROOT / FILE).read_text(encoding="utf-8").splitlines()
     line = next(number for number, text in enumerate(lines, 1) if '"w15" not in' in text)

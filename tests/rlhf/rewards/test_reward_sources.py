@@ -226,6 +226,9 @@ def test_sources_have_names_of_their_own() -> None:
         *("model", "missing_end", "format", "format_2"),
         *("hf_my_rm", "python_digits", "http_math"),
     ]
+    # one that is called as the second of another would be
+    clash = source_names([Address.parse(text) for text in ("http:a-b", "http:a.b", "http:a_b_2")])
+    assert clash == ["http_a_b", "http_a_b_2", "http_a_b_2_2"]
 
 
 @pytest.mark.parametrize("changes", [{}, online_dpo()], ids=["ppo-max", "online-dpo"])
