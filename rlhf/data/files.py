@@ -44,6 +44,11 @@ def unread_files(root: Path) -> list[Path]:
     )
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a relative path is hidden, or below a hidden folder."""
+    return any(part.startswith(".") for part in name.split("/"))
+
+
 def _visible_files(root: Path) -> Iterator[Path]:
     seen: set[Path] = set()
     for folder, folders, files in os.walk(root, followlinks=True):

@@ -1,18 +1,24 @@
 """What every kind of source has in common: what it is asked for, and what it returns."""
 
+import logging
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf.common.address import Address
 from rlhf.common.errors import SourceError
 from rlhf.common.files import tree_sha256
+from rlhf.data.files import UNREAD_HINT, data_files
 
 # Never pickles, never code.
 MODEL_SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja")
 # The use of a request for the base model; all others are lists of the section `data`.
 MODEL = "model"
+# How many files that are not read a message names.
+_MAX_NAMED = 10
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,21 @@ class FetchResult:
     sha256: str
 
 
+@dataclass(frozen=True)
+class FoundData:
+    """The data files of an address, where they lie.
+
+    base: the folder that their names start from; names can tell the kind of rows
+    unread: the names of files that lie beside them and are not read
+    revision: as in FetchResult
+    """
+
+    base: Path
+    files: Sequence[Path]
+    unread: Sequence[str] = ()
+    revision: str = ""
+
+
 class Source:
     """A kind of source. It is made without arguments.
 
@@ -72,6 +93,14 @@ class Source:
         """
         raise _not_served(request)
 
+    def find_data(self, request: FetchRequest, directory: Path) -> FoundData:
+        """Find the data files without copying them, where that can be; raises SourceError.
+
+        directory: where a kind that makes its files writes them
+        """
+        self.fetch_data(request, directory)
+        return FoundData(directory, data_files(directory))
+
 
 def _not_served(request: FetchRequest) -> SourceError:
     wanted = "models" if request.use == MODEL else "data"
@@ -96,6 +125,25 @@ def copy_files(paths: Iterable[Path], base: Path, directory: Path) -> None:
         target = directory / path.relative_to(base)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
+
+
+def copy_found(request: FetchRequest, found: FoundData, directory: Path) -> FetchResult:
+    """Copy data files, name what is not read, and compare the hash with the pin."""
+    tell_unread(request, found.unread)
+    copy_files(found.files, found.base, directory)
+    return verified_result(request, directory, found.revision)
+
+
+def tell_unread(request: FetchRequest, unread: Sequence[str]) -> None:
+    """Name in the log what lies beside data files."""
+    if unread:
+        log.warning("%s: not read: %s; %s", request.address, named_files(unread), UNREAD_HINT)
+
+
+def named_files(names: Sequence[str]) -> str:
+    """The first of these names, and how many more there are."""
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    return ", ".join(names[:_MAX_NAMED]) + more
 
 
 def verified_result(request: FetchRequest, directory: Path, revision: str = "") -> FetchResult:

@@ -1,21 +1,27 @@
 """`hub:OWNER/NAME@REVISION[#FOLDER]`: a repository on the Hugging Face hub, pinned to a commit."""
 
+import logging
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import httpx2
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi, get_cached_repo_tree, snapshot_download
+from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
 from rlhf.common.errors import SourceError
-from rlhf.data.files import DATA_SUFFIXES, data_files
+from rlhf.data.files import DATA_SUFFIXES, data_files, is_hidden
 from rlhf.data.sources.base import (
     MODEL_SUFFIXES,
     FetchRequest,
     FetchResult,
+    FoundData,
     Source,
     copy_files,
+    copy_found,
+    tell_unread,
     verified_result,
 )
 
@@ -25,6 +31,8 @@ _DETAIL = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[^#]+)(?:#(?P<fold
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # httpx2 is what huggingface_hub speaks through.
 _DOWNLOAD_ERRORS = (httpx2.HTTPError, OSError, ValueError)
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,10 @@ class HubSource(Source):
 
     def fetch_data(self, request: FetchRequest, directory: Path) -> FetchResult:
         """Download the data files of a data set repository, or of one folder in it."""
+        return copy_found(request, self.find_data(request, directory), directory)
+
+    def find_data(self, request: FetchRequest, directory: Path) -> FoundData:
+        """The data files in the hub's cache, downloaded if they are not there."""
         location = _parse(request)
         suffixes = [*DATA_SUFFIXES, *map(str.upper, DATA_SUFFIXES)]
         allow = [f"{location.folder}*{suffix}" for suffix in suffixes]
@@ -74,12 +86,13 @@ class HubSource(Source):
             for path in data_files(root)
             if path.relative_to(root).as_posix().startswith(location.folder)
         ]
+        unread = _unread(location, commit, {path.relative_to(root).as_posix() for path in files})
         if not files:
+            tell_unread(request, unread)
             raise SourceError(
                 f"{request.address}: no data files there; expected {', '.join(DATA_SUFFIXES)}"
             )
-        copy_files(files, root, directory)
-        return verified_result(request, directory, commit)
+        return FoundData(root, files, unread, commit)
 
 
 def _parse(request: FetchRequest) -> _Location:
@@ -113,6 +126,20 @@ def _snapshot(
     except _DOWNLOAD_ERRORS as error:
         raise SourceError(f"{request.address}: cannot be downloaded: {error}") from error
     return commit, Path(root)
+
+
+def _unread(location: _Location, commit: str, read: Collection[str]) -> list[str]:
+    """The files of the repository, or of the folder in it, that are not read; hidden ones left out.
+
+    The list of files came with the download; of an older cache it may be missing.
+    """
+    try:
+        listed = get_cached_repo_tree(location.repository, repo_type="dataset", revision=commit)
+    except CachedRepoTreeNotFoundError:
+        log.info("%s: what is not read there is not known", location.repository)
+        return []
+    names = sorted(file.path for file in listed if file.path.startswith(location.folder))
+    return [name for name in names if name not in read and not is_hidden(name)]
 
 
 def _commit(request: FetchRequest, location: _Location, repository_type: RepositoryType) -> str:

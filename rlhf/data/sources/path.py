@@ -1,8 +1,6 @@
 """`path:DIR` or `path:FILE`: a model or data on this machine; ${VARIABLES} are expanded."""
 
-import logging
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf.common.errors import RlhfError, SourceError
@@ -11,15 +9,13 @@ from rlhf.data.sources.base import (
     MODEL_SUFFIXES,
     FetchRequest,
     FetchResult,
+    FoundData,
     Source,
     copy_files,
+    copy_found,
+    tell_unread,
     verified_result,
 )
-
-# How many files that are not read a message names.
-_MAX_NAMED = 10
-
-log = logging.getLogger(__name__)
 
 
 class PathSource(Source):
@@ -47,31 +43,26 @@ class PathSource(Source):
 
     def fetch_data(self, request: FetchRequest, directory: Path) -> FetchResult:
         """Copy data files below the name of their directory, which can name the kind of rows."""
+        return copy_found(request, self.find_data(request, directory), directory)
+
+    def find_data(self, request: FetchRequest, directory: Path) -> FoundData:
+        """The data files of a directory, or the one file."""
         root = _existing_path(request)
         if root.is_dir():
-            files = data_files(root)
-            base = root.parent
-            _tell_unread(request, [path.relative_to(root) for path in unread_files(root)])
+            base, files = root.parent, data_files(root)
+            unread = [path.relative_to(root).as_posix() for path in unread_files(root)]
         else:
-            files = [root] if is_data_file(root) else []
             # the name of its directory counts for a single file too
-            base = root.parent.parent
+            base, files = root.parent.parent, [root] if is_data_file(root) else []
+            unread = []
 
         if not files:
+            tell_unread(request, unread)
             raise SourceError(
                 f"{request.address}: no data files at {root}; expected {', '.join(DATA_SUFFIXES)}; "
                 f"{UNREAD_HINT}"
             )
-        copy_files(files, base, directory)
-        return verified_result(request, directory)
-
-
-def _tell_unread(request: FetchRequest, unread: Sequence[Path]) -> None:
-    """Name what lies beside data files."""
-    if unread:
-        named = ", ".join(path.as_posix() for path in unread[:_MAX_NAMED])
-        more = f" and {len(unread) - _MAX_NAMED} more" if len(unread) > _MAX_NAMED else ""
-        log.warning("%s: not read: %s%s; %s", request.address, named, more, UNREAD_HINT)
+        return FoundData(base, files, unread)
 
 
 def _existing_path(request: FetchRequest) -> Path:

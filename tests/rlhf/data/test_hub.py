@@ -18,6 +18,8 @@ DATA = {
     "loader.py": b"raise SystemExit",
     "data.pkl": b"pickle",
     "README.md": b"# card",
+    ".gitattributes": b"",
+    "harmless-base/more.xlsx": b"sheet",
 }
 MODEL = {
     "config.json": b"{}",
@@ -42,10 +44,11 @@ CASES = {
     "model folder": ("model", "hub:people/llm@v1#onnx"),
 }
 SCRIPT = """
-import json, sys
+import json, logging, sys
 from pathlib import Path
 from rlhf.common.errors import SourceError
 from rlhf.data.sources import FetchRequest, find_source
+logging.basicConfig(format="%(message)s")
 results = {}
 for name, (use, text) in json.loads(sys.argv[2]).items():
     source, address = find_source(text)
@@ -75,7 +78,7 @@ def fetch_cases(
     command = [sys.executable, "-c", SCRIPT, str(out), json.dumps(cases)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1]) | {"said": done.stderr}
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +116,17 @@ def test_one_folder_comes_alone(place: Path, fetched: dict[str, Any]) -> None:
     }
 
 
+def test_what_is_not_read_is_named(fetched: dict[str, Any]) -> None:
+    told = [line for line in fetched["said"].splitlines() if "not read: " in line]
+    found = {line.partition(": not read: ")[0]: line.partition(": not read: ")[2] for line in told}
+    everything = "README.md, data.pkl, harmless-base/more.xlsx, loader.py; unpack xz"
+    assert found[f"hub:people/talk@{COMMIT}"].startswith(everything)
+    # of a folder what lies in it
+    assert found["hub:people/talk@v1#harmless-base"].startswith("harmless-base/more.xlsx; unpack")
+    # asked for by name alone
+    assert not [path for path in fetched["asked"] if path.endswith("more.xlsx")]
+
+
 def test_models_come_without_pickles_and_code(place: Path, fetched: dict[str, Any]) -> None:
     assert set(files_of(place / "out" / "model")) == {
         "config.json",
@@ -147,6 +161,8 @@ def test_a_second_fetch_of_a_commit_needs_no_network(place: Path, fetched: dict[
     }
     found = fetch_cases("http://127.0.0.1:9", place / "home", place / "again", cases)
     assert found["commit"] == fetched["commit"] and "error" not in found["folder"]
+    # nor does the list of what is not read
+    assert f"hub:people/talk@{COMMIT}: not read: README.md, data.pkl" in found["said"]
     assert (
         "cannot be downloaded" in found["tag"]["error"]
     )  # which commit a tag names, only the hub knows
