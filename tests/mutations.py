@@ -92,6 +92,9 @@ PARSED_MESSAGES = Place("data/shapes/messages.py", ("data/test_shapes.py",))
 PARSED_QUESTIONS = Place("data/shapes/questions.py", ("data/test_shapes.py",))
 CLEANED = Place("data/clean.py", ("data/test_clean.py",))
 READ_TEXT = Place("data/text.py", ("data/test_read_rows.py",))
+SHOWN_ROWS = Place("commands/data_rows.py", ("commands/test_data_check.py",))
+SHOWN_REPORT = Place("commands/data_view.py", ("commands/test_data_check.py",))
+DATA_CHECK = Place("commands/data_check.py", ("commands/test_data_check.py",))
 HELD_OUT = Place("data/assign.py", ("data/test_held_out.py",))
 SOLUTIONS = Place("data/tokens.py", ("data/test_solutions.py",))
 SOLUTION_ROWS = Place("data/solutions.py", ("data/test_solutions.py",))
@@ -444,6 +447,10 @@ MUTATIONS = (
     PARSED_MESSAGES("rows", "calls of tools are left out", "if name in TOOL_ROLES or any(", "if name in TOOL_ROLES and any("),
     PARSED_QUESTIONS("rows", "history is lost", "return system + _history(row)", "return system"),
     READ_TEXT("rows", "a byte order mark is text", r'b"\xef\xbb\xbf": "utf-8-sig"', r'b"\xef\xbb\xbf": "utf-8"'),
+    SHOWN_ROWS("data shown", "the prompt is marked as learnt", "[False] * len(prompt) + [True]", "[True] * len(prompt) + [True]"),
+    SHOWN_ROWS("data shown", "a part is decoded by itself", "text[len(before) :], is_trained", "text, is_trained"),
+    SHOWN_REPORT("data shown", "invisible characters are printed", "or character.isprintable()", "or ord(character) >= 128"),
+    DATA_CHECK("data shown", "a duplicate is usable", "if self._is_known(record):", "if False:"),
     HELD_OUT("rows", "a small table has no validation", "if not openings or openings & held or not fraction:", "if True:"),
     HELD_OUT("rows", "one file for everything is all tested on", "if not emptied:", "if True:"),
 

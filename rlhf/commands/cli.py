@@ -67,6 +67,7 @@ def shared(
 
     \b
     rlhf doctor                       is this machine ready?
+    rlhf doctor --data my.jsonl       what do these data hold, and what of it can be used?
     rlhf preset laptop                write params.yaml
     rlhf show                         what the stages measured so far
     rlhf chat policy                  talk with the trained model

@@ -1,6 +1,7 @@
 """`rlhf doctor` and `rlhf show`: what the machine and the workspace have."""
 
 import json
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -13,6 +14,7 @@ from rlhf.commands.doctor import Diagnosis, diagnose
 from rlhf.commands.overview import StageState, stage_states
 from rlhf.commands.package_checks import IMPORTS
 from rlhf.common.shown import format_metric
+from rlhf.settings import load_settings
 
 _MARKS = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "fault": "[red]fault[/]"}
 
@@ -23,9 +25,22 @@ def doctor(
     quick: Annotated[
         bool, typer.Option("--quick", help="Leave out importing the large packages.")
     ] = False,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Tell instead what a file, directory or address of data holds, and what of it can be used."
+        ),
+    ] = None,
 ) -> None:
-    """Tell what this machine and workspace have and lack; exit code 1 if something essential is missing."""
+    """Tell what this machine and workspace have and lack; exit code 1 if something essential is missing.
+
+    With --data: which files are read, which rows are recognised and usable, why others are not, and
+    three rows as the model reads them. Names of columns are mapped as data.columns has it.
+    """
     cli: CliContext = context.obj
+    if data is not None:
+        _tell_data(cli, data, as_json=as_json)
+        return
     # on stderr: what is asked for with --json is on stdout
     with Console(stderr=True).status("looking (packages are imported, which takes a while)"):
         diagnosis = diagnose(cli.workspace, () if quick else IMPORTS)
@@ -34,6 +49,21 @@ def doctor(
     else:
         _print_diagnosis(cli.console, diagnosis)
     raise typer.Exit(0 if diagnosis.healthy else 1)
+
+
+def _tell_data(cli: CliContext, text: str, *, as_json: bool) -> None:
+    # these take seconds to import
+    from rlhf.commands.data_check import inspect_data
+    from rlhf.commands.data_view import print_report
+
+    settings = load_settings(cli.workspace.params)
+    with Console(stderr=True).status("reading"):
+        report = inspect_data(text, settings, cli.workspace)
+    if as_json:
+        typer.echo(json.dumps(asdict(report), indent=2))
+    else:
+        print_report(cli.console, report)
+    raise typer.Exit(0 if report.usable else 1)
 
 
 def _print_diagnosis(console: Console, diagnosis: Diagnosis) -> None:

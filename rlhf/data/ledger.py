@@ -56,6 +56,7 @@ class Ledger:
 
     counts: by (use, file, outcome), where an outcome is a split or the reason of a drop
     broken: rows that were dropped for a fault of their own, with the reason
+    first_lines: of the rows that were dropped for a reason, the line of the first
     hints: what a person needs to mend a row, by (use, file, reason): of the first one
     notes: by (use, note)
     changes: rows whose text changed, by (use, file, what changed it)
@@ -66,6 +67,7 @@ class Ledger:
 
     counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     broken: list[tuple[RowLocation, str]] = field(default_factory=list)
+    first_lines: dict[tuple[str, str, str], int] = field(default_factory=dict)
     hints: dict[tuple[str, str, str], str] = field(default_factory=dict)
     notes: Counter[tuple[str, str]] = field(default_factory=Counter)
     changes: Counter[tuple[str, str, str]] = field(default_factory=Counter)
@@ -81,6 +83,7 @@ class Ledger:
         """Count a row that is in no table; hint: how to mend it."""
         key = location.use, location.file, reason
         self.counts[key] += 1
+        self.first_lines.setdefault(key, location.line)
         if hint:
             self.hints.setdefault(key, hint)
         # a fault of the row itself

@@ -28,7 +28,7 @@ from rlhf.data.rules import AS_PUBLISHED, Rules
 
 
 @dataclass(frozen=True)
-class _ParsedRow:
+class ParsedRow:
     """A row of a file, before it is known what it is for."""
 
     content: Parsed | BrokenRow
@@ -56,7 +56,7 @@ def load_rows(
     if not directory.is_dir():
         raise DataError(directory, "no raw data; run the stage fetch first (dvc repro)")
 
-    convert = _CONVERSIONS[use]
+    convert = CONVERSIONS[use]
     for row in _parse_directory(_HashedDirectory(directory, tree_sha256(directory)), rules):
         file = row.file if only_address else f"{address_index}/{row.file}"
         location = RowLocation(use, file, row.line)
@@ -67,14 +67,19 @@ def load_rows(
             ledger.drop(location, broken.reason, broken.detail)
             continue
 
-        for change in parsed.changes:
-            ledger.change(location, change.name, change.before, change.after)
-        ledger.leave_unread(location, parsed.unread)
-        ledger.mapped |= parsed.mapped
+        note_losses(parsed, location, ledger)
         yield Row(converted, parsed.kind, use, address_index, file, row.line, row.published_split)
 
 
-def _unbroken(row: _ParsedRow) -> Parsed:
+def note_losses(parsed: Parsed, location: RowLocation, ledger: Ledger) -> None:
+    """Enter what a row lost on the way, and which of the mapped columns it has."""
+    for change in parsed.changes:
+        ledger.change(location, change.name, change.before, change.after)
+    ledger.leave_unread(location, parsed.unread)
+    ledger.mapped |= parsed.mapped
+
+
+def _unbroken(row: ParsedRow) -> Parsed:
     if isinstance(row.content, BrokenRow):
         raise row.content
     return row.content
@@ -103,14 +108,15 @@ class _HashedDirectory:
 
 # No more than two, since all rows of a directory are held in memory.
 @lru_cache(maxsize=2)
-def _parse_directory(directory: _HashedDirectory, rules: Rules) -> list[_ParsedRow]:
+def _parse_directory(directory: _HashedDirectory, rules: Rules) -> list[ParsedRow]:
     files = data_files(directory.root)
     if not files:
         raise DataError(directory.root, f"no data files; {REFETCH_HINT}")
-    return [row for file in files for row in _parse_file(file, directory.root, rules)]
+    return [row for file in files for row in parse_file(file, directory.root, rules)]
 
 
-def _parse_file(path: Path, directory: Path, rules: Rules) -> Iterator[_ParsedRow]:
+def parse_file(path: Path, directory: Path, rules: Rules) -> Iterator[ParsedRow]:
+    """Read a file row by row, broken rows too; raises DataError for one unreadable as a whole."""
     name = path.relative_to(directory)
     kind, split = kind_from_path(name), published_split(name)
     for line, row in read_rows(path):
@@ -120,7 +126,7 @@ def _parse_file(path: Path, directory: Path, rules: Rules) -> Iterator[_ParsedRo
             content = row if isinstance(row, BrokenRow) else parse_row(row, kind, rules)
         except BrokenRow as broken:
             content = broken
-        yield _ParsedRow(content, name.as_posix(), line, split)
+        yield ParsedRow(content, name.as_posix(), line, split)
 
 
 # -- what the uses make of a record --
@@ -170,7 +176,7 @@ def as_solution(record: Record) -> Solution:
     return record
 
 
-_CONVERSIONS: dict[str, Callable[[Record], Record]] = {
+CONVERSIONS: dict[str, Callable[[Record], Record]] = {
     "sft": as_dialogue,
     "preferences": as_pair,
     "prompts": as_prompt,

@@ -29,12 +29,14 @@ _KINDS: Mapping[str, Kind] = {"helpful": "helpful", "harmless": "harmless", "oth
 class Parsed:
     """A record, and what its row lost on the way.
 
+    shape: the columns that the row was recognised by
     unread: columns that hold something and that its shape does not read
     mapped: known names that `data.columns` gave to columns of the row
     """
 
     record: Record
     kind: Kind
+    shape: str = field(default="", compare=False)
     changes: tuple[Change, ...] = field(default=(), compare=False)
     unread: tuple[str, ...] = field(default=(), compare=False)
     mapped: frozenset[str] = field(default=frozenset(), compare=False)
@@ -74,7 +76,8 @@ def parse_row(row: RawRow, kind: Kind | None = None, rules: Rules = AS_PUBLISHED
     check_record(record)
     kind = own_kind or kind or shape.kind
     mapped = frozenset(columns.mapped)
-    return Parsed(record, kind, tuple(changes.values()), tuple(columns.unread()), mapped)
+    shown = ", ".join(shape.columns_of(columns))
+    return Parsed(record, kind, shown, tuple(changes.values()), tuple(columns.unread()), mapped)
 
 
 def check_record(record: Record) -> None:

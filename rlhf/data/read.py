@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
@@ -61,6 +61,20 @@ def read_rows(path: Path) -> NumberedRows:
         yield 1, fault
 
 
+def file_format(path: Path) -> str:
+    """What `read_rows` takes a file for: JSON lines, JSON, CSV, TSV or parquet.
+
+    Raises DataError and BrokenRow as `open_text` does.
+    """
+    name = _plain_name(path)
+    for suffix, title in ((".parquet", "parquet"), (".csv", "CSV"), (".tsv", "TSV")):
+        if name.endswith(suffix):
+            return title
+    with open_text(path) as stream:
+        is_lines = _is_lines(_up_to_first_row(stream), is_whole=name.endswith(".json"))
+    return "JSON lines" if is_lines else "JSON"
+
+
 def _plain_name(path: Path) -> str:
     """The name of a file in small letters, without what tells its packing."""
     name = path.name.lower()
@@ -78,7 +92,7 @@ def _read_json(stream: TextIO, *, is_whole: bool) -> NumberedRows:
     is_whole: whether all of the file may be one object, as in `.json`
     """
     head = _up_to_first_row(stream)
-    if not is_whole and not head[-1].lstrip().startswith("["):
+    if _is_lines(head, is_whole=is_whole):
         yield from _read_lines(chain(head, stream))
         return
 
@@ -90,6 +104,10 @@ def _read_json(stream: TextIO, *, is_whole: bool) -> NumberedRows:
     is_doubtful = _SURROGATE.search(text) is not None or not is_utf8(text)
     for number, row in enumerate(rows, start=1):
         yield number, _checked(row, is_doubtful=is_doubtful)
+
+
+def _is_lines(head: Sequence[str], *, is_whole: bool) -> bool:
+    return not is_whole and not head[-1].lstrip().startswith("[")
 
 
 def _up_to_first_row(stream: TextIO) -> list[str]:

@@ -40,6 +40,10 @@ class Shape:
         """Whether the row has the columns."""
         return all(any(name in row for name in group) for group in self.needs)
 
+    def columns_of(self, row: Columns) -> list[str]:
+        """The columns that a fitting row is recognised by, under their known names."""
+        return [next(name for name in group if name in row) for group in self.needs]
+
 
 # The first that fits a row is its shape.
 SHAPES = (
