@@ -89,6 +89,7 @@ PROCESS_TRAINING = Place("training/process.py", ("training/test_process.py",))
 STEP_RANKING = Place("training/step_ranking.py", ("training/test_step_ranking.py",))
 PARSED_STEPS = Place("data/shapes/steps.py", ("data/test_parse.py",))
 PARSED_MESSAGES = Place("data/shapes/messages.py", ("data/test_shapes.py",))
+PARSED_PAIRS = Place("data/shapes/pairs.py", ("data/test_parting_pairs.py",))
 PARSED_QUESTIONS = Place("data/shapes/questions.py", ("data/test_shapes.py",))
 CLEANED = Place("data/clean.py", ("data/test_clean.py",))
 READ_TEXT = Place("data/text.py", ("data/test_read_rows.py",))
@@ -451,6 +452,9 @@ MUTATIONS = (
     SHOWN_ROWS("data shown", "a part is decoded by itself", "text[len(before) :], is_trained", "text, is_trained"),
     SHOWN_REPORT("data shown", "invisible characters are printed", "or character.isprintable()", "or ord(character) >= 128"),
     DATA_CHECK("data shown", "a duplicate is usable", "if self._is_known(record):", "if False:"),
+    PARSED_PAIRS("parting pairs", "sides of any length are a pair", "if len(chosen) != len(rejected):", "if False:"),
+    PARSED_PAIRS("parting pairs", "a question where they part", 'if chosen[first].role != "assistant":', "if False:"),
+    PARSED_PAIRS("parting pairs", "the last answers of other questions", "first = parted[0] if parted", "first = parted[-1] if parted"),
     HELD_OUT("rows", "a small table has no validation", "if not openings or openings & held or not fraction:", "if True:"),
     HELD_OUT("rows", "one file for everything is all tested on", "if not emptied:", "if True:"),
 

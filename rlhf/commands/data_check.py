@@ -172,8 +172,6 @@ def _read_file(path: Path, base: Path, settings: Settings, counts: "_Counts") ->
         while chunk := list(islice(parsed, CHUNK)):
             rows += len(chunk)
             counts.add(chunk)
-    except BrokenRow as fault:
-        return DataFile(name.as_posix(), form, rows, split, f"{fault.reason}: {fault.detail}")
     except DataError as error:
         return DataFile(name.as_posix(), form, rows, split, str(error))
     return DataFile(name.as_posix(), form, rows, split)

@@ -62,6 +62,7 @@ class Ledger:
     changes: rows whose text changed, by (use, file, what changed it)
     examples: of a change, the first
     unread: rows with a column that holds something and is not read, by (use, file, column)
+    unreadable: files of which no row can be read, by (use, file), with what is wrong
     mapped: the names in `data.columns` that some row has a column for
     """
 
@@ -73,6 +74,7 @@ class Ledger:
     changes: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     examples: dict[tuple[str, str, str], Example] = field(default_factory=dict)
     unread: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    unreadable: dict[tuple[str, str], str] = field(default_factory=dict)
     mapped: set[str] = field(default_factory=set)
 
     def keep(self, location: RowLocation, split: str) -> None:
@@ -104,6 +106,10 @@ class Ledger:
         """Count the columns of a row that are not read."""
         self.unread.update((location.use, location.file, column) for column in columns)
 
+    def leave_file(self, use: str, file: str, problem: str) -> None:
+        """Note a file of which no row can be read."""
+        self.unreadable[use, file] = problem
+
     def check_mapped(self, columns: Mapping[str, str]) -> None:
         """Refuse a name in `data.columns` that no usable row has; raises DataError."""
         for known, theirs in columns.items():
@@ -116,7 +122,12 @@ class Ledger:
                 )
 
     def refuse_broken(self) -> None:
-        """Raise DataError if any row was broken, naming the first."""
+        """Raise DataError if any file or row was broken, naming the first."""
+        for (use, file), problem in self.unreadable.items():
+            raise DataError(
+                file,
+                f"in data.{use}: {problem}; data.broken: drop leaves such files out; {REFETCH_HINT}",
+            )
         if not self.broken:
             return
 
@@ -182,6 +193,7 @@ class Ledger:
             "dropped": sum(dropped.values()),
             "broken": len(self.broken),
             "broken_first": self.first_broken(),
+            "files_not_read": len(self.unreadable),
         }
 
     def _dropped(self, splits: frozenset[str]) -> Counter[str]:
@@ -223,6 +235,9 @@ class Ledger:
             "columns_not_read": _by_file(self.unread),
             "hints": _by_file(self.hints),
             "broken": broken,
+            "files_not_read": {
+                f"{use}: {file}": why for (use, file), why in sorted(self.unreadable.items())
+            },
         }
 
 

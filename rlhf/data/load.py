@@ -1,5 +1,6 @@
 """From the raw files of one use to rows of the record that this use needs."""
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -23,8 +24,10 @@ from rlhf.data.records import (
     RowLocation,
     Solution,
 )
-from rlhf.data.rows import BrokenRow
+from rlhf.data.rows import BrokenRow, UnreadableFile
 from rlhf.data.rules import AS_PUBLISHED, Rules
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,13 @@ def load_rows(
         raise DataError(directory, "no raw data; run the stage fetch first (dvc repro)")
 
     convert = CONVERSIONS[use]
-    for row in _parse_directory(_HashedDirectory(directory, tree_sha256(directory)), rules):
-        file = row.file if only_address else f"{address_index}/{row.file}"
+    prefix = "" if only_address else f"{address_index}/"
+    parsed_files = _parse_directory(_HashedDirectory(directory, tree_sha256(directory)), rules)
+    for name, problem in parsed_files.unreadable.items():
+        ledger.leave_file(use, f"{prefix}{name}", problem)
+        log.warning("data.%s: %s%s is not read: %s", use, prefix, name, problem)
+    for row in parsed_files.rows:
+        file = f"{prefix}{row.file}"
         location = RowLocation(use, file, row.line)
         try:
             parsed = _unbroken(row)
@@ -106,13 +114,30 @@ class _HashedDirectory:
     sha256: str
 
 
+@dataclass(frozen=True)
+class _ParsedDirectory:
+    """The rows of all files; of those of which none can be read, what is wrong, by name."""
+
+    rows: list[ParsedRow]
+    unreadable: dict[str, str]
+
+
 # No more than two, since all rows of a directory are held in memory.
 @lru_cache(maxsize=2)
-def _parse_directory(directory: _HashedDirectory, rules: Rules) -> list[ParsedRow]:
+def _parse_directory(directory: _HashedDirectory, rules: Rules) -> _ParsedDirectory:
     files = data_files(directory.root)
     if not files:
         raise DataError(directory.root, f"no data files; {REFETCH_HINT}")
-    return [row for file in files for row in parse_file(file, directory.root, rules)]
+    parsed = _ParsedDirectory([], {})
+    for file in files:
+        try:
+            parsed.rows.extend(parse_file(file, directory.root, rules))
+        except UnreadableFile as fault:
+            parsed.unreadable[file.relative_to(directory.root).as_posix()] = fault.problem
+            # there are no others
+            if len(parsed.unreadable) == len(files):
+                raise
+    return parsed
 
 
 def parse_file(path: Path, directory: Path, rules: Rules) -> Iterator[ParsedRow]:

@@ -62,9 +62,7 @@ def parse_row(row: RawRow, kind: Kind | None = None, rules: Rules = AS_PUBLISHED
 
     # 2. what of it is usable
     # the first of each kind: rows are counted, not places
-    changes: dict[str, Change] = {}
-    if columns.joined_turns:
-        changes["joined_turns"] = Change("joined_turns", "", "")
+    changes = {name: Change(name, "", "") for name in sorted(columns.turn_changes)}
 
     def cleaned(text: str) -> str:
         text, made = clean(text, rules.cleaning)

@@ -42,29 +42,25 @@ def read_rows(path: Path) -> NumberedRows:
     """Yield (line, row) of a file, lines from 1; of an array or a table, the number of the row.
 
     What is no JSON object is a BrokenRow. Raises DataError when the file as a whole is unreadable
-    (cut-off gzip, no parquet).
+    (cut-off gzip, no parquet), UnreadableFile where that is so from its beginning on.
     """
     name = _plain_name(path)
     if name.endswith(".parquet"):
         yield from _read_parquet(path)
         return
 
-    try:
-        if name.endswith((".csv", ".tsv")):
-            with open_text(path, newline="") as stream:
-                yield from _read_csv(path, stream, is_tabbed=name.endswith(".tsv"))
-        else:
-            with open_text(path) as stream:
-                yield from _read_json(stream, is_whole=name.endswith(".json"))
-    except BrokenRow as fault:
-        # nothing of the file can be read
-        yield 1, fault
+    if name.endswith((".csv", ".tsv")):
+        with open_text(path, newline="") as stream:
+            yield from _read_csv(path, stream, is_tabbed=name.endswith(".tsv"))
+    else:
+        with open_text(path) as stream:
+            yield from _read_json(stream, is_whole=name.endswith(".json"))
 
 
 def file_format(path: Path) -> str:
     """What `read_rows` takes a file for: JSON lines, JSON, CSV, TSV or parquet.
 
-    Raises DataError and BrokenRow as `open_text` does.
+    Raises DataError as `open_text` does.
     """
     name = _plain_name(path)
     for suffix, title in ((".parquet", "parquet"), (".csv", "CSV"), (".tsv", "TSV")):

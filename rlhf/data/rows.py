@@ -1,4 +1,8 @@
-"""A row that cannot be used."""
+"""Rows and files that cannot be used."""
+
+from pathlib import Path
+
+from rlhf.common.errors import DataError
 
 
 class BrokenRow(Exception):
@@ -11,3 +15,11 @@ class BrokenRow(Exception):
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason)
         self.reason, self.detail = reason, detail
+
+
+class UnreadableFile(DataError):
+    """A file of which no row can be read; the others beside it can be used all the same."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(path, problem)
+        self.problem = problem

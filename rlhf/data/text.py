@@ -15,7 +15,7 @@ import pyarrow
 from rlhf.common.errors import DataError
 from rlhf.data.files import PACKED_SUFFIXES
 from rlhf.data.ledger import REFETCH_HINT
-from rlhf.data.rows import BrokenRow
+from rlhf.data.rows import UnreadableFile
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def open_text(path: Path, newline: str | None = None) -> Iterator[io.TextIOWrapp
 
     newline: as of `open`: None reads line ends of any kind as line feeds, "" leaves them
 
-    Raises DataError when the file is cut off, BrokenRow when it is not packed as its name says.
+    Raises DataError when the file is cut off, UnreadableFile when it is not packed as its name says.
     """
     try:
         with _open_bytes(path) as stream:
@@ -81,7 +81,8 @@ def _first_bytes(path: Path, stream: io.BufferedReader) -> bytes:
         if not is_packed or "Truncated" in str(error):
             raise
         # a file that is packed otherwise fails before its first byte
-        raise BrokenRow("not_unpacked", f"{error}; unpack it by hand, or pack it anew") from None
+        problem = f"not packed as its name says ({error}); unpack it by hand, or pack it anew"
+        raise UnreadableFile(path, problem) from None
 
 
 def is_utf8(text: str) -> bool:

@@ -19,7 +19,8 @@ class Columns:
     def __init__(self, row: RawRow, rules: Rules, *, is_message: bool = False) -> None:
         """Put columns that the settings map under their known names."""
         self.rules = rules
-        self.joined_turns = False
+        # what became of turns, by name
+        self.turn_changes: set[str] = set()
         self.mapped: set[str] = set()
         self._values = {name: value for name, value in row.items() if value is not None}
         for known, theirs in rules.columns:

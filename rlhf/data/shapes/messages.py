@@ -121,7 +121,8 @@ def in_order(messages: Messages, row: Columns) -> Messages:
     """
     if row.rules.repeated_roles == "join":
         joined = _joined(messages)
-        row.joined_turns |= joined != messages
+        if joined != messages:
+            row.turn_changes.add("joined_turns")
         messages = joined
 
     turns = messages[1:] if messages and messages[0].role == "system" else messages

@@ -10,13 +10,34 @@ from rlhf.data.shapes.questions import question, system_and_history
 
 
 def pair(row: Columns) -> Pair:
-    """`chosen` and `rejected`: whole dialogues, or answers beside the question that both share."""
+    """`chosen` and `rejected`: whole dialogues, or answers beside the question that both share.
+
+    Dialogues that part before their last answers, as some of HH-RLHF do, are a pair of the answers
+    where they part; what follows there is left out.
+    """
     before = question(row)
     chosen = _side(row.get("chosen"), before, row)
     rejected = _side(row.get("rejected"), before, row)
-    if chosen[:-1] != rejected[:-1]:
-        raise BrokenRow("prompts_differ")
-    return Pair(chosen[:-1], chosen[-1].content, rejected[-1].content)
+    last = _last_of_pair(chosen, rejected)
+    if last + 1 < len(chosen):
+        row.turn_changes.add("later_turns_left_out")
+    return Pair(chosen[:last], chosen[last].content, rejected[last].content)
+
+
+def _last_of_pair(chosen: Messages, rejected: Messages) -> int:
+    """The position of the answers that are compared, behind the turns that both sides share.
+
+    Raises BrokenRow where there are none.
+    """
+    # a side that is longer goes on with other turns, or has a `Human:` within an answer: nobody can tell
+    if len(chosen) != len(rejected):
+        lengths = f"{len(chosen)} turns of chosen, {len(rejected)} of rejected"
+        raise BrokenRow("prompts_differ", lengths)
+    parted = [place for place, turn in enumerate(chosen) if turn != rejected[place]]
+    first = parted[0] if parted else len(chosen) - 1
+    if chosen[first].role != "assistant":
+        raise BrokenRow("prompts_differ", f"the sides part in turn {first + 1}, which is no answer")
+    return first
 
 
 def _side(value: Any, before: Messages | None, row: Columns) -> Messages:

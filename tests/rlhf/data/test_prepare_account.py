@@ -64,6 +64,28 @@ def test_half_a_character_is_a_broken_row(workspace: Workspace, make_settings: M
     )
 
 
+def test_a_file_that_cannot_be_unpacked_is_no_row(
+    workspace: Workspace, make_settings: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    replace_raw(workspace, "sft", train=[pair_row(f"Question {i}", "yes") for i in range(60)])
+    torn = workspace.raw / "sft" / "0" / "more.csv.zst"
+    torn.write_bytes(b"frage;antwort")
+    prepare(make_settings(), workspace)
+    summary = summary_of(workspace)
+    assert (summary["files_not_read"], summary["broken"]) == (1, 0)
+    assert not [key for key in summary if key.startswith("sft/more.csv.zst/")]
+    told = read_json(workspace.details("prepare"))["files_not_read"]["sft: more.csv.zst"]
+    assert "not packed as its name says" in told
+    assert "data.sft: more.csv.zst is not read: not packed as its name says" in caplog.text
+
+    with pytest.raises(DataError, match=r"more\.csv\.zst: in data\.sft: not packed"):
+        prepare(make_settings(broken="refuse"), workspace)
+    # where there is no other file nothing is left to go on with
+    replace_raw(workspace, "sft")
+    with pytest.raises(DataError, match=r"more\.csv\.zst: not packed as its name says"):
+        prepare(make_settings(), workspace)
+
+
 BROKEN = [
     "{not json",
     pair_row("A?", "same", "same "),

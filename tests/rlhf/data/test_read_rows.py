@@ -12,7 +12,7 @@ from raw_files import fetch_address, write_lines
 from rlhf.common.errors import DataError
 from rlhf.data.files import data_files, unread_files
 from rlhf.data.read import kind_from_path, published_split, read_rows
-from rlhf.data.rows import BrokenRow
+from rlhf.data.rows import BrokenRow, UnreadableFile
 
 ROWS = [{"prompt": "Warum \u2028?", "n": None}, {"prompt": "Où ça\u200b?", "n": 1}]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
@@ -158,11 +158,10 @@ def test_cut_off_files_are_refused_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.csv.gz"])
-def test_a_file_that_is_not_packed_as_it_says_is_one_broken_row(name: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_packed_as_it_says_is_refused_by_name(name: str, tmp_path: Path) -> None:
     path = written(tmp_path / name, b"\x28\xb5\x2f\xfd not really")
-    ((line, broken),) = read_rows(path)
-    assert isinstance(broken, BrokenRow) and (line, broken.reason) == (1, "not_unpacked")
-    assert "unpack it by hand" in broken.detail
+    with pytest.raises(UnreadableFile, match=rf"{name}: not packed as its name says .* by hand"):
+        list(read_rows(path))
 
 
 # -- names and places ------------------------------------------------------------------------------
