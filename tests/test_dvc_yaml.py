@@ -31,8 +31,6 @@ def listed(stage: str, settings: Settings) -> list[str]:
     """The dependencies of a stage as DVC fills them in."""
     chosen = {
         "${ppo.algorithm}": settings.ppo.algorithm,
-        "${reward.initial}": settings.reward.initial,
-        "${gold.initial}": settings.gold.initial,
     }
     filled = []
     for entry in PIPELINE["stages"][stage]["deps"]:

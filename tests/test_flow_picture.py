@@ -20,8 +20,7 @@ def test_an_arrow_is_a_path_that_one_writes_and_the_other_reads(
     start: str, end: str, path: str
 ) -> None:
     assert path in STAGES[start].outs
-    # what `reward.initial` names is SFT in every preset
-    read = [entry.replace("${reward.initial}", "sft") for entry in data_of(STAGES[end])]
+    read = data_of(STAGES[end])
     # an optional model is read through the folder of an algorithm's code
     algorithms = code_folders(STAGES[end])
     folders = [

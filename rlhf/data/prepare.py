@@ -173,6 +173,9 @@ def _check_account(
     if settings.data.broken == "refuse":
         ledger.refuse_broken()
     unused = [table for table in OPTIONAL_TABLES if not addresses(settings, table)]
+    # without a gold model none of its pairs are set aside
+    if not settings.data.gold_fraction:
+        unused.append("preferences.gold")
     check_not_empty(tables, unused, failure_details(workspace))
 
 
@@ -181,12 +184,14 @@ def check_not_empty(
 ) -> None:
     """Refuse tables that nothing can be trained or judged on, but for those that nobody asked for.
 
+    unused: tables, or splits of them (preferences.gold), that nobody asked for
     Raises DataError that points to the file of `details`.
     """
     # what training, the judges and the gold model cannot do without
     for table, splits in NEEDED_SPLITS.items():
         for split in () if table in unused else splits:
-            if not rows_of_split(tables[table], split):
+            is_wanted = f"{table}.{split}" not in unused
+            if is_wanted and not rows_of_split(tables[table], split):
                 raise DataError(
                     f"data.{table}",
                     f"no rows left for {split}; {_ADVICE[split]}; {details} tells what became of "

@@ -19,6 +19,7 @@ from rlhf.evaluation.responses import EvaluationPrompt, Response, ResponsesByMod
 from rlhf.evaluation.summary import EvaluationSummary, summarise
 from rlhf.evaluation.tax import TaxSummary, alignment_tax
 from rlhf.evaluation.types import Facts
+from rlhf.models.classifier import check_classifier
 from rlhf.models.saving import load_answering_tokenizer
 from rlhf.settings.schema import Settings
 from rlhf.workspace import Workspace
@@ -108,7 +109,9 @@ def check_ready(
     for text in addresses:
         address = Address.parse(text)
         # kinds that are not here need nothing beside what DVC brought
-        if address.kind == "api":
+        if address.kind == "gold" and section.gold is not None:
+            check_classifier(workspace.root / Address.parse(section.gold).path)
+        elif address.kind == "api":
             openai_client(address.detail, find_endpoint(address.detail, settings))
         elif address.kind == "people":
             make_judge(text, settings, workspace)

@@ -122,12 +122,17 @@ class Classifier:
         return scores
 
 
-def load_classifier(directory: Path) -> PreTrainedModel:
-    """A sequence classifier with one label; raises ModelError for anything else."""
+def check_classifier(directory: Path) -> None:
+    """Refuse a directory without a model that may be loaded; raises ModelError."""
     if not (directory / "config.json").is_file():
         raise ModelError(f"{directory}: no model here (config.json is missing)")
     if not any(directory.glob("*.safetensors")):
         raise ModelError(f"{directory}: no *.safetensors weights; other formats are not loaded")
+
+
+def load_classifier(directory: Path) -> PreTrainedModel:
+    """A sequence classifier with one label; raises ModelError for anything else."""
+    check_classifier(directory)
     try:
         model, report = AutoModelForSequenceClassification.from_pretrained(
             directory,

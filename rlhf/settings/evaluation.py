@@ -1,7 +1,7 @@
 """The settings of evaluation: opponents, judges, how responses are sampled, the alignment tax."""
 
 import re
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
@@ -131,12 +131,16 @@ class Tax(Section):
 class Evaluate(Section):
     """Which models are compared, by whom, and when a comparison is a tie."""
 
+    LATER: ClassVar = frozenset({"gold"})
+
     # challenger and baseline; the first pair is the headline
     comparisons: tuple[tuple[str, str], ...] = (("policy", "sft"), ("sft", "base"))
     # beside base, sft and policy: path:DIR, file:RESPONSES or api:ENDPOINT
     opponents: dict[Name, str] = Field(default_factory=dict)
     # gold, rules, api:ENDPOINT, people:FILE; the first is the headline
     judges: tuple[Annotated[str, of_kind(JUDGES)], ...] = ("gold",)
+    # null: models/gold; hf:DIRECTORY: somebody else's reward model, with a tokenizer of its own
+    gold: str | None = None
     endpoints: dict[Name, Endpoint] = Field(default_factory=dict)
     generation: Generation
     # gold must be this sure, else it is a tie
@@ -170,6 +174,13 @@ class Evaluate(Section):
                 f"of which there are {sorted(at_hand)}"
             )
         return self
+
+    @field_validator("gold")
+    @classmethod
+    def _gold_is_a_classifier(cls, gold: str | None) -> str | None:
+        if gold is not None and not re.fullmatch("hf:.+", gold):
+            raise ValueError(f"{gold!r}; expected hf:DIRECTORY, or null for models/gold")
+        return gold
 
     @model_validator(mode="after")
     def _complete_judges(self) -> Self:

@@ -135,13 +135,15 @@ class Settings(Section):
     data: Data
     engine: EngineSettings = EngineSettings()
     sft: Sft
-    reward: RewardModel
+    # null: off, where ppo.rewards names others
+    reward: RewardModel | None
     # null: off; every file has the key, as DVC needs it for the stage's parameters
     dpo: Dpo | None = None
     # null: off, as dpo
     process: ProcessRewardModel | None = None
     ppo: Ppo
-    gold: RewardModel
+    # null: off, where another model judges (evaluate.gold), or none
+    gold: RewardModel | None
     evaluate: Evaluate
     report: Report = Report()
     mlflow: Mlflow = Mlflow()
@@ -172,6 +174,30 @@ class Settings(Section):
             raise ValueError(
                 "the section process trains on the answers in steps of data.steps, which is empty: "
                 "name a source there"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _reward_models_that_are_read(self) -> Self:
+        ppo, evaluate = self.ppo, self.evaluate
+        if self.reward is None and any(one.reward == "model:reward" for one in ppo.rewards):
+            raise ValueError(
+                "ppo.rewards names model:reward, whose stage is off (reward: null): name others, such "
+                "as hf:DIRECTORY, or give the section reward"
+            )
+        if self.reward is None and ppo.critic is not None and ppo.critic.initial == "reward":
+            raise ValueError(
+                "ppo.critic.initial is reward, a model whose stage is off (reward: null): set it to sft"
+            )
+        if self.gold is None and "gold" in evaluate.judges and evaluate.gold is None:
+            raise ValueError(
+                "evaluate.judges names gold, whose stage is off (gold: null): set evaluate.gold: "
+                "hf:DIRECTORY, name other judges, or give the section gold"
+            )
+        if self.gold is not None and not self.data.gold_fraction:
+            raise ValueError(
+                "data.gold_fraction is 0, which leaves no pairs for the gold model: raise it, or set "
+                "gold: null"
             )
         return self
 

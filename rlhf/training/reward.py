@@ -16,6 +16,7 @@ from torch.nn.functional import logsigmoid
 
 from rlhf.batches.plan import Limits, epoch_plan, micro_batches
 from rlhf.batches.tables import read_rows_of
+from rlhf.common.errors import SettingsError
 from rlhf.common.files import staged_directory, write_json
 from rlhf.common.metrics import Value, write_summary
 from rlhf.core.tally import Tally
@@ -24,6 +25,7 @@ from rlhf.models.heads import new_scalar_model, save_scalar_model
 from rlhf.models.saving import load_tokenizer
 from rlhf.models.trainable import train_only_top
 from rlhf.settings import Settings
+from rlhf.settings.training import RewardModel
 from rlhf.training.pair_reader import PairReader
 from rlhf.training.ranking import PairScores, details, summary
 from rlhf.training.run import TrainingRun, begin, row_ids
@@ -37,7 +39,7 @@ TRAINING_SPLIT: dict[Role, str] = {"reward": "train", "gold": "gold"}
 
 def train(settings: Settings, workspace: Workspace, role: Role = "reward") -> None:
     """Train models/<role> on its split of the `preferences` table; writes the model and its metrics."""
-    section = settings.reward if role == "reward" else settings.gold
+    section = section_of(settings, role)
     inputs = {
         "start": workspace.model(section.initial),
         "table": workspace.prepared / "preferences.parquet",
@@ -53,6 +55,14 @@ def train_gold(settings: Settings, workspace: Workspace) -> None:
     train(settings, workspace, "gold")
 
 
+def section_of(settings: Settings, role: Role) -> RewardModel:
+    """The section `reward` or `gold`; raises SettingsError where it is null."""
+    section = settings.reward if role == "reward" else settings.gold
+    if section is None:
+        raise SettingsError(f"{role}: null, so there is no such model to train")
+    return section
+
+
 class RewardTraining(Task):
     """The model and the pairs that it learns from."""
 
@@ -60,7 +70,7 @@ class RewardTraining(Task):
 
     def __init__(self, run: TrainingRun, role: Role) -> None:
         settings, workspace = run.settings, run.workspace
-        section = settings.reward if role == "reward" else settings.gold
+        section = section_of(settings, role)
         start = workspace.model(section.initial)
         self.run = run
         self.role: Role = role

@@ -1,6 +1,7 @@
 """`hf:DIRECTORY` and our reward models as transformers' sequence classifiers."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from transformers import (
 
 from rlhf.batches.padding import pad_responses
 from rlhf.commands.cli import main
-from rlhf.common.errors import ModelError
+from rlhf.common.errors import ModelError, SettingsError
 from rlhf.common.files import tree_bytes
 from rlhf.engine import make_engine
 from rlhf.models.classifier import Answered, Classifier, export_classifier
@@ -30,6 +31,7 @@ from rlhf.registry import ALGORITHMS, find
 from rlhf.rewards.base import RewardContext, make_rewards
 from rlhf.rollout.records import Rollout, Sampled, make_rollout
 from rlhf.training import loop
+from rlhf.training.reward import train as train_reward
 from rlhf.workspace import Workspace
 
 TEMPLATE = (
@@ -175,6 +177,27 @@ def test_a_run_is_paid_by_it_and_keyed_by_its_bytes(workspace: Workspace) -> Non
     row = numbers(workspace.steps("ppo"))[0]
     assert row["reward"] == row["reward_hf_theirs"]
     assert row["reward_hf_theirs_std"] > 0 and row["reward_hf_theirs_failures"] == 0.0
+
+
+@pytest.mark.parametrize("initial", ["sft", "base"])
+def test_a_run_with_it_needs_no_reward_model_of_ours(workspace: Workspace, initial: str) -> None:
+    """The critic then starts from the SFT model, with a fresh head."""
+    saved(workspace.root / "theirs")
+    shutil.rmtree(workspace.model("reward"))
+    changes = {
+        "reward": None,
+        "ppo.rewards": ["hf:theirs"],
+        "ppo.critic.initial": "sft",
+        "ppo.initial": initial,
+        "ppo.iterations": 1,
+    }
+    settings = tiny_settings(changes)
+    assert "reward" not in find(ALGORITHMS, "ppo-max").inputs(settings).models
+    loop.train(settings, workspace)
+    row = numbers(workspace.steps("ppo"))[0]
+    assert row["reward"] == row["reward_hf_theirs"] and row["value_loss"] > 0
+    with pytest.raises(SettingsError, match="reward: null, so there is no such model to train"):
+        train_reward(settings, workspace)
 
 
 # -- ours as theirs -----------------------------------------------------------------------------
