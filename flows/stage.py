@@ -17,7 +17,6 @@ from prefect.exceptions import PrefectException, TerminationSignal
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from rlhf.common.command import exit_on_fault
-from rlhf.common.proxies import refuse_socks_proxy
 from rlhf.stages import STAGES
 from tasks.execution import Execution, current_execution
 from tasks.guard import hangup_as_sigterm, terminate_with
@@ -122,7 +121,6 @@ def usable_server(root: Path, owner: psutil.Process) -> str:
 
     Raises RlhfError in one line where Prefect could not work with it.
     """
-    refuse_socks_proxy()
     url = shared_server(root, owner)
     if not is_own(root, url):
         refuse_unusable_prefect(url)

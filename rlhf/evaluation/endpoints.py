@@ -22,7 +22,6 @@ from openai.types.chat import ChatCompletion
 
 from rlhf.common.errors import JudgeError, SettingsError
 from rlhf.common.progress import Progress
-from rlhf.common.proxies import refuse_socks_proxy
 from rlhf.evaluation.answer_cache import AnswerCache, CachedAnswer
 from rlhf.evaluation.types import Facts
 from rlhf.settings.evaluation import Endpoint
@@ -288,7 +287,6 @@ def openai_client(name: str, endpoint: Endpoint) -> openai.OpenAI:
 
     Raises JudgeError when the variable is not set.
     """
-    refuse_socks_proxy()
     key = os.environ.get(endpoint.key_variable)
     if not key:
         raise JudgeError(
