@@ -4,6 +4,7 @@ They turn telemetry off and keep the state of all three in the workspace.
 """
 
 import os
+import sys
 from pathlib import Path
 
 # the folder of a workspace that holds its studies, workspaces themselves
@@ -44,7 +45,30 @@ def prepare_environment(root: Path | None = None) -> None:
     # the servers here are on loopback, where no proxy can reach them
     for name in ("NO_PROXY", "no_proxy"):
         os.environ[name] = _with_loopback(os.environ.get(name, ""))
-    os.environ.setdefault("PREFECT_HOME", str(records_root(root or Path.cwd()) / ".prefect"))
+    records = records_root(root or Path.cwd())
+    os.environ.setdefault("PREFECT_HOME", str(records / ".prefect"))
+    if not _has_home():
+        _stand_in_home(records / ".home")
+
+
+def _has_home() -> bool:
+    try:
+        return Path.home().is_dir()
+    # a user without a name and without HOME, as in some containers
+    except RuntimeError:
+        return False
+
+
+def _stand_in_home(home: Path) -> None:
+    """DVC and Prefect do not start without a home directory, nor can the model be kept for next time."""
+    try:
+        home.mkdir(exist_ok=True)
+    except OSError as error:
+        # for a command that needs none
+        print(f"warning: no home directory, nor can one be made: {error}", file=sys.stderr)
+        return
+    os.environ["HOME"] = str(home)
+    print(f"no home directory: {home} stands in for it (HOME names another)", file=sys.stderr)
 
 
 def _with_loopback(no_proxy: str) -> str:

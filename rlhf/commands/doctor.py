@@ -23,7 +23,12 @@ from rlhf.commands.machine_checks import (
 )
 from rlhf.commands.overview import stage_states
 from rlhf.commands.package_checks import import_check, pins_check, start_import
-from rlhf.commands.workspace_checks import addresses_check, judges_check, settings_check
+from rlhf.commands.workspace_checks import (
+    addresses_check,
+    judges_check,
+    locks_check,
+    settings_check,
+)
 from rlhf.common.errors import RlhfError
 from rlhf.core.cores import usable_cores
 from rlhf.workspace import Workspace
@@ -71,7 +76,7 @@ def diagnose(workspace: Workspace, imports: Iterable[str]) -> Diagnosis:
         pins_check(workspace.root / "requirements.lock"),
     ]
     checks += [import_check(name, process) for name, process in started.items()]
-    checks.append(settings_finding)
+    checks += [settings_finding, locks_check(workspace)]
     # without settings there is nothing to check
     if settings is not None:
         checks += [addresses_check(workspace, settings), judges_check(workspace, settings)]

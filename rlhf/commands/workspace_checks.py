@@ -1,7 +1,10 @@
 """Whether the settings of a workspace can be used: the file, the addresses in it, the judges."""
 
+import json
+
 from rlhf.commands.check import Check
 from rlhf.common.errors import RlhfError
+from rlhf.common.yaml import read_yaml
 from rlhf.settings import Settings, load_settings
 from rlhf.workspace import Workspace
 
@@ -30,6 +33,27 @@ def addresses_check(workspace: Workspace, settings: Settings) -> Check:
         return Check("model and data", "fault", str(error), "fetch would refuse to begin")
     addresses = dict.fromkeys([settings.model.source, *settings.data.preferences])
     return Check("model and data", "ok", ", ".join(addresses))
+
+
+def locks_check(workspace: Workspace) -> Check:
+    """DVC's own files, which a kill while they are written leaves torn: DVC then refuses to run."""
+    rwlock, record = workspace.root / ".dvc" / "tmp" / "rwlock", workspace.root / "dvc.lock"
+    try:
+        torn = rwlock.is_file() and not isinstance(json.loads(rwlock.read_bytes()), dict)
+    # json's error is one of these
+    except ValueError:
+        torn = True
+    if torn:
+        advice = f"where no DVC command runs: rm {rwlock} (`make repro` puts it aside by itself)"
+        return Check("dvc locks", "fault", f"{rwlock}: torn, as after a kill", advice)
+    try:
+        torn = record.is_file() and not isinstance(read_yaml(record), dict)
+    except RlhfError:
+        torn = True
+    if torn:
+        advice = f"git checkout {record} (`make repro` puts it aside by itself)"
+        return Check("dvc locks", "fault", f"{record}: cannot be read", advice)
+    return Check("dvc locks", "ok", "whole")
 
 
 def judges_check(workspace: Workspace, settings: Settings) -> Check:

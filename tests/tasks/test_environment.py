@@ -37,6 +37,29 @@ def test_loopback_is_reached_past_any_proxy(
     assert os.environ["no_proxy"] == "127.0.0.1,localhost"
 
 
+@pytest.mark.parametrize("home", [None, "/nonexistent/me"])
+def test_without_a_home_one_in_the_workspace_stands_in(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    home: str | None,
+) -> None:
+    def nobody(_uid: int) -> object:
+        raise KeyError
+
+    # as for a user that the machine has no name for
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    monkeypatch.setenv("HOME", home or "")
+    if home is None:
+        monkeypatch.delenv("HOME")
+    prepare_environment(tmp_path)
+    assert Path.home() == tmp_path / ".home" and Path.home().is_dir()
+    assert capsys.readouterr().err.count("stands in for it") == 1
+    # who has one keeps it, and so do the processes that are started from here
+    prepare_environment(tmp_path / "elsewhere")
+    assert Path.home() == tmp_path / ".home" and capsys.readouterr().err == ""
+
+
 def test_a_queued_experiment_keeps_its_records_in_the_workspace_it_came_from(
     tmp_path: Path,
 ) -> None:

@@ -16,7 +16,7 @@ from rlhf.commands.machine_checks import (
     python_check,
 )
 from rlhf.commands.package_checks import pins_check
-from rlhf.commands.workspace_checks import addresses_check, judges_check
+from rlhf.commands.workspace_checks import addresses_check, judges_check, locks_check
 from rlhf.common.yaml import parse_yaml
 from rlhf.settings import preset_text, settings_from
 from rlhf.workspace import Workspace
@@ -64,6 +64,26 @@ def test_it_tells_what_judges_lack(
     content["evaluate"]["opponents"] = {"broken": f"path:{model}"}
     found = judges_check(workspace, settings_from(content))
     assert found.state == "fault" and str(model) in found.found
+
+
+def test_it_names_locks_that_a_kill_has_torn(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    assert locks_check(workspace).state == "ok"
+    rwlock = tmp_path / ".dvc" / "tmp" / "rwlock"
+    rwlock.parent.mkdir(parents=True)
+    for torn in ("", '{"write": {"/a": {"pid"', "[]", "\xff\xfe"):
+        rwlock.write_bytes(torn.encode("latin-1"))
+        found = locks_check(workspace)
+        assert found.state == "fault" and f"rm {rwlock}" in found.advice
+    rwlock.write_text('{"write": {}, "read": {}}', encoding="utf-8")
+    assert locks_check(workspace).state == "ok"
+
+    record = tmp_path / "dvc.lock"
+    record.write_text("schema: '2.0'\nstages:\n  fetch: {cmd: 'x", encoding="utf-8")
+    found = locks_check(workspace)
+    assert found.state == "fault" and f"git checkout {record}" in found.advice
+    record.write_text("schema: '2.0'\nstages: {}\n", encoding="utf-8")
+    assert locks_check(workspace).state == "ok"
 
 
 def test_it_judges_by_numbers(tmp_path: Path) -> None:
