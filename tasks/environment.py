@@ -3,6 +3,7 @@
 They turn telemetry off and keep the state of all three in the workspace.
 """
 
+import getpass
 import os
 import sys
 from pathlib import Path
@@ -49,6 +50,7 @@ def prepare_environment(root: Path | None = None) -> None:
     os.environ.setdefault("PREFECT_HOME", str(records / ".prefect"))
     if not _has_home():
         _stand_in_home(records / ".home")
+    _name_user()
 
 
 def _has_home() -> bool:
@@ -69,6 +71,14 @@ def _stand_in_home(home: Path) -> None:
         return
     os.environ["HOME"] = str(home)
     print(f"no home directory: {home} stands in for it (HOME names another)", file=sys.stderr)
+
+
+def _name_user() -> None:
+    """DVC asks for the user's name, which the machine may not have."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = f"user-{os.getuid()}"
 
 
 def _with_loopback(no_proxy: str) -> str:

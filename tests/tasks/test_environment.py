@@ -1,3 +1,4 @@
+import getpass
 import os
 import subprocess
 import sys
@@ -49,12 +50,16 @@ def test_without_a_home_one_in_the_workspace_stands_in(
 
     # as for a user that the machine has no name for
     monkeypatch.setattr("pwd.getpwuid", nobody)
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        # set, so that it is taken away again
+        monkeypatch.setenv(name, "")
     monkeypatch.setenv("HOME", home or "")
     if home is None:
         monkeypatch.delenv("HOME")
     prepare_environment(tmp_path)
     assert Path.home() == tmp_path / ".home" and Path.home().is_dir()
     assert capsys.readouterr().err.count("stands in for it") == 1
+    assert getpass.getuser() == f"user-{os.getuid()}"
     # who has one keeps it, and so do the processes that are started from here
     prepare_environment(tmp_path / "elsewhere")
     assert Path.home() == tmp_path / ".home" and capsys.readouterr().err == ""
