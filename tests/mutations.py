@@ -92,6 +92,7 @@ PARSED_MESSAGES = Place("data/shapes/messages.py", ("data/test_shapes.py",))
 PARSED_PAIRS = Place("data/shapes/pairs.py", ("data/test_parting_pairs.py",))
 PARSED_QUESTIONS = Place("data/shapes/questions.py", ("data/test_shapes.py",))
 CLEANED = Place("data/clean.py", ("data/test_clean.py",))
+READ_ROWS = Place("data/read.py", ("data/test_read_rows.py",))
 READ_TEXT = Place("data/text.py", ("data/test_read_rows.py",))
 SHOWN_ROWS = Place("commands/data_rows.py", ("commands/test_data_check.py",))
 SHOWN_REPORT = Place("commands/data_view.py", ("commands/test_data_check.py",))
@@ -452,6 +453,7 @@ MUTATIONS = (
     SHOWN_ROWS("data shown", "a part is decoded by itself", "text[len(before) :], is_trained", "text, is_trained"),
     SHOWN_REPORT("data shown", "invisible characters are printed", "or character.isprintable()", "or ord(character) >= 128"),
     DATA_CHECK("data shown", "a duplicate is usable", "if self._is_known(record):", "if False:"),
+    READ_ROWS("long rows", "a long line is cut off and read", "if size == len(part):", "if True:"),
     PARSED_PAIRS("parting pairs", "sides of any length are a pair", "if len(chosen) != len(rejected):", "if False:"),
     PARSED_PAIRS("parting pairs", "a question where they part", 'if chosen[first].role != "assistant":', "if False:"),
     PARSED_PAIRS("parting pairs", "the last answers of other questions", "first = parted[0] if parted", "first = parted[-1] if parted"),

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
@@ -36,6 +36,8 @@ _SPLITS: dict[str, PublishedSplit] = {
     "dev": "validation",
 }
 _LONGEST_CELL = 2**31 - 1
+# Characters of a line: a longer one is no row but a file that lost its line ends, and would fill the memory.
+LONGEST_ROW = 2**25
 
 
 def read_rows(path: Path) -> NumberedRows:
@@ -89,13 +91,13 @@ def _read_json(stream: TextIO, *, is_whole: bool) -> NumberedRows:
     """
     head = _up_to_first_row(stream)
     if _is_lines(head, is_whole=is_whole):
-        yield from _read_lines(chain(head, stream))
+        yield from _read_lines(head, stream)
         return
 
     text = "".join([*head, stream.read()])
     rows = _rows_of_whole(text)
     if rows is None:
-        yield from _read_lines(io.StringIO(text))
+        yield from _read_lines([], io.StringIO(text))
         return
     is_doubtful = _SURROGATE.search(text) is not None or not is_utf8(text)
     for number, row in enumerate(rows, start=1):
@@ -107,10 +109,10 @@ def _is_lines(head: Sequence[str], *, is_whole: bool) -> bool:
 
 
 def _up_to_first_row(stream: TextIO) -> list[str]:
-    """The first line that is not blank, and the blank ones before it."""
-    head = [stream.readline()]
+    """The first line that is not blank, as far as a row may reach, and the blank ones before it."""
+    head = [stream.readline(LONGEST_ROW)]
     while head[-1] and not head[-1].strip():
-        head.append(stream.readline())
+        head.append(stream.readline(LONGEST_ROW))
     return head
 
 
@@ -127,11 +129,30 @@ def _rows_of_whole(text: str) -> list[Any] | None:
     return wrapped if isinstance(wrapped, list) else [value]
 
 
-def _read_lines(lines: Iterable[str]) -> NumberedRows:
-    for number, line in enumerate(lines, start=1):
+def _read_lines(head: Sequence[str], stream: TextIO) -> NumberedRows:
+    """Rows of lines; head: what was read of the stream before."""
+    for number, line in enumerate(_lines(head, stream), start=1):
+        if isinstance(line, BrokenRow):
+            yield number, line
         # empty lines are no rows, but they are counted
-        if line.strip():
+        elif line.strip():
             yield number, _parse_line(line)
+
+
+def _lines(head: Sequence[str], stream: TextIO) -> Iterator[str | BrokenRow]:
+    """The lines, none of them longer than a row may be: of a longer one the size alone is kept."""
+    parts = chain(head, iter(lambda: stream.readline(LONGEST_ROW), ""))
+    for part in parts:
+        size, is_whole = len(part), part.endswith("\n")
+        while not is_whole and (rest := next(parts, "")):
+            size += len(rest)
+            is_whole = rest.endswith("\n")
+        if size == len(part):
+            yield part
+        else:
+            yield BrokenRow(
+                "row_too_long", f"{size:,} characters, at most {LONGEST_ROW:,} are read"
+            )
 
 
 def _parse_line(line: str) -> RowOrFault:

@@ -1,6 +1,7 @@
 import gzip
 import json
 import logging
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from raw_files import fetch_address, write_lines
 
 from rlhf.common.errors import DataError
+from rlhf.data import read
 from rlhf.data.files import data_files, unread_files
 from rlhf.data.read import kind_from_path, published_split, read_rows
 from rlhf.data.rows import BrokenRow, UnreadableFile
@@ -144,6 +146,38 @@ def test_faults_of_tables_are_told(tmp_path: Path) -> None:
 
 
 # -- files that cannot be read ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_a_line_that_is_too_long_is_dropped_with_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setattr(read, "LONGEST_ROW", 40)
+    short, limit = '{"text": "one"}', json.dumps({"text": "x" * 27})
+    over = json.dumps({"text": "x" * 29})
+    assert (len(limit), len(over)) == (39, 41)
+    path = tmp_path / "a.jsonl"
+    for lines in ([short, over, limit, short], ["", over, short], [limit, over]):
+        path.write_text("\n".join(lines) + end, encoding="utf-8")
+        found = [row.reason if isinstance(row, BrokenRow) else "row" for _, row in read_rows(path)]
+        wanted = ["row_too_long" if line == over else "row" for line in lines if line]
+        assert found == wanted
+    # its line, and how long it is: without its end, where it is the last one
+    ((line, broken),) = [one for one in read_rows(path) if isinstance(one[1], BrokenRow)]
+    size = 41 + len(end)
+    assert (line, broken.detail) == (2, f"{size} characters, at most 40 are read")
+
+
+def test_a_huge_line_is_never_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read, "LONGEST_ROW", 1 << 16)
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "' + "x" * (1 << 24) + '"}\n{"text": "two"}\n', encoding="utf-8")
+    tracemalloc.start()
+    rows = list(read_rows(path))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert isinstance(rows[0][1], BrokenRow) and rows[1] == (2, {"text": "two"})
+    assert "16,777,229 characters" in rows[0][1].detail and peak < 1 << 20
 
 
 def test_cut_off_files_are_refused_by_name(tmp_path: Path) -> None:
