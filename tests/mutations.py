@@ -98,7 +98,6 @@ SHOWN_ROWS = Place("commands/data_rows.py", ("commands/test_data_check.py",))
 SHOWN_REPORT = Place("commands/data_view.py", ("commands/test_data_check.py",))
 DATA_CHECK = Place("commands/data_check.py", ("commands/test_data_check.py",))
 HELD_OUT = Place("data/assign.py", ("data/test_held_out.py",))
-SOLUTIONS = Place("data/tokens.py", ("data/test_solutions.py",))
 SOLUTION_ROWS = Place("data/solutions.py", ("data/test_solutions.py",))
 RTO = Place("algorithms/rto.py", ("algorithms/test_rto.py",))
 DPO_POLICY = Place("algorithms/dpo.py", ("algorithms/test_dpo_policy.py",))
@@ -439,8 +438,9 @@ MUTATIONS = (
     STEP_RANKING("process supervision", "equal values count nothing", "rankdata(values)", 'rankdata(values, method="min")'),
     STEP_RANKING("process supervision", "an answer is right if one step is", "is_wrong = any(", "is_wrong = all("),
     PARSED_STEPS("process supervision", "-100 is right", "or not 0 <= value <= 1:", "or False:"),
-    SOLUTIONS("process supervision", "all steps have the end behind them", "(step + separator for step in solution.steps[:-1])", "(step + (end or separator) for step in solution.steps[:-1])"),
-    SOLUTIONS("process supervision", "a cut step keeps its end", "[place for place in ends if place < limit]", "ends"),
+    SOLUTION_ROWS("process supervision", "all steps have the end behind them", "(step + separator for step in solution.steps[:-1])", "(step + behind for step in solution.steps[:-1])"),
+    SOLUTION_ROWS("process supervision", "the template's blanks are lost", "return [before + texts[0], *texts[1:]]", "return texts"),
+    SOLUTION_ROWS("process supervision", "a cut step keeps its end", "[place for place in ends if place < limit]", "ends"),
     SOLUTION_ROWS("process supervision", "a step may hold a separator", "if self._finder.ends(encoded.ids) != ends:", "if False:"),
 
     # -- rows of data ---------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """From answers in steps to the rows of the table `steps`."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rlhf.core.separators import StepFinder
 from rlhf.data.encode import (
@@ -13,9 +14,23 @@ from rlhf.data.encode import (
     record_of,
     why_no_prompt,
 )
-from rlhf.data.records import Solution, as_list
+from rlhf.data.records import Messages, Solution, as_list
 from rlhf.data.split import Candidate, opening_of
-from rlhf.data.tokens import EncodedPrompt, EncodedResponse, EncodedSolution
+from rlhf.data.tokens import ChatEncoder, EncodedPrompt, EncodedResponse
+
+
+@dataclass(frozen=True)
+class EncodedSolution:
+    """Tokens of an answer in steps.
+
+    step_ends: positions of each step's last token, as far as it is there
+    rewritten: whether the template would write the steps otherwise, so that they are not found in it
+    """
+
+    ids: list[int]
+    step_ends: list[int]
+    truncated: bool
+    rewritten: bool
 
 
 class SolutionEncoder:
@@ -42,7 +57,8 @@ class SolutionEncoder:
             if prompt is not None
         ]
         encoded = iter(
-            self._encoder.solutions(
+            encode_solutions(
+                self._encoder,
                 [messages for messages, _ in fitting],
                 [solution for _, solution in fitting],
                 self._separator,
@@ -89,3 +105,61 @@ class SolutionEncoder:
             "labels": labels,
         }
         return EncodedRow(columns, notes_of(exchange, prompt, responses))
+
+
+def encode_solutions(
+    encoder: ChatEncoder,
+    prompts: Sequence[Messages],
+    solutions: Sequence[Solution],
+    separator: str,
+) -> list[EncodedSolution]:
+    """Encode answers in steps, cut off at max_response tokens.
+
+    Each step is tokenised with the separator behind it, by itself, so that a line end does not join the
+    next step's first blanks in one token. Behind the last one stands what ends the answer, where it is
+    finished.
+    """
+    around = [
+        _around_steps(encoder, messages, solution, separator)
+        for messages, solution in zip(prompts, solutions, strict=True)
+    ]
+    texts_of_rows = [
+        _texts(solution, places or ("", ""), separator)
+        for solution, places in zip(solutions, around, strict=True)
+    ]
+    # all steps in one batch, dealt out again; each goes on from what stands before it
+    tokens = iter(encoder.going_on([text for texts in texts_of_rows for text in texts]))
+
+    encoded = []
+    for texts, places in zip(texts_of_rows, around, strict=True):
+        ids: list[int] = []
+        ends: list[int] = []
+        for _ in texts:
+            ids += next(tokens)
+            ends.append(len(ids) - 1)
+        limit = encoder.max_response
+        kept = [place for place in ends if place < limit]
+        encoded.append(EncodedSolution(ids[:limit], kept, len(ids) > limit, places is None))
+    return encoded
+
+
+def _around_steps(
+    encoder: ChatEncoder, messages: Messages, solution: Solution, separator: str
+) -> tuple[str, str] | None:
+    """What stands before the first step and behind the last; None where the template writes them otherwise.
+
+    Before the first one a template may put blanks, as `plain` does.
+    """
+    whole = separator.join(solution.steps)
+    answer = encoder.answer_text(messages, whole)
+    place = answer.find(whole)
+    is_written = place >= 0 and not answer[:place].strip()
+    if not solution.finished:
+        return answer[:place] if is_written else "", separator
+    return (answer[:place], answer[place + len(whole) :]) if is_written else None
+
+
+def _texts(solution: Solution, around: tuple[str, str], separator: str) -> list[str]:
+    before, behind = around
+    texts = [*(step + separator for step in solution.steps[:-1]), solution.steps[-1] + behind]
+    return [before + texts[0], *texts[1:]]

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from rlhf.common.errors import ModelError
-from rlhf.data.records import Message, Messages, Solution, as_list
+from rlhf.data.records import Message, Messages, as_list
 
 log = logging.getLogger(__name__)
 
@@ -52,20 +52,6 @@ class EncodedResponse:
     ids: list[int]
     truncated: bool
     rewritten: bool = False
-
-
-@dataclass(frozen=True)
-class EncodedSolution:
-    """Tokens of an answer in steps.
-
-    step_ends: positions of each step's last token, as far as it is there
-    rewritten: whether the template would write the steps otherwise, so that they are not found in it
-    """
-
-    ids: list[int]
-    step_ends: list[int]
-    truncated: bool
-    rewritten: bool
 
 
 @dataclass(frozen=True)
@@ -183,51 +169,16 @@ class ChatEncoder:
             )
         ]
 
-    def solutions(
-        self, prompts: Sequence[Messages], solutions: Sequence[Solution], separator: str
-    ) -> list[EncodedSolution]:
-        """Encode answers in steps, cut off at max_response tokens.
-
-        Each step is tokenised with the separator behind it, by itself, so that a line end does not
-        join the next step's first blanks in one token. Behind the last one stands what ends the
-        answer, where it is finished.
-        """
-        behind = [
-            self._behind_steps(messages, solution, separator)
-            for messages, solution in zip(prompts, solutions, strict=True)
-        ]
-        texts_of_rows = [
-            [*(step + separator for step in solution.steps[:-1]), solution.steps[-1] + (end or "")]
-            for solution, end in zip(solutions, behind, strict=True)
-        ]
-        # all steps in one batch, dealt out again; each goes on from what stands before it
-        steps = [
-            _Piece(text, is_answer=True, continues=True)
-            for texts in texts_of_rows
-            for text in texts
-        ]
-        tokens = iter(self._tokenise_pieces(steps))
-
-        encoded = []
-        for texts, end in zip(texts_of_rows, behind, strict=True):
-            ids: list[int] = []
-            ends: list[int] = []
-            for _ in texts:
-                ids += next(tokens)
-                ends.append(len(ids) - 1)
-            limit = self.max_response
-            kept = [place for place in ends if place < limit]
-            encoded.append(EncodedSolution(ids[:limit], kept, len(ids) > limit, end is None))
-        return encoded
-
-    def _behind_steps(self, messages: Messages, solution: Solution, separator: str) -> str | None:
-        """What stands behind the last step; None where the template writes the steps otherwise."""
-        if not solution.finished:
-            return separator
-        whole = separator.join(solution.steps)
+    def answer_text(self, messages: Messages, answer: str) -> str:
+        """An answer as the template writes it behind its prompt, end-of-turn token included."""
         before = self._render(messages, generation_prompt=True)
-        answer = self._answer_text((*messages, Message("assistant", whole)), before)
-        return answer[len(whole) :] if answer.startswith(whole) else None
+        return self._answer_text((*messages, Message("assistant", answer)), before)
+
+    def going_on(self, texts: Sequence[str]) -> list[list[int]]:
+        """Encode texts by themselves, each of which goes on from another one."""
+        return self._tokenise_pieces(
+            [_Piece(text, is_answer=True, continues=True) for text in texts]
+        )
 
     def texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Encode plain text, without any special tokens."""

@@ -18,6 +18,7 @@ from rlhf.data.clean import clean_text
 from rlhf.data.fetch import fetch
 from rlhf.data.prepare import prepare
 from rlhf.data.records import Message, Solution
+from rlhf.data.solutions import encode_solutions
 from rlhf.data.tokens import ChatEncoder
 from rlhf.settings.schema import Settings
 from rlhf.workspace import Workspace
@@ -38,7 +39,7 @@ def test_steps_are_tokenised_one_by_one_and_their_ends_are_found_again(
 ) -> None:
     solution = Solution(QUESTION, tuple(steps), (1.0,) * len(steps), finished)
     encoder = ChatEncoder(tokenizer, WIDE, WIDE)
-    (encoded,) = encoder.solutions([QUESTION], [solution], "\n")
+    (encoded,) = encode_solutions(encoder, [QUESTION], [solution], "\n")
     tails = ["\n"] * (len(steps) - 1) + ["<|im_end|>" if finished else "\n"]
     whole = [step + tail for step, tail in zip(steps, tails, strict=True)]
     assert tokenizer.decode(encoded.ids) == "".join(whole)
@@ -51,11 +52,28 @@ def test_steps_are_tokenised_one_by_one_and_their_ends_are_found_again(
     assert StepFinder(tokenizer, "\n").ends(encoded.ids) == expected
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_blanks_of_the_template_stand_before_the_first_step(finished: bool) -> None:
+    """As of `plain`; they are no step, and no reason to drop the row."""
+    tokenizer = merging_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ 'Q:' if loop.first else ' ' }}{{ m['content'] }}"
+        "{% if not loop.first %}<|im_end|>{% endif %}{% endfor %}"
+    )
+    encoder = ChatEncoder(tokenizer, WIDE, WIDE)
+    solution = Solution(QUESTION, ("a", "b"), (1.0, 0.0), finished)
+    (encoded,) = encode_solutions(encoder, [QUESTION], [solution], "\n")
+    assert not encoded.rewritten
+    end = "<|im_end|>" if finished else "\n"
+    assert tokenizer.decode(encoded.ids) == f" a\nb{end}"
+    assert [tokenizer.decode([encoded.ids[place]]) for place in encoded.step_ends] == ["\n", end]
+
+
 def test_a_response_is_what_the_policy_would_be_taught(tokenizer: PreTrainedTokenizerBase) -> None:
     """Line ends do not merge with letters here: the same ids as of the answer as a whole."""
     encoder = ChatEncoder(tokenizer, WIDE, WIDE)
     solution = Solution(QUESTION, ("One is so.", "Two."), (1.0, 0.0))
-    (encoded,) = encoder.solutions([QUESTION], [solution], "\n")
+    (encoded,) = encode_solutions(encoder, [QUESTION], [solution], "\n")
     (response,) = encoder.responses([QUESTION], ["One is so.\nTwo."])
     assert encoded.ids == response.ids
 
@@ -67,7 +85,7 @@ def merging_tokenizer() -> PreTrainedTokenizerFast:
     backend = Tokenizer(models.BPE({letter: n for n, letter in enumerate(letters)}, merges))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
-    template = "{{ messages[0]['content'] }}"
+    template = "{% for m in messages %}{{ m['content'] }}{% if not loop.first %}<|im_end|>{% endif %}{% endfor %}"
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, eos_token="<|im_end|>", chat_template=template
     )
@@ -79,12 +97,12 @@ def test_a_line_end_does_not_merge_with_the_step_behind_it() -> None:
     assert [tokenizer.decode([token]) for token in whole] == ["a", "\nb", "\n"]
     encoder = ChatEncoder(tokenizer, WIDE, WIDE)
     solution = Solution(QUESTION, ("a", "b"), (1.0, 0.0), finished=False)
-    (encoded,) = encoder.solutions([QUESTION], [solution], "\n")
+    (encoded,) = encode_solutions(encoder, [QUESTION], [solution], "\n")
     assert [tokenizer.decode([token]) for token in encoded.ids] == ["a", "\n", "b", "\n"]
     assert encoded.step_ends == [1, 3]
     # with what stands before it it may: the policy writes that token too
     stop = Solution(QUESTION, ("a.", "b"), (1.0, 0.0), finished=False)
-    (encoded,) = encoder.solutions([QUESTION], [stop], "\n")
+    (encoded,) = encode_solutions(encoder, [QUESTION], [stop], "\n")
     assert [tokenizer.decode([token]) for token in encoded.ids] == ["a", ".\n", "b", "\n"]
     assert encoded.step_ends == StepFinder(tokenizer, "\n").ends(encoded.ids) == [1, 3]
 
@@ -93,11 +111,11 @@ def test_a_step_that_the_cut_leaves_unfinished_has_no_end(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     solution = Solution(QUESTION, ("One.", "Two and more."), (1.0, 0.0))
-    (whole,) = ChatEncoder(tokenizer, WIDE, WIDE).solutions([QUESTION], [solution], "\n")
+    (whole,) = encode_solutions(ChatEncoder(tokenizer, WIDE, WIDE), [QUESTION], [solution], "\n")
     first, last = whole.step_ends
     assert last == len(whole.ids) - 1 and not whole.truncated
     for limit, ends in ((last, [first]), (first + 1, [first]), (first, [])):
-        (cut,) = ChatEncoder(tokenizer, WIDE, limit).solutions([QUESTION], [solution], "\n")
+        (cut,) = encode_solutions(ChatEncoder(tokenizer, WIDE, limit), [QUESTION], [solution], "\n")
         assert (cut.ids, cut.step_ends, cut.truncated) == (whole.ids[:limit], ends, True)
 
 
