@@ -22,6 +22,8 @@ def test_fetch_depends_on_no_source_before_one_is_chosen() -> None:
     assert data_files_of("rlhf.data.fetch") == {
         "base_model.py",
         "fetch.py",
+        # which files of a folder are data
+        "files.py",
         "proofs.py",
         "templates.py",
         "uses.py",
