@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from rlhf.data.records import (
     RowLocation,
     Solution,
 )
+from rlhf.data.references import read_reference
 from rlhf.data.rows import BrokenRow, UnreadableFile
 from rlhf.data.rules import AS_PUBLISHED, Rules
 
@@ -70,13 +71,13 @@ def load_rows(
         location = RowLocation(use, file, row.line)
         try:
             parsed = _unbroken(row)
-            converted = _converted(parsed, convert)
+            record = record_for(parsed, convert)
         except BrokenRow as broken:
             ledger.drop(location, broken.reason, broken.detail)
             continue
 
         note_losses(parsed, location, ledger)
-        yield Row(converted, parsed.kind, use, address_index, file, row.line, row.published_split)
+        yield Row(record, parsed.kind, use, address_index, file, row.line, row.published_split)
 
 
 def note_losses(parsed: Parsed, location: RowLocation, ledger: Ledger) -> None:
@@ -93,14 +94,17 @@ def _unbroken(row: ParsedRow) -> Parsed:
     return row.content
 
 
-def _converted(parsed: Parsed, convert: Callable[[Record], Record]) -> Record:
-    """The record as its use needs it."""
+def record_for(parsed: Parsed, convert: Callable[[Record], Record]) -> Record:
+    """The record as its use needs it; a prompt with its reference answer."""
     try:
-        return convert(parsed.record)
+        record = convert(parsed.record)
     except BrokenRow as broken:
         # what is missing may stand in a column of another name
         unread = f"columns that are not read: {', '.join(parsed.unread)}" if parsed.unread else ""
         raise BrokenRow(broken.reason, unread) from None
+    if isinstance(record, Prompt):
+        return replace(record, reference=read_reference(parsed.reference))
+    return record
 
 
 @dataclass(frozen=True)
@@ -179,7 +183,6 @@ def as_prompt(record: Record) -> Prompt:
     """The messages before the (last) answer; raises BrokenRow."""
     if isinstance(record, PlainText):
         raise BrokenRow("not_a_prompt")
-    # with its reference answer
     if isinstance(record, Prompt):
         return record
     if isinstance(record, Dialogue):

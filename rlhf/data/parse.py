@@ -1,7 +1,8 @@
 """From a row of any known shape to a record: what was written, cleaned as the settings say."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import Any
 
 from rlhf.data.clean import Change, clean
 from rlhf.data.records import (
@@ -10,12 +11,10 @@ from rlhf.data.records import (
     Messages,
     Pair,
     PlainText,
-    Prompt,
     Record,
     Solution,
     with_texts,
 )
-from rlhf.data.references import read_reference
 from rlhf.data.rows import BrokenRow
 from rlhf.data.rules import AS_PUBLISHED, Rules
 from rlhf.data.shapes.columns import Columns, RawRow
@@ -31,11 +30,13 @@ class Parsed:
 
     shape: the columns that the row was recognised by
     unread: columns that hold something and that its shape does not read
+    reference: the right answer, as the row has it; a prompt takes it along
     mapped: known names that `data.columns` gave to columns of the row
     """
 
     record: Record
     kind: Kind
+    reference: Any = field(default=None, compare=False)
     shape: str = field(default="", compare=False)
     changes: tuple[Change, ...] = field(default=(), compare=False)
     unread: tuple[str, ...] = field(default=(), compare=False)
@@ -49,7 +50,7 @@ def parse_row(row: RawRow, kind: Kind | None = None, rules: Rules = AS_PUBLISHED
     BrokenRow with the reason.
     """
     columns = Columns(row, rules)
-    own_kind = _KINDS.get(str(columns.get("kind")))
+    own_kind = _own_kind(columns)
 
     # 1. what the row says
     shape = next((shape for shape in SHAPES if shape.fits(columns)), None)
@@ -57,8 +58,7 @@ def parse_row(row: RawRow, kind: Kind | None = None, rules: Rules = AS_PUBLISHED
         found = ", ".join(columns.names()) or "none"
         raise BrokenRow("unknown_shape", f"columns {found}; data.columns maps them")
     written = shape.record(columns)
-    if isinstance(written, Prompt):
-        written = replace(written, reference=read_reference(columns.get("reference")))
+    reference = columns.get("reference")
 
     # 2. what of it is usable
     # the first of each kind: rows are counted, not places
@@ -75,7 +75,17 @@ def parse_row(row: RawRow, kind: Kind | None = None, rules: Rules = AS_PUBLISHED
     kind = own_kind or kind or shape.kind
     mapped = frozenset(columns.mapped)
     shown = ", ".join(shape.columns_of(columns))
-    return Parsed(record, kind, shown, tuple(changes.values()), tuple(columns.unread()), mapped)
+    return Parsed(
+        record, kind, reference, shown, tuple(changes.values()), tuple(columns.unread()), mapped
+    )
+
+
+def _own_kind(columns: Columns) -> Kind | None:
+    """What the row says; any other value of `kind` is not read, which is told."""
+    kind = _KINDS.get(str(columns.peek("kind")).strip().lower())
+    if kind is not None:
+        columns.get("kind")
+    return kind
 
 
 def check_record(record: Record) -> None:

@@ -120,7 +120,8 @@ def _rows_of_whole(text: str) -> list[Any] | None:
     """The rows of a text that is one JSON value, None where it is not."""
     try:
         value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    # RecursionError for brackets, ValueError for a number of thousands of digits
+    except (ValueError, RecursionError):
         return None
     if isinstance(value, list):
         return value
@@ -160,7 +161,8 @@ def _parse_line(line: str) -> RowOrFault:
         return BrokenRow(*NOT_UTF8)
     try:
         value = json.loads(line)
-    except (json.JSONDecodeError, RecursionError):
+    # RecursionError for brackets, ValueError for a number of thousands of digits
+    except (ValueError, RecursionError):
         return BrokenRow("not_json")
     return _checked(value, is_doubtful=_SURROGATE.search(line) is not None)
 
@@ -234,8 +236,8 @@ def kind_from_path(path: Path) -> Kind | None:
     The name nearest to the file counts.
     """
     for part in reversed(path.parts):
-        if "harmless" in part.lower():
-            return "harmless"
-        if "helpful" in part.lower():
-            return "helpful"
+        # unhelpful is not helpful
+        words = re.findall(r"(?<![a-z])(?:harmless|helpful)", part.lower())
+        if words:
+            return "harmless" if "harmless" in words else "helpful"
     return None

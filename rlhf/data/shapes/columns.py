@@ -22,15 +22,23 @@ class Columns:
         # what became of turns, by name
         self.turn_changes: set[str] = set()
         self.mapped: set[str] = set()
-        self._values = {name: value for name, value in row.items() if value is not None}
-        for known, theirs in rules.columns:
-            value = _at(row, theirs)
-            if value is not None and (known in MESSAGE_KEYS) == is_message:
-                self._values.pop(theirs, None)
-                self._values[known] = value
-                self.mapped.add(known)
         self._read: set[str] = set()
         self._unread_within: set[str] = set()
+        self._values = {name: value for name, value in row.items() if value is not None}
+        self._rename(
+            {known: at for known, at in rules.columns if (known in MESSAGE_KEYS) == is_message}
+        )
+
+    def _rename(self, theirs: Mapping[str, str]) -> None:
+        """Put the values that are called `theirs` under the known names; two may change places."""
+        values = {known: _at(self._values, path) for known, path in theirs.items()}
+        renamed = {known: value for known, value in values.items() if value is not None}
+        for known in renamed:
+            self._values.pop(theirs[known], None)
+        # what had the known name itself is lost
+        self._unread_within |= renamed.keys() & self._values.keys()
+        self._values |= renamed
+        self.mapped |= renamed.keys()
 
     def __contains__(self, name: str) -> bool:
         return name in self._values
@@ -39,6 +47,14 @@ class Columns:
         """The value of a column, None where it is absent."""
         self._read.add(name)
         return self._values.get(name)
+
+    def peek(self, name: str) -> Any:
+        """The value of a column of which it is not known yet whether it can be read."""
+        return self._values.get(name)
+
+    def leave(self, *names: str) -> None:
+        """Columns were read and turned out to be of no use: they count as not read."""
+        self._read -= set(names)
 
     def first(self, *names: str) -> Any:
         """The value of the first of these columns that the row has, None where it has none."""

@@ -11,24 +11,39 @@ from rlhf.data.shapes.questions import awaiting_answer, question
 
 # Names of the column with the answer, the first that a row has.
 ANSWERS = ("output", "response", "answer", "completion")
+# Values of `label`, as JSON and as the cells of a table have them.
+_GOOD, _BAD = ("true", "1", "1.0"), ("false", "0", "0.0")
 
 
 def dialogue_or_prompt(row: Columns) -> Dialogue | Prompt:
     """`messages` alone: a prompt where they end with the user."""
     messages = in_order(question(row) or (), row)
-    return Dialogue(messages) if messages[-1].role == "assistant" else Prompt(messages)
+    if messages[-1].role == "user":
+        return Prompt(messages)
+    _refuse_bad(row)
+    return Dialogue(messages)
 
 
 def answered(row: Columns) -> Dialogue:
     """A question and its answer, a text or messages."""
-    # as in KTO: an answer that people did not want is no demonstration
-    if row.get("label") is False:
-        raise BrokenRow("labelled_bad")
+    _refuse_bad(row)
     before = awaiting_answer(row)
     messages = in_order(before + answer_messages(row.first(*ANSWERS), row), row)
     if messages[-1].role != "assistant":
         raise BrokenRow("not_ending_with_assistant")
     return Dialogue(messages)
+
+
+def _refuse_bad(row: Columns) -> None:
+    """As in KTO: an answer that people did not want is no demonstration.
+
+    A label that says neither yes nor no is not read.
+    """
+    label = str(row.peek("label")).strip().lower()
+    if label in _BAD:
+        raise BrokenRow("labelled_bad")
+    if label in _GOOD:
+        row.get("label")
 
 
 def answer_messages(value: Any, row: Columns) -> Messages:

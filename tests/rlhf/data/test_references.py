@@ -8,14 +8,21 @@ from raw_files import replace_raw
 
 from rlhf.batches.tables import COLUMNS, has_column, read_table, write_table
 from rlhf.common.files import read_json
+from rlhf.data.load import CONVERSIONS, record_for
 from rlhf.data.parse import parse_row
 from rlhf.data.prepare import prepare
 from rlhf.data.read import BrokenRow
-from rlhf.data.records import Prompt
+from rlhf.data.records import Dialogue, Prompt
 from rlhf.settings import Settings
 from rlhf.workspace import Workspace
 
 Make = Callable[..., Settings]
+
+
+def prompt_of(row: dict[str, Any]) -> Prompt:
+    record = record_for(parse_row(row), CONVERSIONS["prompts"])
+    assert isinstance(record, Prompt)
+    return record
 
 
 @pytest.mark.parametrize(
@@ -26,6 +33,11 @@ Make = Callable[..., Settings]
         (4, "4"),
         (-0.5, "-0.5"),
         (None, None),
+        # an empty cell of a table; one for each turn
+        ("", None),
+        (" \n", None),
+        (["4", "5"], "4"),
+        ([], None),
     ],
 )
 @pytest.mark.parametrize(
@@ -34,21 +46,25 @@ Make = Callable[..., Settings]
         {"prompt": "2 + 2?"},
         {"messages": [{"role": "user", "content": "2 + 2?"}]},
         {"turns": ["2 + 2?", "And 3?"]},
+        {"question": "2 + 2?", "answer": "Four."},
+        {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"},
     ],
 )
 def test_a_prompt_of_any_shape_may_have_one(
     row: dict[str, Any], value: object, expected: str | None
 ) -> None:
-    record = parse_row({**row, "reference": value}).record
-    assert isinstance(record, Prompt)
+    record = prompt_of({**row, "reference": value})
     assert record.reference == expected
     assert [message.content for message in record.messages] == ["2 + 2?"]
 
 
-@pytest.mark.parametrize("value", [True, "", " \n", ["4"], {"answer": 4}, float("nan")])
+@pytest.mark.parametrize("value", [True, [{"answer": 4}], {"answer": 4}, float("nan")])
 def test_what_is_no_answer_drops_the_row_by_a_reason(value: object) -> None:
     with pytest.raises(BrokenRow, match="reference_is_no_text_or_number"):
-        parse_row({"prompt": "2 + 2?", "reference": value})
+        prompt_of({"prompt": "2 + 2?", "reference": value})
+    # demonstrations do without
+    row = {"prompt": "2 + 2?", "answer": "Four.", "reference": value}
+    assert isinstance(record_for(parse_row(row), CONVERSIONS["sft"]), Dialogue)
 
 
 def test_the_table_has_them_beside_their_prompts(workspace: Workspace, make_settings: Make) -> None:
