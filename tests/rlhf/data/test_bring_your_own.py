@@ -1,0 +1,53 @@
+"""The settings of the page are settings, and its reward is a reward."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import rlhf.data
+from rlhf.common.yaml import parse_yaml
+from rlhf.rewards.records import ResponseRecord
+from rlhf.settings import settings_from
+from rlhf.settings.edit import edited
+from rlhf.settings.presets import preset_text
+
+PAGE = (Path(rlhf.data.__file__).parent / "bring_your_own.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+
+
+def dotted(section: dict[str, Any]) -> dict[str, Any]:
+    """Keys of the page as changes: `model.source` and so on."""
+    return {f"{name}.{key}": value for name, keys in section.items() for key, value in keys.items()}
+
+
+@pytest.mark.parametrize("text", blocks("yaml"))
+def test_its_keys_go_into_the_preset(text: str) -> None:
+    changes = dotted(yaml.safe_load(text))
+    written = edited(preset_text("laptop"), changes, "params.yaml")
+    settings = settings_from(parse_yaml(written, "params.yaml"), "params.yaml")
+    found = settings.model_dump(mode="json")
+    for key, value in changes.items():
+        section, name = key.split(".")
+        if key != "ppo.rewards":
+            assert found[section][name] == value
+
+
+def test_its_reward_scores_records() -> None:
+    names: dict[str, Any] = {}
+    exec(blocks("python")[0], names)
+    record = ResponseRecord(
+        prompt="user: Why?",
+        messages=({"role": "user", "content": "Why?"},),
+        response="So it is.",
+        reference=None,
+        kind="other",
+        finished=True,
+        length=4,
+    )
+    assert names["short"]([record]) == [-0.3]
