@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 from dvc.lock import Lock, LockError
 from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK, SCHEMA
+from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from voluptuous import Invalid
 
 from rlhf.common.errors import SettingsError
@@ -23,7 +24,7 @@ from tasks.execution import is_dvc
 
 # psutil knows when a process began to a second
 _CLOCK_SECONDS = 2.0
-_CONFLICT = "<<<<<<<"
+_CONFLICT = b"<<<<<<<"
 
 OnLine = Callable[[str], None]
 
@@ -55,8 +56,8 @@ def _living(rwlock: Path, on_line: OnLine) -> list[str]:
         return []
     try:
         content = SCHEMA(json.loads(rwlock.read_text(encoding="utf-8")))
-    # those of json and of an encoding are ValueErrors
-    except (ValueError, Invalid):
+    # those of json and of an encoding are ValueErrors; brackets without end go too deep
+    except (ValueError, RecursionError, Invalid):
         aside = rwlock.with_name("rwlock.torn")
         rwlock.replace(aside)
         on_line(
@@ -102,10 +103,13 @@ def _holds(info: dict[str, Any], written: float) -> bool:
         process = psutil.Process(info["pid"])
         if process.create_time() > written + _CLOCK_SECONDS:
             return False
-        # DVC may also run inside a program that imports it; its arguments are the last words
-        arguments = info["cmd"].partition(" ")[2]
-        return is_dvc(process) or " ".join(process.cmdline()).endswith(arguments)
-    except psutil.NoSuchProcess:
+        # DVC may also run inside a program that imports it; its arguments, or the program's own
+        # name where it has none, are the last words
+        last_words = info["cmd"].partition(" ")[2] or info["cmd"]
+        command = " ".join(process.cmdline())
+        return is_dvc(process) or (last_words != "" and command.endswith(last_words))
+    # no process can have a negative id
+    except (psutil.NoSuchProcess, ValueError):
         return False
     # another user's, of which nothing can be told
     except psutil.AccessDenied:
@@ -131,12 +135,13 @@ def _put_torn_record_aside(root: Path, on_line: OnLine) -> None:
 
 
 def _is_torn(record: Path) -> bool:
-    text = record.read_text(encoding="utf-8", errors="replace")
+    """Whether DVC would refuse it. Half of it may still be YAML, or end within a character."""
+    content = record.read_bytes()
     # half of a merge is for its author to end
-    if _CONFLICT in text:
+    if _CONFLICT in content:
         return False
     try:
-        content = parse_yaml(text, str(record))
-    except SettingsError:
+        COMPILED_LOCKFILE_SCHEMA(parse_yaml(content.decode("utf-8"), str(record)))
+    except (SettingsError, UnicodeDecodeError, RecursionError, Invalid):
         return True
-    return not isinstance(content, dict) or "schema" not in content
+    return False

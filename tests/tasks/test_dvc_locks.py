@@ -12,6 +12,9 @@ from typing import Any
 
 import psutil
 import pytest
+from dvc.dvcfile import Lockfile
+from dvc.exceptions import DvcException
+from dvc.utils.strictyaml import load
 
 from tasks.dvc_locks import holders
 from tasks.repro import repro
@@ -115,6 +118,48 @@ def test_only_the_dead_lose_their_locks(tmp_path: Path) -> None:
         }
         assert len(lines) == 2
         assert looked(tmp_path) == (found, [])
+
+
+def test_a_lock_too_deep_to_be_read_is_put_aside(tmp_path: Path) -> None:
+    rwlock = write_lock(tmp_path, "[" * 100_000)
+    living, lines = looked(tmp_path)
+    assert living == [] and len(lines) == 1 and not rwlock.exists()
+
+
+@pytest.mark.parametrize("pid", [-1, 0, 2**70])
+def test_an_id_that_no_process_can_have_is_a_dead_one(tmp_path: Path, pid: int) -> None:
+    rwlock = write_lock(tmp_path, json.dumps({"write": {"/w/one": entry(pid)}}))
+    living, lines = looked(tmp_path)
+    assert living == [] and len(lines) == 1 and f"process {pid} " in lines[0]
+    assert json.loads(rwlock.read_text()) == {"write": {}, "read": {}}
+
+
+def test_a_command_without_arguments_is_told_by_its_own_name(tmp_path: Path) -> None:
+    with sleeping(tmp_path, "program.py") as pid:
+        for command, holds in (("/srv/other.py", False), ("", False), ("program.py", True)):
+            write_lock(tmp_path, json.dumps({"write": {"/w/one": entry(pid, command)}}))
+            assert looked(tmp_path)[0] == [f"process {pid} ({command})"] * holds
+
+
+def test_a_record_cut_anywhere_is_put_aside_where_dvc_refuses_it(tmp_path: Path) -> None:
+    whole = (
+        "schema: '2.0'\nstages:\n  one:\n    cmd: touch one\n    deps:\n    - path: data\n"
+        "      hash: md5\n      md5: 4d5.dir\n      size: 3\n    params:\n      params.yaml:\n"
+        "        report.title: größer\n    outs:\n    - path: one.txt\n      hash: md5\n"
+        "      md5: 13b5\n  two:\n    cmd: touch two\n"
+    ).encode()
+    record = tmp_path / "dvc.lock"
+    refused = 0
+    for cut in range(len(whole) + 1):
+        record.write_bytes(whole[:cut])
+        try:
+            load(str(record), Lockfile.SCHEMA)
+        except DvcException:
+            refused += 1
+            assert len(looked(tmp_path)[1]) == 1 and not record.exists(), whole[:cut]
+        else:
+            assert looked(tmp_path) == ([], []) and record.exists(), whole[:cut]
+    assert 50 < refused < len(whole)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.95])
