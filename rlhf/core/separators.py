@@ -4,7 +4,7 @@ The text that a token stands for is its piece. Decoding the response and cutting
 the places of tokens, and tokenising the steps again might give other ids than those that were sampled.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
@@ -40,14 +40,18 @@ def step_ends(pieces: Sequence[str], separator: str, *, ended: bool) -> list[int
 class StepFinder:
     """Finds the ends of steps with the pieces of one tokenizer."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, separator: str) -> None:
-        """Raises ModelError where no tokens show the separator.
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, separator: str, other_ends: Iterable[int] = ()
+    ) -> None:
+        """other_ends: tokens that end a response as the tokenizer's eos does, as in rollouts.
 
-        So it is with a character that is written in several tokens, none of which is text, and with
-        a tokenizer that throws line ends away.
+        Raises ModelError where no tokens show the separator. So it is with a character that is
+        written in several tokens, none of which is text, and with a tokenizer that throws line ends
+        away.
         """
         self._separator = separator
         self._tokenizer = tokenizer
+        self._ends = {tokenizer.eos_token_id, *other_ends}
         self._pieces: dict[int, str] = {}
         if not self._can_be_found():
             raise ModelError(
@@ -57,7 +61,7 @@ class StepFinder:
 
     def ends(self, ids: Sequence[int]) -> list[int]:
         """The positions of the last tokens of the steps of a response."""
-        ended = len(ids) > 0 and ids[-1] == self._tokenizer.eos_token_id
+        ended = len(ids) > 0 and ids[-1] in self._ends
         return step_ends([self._piece(token) for token in ids], self._separator, ended=ended)
 
     def _can_be_found(self) -> bool:

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from rlhf.batches.padding import Ids, TokenBatch, pad_responses
 from rlhf.common.errors import ModelError
 from rlhf.core.separators import StepFinder
+from rlhf.core.tokenizers import end_ids
 from rlhf.engine import Engine
 from rlhf.models.backbone import scatter_to_mask
 from rlhf.models.heads import load_scalar_model, separator_of
@@ -59,10 +60,13 @@ class StepScorer:
                 f"{directory}: its tokenizer is not the policy's; a process reward model reads the "
                 "token ids that the policy sampled, so both must come from the same base model"
             )
-        self._finder = StepFinder(tokenizer, separator)
+        model = load_scalar_model(directory)
+        # the policy's own too: both come from the same base
+        ends = end_ids(tokenizer, model.lm.generation_config)
+        self._finder = StepFinder(tokenizer, separator, ends)
         self._pad_id = int(own.pad_token_id)
         self._models, self._micro_batch = models, micro_batch
-        models.freeze(ROLE, load_scalar_model(directory))
+        models.freeze(ROLE, model)
 
     @classmethod
     def load(cls, directory: Path, engine: Engine, micro_batch: int = 8) -> "StepScorer":

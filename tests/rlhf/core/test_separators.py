@@ -75,6 +75,10 @@ def test_the_pieces_of_a_tokenizer_and_its_end_token() -> None:
     assert finder.ends([GOOD, 10, 20, 30]) == [1]
     assert finder.ends([GOOD, 19, EOS]) == [1, 2]
     assert finder.ends([EOS]) == finder.ends([]) == []
+    # another token that ends responses, as Gemma's and Llama 3's have
+    other = StepFinder(tiny_tokenizer(), "w1", [40])
+    assert other.ends([GOOD, 10, 20, 40]) == other.ends([GOOD, 10, 20, EOS]) == [1, 3]
+    assert finder.ends([GOOD, 10, 20, 40]) == [1]
 
 
 def test_a_separator_that_the_tokenizer_throws_away_is_refused() -> None:

@@ -58,6 +58,14 @@ def test_probabilities_equal_a_loop_over_responses(prepared: Workspace, micro_ba
     assert bool((steps.probabilities[~steps.ends] == 0).all())
 
 
+def test_a_response_may_end_with_any_end_token_of_the_model(workspace: Workspace) -> None:
+    write_json(workspace.model("process") / "generation_config.json", {"eos_token_id": [EOS, 43]})
+    steps = scorer(workspace).read(pad_responses(PROMPTS, RESPONSES, 0), RESPONSES, response_mask())
+    found = [row.nonzero().flatten().tolist() for row in steps.ends]
+    # the second one was cut, were 43 any token
+    assert found == [ENDS[0], [*ENDS[1], 5], *ENDS[2:]]
+
+
 @pytest.mark.parametrize("aggregate", ["min", "product", "last"])
 def test_the_best_of_two_is_that_of_the_slow_scores(
     prepared: Workspace, aggregate: Aggregate
