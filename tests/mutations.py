@@ -65,6 +65,7 @@ REWARDS = Place("ppo/rewards.py", ("ppo/test_rewards.py",))
 PAIR_LOSS = Place("ppo/dpo.py", ("ppo/test_dpo_loss.py",))
 XPO_LOSS = Place("ppo/xpo.py", ("ppo/test_xpo_loss.py",))
 STEPS = Place("ppo/steps.py", ("ppo/test_step_rewards.py",))
+REACH = Place("core/reach.py", ("core/test_reach.py",))
 SEPARATORS = Place("core/separators.py", ("core/test_separators.py",))
 TOKEN_REWARDS = Place("ppo/rewards.py", ("ppo/test_rto_rewards.py",))
 
@@ -405,6 +406,12 @@ MUTATIONS = (
     ETPO_READS("ETPO", "advantages beside it", '"etpo": frozenset({"critic", "etpo", "responses"})', '"etpo": frozenset({"advantage", "critic", "etpo", "responses"})'),
     ETPO_READS("ETPO", "without its section", '"etpo": "{beta: 0.01, polyak: 0.995, huber: 10.0, form: exact}",', ""),
     ETPO_ENGINE("ETPO", "in parts", "if parted and self.ppo.algorithm in NEEDS_WHOLE_WEIGHTS:", "if False:"),
+
+    # -- how long a text may be -------------------------------------------------------------------
+    REACH("reach", "LongRope switches", 'rope.get("rope_type") == "longrope" and switch', "False"),
+    REACH("reach", "every rope that names it switches", 'rope.get("rope_type") == "longrope" and switch', "switch"),
+    REACH("reach", "Doge drops", 'if kept := getattr(text, "keep_window_size", None):', "if kept := None:"),
+    REACH("reach", "one rope for all layers", "return parts or [rope]", "return [rope]"),
 
     # -- process supervision ------------------------------------------------------------------------
     STEPS("process supervision", "the loss of the other label", "binary_cross_entropy_with_logits(logits, labels", "binary_cross_entropy_with_logits(-logits, labels"),

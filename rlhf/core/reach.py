@@ -1,6 +1,7 @@
 """How far back a model looks: what of a pair of answers may lie in one row, and what fits at all."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from transformers import PreTrainedConfig
 
@@ -36,13 +37,8 @@ def window(config: PreTrainedConfig) -> int | None:
 
 
 def longest_text(config: PreTrainedConfig) -> int | None:
-    """The tokens that the model can place, prompt and answer together; None: any number."""
-    text = config.get_text_config()
-    # positions by distance alone (ALiBi) have no end
-    if getattr(text, "alibi", False) or text.model_type in ("bloom", "mpt"):
-        return None
-    length = getattr(text, "max_position_embeddings", None)
-    return int(length) if length else None
+    """The tokens that the model reads as it should, prompt and answer together; None: any number."""
+    return min(_limits(config), default=None)
 
 
 def check_window(config: PreTrainedConfig, lengths: Mapping[str, int]) -> None:
@@ -50,9 +46,40 @@ def check_window(config: PreTrainedConfig, lengths: Mapping[str, int]) -> None:
 
     lengths: tokens by the settings that they come from. Raises ModelError that names the settings.
     """
-    longest = longest_text(config)
+    limits = _limits(config)
+    longest = min(limits, default=None)
     for settings, length in lengths.items():
         if longest is not None and length > longest:
-            raise ModelError(
-                f"{settings}: {length} tokens are more than the model's window of {longest}"
+            raise ModelError(f"{settings}: {length} tokens are more than {limits[longest]}")
+
+
+def _limits(config: PreTrainedConfig) -> dict[int, str]:
+    """What bounds a text, by the tokens that it allows for."""
+    text = config.get_text_config()
+    limits: dict[int, str] = {}
+    length = getattr(text, "max_position_embeddings", None)
+    # positions by distance alone (ALiBi) have no end
+    endless = getattr(text, "alibi", False) or text.model_type in ("bloom", "mpt")
+    if length and not endless:
+        limits[int(length)] = f"the model's window of {length}"
+    for rope in _ropes(text):
+        switch = rope.get("original_max_position_embeddings")
+        if rope.get("rope_type") == "longrope" and switch:
+            limits[int(switch)] = (
+                f"the {switch} that LongRope reads with its short factors: one longer text would "
+                "change what the model says of every other text of its batch"
             )
+    # Doge
+    if kept := getattr(text, "keep_window_size", None):
+        limits[int(kept)] = (
+            f"the {kept} that the model keeps (keep_window_size): what it drops of a longer text "
+            "is not the same in every batch"
+        )
+    return limits
+
+
+def _ropes(text: PreTrainedConfig) -> list[Mapping[str, Any]]:
+    """The settings of rotary positions, one for all layers or one for each type of them."""
+    rope = getattr(text, "rope_parameters", None) or {}
+    parts = [part for part in rope.values() if isinstance(part, Mapping)]
+    return parts or [rope]
