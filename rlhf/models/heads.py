@@ -93,7 +93,8 @@ def pair_scores(model: ScalarModel, hidden: Tensor, batch: PairBatch) -> Tensor:
 def new_scalar_model(directory: Path, seed: int, *names: str | int) -> ScalarModel:
     """Put a fresh head on the language model in `directory`: weights N(0, 1/(H+1)), bias 0."""
     lm = load_causal_lm(directory)
-    width = int(lm.config.get_text_config().hidden_size)
+    # of what the trunk gives: OPT-350M's is narrower than its layers
+    width = int(lm.get_output_embeddings().weight.shape[1])
     head = ScalarHead(width)
     with torch.no_grad():
         random = generator(seed, *names, "head")

@@ -79,6 +79,14 @@ FAMILIES: dict[str, Callable[[], PreTrainedConfig]] = {
     "opt": lambda: config(
         t.OPTConfig, OLD, ffn_dim=64, word_embed_proj_dim=32, max_position_embeddings=256
     ),
+    "opt, narrower embeddings (350M)": lambda: config(
+        t.OPTConfig,
+        OLD,
+        ffn_dim=64,
+        word_embed_proj_dim=16,
+        max_position_embeddings=256,
+        do_layer_norm_before=False,
+    ),
     "falcon": lambda: config(t.FalconConfig, OLD, alibi=False),
     "falcon, ALiBi": lambda: config(t.FalconConfig, OLD, alibi=True),
     "bloom, ALiBi": lambda: config(t.BloomConfig, hidden_size=32, n_layer=2, n_head=4),

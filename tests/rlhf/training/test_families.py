@@ -19,7 +19,7 @@ from rlhf.workspace import Workspace
 
 README = Path(__file__).parents[3] / "rlhf" / "data" / "README.md"
 # capped logits with a window, ALiBi that sees pairs as one text without an error, learned positions
-QUICK = ("gemma2", "mpt, ALiBi", "opt")
+QUICK = ("gemma2", "mpt, ALiBi", "opt, narrower embeddings (350M)")
 
 
 def through_the_stages(name: str, root: Path) -> Verdict:
