@@ -66,6 +66,7 @@ PAIR_LOSS = Place("ppo/dpo.py", ("ppo/test_dpo_loss.py",))
 XPO_LOSS = Place("ppo/xpo.py", ("ppo/test_xpo_loss.py",))
 STEPS = Place("ppo/steps.py", ("ppo/test_step_rewards.py",))
 REACH = Place("core/reach.py", ("core/test_reach.py",))
+TEMPLATES = Place("data/templates.py", ("data/test_templates.py",))
 SEPARATORS = Place("core/separators.py", ("core/test_separators.py",))
 TOKEN_REWARDS = Place("ppo/rewards.py", ("ppo/test_rto_rewards.py",))
 
@@ -412,6 +413,11 @@ MUTATIONS = (
     REACH("reach", "every rope that names it switches", 'rope.get("rope_type") == "longrope" and switch', "switch"),
     REACH("reach", "Doge drops", 'if kept := getattr(text, "keep_window_size", None):', "if kept := None:"),
     REACH("reach", "one rope for all layers", "return parts or [rope]", "return [rope]"),
+
+    # -- chat templates ---------------------------------------------------------------------------
+    TEMPLATES("chat templates", "answers elsewhere", "if not told[:begin].startswith(asked):", "if False:"),
+    TEMPLATES("chat templates", "the heading is learnt", "if heading and asked", "if False and asked"),
+    TEMPLATES("chat templates", "no answer", "if begin < 0:", "if False:"),
 
     # -- process supervision ------------------------------------------------------------------------
     STEPS("process supervision", "the loss of the other label", "binary_cross_entropy_with_logits(logits, labels", "binary_cross_entropy_with_logits(-logits, labels"),

@@ -1,6 +1,7 @@
 """Reading a tokenizer from a Hugging Face directory."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,26 @@ def rendered_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[
     """
     for variant in (list(messages), folded(messages)):
         try:
-            return str(
-                tokenizer.apply_chat_template(variant, add_generation_prompt=True, tokenize=False)
-            )
+            with template_errors():
+                return str(
+                    tokenizer.apply_chat_template(
+                        variant, add_generation_prompt=True, tokenize=False
+                    )
+                )
         except TemplateError as error:
             refusal = error
     raise ModelError(f"the model's chat template refuses a dialogue: {refusal}")
+
+
+@contextmanager
+def template_errors() -> Iterator[None]:
+    """Whatever a model's own template raises in the block, as TemplateError: it is code of others."""
+    try:
+        yield
+    except TemplateError:
+        raise
+    except Exception as error:
+        raise TemplateError(f"{type(error).__name__}: {error}") from error
 
 
 def folded(messages: Sequence[dict[str, str]]) -> list[dict[str, str]]:

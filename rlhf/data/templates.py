@@ -5,6 +5,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import takewhile
+from typing import Any
 
 from jinja2 import TemplateError
 from transformers import AddedToken, PreTrainedTokenizerBase
@@ -12,7 +14,7 @@ from transformers import AddedToken, PreTrainedTokenizerBase
 from rlhf.common.address import Address
 from rlhf.common.errors import SourceError
 from rlhf.common.files import text_of
-from rlhf.core.tokenizers import plain_template
+from rlhf.core.tokenizers import plain_template, template_errors
 
 # No system prompt is put in: what the model was told is what the dialogue says.
 CHATML = (
@@ -44,7 +46,9 @@ _RESERVED = re.compile(r"reserved|unused|extra_id", re.IGNORECASE)
 # Llama's own default, for templates that write today's date: the same dialogue gives the same tokens on any day
 _DAY = datetime(2024, 7, 26)
 _TODAY = re.compile(r"""strftime_now\(\s*(["'])(?P<format>.*?)\1\s*\)""")
+_QUESTION = [{"role": "user", "content": "Question"}]
 _ANSWER = "Answer7"
+_OTHERS = "plain (text alone), chatml or path:FILE sets another"
 
 log = logging.getLogger(__name__)
 
@@ -102,8 +106,19 @@ def _set_template(tokenizer: PreTrainedTokenizerBase, choice: str) -> None:
             "model.chat_template: own: this model has no chat template; plain (text alone), "
             "chatml or path:FILE sets one"
         )
-    tokenizer.chat_template = _on_one_day(str(tokenizer.get_chat_template()))
-    _set_end_of_turn(tokenizer)
+    try:
+        template = str(tokenizer.get_chat_template())
+    except ValueError:
+        names = ", ".join(sorted(tokenizer.chat_template))
+        raise SourceError(
+            f"model.chat_template: {choice}: templates for {names}, and none called default; {_OTHERS}"
+        ) from None
+    tokenizer.chat_template = _on_one_day(template)
+    try:
+        behind = _behind_answer(tokenizer)
+    except (SourceError, TemplateError) as error:
+        raise SourceError(f"model.chat_template: {choice}: {error}; {_OTHERS}") from None
+    _set_end_of_turn(tokenizer, behind)
 
 
 def _set_chatml(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -134,14 +149,40 @@ def _on_one_day(template: str) -> str:
     return found
 
 
-def _set_end_of_turn(tokenizer: PreTrainedTokenizerBase) -> None:
+def _behind_answer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What the template writes behind an answer.
+
+    Raises SourceError where answers do not stand behind what they are sampled behind, and
+    TemplateError of the template's own.
+    """
+    told = _rendered(tokenizer, [*_QUESTION, {"role": "assistant", "content": _ANSWER}])
+    asked = _rendered(tokenizer, _QUESTION, asks=True)
+    begin = told.rfind(_ANSWER)
+    if begin < 0:
+        raise SourceError("the template does not write the answer")
+    if not told[:begin].startswith(asked):
+        pairs = zip(asked, told, strict=False)
+        opened = asked[sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)) :]
+        raise SourceError(
+            f"its generation prompt ends in {opened!r}, which it does not put before an answer that "
+            "is given, so answers would not be learnt where they are sampled"
+        )
+    heading = told[len(asked) : begin].strip()
+    if heading and asked == _rendered(tokenizer, _QUESTION):
+        raise SourceError(
+            f"it has no generation prompt (add_generation_prompt), so {heading!r} would be a part of "
+            "every answer"
+        )
+    return told[begin + len(_ANSWER) :]
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, chat: Any, *, asks: bool = False) -> str:
+    with template_errors():
+        return str(tokenizer.apply_chat_template(chat, add_generation_prompt=asks, tokenize=False))
+
+
+def _set_end_of_turn(tokenizer: PreTrainedTokenizerBase, behind: str) -> None:
     """Take for eos what the template writes behind an answer: Gemma's, for one, is not its eos."""
-    chat = [{"role": "user", "content": "Question"}, {"role": "assistant", "content": _ANSWER}]
-    try:
-        text = str(tokenizer.apply_chat_template(chat, tokenize=False))
-    except TemplateError as error:
-        raise SourceError(f"the chat template refuses a question and its answer: {error}") from None
-    behind = text[text.rfind(_ANSWER) + len(_ANSWER) :]
     names = {*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}
     places = {behind.find(name): name for name in names if name.strip() and name in behind}
     if not places:

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from rlhf.common.errors import ModelError
+from rlhf.core.tokenizers import template_errors
 from rlhf.data.records import Message, Messages, as_list
 
 log = logging.getLogger(__name__)
@@ -300,16 +301,17 @@ class ChatEncoder:
         if not text.startswith(before) or end < 0:
             raise ModelError(
                 "the chat template does not put answers after its generation prompt "
-                f"and {self._end_of_turn!r} behind them"
+                f"and {self._end_of_turn!r} behind them; model.chat_template names another one"
             )
         return end + len(self._end_of_turn)
 
     def _render(self, messages: Messages, *, generation_prompt: bool) -> str:
-        return self._template.render(
-            messages=as_list(messages),
-            add_generation_prompt=generation_prompt,
-            **self._special_tokens,
-        )
+        with template_errors():
+            return self._template.render(
+                messages=as_list(messages),
+                add_generation_prompt=generation_prompt,
+                **self._special_tokens,
+            )
 
     def _tokenise_pieces(self, pieces: Sequence[_Piece]) -> list[list[int]]:
         if self._continuing is None:

@@ -1,3 +1,4 @@
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from rlhf.common.errors import SourceError
 from rlhf.core.tokenizers import end_ids
 from rlhf.data.base_model import finish_base_model
 from rlhf.data.records import Message, Messages
-from rlhf.data.templates import Fit
+from rlhf.data.templates import Fit, fit_tokenizer
 from rlhf.data.tokens import ChatEncoder
 from rlhf.models.saving import load_causal_lm
 
@@ -125,6 +126,58 @@ def test_a_template_of_ones_own_says_what_ends_a_turn(bare: Path, tmp_path: Path
     # the base's own end of a document ends an answer too
     ends = end_ids(encoder.tokenizer, load_causal_lm(bare).generation_config)
     assert ends == (encoder.tokenizer.convert_tokens_to_ids("<end>"), 0)
+
+
+TURNS = "{% for m in messages %}<turn>{{ m['role'] }}\n{{ m['content'] }}<end>\n{% endfor %}"
+ASKING = "{% if add_generation_prompt %}<turn>assistant\n{% endif %}"
+# as of DeepSeek-R1's distilled models
+OPENS_THOUGHTS = TURNS + "{% if add_generation_prompt %}<turn>assistant\n<think>\n{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (OPENS_THOUGHTS, r"generation prompt ends in '<think>\\n', which it does not put before"),
+        (TURNS, r"no generation prompt .* so '<turn>assistant' would be a part of every answer"),
+        (TURNS.replace("'content'] ", "'content'] | upper ") + ASKING, "does not write the answer"),
+        (TURNS.replace("m['role']", "m['role'] + 1") + ASKING, "TypeError: can only concatenate"),
+        (GEMMA.replace("'system'", "'user'"), "no system"),
+        ("{% for m in messages %}", "Unexpected end of template"),
+        ({"rag": GEMMA, "tool_use": GEMMA}, "templates for rag, tool_use, and none called default"),
+    ],
+)
+def test_a_template_that_answers_do_not_fit_is_refused_by_its_setting(
+    tokenizer: PreTrainedTokenizerFast, template: str | dict[str, str], message: str
+) -> None:
+    own = copy.deepcopy(tokenizer)
+    own.add_tokens(["<turn>", "<end>"], special_tokens=True)
+    own.chat_template = template
+    refused = (
+        rf"model\.chat_template: own: .*{message}.*; plain \(text alone\), chatml or path:FILE"
+    )
+    with pytest.raises(SourceError, match=refused):
+        fit_tokenizer(own, Fit("own"))
+
+
+def test_of_several_templates_the_default_is_taken(tokenizer: PreTrainedTokenizerFast) -> None:
+    own = copy.deepcopy(tokenizer)
+    own.add_tokens(["<turn>", "<end>"], special_tokens=True)
+    own.chat_template = {"default": GEMMA, "tool_use": ""}
+    fit_tokenizer(own, Fit("own"))
+    assert own.eos_token == "<end>"
+
+
+def test_a_template_that_fails_on_a_dialogue_refuses_it(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    own = copy.deepcopy(tokenizer)
+    own.chat_template = (
+        TURNS.replace("m['content']", "m['content'] + (1 if 'x' in m['content'] else '')") + ASKING
+    )
+    encoder = ChatEncoder(own, WIDE, WIDE)
+    assert encoder.refusal(turns("a")) is None
+    refusal = encoder.refusal(turns("x"))
+    assert refusal is not None and refusal.startswith("TypeError")
 
 
 @pytest.mark.parametrize("fold", [False, True])
