@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from rlhf.common.errors import ModelError, SourceError
+from rlhf.common.errors import DataError, ModelError, SourceError
 from rlhf.common.files import read_json, write_json
 from rlhf.core.reach import PAIR_ROWS
 from rlhf.core.tokenizers import read_tokenizer
@@ -29,6 +33,7 @@ def finish_base_model(directory: Path, fit: Fit) -> None:
     Raises SourceError that names what is wrong.
     """
     _check_complete(directory)
+    _check_config(directory)
     tokenizer = _tokenizer(directory)
     ends = _named_ends(directory, tokenizer)
     added = fit_tokenizer(tokenizer, fit)
@@ -54,6 +59,33 @@ def _check_complete(directory: Path) -> None:
             raise SourceError(f"no {name}: not a Hugging Face model directory")
     if not any(directory.glob("*.safetensors")):
         raise SourceError("no *.safetensors weights; other formats are not accepted")
+
+
+def _check_config(directory: Path) -> None:
+    """Before anything else reads the configuration: the tokenizer's loader would be blamed for it."""
+    try:
+        content = read_json(directory / "config.json")
+    except DataError as error:
+        # without the directory, which is a temporary one while the stage runs
+        raise SourceError(_without(directory, error)) from error
+    parts = (content, *(part for part in content.values() if isinstance(part, dict)))
+    if found := [part["quantization_config"] for part in parts if part.get("quantization_config")]:
+        method = found[0].get("quant_method", "unknown") if isinstance(found[0], dict) else found[0]
+        raise SourceError(
+            f"config.json: quantised weights ({method}), which cannot be trained: dequantise it "
+            "first (transformers: model.dequantize(), then save_pretrained), or take the model that "
+            "it was made of"
+        )
+    try:
+        AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    # each family checks its own, with errors of its own
+    except Exception as error:
+        told = _without(directory, error)
+        raise SourceError(f"config.json: transformers cannot read it: {told}") from error
+
+
+def _without(directory: Path, error: Exception) -> str:
+    return str(error).replace(f"{directory}/", "").replace(str(directory), "this model")
 
 
 def _tokenizer(directory: Path) -> PreTrainedTokenizerBase:
@@ -129,7 +161,8 @@ def _load_model(directory: Path) -> PreTrainedModel:
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    # whatever a family's code raises of weights and sizes that do not fit, or of a package it lacks
+    except Exception as error:
         raise SourceError(f"transformers cannot load what came: {error}") from error
 
     model, loading_info = loaded
@@ -146,7 +179,7 @@ def _check_layers(model: PreTrainedModel) -> None:
     if others:
         raise SourceError(
             f"layers of kind {', '.join(others)}: "
-            "they carry what they read from a pair's answer to the other"
+            "they are not known to obey the mask that keeps the answers of a pair apart"
         )
 
 

@@ -4,7 +4,8 @@ Some families pass every check of names and shapes and are wrong in silence: log
 or capped, attention that does not go by position ids, caches that lose padding.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -90,8 +91,9 @@ class _Case:
         self.prompts, self.first, self.second = (
             [draw(row[part]) for row in lengths] for part in range(3)
         )
-        self.own_first = self._own(self.first)
-        self.own_second = self._own(self.second)
+        with self._errors_of("forward"):
+            self.own_first = self._own(self.first)
+            self.own_second = self._own(self.second)
 
     def _own(self, answers: Sequence[Ids]) -> list[Tensor]:
         rows = [[*prompt, *answer] for prompt, answer in zip(self.prompts, answers, strict=True)]
@@ -105,14 +107,20 @@ class _Case:
 
     def check(self, name: str, problem: str, difference: Callable[[], float]) -> None:
         """Raises ModelError where the difference is more than rounding."""
-        kind = type(self.model).__name__
-        try:
+        with self._errors_of(name):
             found = difference()
-        except _ERRORS as error:
-            raise ModelError(f"{name}: a {kind} cannot be read as it must be: {error}") from error
         # not a number is no proof
         if not found <= _TOLERANCE:
+            kind = type(self.model).__name__
             raise ModelError(f"{name}: a {kind} {problem}: off by {found:.2g} standard deviations")
+
+    @contextmanager
+    def _errors_of(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except _ERRORS as error:
+            kind = type(self.model).__name__
+            raise ModelError(f"{name}: a {kind} cannot be read as it must be: {error}") from error
 
     # -- what is proved ----------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, Lfm2Config, Lfm2ForCausalLM
+from transformers import AutoTokenizer, Lfm2Config, Lfm2ForCausalLM, LlamaForCausalLM
 
 from rlhf.common.errors import SourceError
 from rlhf.data.base_model import finish_base_model
@@ -113,6 +113,60 @@ def test_a_broken_tokenizer_is_told_without_the_directory_in_the_making(model: P
     with pytest.raises(SourceError, match="transformers cannot load the tokenizer: ") as refused:
         finish_base_model(model, Fit())
     assert str(model) not in str(refused.value)
+
+
+def change_config(model: Path, **changes: object) -> None:
+    content = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(content | changes))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"model_type":', "config.json:1: not JSON"),
+        ("[]", "config.json: expected a JSON object, found list"),
+        ('{"model_type": "weird"}', "config.json: transformers cannot read it: .*weird"),
+        ('{"model_type": "llama", "hidden_size": "wide"}', "config.json: .*hidden_size"),
+    ],
+)
+def test_a_bad_config_is_told_as_what_it_is(model: Path, text: str, message: str) -> None:
+    (model / "config.json").write_text(text)
+    with pytest.raises(SourceError, match=f"(?s)^{message}") as refused:
+        finish_base_model(model, Fit())
+    assert str(model) not in str(refused.value) and "tokenizer" not in str(refused.value)
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes"])
+def test_quantised_weights_are_refused_by_name(model: Path, method: str) -> None:
+    change_config(model, quantization_config={"quant_method": method, "bits": 4})
+    with pytest.raises(SourceError, match=rf"quantised weights \({method}\).*dequantise it first"):
+        finish_base_model(model, Fit())
+    nested = {"text_config": {"quantization_config": {"quant_method": method}}}
+    change_config(model, quantization_config=None, **nested)
+    with pytest.raises(SourceError, match=rf"quantised weights \({method}\)"):
+        finish_base_model(model, Fit())
+
+
+def test_a_model_that_fails_by_itself_is_refused(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one whose sizes do not fit each other, which only a pass shows."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("The size of tensor a (4) must match the size of tensor b (8)")
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", fails)
+    with pytest.raises(SourceError, match=r"forward: a LlamaForCausalLM cannot be read .*tensor a"):
+        finish_base_model(model, Fit())
+
+
+def test_a_package_that_a_model_lacks_is_told(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacks(*_: object, **__: object) -> None:
+        raise ImportError("it needs a package that is not here")
+
+    monkeypatch.setattr(LlamaForCausalLM, "__init__", lacks)
+    with pytest.raises(SourceError, match="cannot load what came: it needs a package"):
+        finish_base_model(model, Fit())
 
 
 def test_chatml_needs_its_tokens(model: Path) -> None:
