@@ -84,6 +84,11 @@ def folded(messages: Sequence[dict[str, str]]) -> list[dict[str, str]]:
     return [{**rest[0], "content": content}, *rest[1:]]
 
 
+def without_thoughts(answer: str) -> str:
+    """What a template that leaves thoughts out keeps of an answer."""
+    return answer.rpartition("</think>")[2].strip()
+
+
 def end_ids(tokenizer: PreTrainedTokenizerBase, generation_config: Any) -> tuple[int, ...]:
     """Every token that ends a response, the tokenizer's first; () where none is named.
 

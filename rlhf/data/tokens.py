@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from rlhf.common.errors import ModelError
-from rlhf.core.tokenizers import template_errors
+from rlhf.core.tokenizers import template_errors, without_thoughts
 from rlhf.data.records import Message, Messages, as_list
 
 log = logging.getLogger(__name__)
@@ -326,11 +326,6 @@ class ChatEncoder:
     def _tokenise(self, texts: Sequence[str]) -> list[list[int]]:
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
-
-
-def without_thoughts(answer: str) -> str:
-    """What a template that leaves thoughts out keeps of an answer."""
-    return answer.rpartition("</think>")[2].strip()
 
 
 def continuing_backend(backend: Tokenizer) -> Tokenizer | None:

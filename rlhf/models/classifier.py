@@ -3,15 +3,18 @@
 Our own reward models are written in that form by `export_classifier`.
 """
 
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -24,7 +27,8 @@ from transformers import (
 
 from rlhf.common.errors import ModelError
 from rlhf.common.files import read_json, staged_directory, write_json
-from rlhf.core.tokenizers import read_tokenizer
+from rlhf.core.reach import longest_text
+from rlhf.core.tokenizers import folded, read_tokenizer, template_errors, without_thoughts
 from rlhf.engine import Engine
 from rlhf.workspace import HEAD_FILE
 
@@ -61,19 +65,34 @@ class Classifier:
         model = engine.frozen(load_classifier(directory))
         tokenizer = read_tokenizer(directory)
         tokenizer.padding_side = "right"
-        return cls(model, tokenizer, batch, engine.autocast)
+        classifier = cls(model, tokenizer, batch, engine.autocast)
+        classifier._try(directory)
+        return classifier
+
+    @torch.no_grad()
+    def _try(self, directory: Path) -> None:
+        """Score one dialogue: what fails on this would fail on each, once the run is under way."""
+        try:
+            (score,) = self._forward(
+                [self.encode(Answered([{"role": "user", "content": "Why?"}], "So."))]
+            )
+        # whatever model, tokenizer and template raise, all of which are others'
+        except Exception as error:
+            raise ModelError(f"{directory}: it cannot score a dialogue: {error}") from error
+        if not math.isfinite(score):
+            raise ModelError(f"{directory}: its score of a dialogue is {score}")
 
     @property
     def window(self) -> int:
         """The most tokens that it reads."""
-        stated = getattr(self.model.config, "max_position_embeddings", None) or _NO_LIMIT
-        return min(int(stated), int(self.tokenizer.model_max_length))
+        stated = longest_text(self.model.config) or _NO_LIMIT
+        return min(stated, _places(self.model), int(self.tokenizer.model_max_length))
 
     @torch.no_grad()
     def scores(self, answered: Sequence[Answered]) -> list[float | None]:
-        """A score each, None for a text that is longer than the window."""
-        ids = [self.encode(one) for one in answered]
-        fitting = [row for row, tokens in enumerate(ids) if len(tokens) <= self.window]
+        """A score each, None for a text that is longer than the window, or that the template refuses."""
+        ids, window = [self._encoded(one) for one in answered], self.window
+        fitting = [row for row, tokens in enumerate(ids) if 0 < len(tokens) <= window]
         # texts of like length side by side: less padding
         fitting.sort(key=lambda row: len(ids[row]))
         scores: list[float | None] = [None] * len(ids)
@@ -87,22 +106,44 @@ class Classifier:
         """The tokens of a dialogue with its response.
 
         By the chat template where there is one: a response that was cut stays open. Else as the pair of
-        texts that classifiers without one are trained on.
+        texts that classifiers without one are trained on. Raises TemplateError.
         """
         if self.tokenizer.chat_template is None:
             prompt = _prompt_text(answered.messages)
             pair: list[int] = self.tokenizer(prompt, answered.response)["input_ids"]
             return pair
-        dialogue = [*answered.messages, {"role": "assistant", "content": answered.response}]
-        text = self.tokenizer.apply_chat_template(
-            [dict(message) for message in dialogue],
-            tokenize=False,
-            # of an empty response nothing could be continued
-            continue_final_message=not answered.finished and bool(answered.response.strip()),
-        )
+        text = self._rendered(answered)
         # the template has put them there
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
+
+    def _encoded(self, answered: Answered) -> list[int]:
+        try:
+            return self.encode(answered)
+        except TemplateError:
+            return []
+
+    def _rendered(self, answered: Answered) -> str:
+        """By the template: of several ways the first that it does not refuse."""
+        messages = [dict(message) for message in answered.messages]
+        # of an empty response nothing could be continued
+        cut = not answered.finished and bool(answered.response.strip())
+        contents = [answered.response]
+        if cut and (kept := without_thoughts(answered.response)):
+            # a template that leaves thoughts out cannot go on from a text that has some
+            contents.append(kept)
+        refusals: list[TemplateError] = []
+        for content, before in product(contents, (messages, folded(messages))):
+            dialogue = [*before, {"role": "assistant", "content": content}]
+            try:
+                with template_errors():
+                    text = self.tokenizer.apply_chat_template(
+                        dialogue, tokenize=False, continue_final_message=cut
+                    )
+                    return str(text)
+            except TemplateError as error:
+                refusals.append(error)
+        raise refusals[0]
 
     @property
     def _at_once(self) -> int:
@@ -181,6 +222,18 @@ def _keep_head_in_float32(model: PreTrainedModel) -> None:
         linear = model.get_submodule(name)
         assert isinstance(linear, nn.Linear)
         setattr(model, name, _Float32Head(linear))
+
+
+def _places(model: PreTrainedModel) -> int:
+    """The positions that texts can take: those of RoBERTa and its kin begin behind that of the padding."""
+    found = [
+        part.num_embeddings - part.padding_idx - 1
+        for name, part in model.named_modules()
+        if name.endswith("position_embeddings")
+        and isinstance(part, nn.Embedding)
+        and part.padding_idx is not None
+    ]
+    return min(found, default=_NO_LIMIT)
 
 
 def _is_ours(directory: Path) -> bool:

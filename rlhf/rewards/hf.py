@@ -15,7 +15,10 @@ from rlhf.workspace import Workspace
 
 
 class HfReward:
-    """A frozen classifier with one label; a text longer than its window counts as a failure."""
+    """A frozen classifier with one label; what it cannot read counts as a failure.
+
+    That is a text longer than its window, or one that its template refuses.
+    """
 
     score_std = 1.0
 

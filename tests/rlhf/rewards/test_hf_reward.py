@@ -17,6 +17,8 @@ from transformers import (
     LlamaConfig,
     LlamaForSequenceClassification,
     PreTrainedModel,
+    RobertaConfig,
+    RobertaForSequenceClassification,
 )
 
 from rlhf.batches.padding import pad_responses
@@ -139,6 +141,78 @@ def test_what_does_not_fit_its_window_is_not_judged(tmp_path: Path) -> None:
     assert [first, third] == pytest.approx(
         [slow_score(tmp_path, classifier.encode(ANSWERED[row])) for row in (0, 3)], abs=1e-5
     )
+
+
+NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+NO_THOUGHTS = TEMPLATE.replace("m['content']", "m['content'].split('</think>')[-1]")
+
+
+def test_a_system_message_that_its_template_refuses_is_folded(tmp_path: Path) -> None:
+    classifier = loaded(saved(tmp_path, template=NO_SYSTEM + TEMPLATE))
+    answered = Answered([{"role": "system", "content": "w40"}, *user("w9 w30")], "w12 w13")
+    assert classifier.encode(answered) == [2, 40, 9, 30, 1, 2, 12, 13, 1]
+
+
+def test_a_cut_response_goes_on_without_the_thoughts_that_its_template_drops(
+    tmp_path: Path,
+) -> None:
+    classifier = loaded(saved(tmp_path, template=NO_THOUGHTS))
+    thinking = "<think> w20 </think> w12 w13"
+    assert classifier.encode(Answered(user("w9"), thinking)) == [2, 9, 1, 2, 12, 13, 1]
+    cut = Answered(user("w9"), thinking, finished=False)
+    assert classifier.encode(cut) == [2, 9, 1, 2, 12, 13]
+    # nothing but thoughts: it has nothing to read, and the others are scored
+    thoughts = Answered(user("w9"), "<think> w20 </think>", finished=False)
+    first, second, third = classifier.scores([cut, thoughts, ANSWERED[0]])
+    assert second is None
+    expected = [slow_score(tmp_path, classifier.encode(one)) for one in (cut, ANSWERED[0])]
+    assert [first, third] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_dialogue_that_its_template_refuses_is_not_judged(tmp_path: Path) -> None:
+    refusing = TEMPLATE.replace(
+        "m['content']", "m['content'] + (1 if 'w7' in m['content'] else '')"
+    )
+    classifier = loaded(saved(tmp_path, template=refusing))
+    refused, other = classifier.scores([Answered(user("w7"), "w8"), ANSWERED[0]])
+    assert refused is None and other is not None
+
+
+def test_positions_of_roberta_begin_behind_that_of_the_padding(tmp_path: Path) -> None:
+    config = RobertaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=34,
+        pad_token_id=PAD,
+        num_labels=1,
+    )
+    RobertaForSequenceClassification(config).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    classifier = loaded(tmp_path)
+    assert classifier.window == 33
+    fits, long = (Answered(user("w9"), " ".join(["w8"] * count)) for count in (32, 33))
+    (score, missing) = classifier.scores([fits, long])
+    assert score is not None and missing is None
+
+
+@pytest.mark.parametrize(
+    ("template", "changes", "message"),
+    [
+        ({"rag": TEMPLATE, "tool_use": TEMPLATE}, {}, "no template named 'default'|'rag'"),
+        ("{{ raise_exception('never') }}", {}, "never"),
+        # ids that have no embedding
+        ("{{ 'w63' }}", {"vocab_size": 20}, "index out of range"),
+    ],
+)
+def test_what_cannot_score_any_dialogue_is_refused_before_the_run(
+    tmp_path: Path, template: Any, changes: dict[str, Any], message: str
+) -> None:
+    saved(tmp_path, template=template, **changes)
+    with pytest.raises(ModelError, match=rf"it cannot score a dialogue: .*({message})"):
+        loaded(tmp_path)
 
 
 @pytest.mark.parametrize(
