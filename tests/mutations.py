@@ -414,6 +414,11 @@ MUTATIONS = (
     REACH("reach", "Doge drops", 'if kept := getattr(text, "keep_window_size", None):', "if kept := None:"),
     REACH("reach", "one rope for all layers", "return parts or [rope]", "return [rope]"),
 
+    CLASSIFIER("hf rewards", "a refused system message", "(messages, folded(messages))", "(messages,)"),
+    CLASSIFIER("hf rewards", "thoughts end it", "contents.append(kept)", "pass"),
+    CLASSIFIER("hf rewards", "all positions are for text", "part.num_embeddings - part.padding_idx - 1", "part.num_embeddings"),
+    CLASSIFIER("hf rewards", "one refusal ends the run", "except TemplateError:\n            return []", "except KeyError:\n            return []"),
+
     # -- chat templates ---------------------------------------------------------------------------
     TEMPLATES("chat templates", "answers elsewhere", "if not told[:begin].startswith(asked):", "if False:"),
     TEMPLATES("chat templates", "the heading is learnt", "if heading and asked", "if False and asked"),
