@@ -19,6 +19,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from rlhf.common.errors import SettingsError
+from rlhf.core.reach import longest_text
 from rlhf.engine.single import TorchEngine
 from rlhf.models.saving import load_causal_lm, load_tokenizer
 from rlhf.settings.schema import Settings
@@ -53,16 +54,19 @@ def measure_knowledge(
 ) -> dict[str, Knowledge]:
     """What a model knows of each task, answers chosen by likelihood, of `limit` questions or all.
 
-    Questions may be as long as the window that the model's configuration states; of longer ones
+    Questions may be as long as the model reads as it should; of longer ones
     lm-eval drops the start. Raises SettingsError where lm-eval has no such task, or cannot find its
     data on this machine.
     """
     # they log much that no user needs
     for name in ("lm_eval", "datasets"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    lm = engine.frozen(load_causal_lm(directory))
     model = BatchedLM(
-        pretrained=engine.frozen(load_causal_lm(directory)),
+        pretrained=lm,
         tokenizer=load_tokenizer(directory),
+        # with LongRope that is less than the window; None leaves it to lm-eval
+        max_length=longest_text(lm.config),
         # or lm-eval never asks for `override_bs`
         batch_size="auto",
     )

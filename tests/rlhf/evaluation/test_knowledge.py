@@ -41,11 +41,12 @@ def test_the_answer_that_is_likeliest_per_character_counts(
 
 
 @pytest.mark.parametrize(
-    ("window", "cut", "longest"), [(1024, 0, 704), (704, 0, 704), (703, 1, 703), (64, 2, 64)]
+    ("window", "cut", "longest"),
+    [(1024, 0, 704), (704, 0, 704), (703, 1, 703), (64, 2, 64), ("longrope", 2, 64)],
 )
 def test_questions_are_as_long_as_the_window_and_what_is_cut_is_told(
     trained: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    window: int, cut: int, longest: int,
+    window: int | str, cut: int, longest: int,
 ) -> None:  # fmt: skip
     """Questions of 4, 100 and 700 words and 4 tokens about them; an answer of one word is predicted and not read."""
     questions = tmp_path / "questions.jsonl"
@@ -56,9 +57,14 @@ def test_questions_are_as_long_as_the_window_and_what_is_cut_is_told(
     questions.write_text("\n".join(map(json.dumps, rows)))
     shutil.copytree(Workspace(trained).model("sft"), tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
-    (tmp_path / "model" / "config.json").write_text(
-        json.dumps(config | {"max_position_embeddings": window})
-    )
+    stated: dict[str, object] = {"max_position_embeddings": window}
+    if window == "longrope":
+        factors = [1.0] * (config["hidden_size"] // config["num_attention_heads"] // 2)
+        rope = {"rope_type": "longrope", "rope_theta": 10000.0, "factor": 16.0}
+        rope |= {"short_factor": factors, "long_factor": factors}
+        stated = {"max_position_embeddings": 1024}
+        stated["rope_parameters"] = rope | {"original_max_position_embeddings": 64}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config | stated))
     monkeypatch.setattr("rlhf.evaluation.knowledge.starter_questions", lambda: questions)
     seen: list[torch.Size] = []
     called = HFLM._model_call
