@@ -141,7 +141,12 @@ def _is_torn(record: Path) -> bool:
     if _CONFLICT in content:
         return False
     try:
-        COMPILED_LOCKFILE_SCHEMA(parse_yaml(content.decode("utf-8"), str(record)))
-    except (SettingsError, UnicodeDecodeError, RecursionError, Invalid):
+        parsed = parse_yaml(content.decode("utf-8"), str(record))
+        COMPILED_LOCKFILE_SCHEMA(parsed)
+    except Invalid:
+        # whole, as another version of DVC writes it
+        is_foreign = isinstance(parsed, dict) and parsed.get("schema") not in (None, "2.0")
+        return not is_foreign
+    except (SettingsError, UnicodeDecodeError, RecursionError):
         return True
     return False

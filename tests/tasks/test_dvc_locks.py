@@ -162,7 +162,15 @@ def test_a_record_cut_anywhere_is_put_aside_where_dvc_refuses_it(tmp_path: Path)
     assert 50 < refused < len(whole)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.95])
+def test_a_whole_record_of_another_version_of_dvc_is_left_alone(tmp_path: Path) -> None:
+    record = tmp_path / "dvc.lock"
+    record.write_text("schema: '3.0'\nsteps: {}\n")
+    assert looked(tmp_path) == ([], [])
+    assert record.exists()
+
+
+# a cut at every byte is above
+@pytest.mark.parametrize("share", [0.0, 0.6])
 def test_a_torn_record_of_dvc_is_put_aside_and_finished_stages_come_back(
     repository: Project, share: float
 ) -> None:
