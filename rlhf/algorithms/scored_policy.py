@@ -56,7 +56,8 @@ class ScoredPolicy:
     def __init__(self, context: Context) -> None:
         self.engine = context.engine
         self.settings = context.settings.ppo
-        self.models = Models(self.engine, self.settings.trainable_layers)
+        layers, lora = self.settings.trainable_layers, self.settings.lora
+        self.models = Models(self.engine, layers, lora, context.settings.seed)
         self.load_models(context)
         rewards = RewardContext(context.settings, context.workspace, self.models, context.tokenizer)
         self.rewards = make_rewards(rewards)

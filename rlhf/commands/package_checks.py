@@ -18,6 +18,7 @@ IMPORTS = {
     "mlflow": "tracking",
     "dvc.repo": "deciding what is stale",
     "deepspeed": "training in several processes",
+    "peft": "training by adapters (lora)",
 }
 
 _WITHOUT_NETWORK = {

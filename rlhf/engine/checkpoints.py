@@ -20,7 +20,7 @@ from rlhf.settings.read import flatten
 from rlhf.workspace import FINISHED, KEPT
 
 # whose other versions may give other numbers
-_LIBRARIES = ("torch", "transformers", "deepspeed")
+_LIBRARIES = ("torch", "transformers", "deepspeed", "peft")
 # beside the checkpoints: what their key was made from
 _PARTS = "made-from.json"
 

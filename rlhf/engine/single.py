@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rlhf.engine.adapters import adapter_dropout
 from rlhf.engine.base import Item, Loss, Model, NonFiniteError, Trainer, learning_rate
 from rlhf.engine.precision import precision_of
 from rlhf.engine.state import load_state, save_state
@@ -43,7 +44,7 @@ class TorchTrainer:
 
     def step(self, losses: Sequence[Loss]) -> float:
         # 1. gradients add up over the micro-batches, whose graphs are freed one by one
-        with recomputing(self.module):
+        with recomputing(self.module), adapter_dropout(self.module, self.steps):
             for compute in losses:
                 loss = compute()
                 if not torch.isfinite(loss):

@@ -24,6 +24,7 @@ from deepspeed.utils import set_log_level_from_string
 from torch import Tensor, nn
 
 from rlhf.common.errors import TrainingError
+from rlhf.engine.adapters import adapter_dropout, has_adapters, learning_parts
 from rlhf.engine.base import Item, Loss, Model, NonFiniteError, Trainer, learning_rate
 from rlhf.engine.precision import Precision, precision_of
 from rlhf.engine.single import enable_gradient_checkpointing, recomputing
@@ -88,8 +89,10 @@ class ZeroTrainer:
             fused=True,
         )
         buffers = {name: value.clone() for name, value in module.named_buffers()}
+        # a frozen backbone stays whole in each process, as that of a reference does: it may be theirs
+        given = learning_parts(module) if has_adapters(module) else module
         self._engine, *_ = deepspeed.initialize(
-            model=_Root(module),
+            model=_Root(given),
             optimizer=optimizer,
             config=_config(zero_stage, precision, settings),
         )
@@ -103,7 +106,8 @@ class ZeroTrainer:
     def step(self, losses: Sequence[Loss]) -> float:
         # 1. gradients; ZeRO averages over processes, so each loss is multiplied by their number
         self._expect_equal_counts(len(losses))
-        with recomputing(self.module):
+        dropout = adapter_dropout(self.module, self.steps, dist.get_rank())
+        with recomputing(self.module), dropout:
             for compute in losses:
                 loss = self._engine(compute)
                 self._refuse_bad_loss(loss)
@@ -230,16 +234,22 @@ class ZeroEngine:
     def trainer(self, model: nn.Module, optimizer: Optimizer, total_steps: int) -> Trainer:
         if self.settings.gradient_checkpointing:
             enable_gradient_checkpointing(model)
+        if has_adapters(model):
+            self._cast_frozen(model)
         return ZeroTrainer(
             model.to(self.device), self.settings.zero_stage, self.precision, optimizer, total_steps
         )
 
     def frozen(self, model: Model) -> Model:
         model.requires_grad_(False)
+        self._cast_frozen(model)
+        return model.to(self.device).eval()
+
+    def _cast_frozen(self, model: nn.Module) -> None:
         if self.precision == "bf16":
             for value in model.parameters():
-                value.data = value.data.bfloat16()
-        return model.to(self.device).eval()
+                if not value.requires_grad:
+                    value.data = value.data.bfloat16()
 
     def autocast(self) -> AbstractContextManager[object]:
         # the weights themselves are in the settings' precision

@@ -22,8 +22,9 @@ from rlhf.engine import Engine, Trainer
 from rlhf.models import backbone, heads
 from rlhf.models.heads import ScalarModel
 from rlhf.models.saving import save_causal_lm
-from rlhf.models.trainable import train_only_top
-from rlhf.settings.training import Optimizer
+from rlhf.models.sharing import Weights, share_weights
+from rlhf.models.trainable import choose_trainable
+from rlhf.settings.training import Lora, Optimizer
 
 AnyModel = PreTrainedModel | ScalarModel
 
@@ -31,9 +32,18 @@ AnyModel = PreTrainedModel | ScalarModel
 class Models:
     """Role -> module, trainable or frozen. Saving, gathering and forward passes go through here."""
 
-    def __init__(self, engine: Engine, trainable_layers: int | None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        trainable_layers: int | None,
+        lora: Lora | None = None,
+        seed: int = 0,
+    ) -> None:
         self._engine = engine
         self._trainable_layers = trainable_layers
+        self._lora, self._seed = lora, seed
+        # with adapters: the weights of each model that do not learn
+        self._frozen_weights: list[Weights] = []
         self._modules: dict[str, AnyModel] = {}
         self._trainers: dict[str, Trainer] = {}
         # the roles that have their lowest blocks in common, and how many those are
@@ -41,16 +51,31 @@ class Models:
         self._trunk_blocks = 0
 
     def train(self, role: str, model: AnyModel, optimizer: Optimizer, total_steps: int) -> None:
-        """Take a model over for training in its top layers; raises ValueError if the role is taken."""
+        """Take a model over for training in its top layers; raises ValueError if the role is taken.
+
+        With `lora` by adapters of its own in them.
+        """
         self._refuse_taken(role)
-        train_only_top(language_model(model), self._trainable_layers)
+        layers, lora = self._trainable_layers, self._lora
+        choose_trainable(language_model(model), layers, lora, self._seed, role)
         self._modules[role] = model
         self._trainers[role] = self._engine.trainer(model, optimizer, total_steps)
+        self._share_weights(role)
 
     def freeze(self, role: str, model: AnyModel) -> None:
         """Take a model over that is only read; raises ValueError if the role is taken."""
         self._refuse_taken(role)
         self._modules[role] = self._engine.frozen(model)
+        self._share_weights(role)
+
+    def _share_weights(self, role: str) -> None:
+        """With adapters: one backbone for all roles that have the same weights, as policy and reference.
+
+        The one that learns reads it with its adapters, the frozen one without.
+        """
+        if self._lora is not None:
+            own = share_weights(self.language_model(role), self._frozen_weights)
+            self._frozen_weights.append(own)
 
     def _refuse_taken(self, role: str) -> None:
         # a trainer of the model before would go on with that one

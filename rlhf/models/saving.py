@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from rlhf.common.errors import ModelError
 from rlhf.core.tokenizers import plain_template, read_tokenizer
+from rlhf.engine.adapters import has_adapters
 from rlhf.models.attention import cpu_attention, gpu_attention
 from rlhf.models.logits import name_tokens
 
@@ -75,9 +76,19 @@ def load_answering_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
 def save_causal_lm(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path
 ) -> None:
-    """Write model and tokenizer as one Hugging Face directory."""
-    model.save_pretrained(directory)
+    """Write model and tokenizer as one Hugging Face directory; adapters are merged into the weights."""
+    without_adapters(model).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+
+
+def without_adapters(model: PreTrainedModel) -> PreTrainedModel:
+    """The model itself, or with adapters one that has them merged and shares all other weights with it."""
+    if not has_adapters(model):
+        return model
+    # peft takes a second to import
+    from rlhf.models.lora import merged
+
+    return merged(model)
 
 
 def _check_complete(directory: Path) -> None:

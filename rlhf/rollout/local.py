@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from rlhf.batches.padding import Ids
 from rlhf.engine import Engine
 from rlhf.models.backbone import next_token_states, unembed
+from rlhf.models.saving import without_adapters
 from rlhf.rollout.cache import read_prompts
 from rlhf.rollout.records import Sampled
 from rlhf.rollout.sampler import SamplingRule
@@ -25,7 +26,7 @@ _LIKELIEST = 1024
 
 
 class LocalSampler:
-    """Samples with the model itself, or in bf16 with a copy of its weights.
+    """Samples with the model itself, or in bf16 with a copy of its weights, adapters merged.
 
     Decoding is bound by reading the weights, and half the bytes is half the time. The losses take
     log-probabilities from the model itself; `sampler_logprob_gap` in the metrics shows the rounding
@@ -39,12 +40,13 @@ class LocalSampler:
         # DeepSpeed's weights are bf16 already
         in_fp32 = next(model.parameters()).dtype == torch.float32
         if engine.precision == "bf16" and in_fp32:
-            self._copy = _bf16_copy(model)
+            self._copy = _bf16_copy(without_adapters(model))
 
     @torch.no_grad()
     def refresh(self) -> None:
         if self._copy is not None:
-            pairs = zip(self._copy.parameters(), self._source.parameters(), strict=True)
+            source = without_adapters(self._source)
+            pairs = zip(self._copy.parameters(), source.parameters(), strict=True)
             for mine, current in pairs:
                 mine.copy_(current)
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from rlhf.registry import ALGORITHMS, SAMPLERS
 from rlhf.settings.neighbours import (
@@ -19,6 +19,7 @@ from rlhf.settings.neighbours import (
 )
 from rlhf.settings.reads import (
     COMPARES_RESPONSES,
+    LEARNS_A_NEW_HEAD,
     NEIGHBOUR_SECTIONS,
     OWN_SECTION,
     WITHOUT_SCORED_ROLLOUT,
@@ -37,7 +38,7 @@ from rlhf.settings.section import (
     Section,
     one_of,
 )
-from rlhf.settings.training import Optimizer
+from rlhf.settings.training import Lora, Optimizer, without_dropout
 
 
 class Kl(Section):
@@ -147,7 +148,7 @@ class Ppo(Section):
     """The policy stage (sections 3 and 5): by PPO-max, or by the algorithm that is named."""
 
     LATER: ClassVar = (
-        frozenset({"rewards", "reward_services", "responses", "keep_checkpoint"})
+        frozenset({"rewards", "reward_services", "responses", "keep_checkpoint", "lora"})
         | NEIGHBOUR_SECTIONS
     )
 
@@ -199,6 +200,8 @@ class Ppo(Section):
     aihf_direct: AihfDirectSettings | None = None
     # of policy and critic, from the top; null: all
     trainable_layers: Count | None = None
+    # of all that learns; models of equal weights then have one backbone; null: off
+    lora: Annotated[Lora | None, AfterValidator(without_dropout)] = None
     # null: as in data
     max_response_tokens: Count | None = None
     # iterations between validations
@@ -257,6 +260,15 @@ class Ppo(Section):
         if wanted:
             raise ValueError(
                 f"algorithm {name} needs {', '.join(wanted)}; what it does not read must be off"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_suffice(self) -> Self:
+        if self.lora is not None and self.algorithm in LEARNS_A_NEW_HEAD:
+            raise ValueError(
+                f"algorithm {self.algorithm} needs lora: null: its head over the vocabulary is new and "
+                "has to be learnt whole, and its target network follows the weights themselves"
             )
         return self
 

@@ -71,6 +71,8 @@ PAYS_NO_TOKEN = frozenset({"dpo", "online-dpo", "xpo", "aihf-direct"})
 COMPARES_RESPONSES = frozenset({"rloo", "grpo"})
 # those with a target network that follows whole weights, which ZeRO-3 keeps in parts
 NEEDS_WHOLE_WEIGHTS = frozenset({"etpo"})
+# those whose critic has an unembedding of its own, which no adapter replaces
+LEARNS_A_NEW_HEAD = frozenset({"etpo"})
 # those that do not learn from one scored rollout an iteration: whoever compares two draws would
 # measure them by two histories
 WITHOUT_SCORED_ROLLOUT = frozenset({"dpo", "online-dpo", "xpo", "aihf-direct"})

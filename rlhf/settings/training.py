@@ -1,8 +1,8 @@
 """The settings of what trains: the engine, the optimiser, supervised fine-tuning, reward models."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from rlhf.registry import ENGINES
 from rlhf.settings.section import (
@@ -56,8 +56,32 @@ class Optimizer(Section):
     max_gradient_norm: Positive | None = 1.0
 
 
+class Lora(Section):
+    """Low-rank adapters that learn in place of the weights (arXiv 2106.09685); null: the weights learn."""
+
+    rank: Count = 16
+    # the adapter's share is alpha / rank
+    alpha: Positive = 32.0
+    # of what an adapter reads, while it learns; not where log-probabilities are compared: dpo, ppo
+    dropout: Decay = 0.0
+    # names of linear layers, as q_proj; null: all in the blocks
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+
+
+def without_dropout(lora: Lora | None) -> Lora | None:
+    """Adapters of what learns from ratios of log-probabilities."""
+    if lora is not None and lora.dropout:
+        raise ValueError(
+            "dropout must be 0 here: what is learnt from is a ratio to log-probabilities taken without "
+            "it, and would show the dropout"
+        )
+    return lora
+
+
 class Sft(Section):
     """Supervised fine-tuning (section 5.1)."""
+
+    LATER: ClassVar = frozenset({"lora"})
 
     # a fraction cuts the last epoch short
     epochs: Positive
@@ -68,6 +92,8 @@ class Sft(Section):
     optimizer: Optimizer
     # from the top; null: all of them and the embeddings
     trainable_layers: Count | None = None
+    # in these layers; null: off, the weights themselves learn
+    lora: Lora | None = None
     # steps between validations
     evaluate_every: Count = 20
     # steps between resume checkpoints
@@ -76,6 +102,8 @@ class Sft(Section):
 
 class ProcessRewardModel(Section):
     """A process reward model: the probability that each step of an answer is right."""
+
+    LATER: ClassVar = frozenset({"lora"})
 
     initial: Literal["base", "sft"] = "sft"
     epochs: Positive = 1.0
@@ -86,12 +114,15 @@ class ProcessRewardModel(Section):
     micro_batch_tokens: Count
     optimizer: Optimizer
     trainable_layers: Count | None = None
+    lora: Lora | None = None
     evaluate_every: Count = 20
     checkpoint_every: Count = 50
 
 
 class PairTraining(Section):
     """What learns from preference pairs has in common."""
+
+    LATER: ClassVar = frozenset({"lora"})
 
     epochs: Positive
     # null: all that the epochs give
@@ -106,6 +137,7 @@ class PairTraining(Section):
     balance_kinds: bool = False
     optimizer: Optimizer
     trainable_layers: Count | None = None
+    lora: Lora | None = None
     evaluate_every: Count = 20
     checkpoint_every: Count = 50
 
@@ -132,6 +164,7 @@ class RewardModel(PairTraining):
 class Dpo(PairTraining):
     """Direct preference optimisation of the SFT model (arXiv 2305.18290); null: the stage is off."""
 
+    lora: Annotated[Lora | None, AfterValidator(without_dropout)] = None
     # how strongly the reference holds: the implicit reward is beta log(pi / pi_ref)
     beta: Positive = 0.1
     # ipo: the squared loss of arXiv 2310.12036, on sums of log-probabilities like the other

@@ -1,6 +1,6 @@
-"""Named algorithms, as changes to a preset, whose `ppo` section is PPO-max with the ptx loss."""
+"""Named algorithms, and training by adapters, as changes to a preset: PPO-max with the ptx loss."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rlhf.settings.reads import NEIGHBOUR_SECTIONS, switched_off
@@ -74,6 +74,22 @@ def steps_sources(content: Mapping[str, Any]) -> list[str]:
     return list(content["data"]["steps"]) or ["path:${RLHF_STEPS}"]
 
 
+# adapters want about ten times the rate of the weights that they stand for: https://thinkingmachines.ai/blog/lora
+_RATE_OF_ADAPTERS = 10
+
+
+def adapter_rate(*path: str) -> Callable[[Mapping[str, Any]], float]:
+    """The learning rate of the optimiser at a place of a settings file, as adapters want it."""
+
+    def rate(content: Mapping[str, Any]) -> float:
+        for name in path:
+            content = content[name]
+        return _RATE_OF_ADAPTERS * float(content["optimizer"]["learning_rate"])
+
+    return rate
+
+
+_LORA = {"rank": 16, "alpha": 32.0, "dropout": 0.0, "target_modules": None}
 _DEMONSTRATIONS_AND_PAIRS = {
     "demonstration_weight": 1.0,
     "pair_weight": 1.0,
@@ -88,6 +104,16 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "ppo-penalty": {
         "ppo.surrogate_clip": None,
         "ppo.penalty": {"coefficient": 1.0, "target": 0.01},
+    },
+    # Adapters in all that leads to the policy. The gold judge is trained as ever: it is to be the same.
+    "lora": {
+        "sft.lora": _LORA,
+        "sft.optimizer.learning_rate": adapter_rate("sft"),
+        "reward.lora": _LORA,
+        "reward.optimizer.learning_rate": adapter_rate("reward"),
+        "ppo.lora": _LORA,
+        "ppo.optimizer.learning_rate": adapter_rate("ppo"),
+        "ppo.critic.optimizer.learning_rate": adapter_rate("ppo", "critic"),
     },
     # None of the constraints: no KL penalty, no reparameterised or clipped rewards, no clipped
     # values, no pre-trained critic.

@@ -24,7 +24,7 @@ from rlhf.engine.state import load_state, save_state
 from rlhf.models.dpo import DpoNote, save_dpo_model
 from rlhf.models.pair_answers import answer_logprobs
 from rlhf.models.saving import load_causal_lm, load_tokenizer
-from rlhf.models.trainable import train_only_top
+from rlhf.models.trainable import choose_trainable
 from rlhf.ppo.dpo import dpo_loss, implicit_rewards, ipo_loss
 from rlhf.settings import Settings
 from rlhf.settings.training import Dpo
@@ -96,7 +96,8 @@ class DpoTraining(Task):
 
         # 2. the model
         self.model = load_causal_lm(start)
-        train_only_top(self.model, section.trainable_layers)
+        layers, lora = section.trainable_layers, section.lora
+        choose_trainable(self.model, layers, lora, settings.seed, "dpo")
 
         # 3. which pairs each step learns from
         self.tokens = readers["train"].tokens

@@ -19,7 +19,7 @@ from rlhf.core.tally import Tally
 from rlhf.engine import Loss, share
 from rlhf.models.heads import new_scalar_model, save_process_model
 from rlhf.models.saving import load_tokenizer
-from rlhf.models.trainable import train_only_top
+from rlhf.models.trainable import choose_trainable
 from rlhf.ppo.steps import step_loss
 from rlhf.settings import Settings
 from rlhf.settings.training import ProcessRewardModel
@@ -82,7 +82,8 @@ class ProcessTraining(Task):
 
         # 2. the model, with a head of its own seed
         self.model = new_scalar_model(start, settings.seed, "process")
-        train_only_top(self.model.lm, section.trainable_layers)
+        layers, lora = section.trainable_layers, section.lora
+        choose_trainable(self.model.lm, layers, lora, settings.seed, "process")
 
         # 3. which answers each step learns from
         self.tokens = self.answers.tokens

@@ -23,7 +23,7 @@ from rlhf.core.tally import Tally
 from rlhf.engine import Loss, share
 from rlhf.models.heads import new_scalar_model, save_scalar_model
 from rlhf.models.saving import load_tokenizer
-from rlhf.models.trainable import train_only_top
+from rlhf.models.trainable import choose_trainable
 from rlhf.settings import Settings
 from rlhf.settings.training import RewardModel
 from rlhf.training.pair_reader import PairReader
@@ -89,7 +89,8 @@ class RewardTraining(Task):
 
         # 2. the model, with a head of its own seed
         self.model = new_scalar_model(start, settings.seed, role)
-        train_only_top(self.model.lm, section.trainable_layers)
+        layers, lora = section.trainable_layers, section.lora
+        choose_trainable(self.model.lm, layers, lora, settings.seed, role)
 
         # 3. which pairs each step learns from
         self.tokens = self.pairs.tokens

@@ -18,7 +18,7 @@ from rlhf.core.tally import Tally
 from rlhf.engine import Loss, share
 from rlhf.models.backbone import hidden_states, target_logits, target_tokens, token_logprobs
 from rlhf.models.saving import load_causal_lm, load_tokenizer, save_causal_lm
-from rlhf.models.trainable import train_only_top
+from rlhf.models.trainable import choose_trainable
 from rlhf.settings import Settings
 from rlhf.training.run import TrainingRun, begin, row_ids
 from rlhf.training.supervised import FitResult, Task, fit
@@ -58,7 +58,8 @@ class FineTuning(Task):
 
         # 2. the model
         self.model = load_causal_lm(workspace.model("base"))
-        train_only_top(self.model, section.trainable_layers)
+        layers, lora = section.trainable_layers, section.lora
+        choose_trainable(self.model, layers, lora, settings.seed, "sft")
 
         # 3. which dialogues each step learns from
         self.tokens = [len(ids) for ids in self.rows["input_ids"]]

@@ -33,6 +33,10 @@ CRITIC_FREE: Mapping[str, Mapping[str, Any]] = {
     "reinforce-pp": REINFORCE_PP,
 }
 MEMBERS: Mapping[str, Mapping[str, Any]] = {**WITH_CRITIC, **CRITIC_FREE, "etpo": ETPO}
+# what learns are adapters, of the policy and of the critic
+LORA: Mapping[str, Any] = {
+    "ppo.lora": {"rank": 4, "alpha": 8.0, "dropout": 0.0, "target_modules": None}
+}
 # another loss of a member, which another name would not tell
 FORMS: Mapping[str, Mapping[str, Any]] = {
     "awr": AWR,
@@ -45,6 +49,7 @@ FORMS: Mapping[str, Mapping[str, Any]] = {
         "ppo.reinforce_pp": {"baseline": "group"},
         "ppo.responses": 2,
     },
+    "ppo-max-lora": LORA,
 }
 _ALL = {**MEMBERS, **FORMS}
 # from demonstrations and pairs too
@@ -65,11 +70,12 @@ ALL: Mapping[str, Mapping[str, Any]] = {
 
 each_member = pytest.mark.parametrize("member", _ALL.values(), ids=_ALL)
 each_member_with_critic = pytest.mark.parametrize("member", WITH_CRITIC.values(), ids=WITH_CRITIC)
+_CRITICS = {**WITH_CRITIC, "etpo": ETPO, "ppo-max-lora": LORA}
 # every model that learns, with the member that it belongs to
 each_learner = pytest.mark.parametrize(
     ("member", "role"),
     [(member, "policy") for member in _ALL.values()]
-    + [(member, "critic") for member in (*WITH_CRITIC.values(), ETPO)],
-    ids=[f"{name}-policy" for name in _ALL] + [f"{name}-critic" for name in (*WITH_CRITIC, "etpo")],
+    + [(member, "critic") for member in _CRITICS.values()],
+    ids=[f"{name}-policy" for name in _ALL] + [f"{name}-critic" for name in _CRITICS],
 )
 each_of_pairs = pytest.mark.parametrize("member", OF_PAIRS.values(), ids=OF_PAIRS)

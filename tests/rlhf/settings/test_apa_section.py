@@ -84,7 +84,7 @@ def test_every_key_that_can_be_off_is_either_read_by_all_or_in_the_table() -> No
     }
     of_some = {key for keys in READS.values() for key in keys}
     # models and the loop read these for whatever algorithm
-    of_all = {"trainable_layers", "max_response_tokens"}
+    of_all = {"trainable_layers", "lora", "max_response_tokens"}
     assert can_be_off | {"importance", "responses"} == of_some | of_all
     # one of your own may have no line there
     assert READS.keys() <= ALGORITHMS.keys()
