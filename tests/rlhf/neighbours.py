@@ -97,6 +97,12 @@ def online_dpo(**changes: Any) -> dict[str, Any]:
     return {**own, **_NOTHING_BUT_PAIRS}
 
 
+def lora(section: str, **changes: Any) -> dict[str, Any]:
+    """Adapters in a section, with keys of theirs changed."""
+    keys = {"rank": 4, "alpha": 8.0, "dropout": 0.0, "target_modules": None}
+    return {f"{section}.lora": {**keys, **changes}}
+
+
 # the section of stage dpo: short steps, so that there are several
 DPO: Mapping[str, Any] = {
     "dpo": {

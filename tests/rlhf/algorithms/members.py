@@ -16,6 +16,7 @@ from neighbours import (
     REINFORCE_PP,
     RLOO,
     RTO,
+    lora,
     online_dpo,
     xpo,
 )
@@ -34,9 +35,7 @@ CRITIC_FREE: Mapping[str, Mapping[str, Any]] = {
 }
 MEMBERS: Mapping[str, Mapping[str, Any]] = {**WITH_CRITIC, **CRITIC_FREE, "etpo": ETPO}
 # what learns are adapters, of the policy and of the critic
-LORA: Mapping[str, Any] = {
-    "ppo.lora": {"rank": 4, "alpha": 8.0, "dropout": 0.0, "target_modules": None}
-}
+LORA: Mapping[str, Any] = lora("ppo")
 # another loss of a member, which another name would not tell
 FORMS: Mapping[str, Mapping[str, Any]] = {
     "awr": AWR,

@@ -14,6 +14,7 @@ import pytest
 
 HERE = Path(__file__).parent
 STAGES = ("stage 1", "stage 2", "stage 3")
+ADAPTERS = ("adapters stage 1", "adapters stage 2", "adapters stage 3")
 BF16 = ("bf16 stage 1", "bf16 stage 3")
 DISTRIBUTED = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
 
@@ -49,7 +50,7 @@ def findings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return json.loads(output.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("part", [*STAGES, "recompute stage 3"])
+@pytest.mark.parametrize("part", [*STAGES, *ADAPTERS, "recompute stage 3"])
 def test_two_processes_train_like_one(findings: dict[str, Any], part: str) -> None:
     worst = findings[part]["parity"]
     assert worst["loss"] < 1e-5
@@ -57,7 +58,7 @@ def test_two_processes_train_like_one(findings: dict[str, Any], part: str) -> No
     assert worst["weights"] < 1e-6
 
 
-@pytest.mark.parametrize("part", STAGES)
+@pytest.mark.parametrize("part", [*STAGES, *ADAPTERS])
 def test_the_model_may_be_called_between_steps_and_gathered(
     findings: dict[str, Any], part: str
 ) -> None:
@@ -65,7 +66,7 @@ def test_the_model_may_be_called_between_steps_and_gathered(
     assert findings[part]["parity"]["gathered"] < 1e-5
 
 
-@pytest.mark.parametrize("part", [*STAGES, *BF16])
+@pytest.mark.parametrize("part", [*STAGES, *BF16, *ADAPTERS, "adapters bf16 stage 3"])
 def test_resumed_equals_uninterrupted(findings: dict[str, Any], part: str) -> None:
     expected = {
         "step": 3,

@@ -19,11 +19,13 @@ from rlhf.engine.checkpoints import Checkpoints
 from rlhf.engine.processes import barrier
 from rlhf.engine.single import TorchTrainer
 from rlhf.engine.zero import ZeroEngine
-from rlhf.models.trainable import train_only_top
-from rlhf.settings.training import EngineSettings, Optimizer
+from rlhf.models.trainable import choose_trainable
+from rlhf.settings.training import EngineSettings, Lora, Optimizer
 
 STEPS, MICRO, COUNT = 5, 4, 4 * 2 * 8
 OPTIMIZER = Optimizer(learning_rate=1e-3, epsilon=1e-4, max_gradient_norm=0.5, weight_decay=0.01)
+LORA = Lora(rank=4, alpha=8.0)
+DROPPING = Lora(rank=4, alpha=8.0, dropout=0.2)
 STEP_BATCHES = [toy_batches(MICRO, rows=2, seed=seed) for seed in range(STEPS)]
 
 
@@ -54,11 +56,13 @@ def gathered_weights(trainer: Trainer) -> dict[str, Tensor]:
         return copies(module)
 
 
-def parity(engine: ZeroEngine, layers: int | None) -> dict[str, Any]:
+def parity(
+    engine: ZeroEngine, layers: int | None = None, lora: Lora | None = None
+) -> dict[str, Any]:
     """Largest differences from one process of plain torch on the same micro-batches."""
     plain_model, model = toy_model(), toy_model()
-    train_only_top(plain_model, layers)
-    train_only_top(model, layers)
+    for one in (plain_model, model):
+        choose_trainable(one, layers, lora, 1, "toy")
     plain = TorchTrainer(plain_model, OPTIMIZER, STEPS)
     zero = engine.trainer(model, OPTIMIZER, STEPS)
     worst = {"loss": 0.0, "norm": 0.0, "outside": 0.0, "gathered": 0.0}
@@ -90,9 +94,16 @@ def save_trainer(trainer: Trainer, directory: Path) -> None:
     trainer.save(directory / "trainer")
 
 
-def resume(engine: ZeroEngine, directory: Path) -> dict[str, Any]:
+def resume(engine: ZeroEngine, directory: Path, lora: Lora | None = None) -> dict[str, Any]:
     """A run resumed after step 3, from another start, against one that was not interrupted."""
-    uninterrupted = engine.trainer(toy_model(), OPTIMIZER, STEPS)
+
+    def made(seed: int) -> Trainer:
+        # what is frozen is no part of a checkpoint: another start of the adapters alone
+        model = toy_model(seed if lora is None else 0)
+        choose_trainable(model, None, lora, seed, "toy")
+        return engine.trainer(model, OPTIMIZER, STEPS)
+
+    uninterrupted = made(0)
     checkpoints = Checkpoints(directory, "sft", "key")
     for step in range(STEPS):
         last = take_step(uninterrupted, share_of(engine, step))
@@ -101,7 +112,7 @@ def resume(engine: ZeroEngine, directory: Path) -> dict[str, Any]:
     latest = checkpoints.latest()
     assert latest is not None
     newest, path = latest
-    resumed = engine.trainer(toy_model(seed=5), OPTIMIZER, STEPS)
+    resumed = made(5)
     resumed.load(path / "trainer")
     for step in range(3, STEPS):
         last_resumed = take_step(resumed, share_of(engine, step))
@@ -149,10 +160,14 @@ def main(output: Path) -> None:
     for stage in (1, 2, 3):
         engine = zero_engine(stage)
         findings[f"stage {stage}"] = {
-            "parity": parity(engine, None),
+            "parity": parity(engine),
             "resume": resume(engine, output.parent / f"fp32-{stage}"),
             "bad_loss": refuses(engine, "loss"),
             "bad_gradient": refuses(engine, "gradient"),
+        }
+        findings[f"adapters stage {stage}"] = {
+            "parity": parity(engine, lora=LORA),
+            "resume": resume(engine, output.parent / f"adapters-{stage}", DROPPING),
         }
     # 1 has an optimiser of its own in bf16; 2 and 3 share the way of accumulating
     for stage in (1, 3):
@@ -161,6 +176,9 @@ def main(output: Path) -> None:
             "resume": resume(bf16, output.parent / f"bf16-{stage}"),
             "bad_gradient": refuses(bf16, "gradient"),
         }
+    findings["adapters bf16 stage 3"] = {
+        "resume": resume(bf16, output.parent / "adapters-bf16", LORA)
+    }
     findings["bad_count"] = refuses(engine, "count")
     recompute = zero_engine(3, gradient_checkpointing=True)
     findings["recompute stage 3"] = {"parity": parity(recompute, 1)}

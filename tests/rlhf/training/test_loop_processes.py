@@ -9,7 +9,7 @@ from typing import Any
 
 import made_up
 import pytest
-from neighbours import AIHF, APA, ETPO, GRPO, REINFORCE_PP, RTO, xpo
+from neighbours import AIHF, APA, ETPO, GRPO, REINFORCE_PP, RTO, lora, xpo
 from tiny import copy_workspace, numbers, tiny_settings, write_settings
 
 from rlhf.registry import ALGORITHMS
@@ -75,6 +75,8 @@ _GRPO = {**GRPO, "ppo.grpo": {"kl_coefficient": 0.04, "scale": "batch", "loss": 
         pytest.param(3, RTO, id="rto-stage-3", marks=pytest.mark.long),
         pytest.param(2, ETPO, id="etpo-stage-2", marks=pytest.mark.long),
         pytest.param(2, AIHF, id="aihf-stage-2", marks=pytest.mark.long),
+        pytest.param(2, lora("ppo"), id="lora-stage-2", marks=pytest.mark.long),
+        pytest.param(3, lora("ppo"), id="lora-stage-3", marks=pytest.mark.long),
     ],
 )
 def test_two_processes_give_the_numbers_of_one(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from neighbours import AIHF, APA, DPO, ETPO, PROCESS, PROCESS_MODEL, RLOO, RTO, xpo
+from neighbours import AIHF, APA, DPO, ETPO, PROCESS, PROCESS_MODEL, RLOO, RTO, lora, xpo
 from tiny import copy_workspace, outcome, tiny_settings, write_settings
 from workers import Harm, Worker, half_written
 
@@ -68,6 +68,9 @@ CASES = {
     "step scores": Case("ppo", "policy", loop.train, PROCESS),
     "aihf": Case("ppo", "policy", loop.train, AIHF),
     "rewards": Case("ppo", "policy", loop.train, {"ppo.rewards": REWARDS}),
+    "sft by adapters": Case("sft", "sft", sft.train, lora("sft", dropout=0.2)),
+    "reward by adapters": Case("reward", "reward", reward.train, lora("reward", dropout=0.2)),
+    "ppo by adapters": Case("ppo", "policy", loop.train, lora("ppo")),
 }
 SFT = CASES["sft"]
 # the step after which a run is killed; the last checkpoint before is earlier
@@ -85,9 +88,13 @@ KILLS = [
     ("etpo", 3),
     # each reward's own history is in the checkpoint
     ("rewards", 3),
+    # its dropout goes by the number of the step
+    ("sft by adapters", 5),
+    ("ppo by adapters", 3),
 ]
 # more of the same kinds
 FURTHER_KILLS = [("apa", 0), ("rto", 3), ("rloo", 3), ("etpo", 0), ("aihf", 3), ("step scores", 3)]
+FURTHER_KILLS += [("reward by adapters", 7), ("ppo by adapters", 0)]
 
 
 class Outcomes:
