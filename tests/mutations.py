@@ -146,6 +146,15 @@ HEADS = Place("models/heads.py", ("models/test_heads.py",))
 PAIR_ANSWERS = Place("models/pair_answers.py", ("models/test_pair_answers.py",))
 DPO_MODEL = Place("models/dpo.py", ("training/test_dpo_training.py", "algorithms/test_rto.py"))
 ROLES = Place("models/roles.py", ("models/test_roles.py",))
+LORA = Place("models/lora.py", ("models/test_lora.py",))
+SHARING = Place("models/sharing.py", ("models/test_sharing.py",))
+SHARING_ROLES = Place("models/roles.py", ("models/test_sharing.py",))
+ADAPTERS = Place("engine/adapters.py", ("models/test_sharing.py", "models/test_lora.py"))
+SAVING = Place("models/saving.py", ("models/test_lora.py",))
+LORA_SETTINGS = Place("settings/training.py", ("settings/test_lora_section.py",))
+LORA_ALGORITHMS = Place("settings/policy.py", ("settings/test_lora_section.py",))
+LORA_VARIANT = Place("settings/variants.py", ("settings/test_lora_section.py",))
+LORA_SAMPLER = Place("rollout/local.py", ("rollout/test_local_sampler.py",))
 SAMPLER = Place("rollout/sampler.py", ("rollout/test_sampler.py",))
 BEAM = Place("rollout/beam.py", ("rollout/test_beam.py",))
 LOCAL = Place("rollout/local.py", ("rollout/test_local_sampler.py",))
@@ -541,6 +550,25 @@ MUTATIONS = (
     ROLES("trunk", "never", "self._trunk_blocks = backbone.trunk_size(model, layers)", "pass"),
     ROLES("trunk", "read by a role of another origin", "if batch.trunk_states is None or role in self._sharing:", "if True:"),
     ROLES("roles", "one is taken twice", "if role in self._modules:", "if False:"),
+    LORA("adapters", "the model is not frozen under them", "model.requires_grad_(False)\n", "pass\n"),
+    LORA("adapters", "in blocks that are not to learn", "if isinstance(part, nn.Linear | Conv1D) and id(part) in inside", "if isinstance(part, nn.Linear | Conv1D)"),
+    LORA("adapters", "begin from the global stream", "nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=random)", "pass"),
+    LORA("adapters", "an unknown layer is let pass", "if name not in kinds:", "if False:"),
+    LORA("adapters", "fused experts are let pass", "if name in fused:", "if False:"),
+    LORA("adapters", "merged into the model itself", "copy.deepcopy(model, dict(shared))", "model"),
+    LORA("adapters", "lost where they are merged", "weight.float() + delta.float()", "weight.float() + 0 * delta.float()"),
+    LORA("adapters", "rounded where they are merged", "weight.float() + delta.float()", "weight + delta"),
+    SAVING("adapters", "saved beside the weights", "if not has_adapters(model):", "if True:"),
+    SHARING("adapters", "weights are shared without a look", "and alike and torch.equal(other, value)", "and alike"),
+    SHARING("adapters", "weights of adapted layers are held twice", 'name.replace(_ADAPTED, "")', "name"),
+    SHARING_ROLES("adapters", "each role has its own backbone", "if self._lora is not None:", "if False:"),
+    ADAPTERS("adapters", "dropout acts on", "for layer in layers:\n                layer.eval()", "for layer in ():\n                layer.eval()"),
+    ADAPTERS("adapters", "dropout never acts", "layer.train()", "layer.eval()"),
+    ADAPTERS("adapters", "dropout draws from the global stream", "torch.manual_seed(derive_seed(torch.initial_seed(), \"adapter dropout\", *names))", "pass"),
+    LORA_SETTINGS("adapters", "dropout beside a ratio", "if lora is not None and lora.dropout:", "if False:"),
+    LORA_ALGORITHMS("adapters", "a new head does not learn", "if self.lora is not None and self.algorithm in LEARNS_A_NEW_HEAD:", "if False:"),
+    LORA_VARIANT("adapters", "at the rate of weights", "return _RATE_OF_ADAPTERS * ", "return "),
+    LORA_SAMPLER("adapters", "the sampler's copy stays behind", "source = without_adapters(self._source)", "source = self._copy"),
     SCORED_POLICY("processes", "a stand-in counts", "[(part, True) for part in parts] + [(parts[0], False)] * missing",
               "[(parts[0], True)] * missing + [(part, True) for part in parts]"),
     SCORED_POLICY("processes", "no stand-in", "missing = most - len(parts)", "missing = 0"),

@@ -43,6 +43,7 @@ def test_every_detail_of_the_paper_is_among_them() -> None:
         "grpo",
         "reinforce-pp",
         "rows",
+        "adapters",
     ],
 )
 def test_what_came_later_is_among_them(subject: str) -> None:

@@ -65,7 +65,7 @@ def memory_check(total: int) -> Check:
     if total < 7 * GIB:
         advice = (
             "PPO of the preset laptop takes about 7 GiB: lower ppo.micro_batch, "
-            "set ppo.trainable_layers, or use tiny"
+            "set ppo.trainable_layers or ppo.lora, or use tiny"
         )
         return Check("memory", "note", found, advice)
     return Check("memory", "ok", found)

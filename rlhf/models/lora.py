@@ -48,7 +48,10 @@ def add_adapters(
     with warnings.catch_warnings():
         # GPT-2's layers hold their weights transposed; peft tells that it noticed
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to")
-        inject_adapter_in_model(config, model, adapter_name=_ADAPTER)
+        try:
+            inject_adapter_in_model(config, model, adapter_name=_ADAPTER)
+        except ValueError as error:
+            raise ModelError(f"lora.target_modules: {error}") from error
     for _, layer in _lora_layers(model):
         # from a stream of its own: peft draws from the global one
         a: Tensor = layer.lora_A[_ADAPTER].weight  # type: ignore[assignment]
@@ -113,7 +116,8 @@ def _lora_layers(model: nn.Module) -> list[tuple[str, LoraLinear]]:
 def merged(model: PreTrainedModel) -> PreTrainedModel:
     """A model without adapters that gives the same logits: W + alpha / rank * B A in place of W.
 
-    It shares all other weights with `model`, which stays as it is.
+    Merged weights are float32: in bf16 much of what was learnt would be rounded away. All others are
+    shared with `model`, which stays as it is.
     """
     shared = {id(value): value for value in (*model.parameters(), *model.buffers())}
     plain = copy.deepcopy(model, dict(shared))
@@ -127,6 +131,6 @@ def merged(model: PreTrainedModel) -> PreTrainedModel:
 def _merged_layer(layer: LoraLinear) -> nn.Module:
     base: nn.Module = layer.get_base_layer()
     weight: Tensor = base.weight  # type: ignore[assignment]
-    delta = layer.get_delta_weight(_ADAPTER).to(weight.dtype)
-    base.weight = nn.Parameter(weight + delta, requires_grad=False)
+    delta = layer.get_delta_weight(_ADAPTER)
+    base.weight = nn.Parameter(weight.float() + delta.float(), requires_grad=False)
     return base

@@ -168,6 +168,26 @@ def test_a_saved_model_has_the_layout_of_one_without(
     torch.testing.assert_close(logits(loaded, batch), logits(model, batch), atol=1e-5, rtol=1e-5)
 
 
+@torch.no_grad()
+def test_what_was_learnt_in_bf16_is_not_rounded_away(tmp_path: Path) -> None:
+    """ZeRO keeps weights in bf16, where a small difference is less than half a step."""
+    model = adapt(tiny_model(std=0.2)).bfloat16()
+    layer = model.model.layers[0].self_attn.q_proj
+    layer.lora_A["default"].weight.fill_(2.0**-8)
+    layer.lora_B["default"].weight.fill_(2.0**-8)
+    # four ranks, each times alpha / rank = 2
+    delta = 4 * 2 * 2.0**-16
+    before = layer.base_layer.weight.float()
+    # most weights would stay as they were
+    assert float(((before + delta).bfloat16().float() == before).float().mean()) > 0.5
+    save_causal_lm(model, tiny_tokenizer(), tmp_path / "model")
+    found = load_causal_lm(tmp_path / "model").model.layers[0].self_attn.q_proj.weight
+    torch.testing.assert_close(found - before, torch.full_like(before, delta), atol=1e-7, rtol=0)
+    # the others are the very ones
+    other = load_causal_lm(tmp_path / "model").model.embed_tokens.weight
+    assert torch.equal(other, model.model.embed_tokens.weight.float())
+
+
 # -- families --------------------------------------------------------------------------------------
 
 FOUND = {
@@ -211,6 +231,15 @@ def test_experts_held_in_one_are_named(caplog: pytest.LogCaptureFixture) -> None
     lora = Lora(target_modules=("gate_up_proj",))
     with pytest.raises(ModelError, match="gate_up_proj holds the weights of all experts in one"):
         adapt(random_model("mixtral (experts)"), lora)
+
+
+def test_layers_that_peft_cannot_adapt_are_refused_by_name() -> None:
+    with pytest.raises(ModelError, match="'out_proj' is incompatible with Mamba-based models"):
+        adapt(random_model("mamba (state space)"))
+    names = adapted_names(
+        adapt(random_model("mamba (state space)"), Lora(target_modules=("in_proj",)))
+    )
+    assert len(names) == 2
 
 
 # -- for the engines -------------------------------------------------------------------------------

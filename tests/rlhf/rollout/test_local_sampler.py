@@ -8,9 +8,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rlhf.engine import make_engine
+from rlhf.models.saving import without_adapters
+from rlhf.models.trainable import choose_trainable
 from rlhf.rollout.local import LocalSampler, row_uniforms, sample
 from rlhf.rollout.sampler import SamplingRule
-from rlhf.settings.training import EngineSettings
+from rlhf.settings.training import EngineSettings, Lora
 
 RULE = SamplingRule(max_new_tokens=12, eos_id=EOS, pad_id=PAD)
 PROMPTS = [[2, 9, 30], [2, 11], [2, 5, 6, 7, 8, 40, 41], [2, 50, 51, 52]]
@@ -75,6 +77,20 @@ def test_the_copy_follows_the_policy_once_refreshed() -> None:
     sampler.refresh()
     after = sample(rounded_weights(policy), PROMPTS, seeded_rows(), RULE)
     assert sampler.sample(PROMPTS, SEEDS) == after != before
+
+
+def test_adapters_are_merged_into_the_copy() -> None:
+    """Decoding runs no adapter: each would cost its own products at every token."""
+    policy = tiny_model(5, std=0.2)
+    choose_trainable(policy, None, Lora(rank=4, alpha=8.0), 1, "policy")
+    sampler = local_sampler(policy, "bf16")
+    for value in policy.parameters():
+        if value.requires_grad:
+            random = torch.Generator().manual_seed(1)
+            value.data += torch.randn(value.shape, generator=random) * 0.2
+    sampler.refresh()
+    plain = rounded_weights(without_adapters(policy))
+    assert sampler.sample(PROMPTS, SEEDS) == sample(plain, PROMPTS, seeded_rows(), RULE)
 
 
 def test_the_policy_goes_on_learning_in_float32() -> None:
