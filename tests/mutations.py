@@ -550,7 +550,6 @@ MUTATIONS = (
     ROLES("trunk", "never", "self._trunk_blocks = backbone.trunk_size(model, layers)", "pass"),
     ROLES("trunk", "read by a role of another origin", "if batch.trunk_states is None or role in self._sharing:", "if True:"),
     ROLES("roles", "one is taken twice", "if role in self._modules:", "if False:"),
-    LORA("adapters", "the model is not frozen under them", "model.requires_grad_(False)\n", "pass\n"),
     LORA("adapters", "in blocks that are not to learn", "if isinstance(part, nn.Linear | Conv1D) and id(part) in inside", "if isinstance(part, nn.Linear | Conv1D)"),
     LORA("adapters", "begin from the global stream", "nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=random)", "pass"),
     LORA("adapters", "an unknown layer is let pass", "if name not in kinds:", "if False:"),

@@ -44,7 +44,6 @@ def add_adapters(
         lora_dropout=lora.dropout,
         target_modules=names,
     )
-    model.requires_grad_(False)
     with warnings.catch_warnings():
         # GPT-2's layers hold their weights transposed; peft tells that it noticed
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to")
