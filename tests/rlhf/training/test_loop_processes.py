@@ -90,6 +90,7 @@ def test_two_processes_give_the_numbers_of_one(
     assert_same(alone, workspace, steps=list(range(first, 4)))
 
 
+@pytest.mark.long
 def test_pairs_that_accumulate_give_the_numbers_of_one_process_too(
     workspace: Workspace, tmp_path: Path
 ) -> None:
