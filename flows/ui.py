@@ -65,8 +65,7 @@ def main() -> None:
             print(f"Prefect  {without_credentials(prefect_url.removesuffix('/api'))}", flush=True)
             if mlflow is not None:
                 mlflow = wait_for(mlflow, root)
-                # pages of runs link to it
-                write_json(address_file(root), {"address": mlflow.address})
+                note_address(root, mlflow)
             print(f"MLflow   {mlflow_address(mlflow)}", flush=True)
             print("Ctrl-C stops both.", flush=True)
             wait_for_end(root, mlflow, runner)
@@ -156,6 +155,9 @@ def wait_for_end(root: Path, mlflow: MlflowServer | None, runner: DeploymentRunn
     while True:
         if mlflow is not None and mlflow.process.poll() is not None:
             raise RlhfError(f"the MLflow server stopped; see {_log(root, MLFLOW)}")
+        # that of another `make ui`, which has ended
+        if mlflow is not None and not address_file(root).is_file():
+            note_address(root, mlflow)
         runner.look()
         time.sleep(1)
 
@@ -184,6 +186,13 @@ def _comes_up(server: MlflowServer) -> bool:
             return True
         time.sleep(0.2)
     return False
+
+
+def note_address(root: Path, mlflow: MlflowServer) -> None:
+    """Write where the pages of runs link to; that of another `make ui` stays while it answers."""
+    path = address_file(root)
+    if not (path.is_file() and _answers(read_json(path)["address"])):
+        write_json(path, {"address": mlflow.address})
 
 
 def forget_address(root: Path, mlflow: MlflowServer | None) -> None:

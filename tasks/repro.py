@@ -137,6 +137,11 @@ def settings_changed(root: Path, change: Callable[[], object], on_line: OnLine) 
         except (RlhfError, OSError) as fault:
             on_line(f"warning: {path} keeps the settings of this run: {fault}")
         raise
+    if _text(path) != written:
+        on_line(
+            f"warning: {path} was changed while this run worked, by hand or by `dvc exp`; dvc.lock names "
+            "the settings that its stages ran with"
+        )
 
 
 def _put_back(path: Path, before: str | None, written: str | None, on_line: OnLine) -> None:

@@ -72,6 +72,9 @@ def shown_progress(stage: str, path: Path) -> Iterator[None]:
     finally:
         stop.set()
         watcher.join()
+    # stages without steps have shown nothing yet
+    with suppress(*LOST):
+        update_progress_artifact(artifact, progress=_HUNDRED, description=f"{stage}: done")
 
 
 def _follow(artifact: UUID, path: Path, stop: threading.Event) -> None:

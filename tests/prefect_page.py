@@ -26,6 +26,9 @@ class Page:
     def get(self, path: str) -> Any:
         return self._client.get(path).raise_for_status().json()
 
+    def delete(self, path: str) -> None:
+        self._client.delete(path).raise_for_status()
+
     def deployments(self) -> dict[str, dict[str, Any]]:
         return {one["name"]: one for one in self.post("/deployments/filter")}
 

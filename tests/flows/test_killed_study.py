@@ -82,7 +82,7 @@ def test_a_killed_study_goes_on_where_its_seeds_were_and_a_finished_one_runs_not
         and row["low"] < row["difference"] < row["high"]
     )
     page = (study / "reports" / "index.html").read_text()
-    assert "ptx lowers the loss on plain text" in page and page.count("<svg") == 6
+    assert "ptx lowers the loss on plain text" in page and page.count("<svg") == 8
 
     client = client_of(project.root)
     experiment = client.get_experiment_by_name("rlhf-tiny")

@@ -4,7 +4,9 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -39,7 +41,9 @@ def page(project: Project) -> Iterator[Page]:
 @contextmanager
 def opened_page(project: Project) -> Iterator[Page]:
     """Prefect's page while `make ui` runs."""
-    interfaces = project.start(sys.executable, "-m", "flows.ui")
+    # a minute is the usual
+    soon = {"PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2"}
+    interfaces = project.start(sys.executable, "-m", "flows.ui", **soon)
     assert interfaces.stdout is not None
     # Prefect's address, MLflow's, and how to stop both, once they answer
     lines = [interfaces.stdout.readline() for _ in range(3)]
@@ -97,6 +101,32 @@ def test_a_quick_run_goes_through_dvc_and_shows_its_results(project: Project, pa
     results = page.artifacts()
     assert "report-results" in results
     assert "MLflow: this run" in results["report-results"]["data"]
+    # a stage without steps of its own
+    assert float(results["report-progress"]["data"]) == 100
+
+
+def test_a_schedule_runs_its_stage_by_itself(project: Project, page: Page) -> None:
+    deployment = page.deployments()["fetch"]["id"]
+    soon = datetime.now(UTC) + timedelta(seconds=10)
+    daily = {"interval": 24 * 3600.0, "anchor_date": soon.isoformat()}
+    (made,) = page.post(
+        f"/deployments/{deployment}/schedules", [{"active": True, "schedule": daily}]
+    )
+
+    def first() -> dict[str, Any] | None:
+        runs = page.post(
+            "/flow_runs/filter", {"flow_runs": {"deployment_id": {"any_": [deployment]}}}
+        )
+        due = [run for run in runs if run["auto_scheduled"] and run["state_type"] != "SCHEDULED"]
+        return due[0] if due else None
+
+    wait_until(lambda: first() is not None, "no run of the schedule begins")
+    wait_until(
+        lambda: (first() or {})["state_type"] not in ("PENDING", "RUNNING"), "it does not end"
+    )
+    run = first()
+    assert run is not None and run["state_type"] == "COMPLETED"
+    page.delete(f"/deployments/{deployment}/schedules/{made['id']}")
 
 
 @pytest.mark.long

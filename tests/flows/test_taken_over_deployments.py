@@ -3,14 +3,19 @@
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from flows import deployments, ui
+from rlhf.common.files import read_json
 from tasks.errors import BusyError
+from tasks.run_page import address_file
 from tasks.served import SERVED_ELSEWHERE, is_served, serving
 from tests.source_tree import ROOT
 from tests.waiting import wait_until
@@ -111,3 +116,33 @@ def test_the_command_tells_by_its_exit_code_that_another_one_serves(
         deployments.main([])
     assert ended.value.code == SERVED_ELSEWHERE
     assert "another process serves this workspace's deployments" in capsys.readouterr().err
+
+
+class Healthy(BaseHTTPRequestHandler):
+    """Answers as MLflow does where it is asked for its health."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_pages_link_to_the_first_mlflow_while_it_answers(tmp_path: Path) -> None:
+    def note(address: str) -> str:
+        process = cast("subprocess.Popen[bytes]", None)
+        ui.note_address(tmp_path, ui.MlflowServer(address, process))
+        return str(read_json(address_file(tmp_path))["address"])
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Healthy) as server:
+        first = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        assert note(first) == first
+        assert note("http://127.0.0.1:1") == first
+        server.shutdown()
+        thread.join()
+    # killed, so that it could not take its address back
+    assert note("http://127.0.0.1:1") == "http://127.0.0.1:1"
