@@ -17,23 +17,23 @@ from time import monotonic, process_time
 from typing import Any
 
 RANK = 16
-# name -> whether by adapters, and in how many blocks from the top
-WAYS: dict[str, tuple[bool, int | None]] = {
-    "full": (False, None),
-    "lora": (True, None),
-    "full, top 10 blocks": (False, 10),
-    "lora, top 10 blocks": (True, 10),
+# name -> whether by adapters, and whether in the upper third of the blocks alone
+WAYS: dict[str, tuple[bool, bool]] = {
+    "full": (False, False),
+    "lora": (True, False),
+    "full, upper third": (False, True),
+    "lora, upper third": (True, True),
 }
 SHAPE: dict[str, Any] = {
     "vocab_size": 49152,
     "hidden_size": 576,
     "intermediate_size": 1536,
-    "num_hidden_layers": 30,
     "num_attention_heads": 9,
     "num_key_value_heads": 3,
     "max_position_embeddings": 2048,
     "tie_word_embeddings": True,
 }
+BLOCKS = 30
 # those of preset laptop: tokens of an SFT step, responses and tokens of a PPO mini-batch
 SFT_ROWS, SFT_WIDTH = 6, 128
 PPO_ROWS, PROMPT, RESPONSE = 8, 60, 60
@@ -51,8 +51,8 @@ def sft(folder: Path, way: str, steps: int, engine: Any) -> dict[str, float]:
     from rlhf.models.saving import load_causal_lm
     from rlhf.models.trainable import choose_trainable
 
-    lora, layers = settings_of(way)
     model = load_causal_lm(folder / "sft")
+    lora, layers = settings_of(way, model.config.num_hidden_layers)
     choose_trainable(model, layers, lora, 1, "sft")
     trainer = engine.trainer(model, optimizer(), steps)
     batch = random_batch(SFT_ROWS, 1, SFT_WIDTH - 1, engine.device)
@@ -76,9 +76,10 @@ def ppo(folder: Path, way: str, steps: int, engine: Any) -> dict[str, float]:
     from rlhf.models.saving import load_causal_lm
     from rlhf.rollout.sampler import SamplingRule, make_sampler
 
-    lora, layers = settings_of(way)
+    policy = load_causal_lm(folder / "sft")
+    lora, layers = settings_of(way, policy.config.num_hidden_layers)
     models = Models(engine, layers, lora, seed=1)
-    models.train("policy", load_causal_lm(folder / "sft"), optimizer(), steps)
+    models.train("policy", policy, optimizer(), steps)
     models.train("critic", load_scalar_model(folder / "reward"), optimizer(), steps)
     models.freeze("reference", load_causal_lm(folder / "sft"))
     models.freeze("reward", load_scalar_model(folder / "reward"))
@@ -123,12 +124,13 @@ STAGES: dict[str, Callable[[Path, str, int, Any], dict[str, float]]] = {"sft": s
 # -- how -------------------------------------------------------------------------------------------
 
 
-def settings_of(way: str) -> tuple[Any, int | None]:
+def settings_of(way: str, blocks: int) -> tuple[Any, int | None]:
     """The section lora and the key trainable_layers."""
     from rlhf.settings.training import Lora
 
-    adapters, layers = WAYS[way]
-    return (Lora(rank=RANK, alpha=2.0 * RANK) if adapters else None), layers
+    adapters, upper = WAYS[way]
+    lora = Lora(rank=RANK, alpha=2.0 * RANK) if adapters else None
+    return lora, blocks // 3 if upper else None
 
 
 def optimizer() -> Any:
@@ -195,7 +197,7 @@ def measure(stage: str, way: str, folder: Path, steps: int, precision: str) -> d
     return {**found, "peak": peak()}
 
 
-def write_models(folder: Path) -> None:
+def write_models(folder: Path, blocks: int) -> None:
     """Random SFT and reward models; they have no weight in common."""
     import torch
     from safetensors.torch import save_file
@@ -207,7 +209,7 @@ def write_models(folder: Path) -> None:
 
     for seed, name in enumerate(("sft", "reward")):
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(LlamaConfig(**SHAPE))
+        model = LlamaForCausalLM(LlamaConfig(num_hidden_layers=blocks, **SHAPE))
         model.save_pretrained(folder / name)
     scalar = ScalarModel(model, ScalarHead(SHAPE["hidden_size"]))
     head = {name: value.detach().contiguous() for name, value in scalar.head.named_parameters()}
@@ -220,19 +222,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stage", choices=STAGES, help="one of them alone")
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--blocks", type=int, default=BLOCKS, help="fewer, on a slow machine")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     arguments = parser.parse_args()
     # a row's memory and threads must not depend on the rows before
     context = multiprocessing.get_context("spawn")
     print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, ", end="")
-    print(f"{arguments.precision}, rank {RANK}, medians of {arguments.steps}")
+    print(
+        f"{arguments.precision}, {arguments.blocks} blocks, rank {RANK}, medians of {arguments.steps}"
+    )
     print("Seconds are by the clock, and of work on all cores.")
     print("| stage | way | learning, millions | weights, MiB | peak, MiB | s a step | s sampling |")
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
         with context.Pool(1) as pool:
-            pool.apply(write_models, (folder,))
+            pool.apply(write_models, (folder, arguments.blocks))
         for stage in [arguments.stage] if arguments.stage else STAGES:
             for way in WAYS:
                 task = (stage, way, folder, arguments.steps, arguments.precision)
