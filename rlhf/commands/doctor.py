@@ -27,6 +27,7 @@ from rlhf.commands.workspace_checks import (
     addresses_check,
     judges_check,
     locks_check,
+    rewards_check,
     settings_check,
 )
 from rlhf.common.errors import RlhfError
@@ -79,7 +80,8 @@ def diagnose(workspace: Workspace, imports: Iterable[str]) -> Diagnosis:
     checks += [settings_finding, locks_check(workspace)]
     # without settings there is nothing to check
     if settings is not None:
-        checks += [addresses_check(workspace, settings), judges_check(workspace, settings)]
+        checks += [addresses_check(workspace, settings), rewards_check(settings)]
+        checks += [judges_check(workspace, settings)]
 
     # a metrics file may be broken
     stages: dict[str, bool] = {}

@@ -31,8 +31,33 @@ def addresses_check(workspace: Workspace, settings: Settings) -> Check:
         check_addresses(settings, workspace)
     except (RlhfError, ImportError, OSError) as error:
         return Check("model and data", "fault", str(error), "fetch would refuse to begin")
-    addresses = dict.fromkeys([settings.model.source, *settings.data.preferences])
+    data = settings.data
+    used = (
+        *data.sft,
+        *data.preferences,
+        *data.prompts,
+        *data.evaluation,
+        *data.pretrain,
+        *data.steps,
+    )
+    addresses = dict.fromkeys([settings.model.source, *used])
     return Check("model and data", "ok", ", ".join(addresses))
+
+
+def rewards_check(settings: Settings) -> Check:
+    """Functions of the user's that `ppo.rewards` names, loaded as stage ppo does it, hours later."""
+    names = ", ".join(source.reward for source in settings.ppo.rewards)
+    own = [source.address.detail for source in settings.ppo.rewards if source.file is not None]
+    try:
+        # takes seconds to import, and most settings need nothing of it
+        if own:
+            from rlhf.rewards.python import own_function
+
+            for detail in own:
+                own_function(detail)
+    except (RlhfError, ImportError, OSError) as error:
+        return Check("rewards", "fault", str(error), "ppo would refuse to begin")
+    return Check("rewards", "ok", names)
 
 
 def locks_check(workspace: Workspace) -> Check:

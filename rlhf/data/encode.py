@@ -77,7 +77,7 @@ def encode_up_to_limits(
             # asked again: an earlier row of this chunk may have filled the limit
             result = "over_limit" if is_full(candidate) else encoded[candidate.id]
             if isinstance(result, str):
-                ledger.drop(candidate.row.location, result)
+                ledger.drop(candidate.row.location, result, _MENDED_BY.get(result, ""))
                 continue
 
             counts.update(_limit_keys(candidate))
@@ -86,6 +86,13 @@ def encode_up_to_limits(
                 ledger.note(candidate.row.use, note)
             rows.append({**_common_columns(candidate), **result.columns})
     return rows
+
+
+# the setting that a reason is about
+_MENDED_BY = {
+    "prompt_too_long": "the last question alone is over data.max_prompt_tokens, in which the chat "
+    "template's own tokens count",
+}
 
 
 def _limit_keys(candidate: Candidate) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from rlhf.common.errors import DataError
 from rlhf.common.metrics import Value
 from rlhf.data.records import RowLocation
-from rlhf.data.tables import OPTIONAL_TABLES
+from rlhf.data.tables import OPTIONAL_TABLES, SPLITS
 
 # Reasons that are no fault of the row: the tables, as the settings want them, have no place for it.
 UNWANTED = frozenset(
@@ -175,6 +175,20 @@ class Ledger:
         for (use, file), columns in lost.items():
             lines.append(f"{use}: {file}: columns that are not read: {', '.join(columns)}")
         return lines
+
+    def losses(self, use: str) -> str:
+        """What a use lost, most first: reasons of dropped rows, and what was done to others."""
+        dropped = Counter[str]()
+        for (of, _, outcome), count in self.counts.items():
+            if of == use and outcome not in SPLITS.get(use, ()):
+                dropped[outcome] += count
+        noted = Counter({note: count for (of, note), count in self.notes.items() if of == use})
+        told = {"dropped": dropped.most_common(), "kept with": (+noted).most_common()}
+        return "".join(
+            f"; {what}: {', '.join(f'{name} {count}' for name, count in found)}"
+            for what, found in told.items()
+            if found
+        )
 
     def summary(self, splits: frozenset[str]) -> dict[str, Value]:
         """Flat keys: rows by use, file and outcome; dropped rows and notes by use.

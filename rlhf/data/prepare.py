@@ -194,8 +194,8 @@ def check_not_empty(
             if is_wanted and not rows_of_split(tables[table], split):
                 raise DataError(
                     f"data.{table}",
-                    f"no rows left for {split}; {_ADVICE[split]}; {details} tells what became of "
-                    "each row; data.* has the limits",
+                    f"no rows left for {split}; {_ADVICE[split]}; where most were dropped, the log has "
+                    f"the reasons, and {details} what became of each row",
                 )
 
 
@@ -240,7 +240,8 @@ def _encode_tables(
 
     for table, table_rows in tables.items():
         counts = Counter(str(row["split"]) for row in table_rows)
-        log.info("%s: %s", table, ", ".join(f"{split} {count}" for split, count in counts.items()))
+        kept = ", ".join(f"{split} {count}" for split, count in counts.items())
+        log.info("%s: %s%s", table, kept, ledger.losses(table))
     return tables
 
 

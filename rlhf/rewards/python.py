@@ -31,10 +31,9 @@ class PythonReward:
 
     def __init__(self, context: RewardContext, detail: str) -> None:
         """Raises RlhfError where the file cannot be loaded or has no such function."""
-        file, name = python_place(detail)
         self._who = f"reward python:{detail}"
-        self._path = ROOT / file
-        self._function = load_function(self._path, name, self._who)
+        self._path = ROOT / python_place(detail)[0]
+        self._function = own_function(detail)
         self.score_std = _unit(getattr(self._function, "score_std", 1.0), self._who)
 
     def scores_of(self, records: Sequence[ResponseRecord]) -> Sequence[float | None]:
@@ -65,6 +64,12 @@ class PythonReward:
         return TrainingError(f"{self._who}{line}: {type(error).__name__}: {error}{where}")
 
 
+def own_function(detail: str) -> Function:
+    """The function of `python:FILE:FUNCTION`, the file named from the project's root; raises RlhfError."""
+    file, name = python_place(detail)
+    return load_function(ROOT / file, name, f"reward python:{detail}")
+
+
 def load_function(path: Path, name: str, who: str) -> Function:
     """A function by its file, which is run as a module of its own; raises RlhfError."""
     if not path.is_file():
@@ -77,7 +82,12 @@ def load_function(path: Path, name: str, who: str) -> Function:
         ) from error
     function = getattr(module, name, None)
     if not callable(function):
-        there = [key for key, value in vars(module).items() if callable(value)]
+        # what it imports is no reward
+        there = [
+            key
+            for key, value in vars(module).items()
+            if callable(value) and getattr(value, "__module__", "") == module.__name__
+        ]
         raise RlhfError(f"{who}: {path.name} has no function {name}; it has {', '.join(there)}")
     found: Function = function
     return found

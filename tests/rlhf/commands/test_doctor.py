@@ -16,7 +16,12 @@ from rlhf.commands.machine_checks import (
     python_check,
 )
 from rlhf.commands.package_checks import pins_check
-from rlhf.commands.workspace_checks import addresses_check, judges_check, locks_check
+from rlhf.commands.workspace_checks import (
+    addresses_check,
+    judges_check,
+    locks_check,
+    rewards_check,
+)
 from rlhf.common.yaml import parse_yaml
 from rlhf.settings import preset_text, settings_from
 from rlhf.workspace import Workspace
@@ -64,6 +69,17 @@ def test_it_tells_what_judges_lack(
     content["evaluate"]["opponents"] = {"broken": f"path:{model}"}
     found = judges_check(workspace, settings_from(content))
     assert found.state == "fault" and str(model) in found.found
+
+
+def test_it_tells_of_a_reward_function_that_is_not_there() -> None:
+    content = parse_yaml(preset_text("tiny"), "tiny")
+    assert rewards_check(settings_from(content)).state == "ok"
+    content["ppo"]["rewards"] = ["python:tests/own_rewards/sums.py:words"]
+    assert rewards_check(settings_from(content)).state == "ok"
+    for function, file in (("wrods", "sums.py"), ("words", "some.py")):
+        content["ppo"]["rewards"] = [f"python:tests/own_rewards/{file}:{function}"]
+        found = rewards_check(settings_from(content))
+        assert found.state == "fault" and file in found.found
 
 
 def test_it_names_locks_that_a_kill_has_torn(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What prepare says of rows that are dropped, shortened or beyond a limit."""
 
 import json
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -36,6 +37,19 @@ def test_files_of_one_name_from_two_addresses_are_told_apart(
     )
     sources = read_table(workspace, "sft")["source"]
     assert sum(sources.str.startswith("1/train.jsonl:")) == 1
+
+
+def test_the_log_tells_what_each_table_lost_and_which_setting_is_at_fault(
+    workspace: Workspace, make_settings: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    short = [pair_row(f"Question {i}", "yes") for i in range(60)]
+    long = [pair_row(f"Long {i} " + 200 * "word ", "yes") for i in range(30)]
+    replace_raw(workspace, "sft", train=short + long)
+    with caplog.at_level(logging.INFO, logger="rlhf"):
+        prepare(make_settings(broken="drop"), workspace)
+    (line,) = (text for text in caplog.messages if text.startswith("sft: t"))
+    assert "; dropped: prompt_too_long 30" in line
+    assert "over data.max_prompt_tokens" in caplog.text
 
 
 def test_half_a_character_is_a_broken_row(workspace: Workspace, make_settings: Make) -> None:
