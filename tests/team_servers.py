@@ -302,7 +302,9 @@ def _mlflow_secrets(folder: Path, database: str) -> Mapping[str, str]:
     written = _file("mlflow_users").replace("${POSTGRES_PASSWORD:?}", DATABASE_PASSWORD)
     users.write_text(written.replace("@postgres/", f"@{database.partition('@')[2]}/"))
     return {
-        "MLFLOW_BACKEND_STORE_URI": f"{database}/mlflow",
+        # by the driver that is installed: SQLAlchemy would take psycopg2
+        "MLFLOW_BACKEND_STORE_URI": database.replace("postgresql", "postgresql+psycopg")
+        + "/mlflow",
         "MLFLOW_AUTH_CONFIG_PATH": str(users),
         "MLFLOW_AUTH_ADMIN_USERNAME": USER,
         "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORD,

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from rlhf.common.errors import DataError, RlhfError
+from rlhf.data.rows import UnreadableFile
 from tasks import errors, repro  # noqa: F401 - the kinds that they define are among the subclasses
 from tasks.errors import StageFailed
 
 ARGUMENTS: dict[type[RlhfError], tuple[Any, ...]] = {
     DataError: ("raw/pairs.jsonl", "no answer", 7),
+    UnreadableFile: (Path("raw/pairs.jsonl.zst"), "not packed as its name says"),
     StageFailed: ("sft", -9, Path("logs/sft.log"), ["loading", "Killed"]),
 }
 

@@ -8,6 +8,7 @@ import pytest
 from raw_files import fetch_address
 
 from rlhf.common.errors import SourceError
+from rlhf.data.load import CONVERSIONS, record_for
 from rlhf.data.parse import parse_row
 from rlhf.data.records import Dialogue, Pair, Prompt, Solution
 from rlhf.data.sources.additions import (
@@ -113,7 +114,7 @@ def test_a_prompt_brings_its_answer(rows: dict[str, list[dict]]) -> None:
     for row in rows["prompts"]:
         left, right = row["prompt"].split("+")
         assert int(row["reference"]) == int(left) + int(right)
-        record = parse_row(row).record
+        record = record_for(parse_row(row), CONVERSIONS["prompts"])
         assert isinstance(record, Prompt) and record.reference == row["reference"]
 
 

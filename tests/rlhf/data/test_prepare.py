@@ -200,7 +200,6 @@ def test_one_long_text_is_validated_on_at_its_end(
         ({"limits": {"sft.dev": 3}}, r"data\.limits\.sft\.dev: unknown"),
         ({"test_fraction": 0, "max_prompt_tokens": 3}, r"data\.sft: no rows left for train"),
         ({"validation_fraction": 0}, r"data\.sft: no rows left for validation; .*validation_frac"),
-        ({"gold_fraction": 0}, r"data\.preferences: no rows left for gold; .*gold_fraction"),
         ({"columns": {"prmpt": "frage"}}, r"data\.columns\.prmpt: unknown; .* to one of chosen, "),
         (
             {"columns": {"prompt": "frage"}},
