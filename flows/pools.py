@@ -13,8 +13,11 @@ from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterFlowRunId,
     ArtifactFilterKey,
+    LogFilter,
+    LogFilterFlowRunId,
 )
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, Log
+from prefect.client.schemas.sorting import LogSort
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound, TerminationSignal
 from prefect.states import AwaitingRetry, Cancelling
@@ -37,7 +40,9 @@ from tasks.repro import ReproFailed, dvc_repro, wait_for_others
 
 # six heartbeats of a worker's run
 SILENCE_SECONDS = 180
+# Prefect brings a run's log to its server every two
 _POLL_SECONDS = 3.0
+_LOG_PAGE = 200
 # what Prefect's client raises while its server is away, after tries of its own
 _AWAY = httpx.HTTPError
 
@@ -109,7 +114,7 @@ def send(order: Order, pool: str, on_line: OnLine, silence: float) -> str:
     started: Any = run_deployment(f"pool_stage/{pool}", parameters=parameters, timeout=0)
     with get_client(sync_client=True) as client:
         try:
-            run = RunWatch(client, started.id, silence, on_line).wait()
+            run = RunWatch(client, started.id, pool, silence, on_line).wait()
         except (KeyboardInterrupt, SystemExit, TerminationSignal):
             # whoever cancels the pipeline wants it to end there too
             try:
@@ -129,7 +134,7 @@ def send(order: Order, pool: str, on_line: OnLine, silence: float) -> str:
 
 
 class RunWatch:
-    """Waits for the end of a run, and gives it to another worker where it falls silent.
+    """Waits for the end of a run, says its log, and gives it to another worker where it falls silent.
 
     Time is measured here, from one sign of life to the next: other machines have other clocks.
     """
@@ -138,18 +143,21 @@ class RunWatch:
         self,
         client: SyncPrefectClient,
         run_id: UUID,
+        pool: str,
         silence: float,
         on_line: OnLine,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
         self._run_id = run_id
+        self._pool = pool
         self._silence = silence
         self._on_line = on_line
         self._clock = clock
         self._sign: tuple[object, ...] = ()
         self._since = clock()
         self._told = ""
+        self._log_ids: set[UUID] = set()
         # whether heartbeats come through at all
         self._hears = False
 
@@ -158,9 +166,15 @@ class RunWatch:
         while True:
             try:
                 run = self._client.read_flow_run(self._run_id)
-                if run.state is not None and run.state.is_final():
+                ended = run.state is not None and run.state.is_final()
+                if ended:
+                    # its last lines may still be on their way
+                    time.sleep(_POLL_SECONDS)
+                else:
+                    self._look(run)
+                self._say_log()
+                if ended:
                     return run
-                self._look(run)
             except _AWAY as error:
                 # not for a password that is refused, and the like
                 if isinstance(error, httpx.HTTPStatusError) and not error.response.is_server_error:
@@ -192,6 +206,23 @@ class RunWatch:
             return
         self._on_line(f"{run.name}: its worker is silent; another one takes it up")
         self._client.set_flow_run_state(self._run_id, AwaitingRetry(), force=True)
+
+    def _say_log(self) -> None:
+        """Say the lines of the run's log that are new."""
+        of_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[self._run_id]))
+        lines: list[Log] = []
+        # pages from the newest back, until one has lines that were said
+        while True:
+            page = self._client.read_logs(
+                of_run, offset=len(lines), sort=LogSort.TIMESTAMP_DESC, limit=_LOG_PAGE
+            )
+            new = [line for line in page if line.id not in self._log_ids]
+            lines += new
+            if len(new) < _LOG_PAGE:
+                break
+        for line in reversed(lines):
+            self._log_ids.add(line.id)
+            self._on_line(f"{self._pool}: {line.message}")
 
     def _last_heartbeat(self) -> str | None:
         """The id of the run's newest heartbeat."""

@@ -21,7 +21,10 @@ def test_its_versions_are_those_of_the_lock(compose: dict[str, Any]) -> None:
     lines = (ROOT / "requirements.lock").read_text().splitlines()
     pins = dict(line.split("==") for line in lines)
     services = compose["services"]
-    assert services["prefect"]["image"] == f"prefecthq/prefect:{pins['prefect']}-python3.11"
+    prefect = services["prefect"]["build"]["dockerfile_inline"]
+    assert f"FROM prefecthq/prefect:{pins['prefect']}-python3.11\n" in prefect
+    assert f"SQLAlchemy=={pins['SQLAlchemy']}\n" in prefect
+    assert services["prefect"]["image"].endswith(f":{pins['prefect']}")
     recipe = services["mlflow"]["build"]["dockerfile_inline"]
     assert f"FROM ghcr.io/mlflow/mlflow:v{pins['mlflow']}\n" in recipe
     assert services["mlflow"]["image"].endswith(f":{pins['mlflow']}")

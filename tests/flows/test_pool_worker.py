@@ -10,7 +10,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -18,6 +20,7 @@ from mlflow import MlflowClient
 
 from rlhf.workspace import Workspace
 from tests.flows.records import EXPERIMENT
+from tests.prefect_page import Page
 from tests.project_copy import Project
 from tests.team_servers import free_port, mlflow_server, wait_for_mlflow
 from tests.waiting import SECONDS, kill_below, processes_below, wait_until
@@ -100,6 +103,29 @@ def a_worker(clone: Clone) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
+@contextmanager
+def served(clone: Clone, page: Page) -> Iterator[dict[str, Any]]:
+    """The clone's deployment `pipeline`, served until the end of the block."""
+    process = clone.start(sys.executable, "-m", "flows.deployments")
+    folder = str(clone.project.root)
+
+    def pipeline() -> dict[str, Any] | None:
+        for name, one in page.deployments().items():
+            here = any(tag.endswith(folder) for tag in one["tags"])
+            if here and name.startswith("pipeline") and one["status"] == "READY":
+                return one
+        return None
+
+    wait_until(lambda: pipeline() is not None, "nobody serves the pipeline")
+    try:
+        found = pipeline()
+        assert found is not None
+        yield found
+    finally:
+        process.terminate()
+        process.communicate(timeout=SECONDS)
+
+
 def sending_sft(*settings: str) -> tuple[str, ...]:
     changes = [word for setting in settings for word in ("--set", setting)]
     return (sys.executable, "-m", "flows.pipeline", "sft", "--pool", f"sft={POOL}", *changes)
@@ -129,7 +155,9 @@ def test_a_stage_in_a_pool_leaves_the_lock_file_of_one_run_here(
     with a_worker(worker):
         output = caller.run(*sending_sft("sft.epochs=2.0"))
     assert f"sft goes to work pool {POOL}" in output
-    assert "Running stage 'sft'" not in output
+    # there, and its log is said here
+    assert output.count("Running stage 'sft'") == 1
+    assert f"{POOL}: Running stage 'sft'" in output
     sent = caller.lock_file()
     # its weights are here, and DVC has nothing left to do
     assert caller.project.ran(caller.run("dvc", "repro", "sft")) == []
@@ -149,17 +177,55 @@ def without_times(lock: str) -> list[str]:
 
 @pytest.mark.long
 def test_its_run_and_its_model_are_in_the_mlflow_of_both(clones: tuple[Clone, Clone]) -> None:
-    """After the test above."""
+    """After the test above: the worker's version is the only one, as the run by hand gave the same weights."""
     caller, _ = clones
     client = MlflowClient(caller.environment["MLFLOW_TRACKING_URI"])
-    versions = client.search_model_versions(f"name='{EXPERIMENT}-sft'")
-    version = max(versions, key=lambda one: int(one.version))
+    (version,) = client.search_model_versions(f"name='{EXPERIMENT}-sft'")
     run = client.get_run(str(version.run_id))
     assert run.info.status == "FINISHED"
     assert run.data.params["sft.epochs"] == "2.0"
     logged = str(version.source).removeprefix("models:/")
     artifacts = {one.path for one in client.list_logged_model_artifacts(logged)}
     assert "MLmodel" in artifacts
+
+
+@pytest.mark.long
+def test_a_run_on_a_schedule_through_the_pool_does_too(
+    clones: tuple[Clone, Clone], prefect_server: str
+) -> None:
+    caller, worker = clones
+    page = Page(prefect_server.removesuffix("/api"))
+    soon = datetime.now(UTC) + timedelta(seconds=60)
+    daily = {"interval": 24 * 3600.0, "anchor_date": soon.isoformat()}
+    sent_there = {"targets": ["sft"], "pools": {"sft": POOL}, "overrides": {"sft.epochs": 2.5}}
+    with a_worker(worker), served(caller, page) as pipeline:
+        path = f"/deployments/{pipeline['id']}/schedules"
+        page.post(path, [{"active": True, "schedule": daily, "parameters": sent_there}])
+        run = wait_for_scheduled_run(page, pipeline["id"])
+    assert run["state_type"] == "COMPLETED"
+    logs = page.post("/logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}})
+    assert f"sft goes to work pool {POOL}" in [line["message"] for line in logs]
+    scheduled = caller.lock_file()
+    assert "epochs: 2.5" in scheduled
+    assert caller.project.ran(caller.run("dvc", "repro", "sft")) == []
+    by_hand = caller.run("dvc", "repro", "--force", "--single-item", "sft")
+    assert caller.project.ran(by_hand) == ["sft"]
+    assert without_times(caller.lock_file()) == without_times(scheduled)
+
+
+def wait_for_scheduled_run(page: Page, deployment: str) -> dict[str, Any]:
+    """The first run of the deployment's schedule, once it has ended."""
+
+    def first() -> dict[str, Any]:
+        runs = page.post(
+            "/flow_runs/filter", {"flow_runs": {"deployment_id": {"any_": [deployment]}}}
+        )
+        due = [run for run in runs if run["auto_scheduled"]]
+        return min(due, key=lambda run: run["expected_start_time"]) if due else {}
+
+    waiting = ("SCHEDULED", "PENDING", "RUNNING", None)
+    wait_until(lambda: first().get("state_type") not in waiting, "no run of the schedule ends")
+    return first()
 
 
 def test_what_is_not_committed_goes_nowhere(caller: Clone) -> None:

@@ -1,18 +1,21 @@
-"""When a run in a pool is taken for dead: time is that of a clock that the tests turn."""
+"""When a run in a pool is taken for dead, and what is said of it: time is that of a clock that the tests turn."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, Log
+from prefect.client.schemas.sorting import LogSort
 from prefect.states import Completed, Pending, Running, Scheduled, State
 
 from flows import pools
 from flows.pools import RunWatch
 
+POOL = "gpu"
 SILENCE = 100.0
 
 
@@ -23,6 +26,7 @@ class Server:
         self.now = 0.0
         self.told: list[str] = []
         self.set_states: list[str] = []
+        self.log: list[Log] = []
         self._answers = iter(answers)
         self._beat: str | None = None
         self._run = uuid4()
@@ -31,6 +35,10 @@ class Server:
         self.now += 60.0
         state, self._beat = next(self._answers)()
         return FlowRun(id=self._run, name="sft", flow_id=uuid4(), state=state)
+
+    def read_logs(self, _of_run: object, *, offset: int, limit: int, sort: object) -> list[Log]:
+        assert sort == LogSort.TIMESTAMP_DESC
+        return self.log[::-1][offset : offset + limit]
 
     def request(self, *_: object, **__: object) -> Any:
         events = [{"id": self._beat}] if self._beat else []
@@ -42,7 +50,7 @@ class Server:
 
     def watch(self) -> FlowRun:
         client: Any = self
-        return RunWatch(client, self._run, SILENCE, self.told.append, lambda: self.now).wait()
+        return RunWatch(client, self._run, POOL, SILENCE, self.told.append, lambda: self.now).wait()
 
 
 @pytest.fixture(autouse=True)
@@ -113,3 +121,26 @@ def test_a_password_that_is_refused_is_not_waited_for() -> None:
 
     with pytest.raises(httpx.HTTPStatusError):
         Server(refused).watch()
+
+
+def test_the_log_of_the_run_is_said_line_by_line_and_once() -> None:
+    def writes(count: int, state: State) -> Callable[[], tuple[State, str | None]]:
+        def answer() -> tuple[State, str | None]:
+            written = len(server.log)
+            server.log += [log_line(number) for number in range(written, written + count)]
+            return state, "beat"
+
+        return answer
+
+    # more than Prefect gives at once, nothing, and a last one with the end
+    server = Server(
+        writes(3, Running()), writes(450, Running()), gives(Running()), writes(1, Completed())
+    )
+    server.watch()
+    said = [line for line in server.told if "step" in line]
+    assert said == [f"gpu: step {number}" for number in range(454)]
+
+
+def log_line(number: int) -> Log:
+    now = datetime.now(UTC)
+    return Log(name="sft", level=20, message=f"step {number}", timestamp=now, flow_run_id=uuid4())

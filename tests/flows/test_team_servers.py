@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -25,7 +26,7 @@ from tests.team_servers import (
     postgres_programs,
     team_servers,
 )
-from tests.waiting import SECONDS
+from tests.waiting import SECONDS, wait_until
 
 pytestmark = pytest.mark.skipif(
     postgres_programs() is None,
@@ -75,6 +76,22 @@ def test_nobody_without_a_password_is_let_in(team: Team) -> None:
         assert reply.status_code == code
         reply = httpx.post(runs, json={}, auth=auth, timeout=SECONDS, trust_env=False)
         assert reply.status_code == code
+
+
+def test_a_schedule_makes_runs_on_postgresql_too(team: Team) -> None:
+    def post(path: str, content: Any) -> Any:
+        url, auth = f"{team.prefect}/{path}", (USER, PASSWORD)
+        reply = httpx.post(url, json=content, auth=auth, timeout=SECONDS, trust_env=False)
+        assert reply.is_success, reply.text
+        return reply.json()
+
+    hourly = {"active": True, "schedule": {"interval": 3600.0}}
+    flow = post("flows/", {"name": "nightly"})["id"]
+    deployment = post("deployments/", {"name": "hourly", "flow_id": flow, "schedules": [hourly]})
+    wanted = {"flow_runs": {"deployment_id": {"any_": [deployment["id"]]}}}
+    # nobody serves them: they wait
+    wait_until(lambda: post("flow_runs/filter", wanted), "the schedule makes no run")
+    assert all(run["auto_scheduled"] for run in post("flow_runs/filter", wanted))
 
 
 @pytest.mark.long
