@@ -83,6 +83,7 @@ def test_settings_that_a_stage_would_refuse_fail_the_flow_at_once(changed_chain:
     assert "dvc repro ended" not in output
 
 
+@pytest.mark.long
 def test_an_experiment_of_dvc_is_kept_beside_the_workspace(changed_chain: Project) -> None:
     before = (changed_chain.root / "params.yaml").read_text()
     output = changed_chain.run("dvc", "exp", "run", "--name", "shorter", "-S", "report.dialogues=2")

@@ -70,6 +70,7 @@ def test_an_mlflow_that_does_not_start_is_reported_with_its_log(tmp_path: Path) 
         ui.wait_for(MlflowServer("http://127.0.0.1:1", process), tmp_path)
 
 
+@pytest.mark.long
 def test_a_port_that_is_taken_while_mlflow_starts_is_not_the_end(tmp_path: Path) -> None:
     first = ui.start_mlflow(tmp_path, wanted=0)
     port = int(first.address.rpartition(":")[2])

@@ -177,7 +177,10 @@ def test_micro_batches_change_no_number_of_a_run(workspace: Workspace) -> None:
         assert one == pytest.approx(other, rel=1e-3, abs=1e-3)
 
 
-@pytest.mark.parametrize(("changes", "near"), [(APA, 5.4), (AWR, 5.0)], ids=["apa", "awr"])
+@pytest.mark.parametrize(
+    ("changes", "near"),
+    [pytest.param(APA, 5.4, id="apa"), pytest.param(AWR, 5.0, id="awr", marks=pytest.mark.long)],
+)
 def test_it_solves_the_bandit_of_counted_tokens(
     workspace: Workspace,
     monkeypatch: pytest.MonkeyPatch,

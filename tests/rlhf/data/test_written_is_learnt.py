@@ -47,7 +47,7 @@ TEXT = (
     .filter(lambda text: bool(kept(text).strip()))
 )
 TURNS = st.lists(TEXT, min_size=2, max_size=6).filter(lambda turns: len(turns) % 2 == 0)
-few = settings(max_examples=25, deadline=None)
+few = settings(max_examples=10, deadline=None)
 
 
 def kept(text: str) -> str:

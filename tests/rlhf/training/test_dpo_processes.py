@@ -12,6 +12,7 @@ from rlhf.training import dpo
 from rlhf.workspace import Workspace
 
 
+@pytest.mark.long
 def test_two_processes_give_the_numbers_of_one(workspace: Workspace, tmp_path: Path) -> None:
     alone = copy_workspace(workspace, tmp_path / "alone")
     # an odd number of micro-batches: one stands in with weight 0
