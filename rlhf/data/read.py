@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 import pyarrow
 import pyarrow.parquet
@@ -36,6 +36,8 @@ _SPLITS: dict[str, PublishedSplit] = {
     "dev": "validation",
 }
 _LONGEST_CELL = 2**31 - 1
+# with a quote inside doubled
+_QUOTED_CELL = re.compile(r'"(?:[^"]|"")*"')
 # Characters of a line: a longer one is no row but a file that lost its line ends, and would fill the memory.
 LONGEST_ROW = 2**25
 
@@ -51,9 +53,14 @@ def read_rows(path: Path) -> NumberedRows:
         yield from _read_parquet(path)
         return
 
-    if name.endswith((".csv", ".tsv")):
+    if name.endswith(".tsv"):
         with open_text(path, newline="") as stream:
-            yield from _read_csv(path, stream, is_tabbed=name.endswith(".tsv"))
+            quoted = _has_quoted_cells(stream)
+        with open_text(path, newline="") as stream:
+            yield from _read_table(path, stream, "\t", quoted=quoted)
+    elif name.endswith(".csv"):
+        with open_text(path, newline="") as stream:
+            yield from _read_table(path, stream, None)
     else:
         with open_text(path) as stream:
             yield from _read_json(stream, is_whole=name.endswith(".json"))
@@ -183,15 +190,42 @@ def _checked(value: Any, *, is_doubtful: bool) -> RowOrFault:
 # -- tables --
 
 
-def _read_csv(path: Path, stream: TextIO, *, is_tabbed: bool) -> NumberedRows:
-    """The first row names the columns; cells are text, and an empty one is empty text."""
+def _has_quoted_cells(stream: TextIO) -> bool:
+    """Whether quotes hold the cells of a TSV file together, as spreadsheets write it; else they are text.
+
+    They are text where splitting at tabs gives each line as many cells as the first has, and some cell
+    begins with a quote that does not close it.
+    """
+    columns, stray = None, False
+    for line in stream:
+        cells = line.rstrip("\r\n").split("\t")
+        columns = columns or len(cells)
+        if len(cells) != columns:
+            return True
+        opened = (cell for cell in cells if cell.startswith('"'))
+        stray = stray or any(not _QUOTED_CELL.fullmatch(cell) for cell in opened)
+    return not stray
+
+
+def _read_table(
+    path: Path, stream: TextIO, separator: str | None, *, quoted: bool = True
+) -> NumberedRows:
+    """The first row names the columns; cells are text, and an empty one is empty text.
+
+    separator: None where the header tells, a comma or a semicolon
+    quoted: whether quotes hold cells together; else they are text
+    """
     csv.field_size_limit(_LONGEST_CELL)
     header = stream.readline()
-    separator = "\t" if is_tabbed else max(",;", key=header.count)
-    reader = csv.DictReader(chain([header], stream), delimiter=separator, strict=True)
-    names = reader.fieldnames or []
+    separator = separator or max(",;", key=header.count)
+    quotes: Literal[0, 3] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    lines = chain([header], stream)
+    reader = csv.DictReader(lines, delimiter=separator, quoting=quotes, strict=True)
+    # blanks after the separator are no part of a name
+    names = [name.strip() for name in reader.fieldnames or []]
     if len(set(names)) < len(names):
         raise DataError(path, f"two columns of one name: {', '.join(names)}", 1)
+    reader.fieldnames = names
 
     line = reader.line_num + 1
     try:

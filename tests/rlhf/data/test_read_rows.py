@@ -191,6 +191,33 @@ def test_cut_off_files_are_refused_by_name(tmp_path: Path) -> None:
         list(read_rows(tmp_path / "a.parquet"))
 
 
+@pytest.mark.parametrize(
+    ("cells", "read"),
+    [
+        # text that begins with a quote, as tab-separated files without any quoting have it
+        ('"Hi" she said\tWhat', ['"Hi" she said', "What"]),
+        ('"\tinches', ['"', "inches"]),
+        # those of a spreadsheet
+        ('"a ""word"""\tb', ['a "word"', "b"]),
+        ('"a\tb"\td', ["a\tb", "d"]),
+        ('"a\nc"\td', ["a\nc", "d"]),
+        ('say "so"\t5"', ['say "so"', '5"']),
+    ],
+)
+def test_quotes_in_tab_separated_files(tmp_path: Path, cells: str, read: list[str]) -> None:
+    path = written(tmp_path / "a.tsv", f"question\tanswer\n{cells}\nx\ty\n".encode())
+    rows = [row for _, row in seen(path)]
+    assert rows == [{"question": read[0], "answer": read[1]}, {"question": "x", "answer": "y"}]
+
+
+def test_blanks_around_the_name_of_a_column_are_no_part_of_it(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.csv", b"question, answer \nWhy?, so\n")
+    assert [row for _, row in seen(path)] == [{"question": "Why?", "answer": " so"}]
+    twice = written(tmp_path / "b.csv", b"a, a\n1,2\n")
+    with pytest.raises(DataError, match=r"two columns of one name: a, a"):
+        seen(twice)
+
+
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.csv.gz"])
 def test_a_file_that_is_not_packed_as_it_says_is_refused_by_name(name: str, tmp_path: Path) -> None:
     path = written(tmp_path / name, b"\x28\xb5\x2f\xfd not really")
