@@ -208,6 +208,12 @@ def _set_pad(tokenizer: PreTrainedTokenizerBase, named: str | None) -> None:
     if named is not None:
         if named == tokenizer.eos_token:
             raise SourceError(f"model.pad_token: {named!r} ends answers, which padding would hide")
+        marks = {*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}
+        if named in vocabulary and named not in marks:
+            raise SourceError(
+                f"model.pad_token: {named!r} is a piece of ordinary text to this tokenizer; name a "
+                "special token, or one that it does not have, which is then added"
+            )
         if named not in vocabulary:
             _add(tokenizer, [named])
         tokenizer.pad_token = named

@@ -113,6 +113,9 @@ def test_chatml_comes_with_its_tokens_where_asked(bare: Path) -> None:
 def test_a_pad_is_named_or_kept_in_reserve(bare: Path) -> None:
     with pytest.raises(SourceError, match="ends answers, which padding would hide"):
         finish_base_model(bare, Fit("plain", pad_token="<|endoftext|>"))
+    piece = next(word for word in AutoTokenizer.from_pretrained(bare).get_vocab() if word.isalpha())
+    with pytest.raises(SourceError, match=f"'{piece}' is a piece of ordinary text"):
+        finish_base_model(bare, Fit("plain", pad_token=piece))
     finish_base_model(bare, Fit("plain", pad_token="<mine>"))
     assert AutoTokenizer.from_pretrained(bare).pad_token == "<mine>"
 
