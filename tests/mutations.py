@@ -425,8 +425,10 @@ MUTATIONS = (
 
     CLASSIFIER("hf rewards", "a refused system message", "(messages, folded(messages))", "(messages,)"),
     CLASSIFIER("hf rewards", "thoughts end it", "contents.append(kept)", "pass"),
+    CLASSIFIER("hf rewards", "both texts of a pair are one", 'pair["token_type_ids"]', '[0] * len(pair["input_ids"])'),
+    CLASSIFIER("hf rewards", "a head in bf16", "self.linear.weight.float()", "self.linear.weight"),
     CLASSIFIER("hf rewards", "all positions are for text", "part.num_embeddings - part.padding_idx - 1", "part.num_embeddings"),
-    CLASSIFIER("hf rewards", "one refusal ends the run", "except TemplateError:\n            return []", "except KeyError:\n            return []"),
+    CLASSIFIER("hf rewards", "one refusal ends the run", "except TemplateError:\n            return _Tokens", "except KeyError:\n            return _Tokens"),
 
     # -- chat templates ---------------------------------------------------------------------------
     TEMPLATES("chat templates", "answers elsewhere", "if not told[:begin].startswith(asked):", "if False:"),

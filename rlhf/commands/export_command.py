@@ -31,7 +31,7 @@ def export_reward(
         raise RlhfError(f"{written}: is there already; name a directory that is not")
 
     # torch and transformers take seconds to import
-    from rlhf.models.classifier import export_classifier
+    from rlhf.models.export import export_classifier
 
     bias = export_classifier(cli.workspace.root / model, written)
     typer.echo(f"{written}: a sequence classifier; score of {model} = its score {bias:+.6f}")

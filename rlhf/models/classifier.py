@@ -1,32 +1,26 @@
 """Reward models as transformers knows them: sequence classifiers with one label, asked by text.
 
-Our own reward models are written in that form by `export_classifier`.
+Our own reward models are written in that form by `rlhf.models.export`.
 """
 
 import math
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import torch
 from jinja2 import TemplateError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModelForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from rlhf.common.errors import ModelError
-from rlhf.common.files import read_json, staged_directory, write_json
 from rlhf.core.reach import longest_text
 from rlhf.core.tokenizers import folded, read_tokenizer, template_errors, without_thoughts
 from rlhf.engine import Engine
@@ -34,7 +28,6 @@ from rlhf.workspace import HEAD_FILE
 
 # of an exported model's configuration: what is added to its score; its classifier has no bias
 SCORE_BIAS = "score_bias"
-_INDEX_FILE = "model.safetensors.index.json"
 # what a tokenizer without a limit states is larger than any window
 _NO_LIMIT = 10**9
 
@@ -74,7 +67,7 @@ class Classifier:
         """Score one dialogue: what fails on this would fail on each, once the run is under way."""
         try:
             (score,) = self._forward(
-                [self.encode(Answered([{"role": "user", "content": "Why?"}], "So."))]
+                [self._tokenised(Answered([{"role": "user", "content": "Why?"}], "So."))]
             )
         # whatever model, tokenizer and template raise, all of which are others'
         except Exception as error:
@@ -91,14 +84,14 @@ class Classifier:
     @torch.no_grad()
     def scores(self, answered: Sequence[Answered]) -> list[float | None]:
         """A score each, None for a text that is longer than the window, or that the template refuses."""
-        ids, window = [self._encoded(one) for one in answered], self.window
-        fitting = [row for row, tokens in enumerate(ids) if 0 < len(tokens) <= window]
+        texts, window = [self._readable(one) for one in answered], self.window
+        fitting = [row for row, text in enumerate(texts) if 0 < len(text.ids) <= window]
         # texts of like length side by side: less padding
-        fitting.sort(key=lambda row: len(ids[row]))
-        scores: list[float | None] = [None] * len(ids)
+        fitting.sort(key=lambda row: len(texts[row].ids))
+        scores: list[float | None] = [None] * len(texts)
         for start in range(0, len(fitting), self._at_once):
             rows = fitting[start : start + self._at_once]
-            for row, score in zip(rows, self._forward([ids[row] for row in rows]), strict=True):
+            for row, score in zip(rows, self._forward([texts[row] for row in rows]), strict=True):
                 scores[row] = score
         return scores
 
@@ -108,20 +101,24 @@ class Classifier:
         By the chat template where there is one: a response that was cut stays open. Else as the pair of
         texts that classifiers without one are trained on. Raises TemplateError.
         """
+        return self._tokenised(answered).ids
+
+    def _tokenised(self, answered: Answered) -> "_Tokens":
         if self.tokenizer.chat_template is None:
             prompt = _prompt_text(answered.messages)
-            pair: list[int] = self.tokenizer(prompt, answered.response)["input_ids"]
-            return pair
+            pair = self.tokenizer(prompt, answered.response, return_token_type_ids=True)
+            return _Tokens(pair["input_ids"], pair["token_type_ids"])
         text = self._rendered(answered)
         # the template has put them there
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+        return _Tokens(ids, [0] * len(ids))
 
-    def _encoded(self, answered: Answered) -> list[int]:
+    def _readable(self, answered: Answered) -> "_Tokens":
+        """The tokens, none of a dialogue that the template refuses."""
         try:
-            return self.encode(answered)
+            return self._tokenised(answered)
         except TemplateError:
-            return []
+            return _Tokens([], [])
 
     def _rendered(self, answered: Answered) -> str:
         """By the template: of several ways the first that it does not refuse."""
@@ -150,17 +147,33 @@ class Classifier:
         # without a pad token transformers cannot tell where a text of several ends
         return self.batch if self.model.config.pad_token_id is not None else 1
 
-    def _forward(self, rows: Sequence[Sequence[int]]) -> list[float]:
-        width = max(map(len, rows))
-        pad = int(self.model.config.pad_token_id or 0)
-        ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows])
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-        device = self.model.device
+    def _forward(self, rows: Sequence["_Tokens"]) -> list[float]:
+        pad, device = int(self.model.config.pad_token_id or 0), self.model.device
+        inputs = {
+            "input_ids": _padded([row.ids for row in rows], pad),
+            "attention_mask": _padded([[1] * len(row.ids) for row in rows], 0),
+        }
+        # BERT and its kin add an embedding of the segment
+        if (getattr(self.model.config, "type_vocab_size", None) or 0) > 1:
+            inputs["token_type_ids"] = _padded([row.segments for row in rows], 0)
         with self.autocast():
-            logits = self.model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
+            logits = self.model(**{name: value.to(device) for name, value in inputs.items()}).logits
         bias = float(getattr(self.model.config, SCORE_BIAS, 0.0))
         scores: list[float] = (logits.squeeze(-1).float() + bias).tolist()
         return scores
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """A text's tokens; segments: of a pair, 0 for those of the first text and 1 for those of the second."""
+
+    ids: list[int]
+    segments: list[int]
+
+
+def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])
 
 
 def check_classifier(directory: Path) -> None:
@@ -187,7 +200,7 @@ def load_classifier(directory: Path) -> PreTrainedModel:
         raise ModelError(f"{directory}: not a loadable sequence classifier: {error}") from error
     # transformers would go on with random ones
     if missing := sorted(report["missing_keys"]):
-        hint = "; `rlhf export-reward` writes ours in this form" if _is_ours(directory) else ""
+        hint = "; `rlhf export-reward` writes ours in this form" if is_ours(directory) else ""
         raise ModelError(
             f"{directory}: its weights lack {', '.join(missing[:3])}: it is no trained sequence "
             f"classifier{hint}"
@@ -210,9 +223,14 @@ class _Float32Head(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., H] -> [..., 1]."""
+        bias = self.linear.bias
         with torch.autocast(hidden.device.type, enabled=False):
-            scores: Tensor = self.linear(hidden.float())
-        return scores
+            # ZeRO keeps weights in bf16
+            return nn.functional.linear(
+                hidden.float(),
+                self.linear.weight.float(),
+                None if bias is None else bias.float(),
+            )
 
 
 def _keep_head_in_float32(model: PreTrainedModel) -> None:
@@ -236,7 +254,8 @@ def _places(model: PreTrainedModel) -> int:
     return min(found, default=_NO_LIMIT)
 
 
-def _is_ours(directory: Path) -> bool:
+def is_ours(directory: Path) -> bool:
+    """Whether a directory holds a reward model of ours: a language model with a head beside it."""
     return (directory / HEAD_FILE).is_file()
 
 
@@ -245,90 +264,3 @@ def _prompt_text(messages: Messages) -> str:
     if len(messages) == 1:
         return messages[0]["content"]
     return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
-
-
-# -- ours in that form -----------------------------------------------------------------------------
-
-
-def export_classifier(source: Path, target: Path) -> float:
-    """Write a reward model of ours as a sequence classifier; gives what is to be added to its score.
-
-    The weights are further names of the files in `source`, where the disk can, so that they take no
-    room twice; the head is a small file beside them. transformers' classifiers have no bias: ours
-    stands in `config.json` as `score_bias`. Raises ModelError where transformers has no classifier of
-    that family.
-    """
-    if not _is_ours(source):
-        raise ModelError(f"{source}: no {HEAD_FILE}: this is not a reward model")
-    head = load_file(source / HEAD_FILE)
-    bias = float(head["bias"])
-    name = _head_name(source)
-    with staged_directory(target) as directory:
-        weight_map: dict[str, str] = {}
-        for path in sorted(source.glob("*.safetensors")):
-            if path.name != HEAD_FILE:
-                # one file named model.safetensors would be taken for all there is
-                _link(path, directory / f"backbone-{path.name}")
-                with safe_open(path, "pt") as tensors:
-                    weight_map |= dict.fromkeys(tensors.keys(), f"backbone-{path.name}")
-        save_file({name: head["weight"].float()}, directory / "score.safetensors", {"format": "pt"})
-        weight_map[name] = "score.safetensors"
-        write_json(directory / _INDEX_FILE, {"metadata": {}, "weight_map": weight_map})
-        write_json(directory / "config.json", _as_classifier(source, bias))
-        tokenizer = read_tokenizer(source)
-        if isinstance(tokenizer.chat_template, str):
-            tokenizer.chat_template = _ending_with_last_token(tokenizer.chat_template)
-        tokenizer.save_pretrained(directory)
-    return bias
-
-
-def _as_classifier(source: Path, bias: float) -> dict[str, Any]:
-    config = read_json(source / "config.json")
-    family = type(_empty_classifier(source)).__name__
-    return config | {
-        "architectures": [family],
-        "id2label": {"0": "reward"},
-        "label2id": {"reward": 0},
-        SCORE_BIAS: bias,
-    }
-
-
-def _head_name(source: Path) -> str:
-    """What the family's classifier calls the weights of its head."""
-    model = _empty_classifier(source)
-    prefix = f"{model.base_model_prefix}."
-    names = [name for name, _ in model.named_parameters() if not name.startswith(prefix)]
-    if len(names) != 1:
-        raise ModelError(
-            f"{source}: {type(model).__name__} has more than a linear head ({', '.join(names)})"
-        )
-    return names[0]
-
-
-def _empty_classifier(source: Path) -> PreTrainedModel:
-    config = AutoConfig.from_pretrained(source, local_files_only=True, num_labels=1)
-    try:
-        with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForSequenceClassification.from_config(
-                config, trust_remote_code=False
-            )
-    except ValueError as error:
-        raise ModelError(
-            f"{source}: transformers has no sequence classifier of family {config.model_type}"
-        ) from error
-    return model
-
-
-def _ending_with_last_token(template: str) -> str:
-    """A chat template without the line end behind the last turn: our score is read at its end token."""
-    body = f"{{%- set rendered %}}{template}{{% endset %}}"
-    return f"{body}{{{{- rendered if add_generation_prompt else rendered.rstrip() }}}}"
-
-
-def _link(path: Path, link: Path) -> None:
-    try:
-        # of what DVC put there as a link the file itself
-        os.link(path.resolve(), link)
-    # another disk, or one without links
-    except OSError:
-        shutil.copyfile(path, link)

@@ -12,6 +12,8 @@ from safetensors.torch import save_file
 from tiny import EOS, PAD, VOCABULARY, numbers, prompts_of, tiny_settings, tiny_tokenizer
 from transformers import (
     AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
     GPT2Config,
     GPT2ForSequenceClassification,
     LlamaConfig,
@@ -26,7 +28,8 @@ from rlhf.commands.cli import main
 from rlhf.common.errors import ModelError, SettingsError
 from rlhf.common.files import tree_bytes
 from rlhf.engine import make_engine
-from rlhf.models.classifier import Answered, Classifier, export_classifier
+from rlhf.models.classifier import Answered, Classifier
+from rlhf.models.export import export_classifier
 from rlhf.models.heads import load_scalar_model, response_scores
 from rlhf.models.roles import Models
 from rlhf.registry import ALGORITHMS, find
@@ -116,6 +119,38 @@ def test_without_a_template_prompt_and_response_are_a_pair(tmp_path: Path) -> No
     assert score == pytest.approx(slow_score(tmp_path, [9, 30, 12, 13]), abs=1e-5)
 
 
+@torch.no_grad()
+def test_the_texts_of_a_pair_are_told_apart_as_bert_has_them(tmp_path: Path) -> None:
+    """By segments, which a template's one text has not."""
+    torch.manual_seed(3)
+    config = BertConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        initializer_range=0.3,
+        pad_token_id=PAD,
+        num_labels=1,
+    )
+    model = BertForSequenceClassification(config).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path)
+    # of different lengths, so that one is padded
+    texts = [("w9 w30", "w12 w13"), ("w5", "w6 w7 w8")]
+    expected = []
+    for prompt, response in texts:
+        ids = torch.tensor([tokenizer(prompt, response)["input_ids"]])
+        second = [0] * len(prompt.split()) + [1] * len(response.split())
+        logits = model(input_ids=ids, token_type_ids=torch.tensor([second])).logits
+        assert abs(float(logits) - float(model(input_ids=ids).logits)) > 0.1
+        expected.append(float(logits))
+    found = loaded(tmp_path).scores([Answered(user(one), two) for one, two in texts])
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
 def test_without_a_pad_token_texts_are_scored_one_by_one(tmp_path: Path) -> None:
     classifier = loaded(saved(tmp_path, pad_token_id=None))
     expected = [slow_score(tmp_path, classifier.encode(one)) for one in ANSWERED]
@@ -129,6 +164,16 @@ def test_scores_are_not_rounded_in_mixed_precision(tmp_path: Path) -> None:
     rounded = [float(torch.tensor(score).bfloat16()) for score in mixed]
     assert mixed != rounded
     assert mixed == pytest.approx(loaded(tmp_path).scores(ANSWERED), abs=0.1)
+
+
+def test_weights_in_bf16_score_in_float32(tmp_path: Path) -> None:
+    """As ZeRO keeps models that are only read."""
+    classifier = loaded(saved(tmp_path))
+    before = classifier.scores(ANSWERED)
+    classifier.model.bfloat16()
+    scores = classifier.scores(ANSWERED)
+    assert scores == pytest.approx(before, abs=0.1)
+    assert scores != [float(torch.tensor(score).bfloat16()) for score in scores]
 
 
 def test_what_does_not_fit_its_window_is_not_judged(tmp_path: Path) -> None:
