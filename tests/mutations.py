@@ -148,6 +148,8 @@ DPO_MODEL = Place("models/dpo.py", ("training/test_dpo_training.py", "algorithms
 ROLES = Place("models/roles.py", ("models/test_roles.py",))
 LORA = Place("models/lora.py", ("models/test_lora.py",))
 SHARING = Place("models/sharing.py", ("models/test_sharing.py",))
+TRAINABLE = Place("models/trainable.py", ("models/test_trainable.py",))
+EMBEDDINGS = Place("data/base_model.py", ("data/test_templates.py",))
 SHARING_ROLES = Place("models/roles.py", ("models/test_sharing.py",))
 ADAPTERS = Place("engine/adapters.py", ("models/test_sharing.py", "models/test_lora.py"))
 SAVING = Place("models/saving.py", ("models/test_lora.py",))
@@ -559,6 +561,9 @@ MUTATIONS = (
     LORA("adapters", "merged into the model itself", "copy.deepcopy(model, dict(shared))", "model"),
     LORA("adapters", "lost where they are merged", "weight.float() + delta.float()", "weight.float() + 0 * delta.float()"),
     LORA("adapters", "rounded where they are merged", "weight.float() + delta.float()", "weight + delta"),
+    EMBEDDINGS("adapters", "added tokens are one", "known.std(dim=0) * noise", "0 * noise"),
+    TRAINABLE("adapters", "told of what learns", "if weight.requires_grad:\n        return []", "pass"),
+    TRAINABLE("adapters", "only what is equal to the bit", "_NEAR = 0.01", "_NEAR = 0.0"),
     SAVING("adapters", "saved beside the weights", "if not has_adapters(model):", "if True:"),
     SHARING("adapters", "weights are shared without a look", "and alike and torch.equal(other, value)", "and alike"),
     SHARING("adapters", "weights of adapted layers are held twice", 'name.replace(_ADAPTED, "")', "name"),

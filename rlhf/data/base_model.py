@@ -16,6 +16,7 @@ from transformers import (
 from rlhf.common.errors import DataError, ModelError, SourceError
 from rlhf.common.files import read_json, write_json
 from rlhf.core.reach import PAIR_ROWS
+from rlhf.core.seeds import generator
 from rlhf.core.tokenizers import read_tokenizer
 from rlhf.data.proofs import prove
 from rlhf.data.templates import Fit, fit_tokenizer
@@ -131,16 +132,24 @@ def _write_tokens(
 
 @torch.no_grad()
 def _give_embeddings(model: PreTrainedModel, added: Sequence[int], directory: Path) -> None:
-    """Give added tokens the mean of all embeddings, and write the model anew."""
+    """Give added tokens embeddings drawn with the mean and the spread of all, and write the model anew.
+
+    With the mean alone they would be equal, and so their logits for as long as embeddings do not learn
+    (lora, trainable_layers): no answer could learn to end rather than to begin.
+    """
     embeddings: Any = model.get_input_embeddings()
     former = min(added)
     size = max(embeddings.weight.shape[0], token_count(added))
     model.resize_token_embeddings(size, mean_resizing=False)
+    random = generator(0, "added tokens")
     for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
-        for name in ("weight", "bias"):
-            values = getattr(layer, name, None)
-            if values is not None:
-                values[list(added)] = values[:former].float().mean(dim=0).to(values.dtype)
+        values: Any = layer.weight  # type: ignore[union-attr]
+        known = values[:former].float()
+        noise = torch.randn(len(added), values.shape[1], generator=random)
+        values[list(added)] = (known.mean(dim=0) + known.std(dim=0) * noise).to(values.dtype)
+        bias: Any = getattr(layer, "bias", None)
+        if bias is not None:
+            bias[list(added)] = bias[:former].float().mean().to(bias.dtype)
     log.warning("%d tokens added: embeddings for %d tokens", len(added), size)
     for path in (*directory.glob("*.safetensors"), *directory.glob("*.safetensors.index.json")):
         path.unlink()

@@ -1,5 +1,6 @@
 """Which parameters of a model learn."""
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -7,6 +8,10 @@ from rlhf.common.errors import ModelError
 from rlhf.core.seeds import generator
 from rlhf.models.blocks import blocks_of, find_stack, norm_of
 from rlhf.settings.training import Lora
+
+# of the length of a usual embedding: what lies nearer is the same
+_NEAR = 0.01
+_EXACT = "donot_use_mm_for_euclid_dist"
 
 
 def choose_trainable(
@@ -57,6 +62,24 @@ def top_blocks(model: PreTrainedModel, layers: int) -> list[nn.Module]:
     if layers > len(blocks):
         raise ModelError(f"trainable_layers {layers}: the model has {len(blocks)} layers")
     return blocks[len(blocks) - layers :]
+
+
+@torch.no_grad()
+def inseparable(model: PreTrainedModel, token: int) -> list[int]:
+    """The tokens that a model will always give the logit of another one, whatever it learns.
+
+    Those whose rows of an unembedding that does not learn are next to equal: tokens that a base was
+    never trained on, for one. None where the unembedding learns.
+    """
+    weight = model.get_output_embeddings().weight
+    if weight.requires_grad:
+        return []
+    # those without a name are never sampled
+    rows = weight[: getattr(model, "tokens_with_a_name", None)].float()
+    # without a table of differences as large as the embeddings
+    distances = torch.cdist(rows, rows[token : token + 1], compute_mode=_EXACT).squeeze(1)
+    near = (distances <= _NEAR * rows.norm(dim=1).median()).nonzero().squeeze(1).tolist()
+    return [other for other in near if other != token]
 
 
 def _all_blocks(model: PreTrainedModel) -> list[nn.Module]:

@@ -1,5 +1,6 @@
 """Supervised fine-tuning: the loss falls on the assistant's tokens only (section 5.1)."""
 
+import logging
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -18,11 +19,13 @@ from rlhf.core.tally import Tally
 from rlhf.engine import Loss, share
 from rlhf.models.backbone import hidden_states, target_logits, target_tokens, token_logprobs
 from rlhf.models.saving import load_causal_lm, load_tokenizer, save_causal_lm
-from rlhf.models.trainable import choose_trainable
+from rlhf.models.trainable import choose_trainable, inseparable
 from rlhf.settings import Settings
 from rlhf.training.run import TrainingRun, begin, row_ids
 from rlhf.training.supervised import FitResult, Task, fit
 from rlhf.workspace import Workspace
+
+log = logging.getLogger("rlhf")
 
 
 def train(settings: Settings, workspace: Workspace) -> None:
@@ -60,6 +63,7 @@ class FineTuning(Task):
         self.model = load_causal_lm(workspace.model("base"))
         layers, lora = section.trainable_layers, section.lora
         choose_trainable(self.model, layers, lora, settings.seed, "sft")
+        self._warn_of_endless_answers()
 
         # 3. which dialogues each step learns from
         self.tokens = [len(ids) for ids in self.rows["input_ids"]]
@@ -67,6 +71,18 @@ class FineTuning(Task):
         limits = Limits(section.batch_tokens)
         self.plan = epoch_plan(self.tokens, limits, section.epochs, settings.seed, "sft")
         self.trainer = self.engine.trainer(self.model, section.optimizer, len(self.plan))
+
+    def _warn_of_endless_answers(self) -> None:
+        others = inseparable(self.model, int(self.tokenizer.eos_token_id))
+        if others and self.run.is_main:
+            log.warning(
+                "sft: the unembedding does not learn (lora, trainable_layers), and in it %r is the same as "
+                "%d others, %r for one: answers cannot learn to end with it alone; let all weights learn, "
+                "or choose a model.chat_template whose end of turn the base knows",
+                self.tokenizer.eos_token,
+                len(others),
+                self.tokenizer.convert_ids_to_tokens(others[0]),
+            )
 
     def losses(self, rows: Sequence[int], tally: Tally) -> list[Loss]:
         """-log p of the assistant's tokens, a mean over those of the whole batch."""

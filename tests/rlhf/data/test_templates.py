@@ -94,7 +94,9 @@ def test_plain_text_needs_no_special_token_but_the_end(bare: Path) -> None:
     assert tokenizer.pad_token == "<|pad|>" and tokenizer.eos_token == "<|endoftext|>"
     embeddings = model.get_input_embeddings().weight
     assert len(embeddings) == len(tokenizer) == tokenizer.pad_token_id + 1
-    torch.testing.assert_close(embeddings[-1], embeddings[:-1].mean(dim=0))
+    # of the size of the others
+    usual = embeddings[:-1].norm(dim=1).mean()
+    assert 0.5 * usual < embeddings[-1].norm() < 2 * usual
 
 
 def test_chatml_comes_with_its_tokens_where_asked(bare: Path) -> None:
@@ -107,7 +109,14 @@ def test_chatml_comes_with_its_tokens_where_asked(bare: Path) -> None:
     text = whole_text(encoder_of(bare), turns("Why?", "So."))
     assert text == "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nSo.<|im_end|>"
     # the others are what they were
-    assert torch.equal(load_causal_lm(bare).get_input_embeddings().weight[: len(before)], before)
+    model = load_causal_lm(bare)
+    assert torch.equal(model.get_input_embeddings().weight[: len(before)], before)
+    # the new ones differ, before anything is learnt too
+    ids = AutoTokenizer.from_pretrained(bare).convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+        rows = layer.weight.detach()
+        start, end = rows[ids]
+        assert float((start - end).norm() / rows.norm(dim=1).mean()) > 0.5
 
 
 def test_a_pad_is_named_or_kept_in_reserve(bare: Path) -> None:

@@ -1,4 +1,5 @@
 import pytest
+import torch
 from tiny import tiny_model
 from torch import nn
 from transformers import (
@@ -13,7 +14,8 @@ from transformers import (
 )
 
 from rlhf.common.errors import ModelError
-from rlhf.models.trainable import train_only_top
+from rlhf.models.trainable import choose_trainable, inseparable, train_only_top
+from rlhf.settings.training import Lora
 
 NORMS = {f"model.layers.1.{name}_layernorm.weight" for name in ("input", "post_attention")}
 
@@ -37,6 +39,26 @@ def test_only_the_top_is_trained() -> None:
     # tied embeddings are below the top, and the head with them
     assert trainable(tied=True, layers=1) == top
     assert trainable(tied=False, layers=1) == {*top, "lm_head.weight"}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_tokens_that_no_training_will_tell_apart_are_found(tied: bool) -> None:
+    model = tiny_model(tied=tied)
+    weight = model.get_output_embeddings().weight
+    with torch.no_grad():
+        weight[9] = weight[5]
+        # the rounding of what was never learnt
+        weight[7] = weight[5] + 1e-3 * weight.norm(dim=1).median() / 8
+    # all weights learn
+    assert inseparable(model, 5) == []
+    choose_trainable(model, None, Lora(rank=2), 1, "test")
+    assert inseparable(model, 5) == [7, 9] and inseparable(model, 6) == []
+    # tied embeddings are below the top
+    other = tiny_model(tied=tied)
+    with torch.no_grad():
+        other.get_output_embeddings().weight[9] = other.get_output_embeddings().weight[5]
+    train_only_top(other, 1)
+    assert inseparable(other, 5) == ([9] if tied else [])
 
 
 def test_more_layers_than_there_are_is_refused() -> None:

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import torch
 from neighbours import lora
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_reward import slow_scores
 from test_sft import slow_loss
 from tiny import copy_workspace, numbers, tiny_settings
 
 from rlhf.models.heads import load_scalar_model
+from rlhf.models.saving import load_tokenizer
 from rlhf.training import loop, reward, sft
 from rlhf.workspace import Workspace
 
@@ -150,3 +151,20 @@ def test_a_layer_that_is_not_there_ends_the_stage_before_its_first_step(
     with pytest.raises(Exception, match=r"no linear layer is called c_attn; .* has down_proj, "):
         sft.train(settings, workspace)
     assert not Path(workspace.steps("sft")).exists()
+
+
+def test_an_end_of_turn_that_the_base_does_not_know_is_told(
+    workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its logit is that of another token for ever: half of the answers would go on."""
+    path = workspace.model("base") / "model.safetensors"
+    weights = load_file(path)
+    end = load_tokenizer(workspace.model("base")).eos_token_id
+    name = "lm_head.weight" if "lm_head.weight" in weights else "model.embed_tokens.weight"
+    weights[name][9] = weights[name][end]
+    save_file(weights, path, {"format": "pt"})
+    told = "the unembedding does not learn"
+    sft.train(tiny_settings({"sft.batch_tokens": 4096}), workspace)
+    assert told not in caplog.text
+    sft.train(tiny_settings({**lora("sft"), "sft.batch_tokens": 4096}), workspace)
+    assert told in caplog.text and "'w9' for one" in caplog.text
