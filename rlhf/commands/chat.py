@@ -17,7 +17,7 @@ from rlhf.models.scoring import ResponseScorer
 from rlhf.rollout.local import decode, row_uniforms
 from rlhf.rollout.sampler import SamplingRule, answering_rule
 from rlhf.settings.evaluation import Generation
-from rlhf.workspace import Workspace
+from rlhf.workspace import OFF_FILE, Workspace
 
 CHAT_MODELS = ("base", "sft", "dpo", "policy")
 SCORERS = ("reward", "gold")
@@ -172,8 +172,10 @@ def open_chat(
 def _load_scorers(workspace: Workspace, device: torch.device) -> dict[str, ResponseScorer]:
     scorers = {}
     for name in SCORERS:
-        if workspace.model(name).is_dir():
-            model = load_scalar_model(workspace.model(name))
+        directory = workspace.model(name)
+        # a stage that is off leaves a note
+        if directory.is_dir() and not (directory / OFF_FILE).is_file():
+            model = load_scalar_model(directory)
             model.to(device).eval()
             scorers[name] = ResponseScorer(model, device)
     if not scorers:

@@ -109,6 +109,11 @@ def load_scalar_model(directory: Path, *, unit_scale: bool = False) -> ScalarMod
     `unit_scale` divides its scalars by the standard deviation of its scores. A critic that starts
     from a reward model wants that: PPO's rewards are normalised to about unit scale.
     """
+    if (directory / OFF_FILE).is_file():
+        name = directory.name
+        raise ModelError(
+            f"{directory}: stage {name} is off ({name}: null in params.yaml), so there is no model"
+        )
     if not (directory / HEAD_FILE).is_file():
         raise ModelError(f"{directory}: no {HEAD_FILE}: this is not a reward model")
     try:

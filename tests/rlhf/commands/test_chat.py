@@ -13,7 +13,7 @@ from rlhf.core.seeds import derive_seed
 from rlhf.rollout.local import row_uniforms, sample
 from rlhf.rollout.sampler import SamplingRule
 from rlhf.settings.evaluation import Generation
-from rlhf.workspace import Workspace
+from rlhf.workspace import OFF_FILE, Workspace
 
 GENERATION = Generation(max_new_tokens=12)
 
@@ -124,5 +124,10 @@ def test_a_missing_model_or_scorer_is_named(trained: Workspace, tmp_path: Path) 
     directory = str(trained.model("policy"))
     code, message = run("chat", directory, "--prompt", "Hello", "--score", root=tmp_path)
     assert code == 1 and "no reward model" in message
+    # what a stage that is off leaves scores nothing, and stands in no other's way
+    (tmp_path / "models" / "reward").mkdir(parents=True)
+    (tmp_path / "models" / "reward" / OFF_FILE).write_text("{}")
+    code, message = run("chat", directory, "--prompt", "Hello", "--score", root=tmp_path)
+    assert code == 1 and "--score: no reward model here" in message
     code, message = run("chat", "gold", "--prompt", "Hello", root=tmp_path)
     assert code == 1 and "gold scores answers and gives none" in message

@@ -23,6 +23,7 @@ from rlhf.models.heads import (
     score_std,
 )
 from rlhf.models.saving import load_causal_lm, save_causal_lm
+from rlhf.workspace import OFF_FILE
 
 SEQUENCES = [[2, 9, 30, 12, 1], [2, 11], [2, 5, 6, 7, 8, 40, 41]]
 
@@ -133,3 +134,11 @@ def test_a_language_model_is_no_reward_model(tmp_path: Path, model: ScalarModel)
     (tmp_path / "sft" / HEAD_FILE).write_bytes(b"cut off")
     with pytest.raises(ModelError, match=HEAD_FILE):
         load_scalar_model(tmp_path / "sft")
+
+
+def test_a_model_of_a_stage_that_is_off_is_told_as_that(tmp_path: Path) -> None:
+    directory = tmp_path / "reward"
+    directory.mkdir()
+    (directory / OFF_FILE).write_text("{}")
+    with pytest.raises(ModelError, match=r"stage reward is off \(reward: null"):
+        load_scalar_model(directory)

@@ -294,6 +294,24 @@ def test_a_stage_that_is_off_is_said_to_be(
     assert "Off: the settings have no section" in section and "<svg" not in section
 
 
+def test_reward_models_that_are_off_are_said_to_be(
+    settings: Settings, workspace: Workspace
+) -> None:
+    """The chain scores and judges by models from elsewhere: no numbers of ours, no empty charts."""
+    for stage in ("reward", "gold"):
+        write_json(workspace.metrics(stage), {})
+        write_json(workspace.details(stage), {})
+        workspace.steps(stage).write_text("\n")
+    page = built_page(settings, workspace)
+    ParsedPage(page)
+    assert "Reward model accuracy" not in page and "Gold model accuracy" not in page
+    for stage in ("reward", "gold"):
+        section = page[page.index(f'<section id="{stage}-model">') :]
+        section = section[: section.index("</section>")]
+        assert f"Off: the settings have no section <code>{stage}</code>" in section
+        assert "<svg" not in section and "PPO is trained against it" not in section
+
+
 def test_one_that_is_on_shows_what_became_of_the_log_probabilities(page: str) -> None:
     section = page[page.index('<section id="dpo">') :]
     section = section[: section.index("</section>")]
