@@ -143,7 +143,7 @@ def _give_embeddings(model: PreTrainedModel, added: Sequence[int], directory: Pa
     model.resize_token_embeddings(size, mean_resizing=False)
     random = generator(0, "added tokens")
     for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
-        values: Any = layer.weight  # type: ignore[union-attr]
+        values: Any = layer.weight
         known = values[:former].float()
         noise = torch.randn(len(added), values.shape[1], generator=random)
         values[list(added)] = (known.mean(dim=0) + known.std(dim=0) * noise).to(values.dtype)

@@ -8,9 +8,10 @@ vary with the batch's shape).
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf.batches.padding import Ids
@@ -58,11 +59,12 @@ class LocalSampler:
 
 
 def _bf16_copy(model: PreTrainedModel) -> PreTrainedModel:
-    duplicate = copy.deepcopy(model).requires_grad_(False)
-    # not the buffers: rotary frequencies must stay in float32
-    for value in duplicate.parameters():
-        value.data = value.data.bfloat16()
-    return duplicate
+    # not by way of a whole copy in float32; nor the buffers: rotary frequencies must stay in float32
+    halves: dict[int, Any] = {
+        id(value): nn.Parameter(value.detach().bfloat16(), requires_grad=False)
+        for value in model.parameters()
+    }
+    return copy.deepcopy(model, halves)
 
 
 def row_uniforms(count: int, seed: int) -> Tensor:
