@@ -29,6 +29,14 @@ _MARKS = {
     b"\x00{": "utf-16-be",
     b"\x00[": "utf-16-be",
 }
+# What other files begin with, and what to do with them.
+_PACKED_OR_TABLES = {
+    b"\x1f\x8b": "gzip, whose name must end with .gz",
+    b"\x28\xb5\x2f\xfd": "zstd, whose name must end with .zst",
+    b"PAR1": "parquet, whose name must end with .parquet",
+    b"PK\x03\x04": "zip, or a spreadsheet: unpack it, or save it as CSV",
+}
+_WHAT_IS_READ = "JSON lines, JSON, CSV and TSV, also packed as .gz or .zst, and parquet"
 # Bytes that are no UTF-8 stand in a text as these.
 _FOREIGN = re.compile("[\udc80-\udcff]")
 NOT_UTF8 = (
@@ -43,7 +51,8 @@ def open_text(path: Path, newline: str | None = None) -> Iterator[io.TextIOWrapp
 
     newline: as of `open`: None reads line ends of any kind as line feeds, "" leaves them
 
-    Raises DataError when the file is cut off, UnreadableFile when it is not packed as its name says.
+    Raises DataError when the file is cut off, UnreadableFile when it is no text or not packed as its
+    name says.
     """
     try:
         with _open_bytes(path) as stream:
@@ -70,7 +79,19 @@ def _encoding(path: Path, stream: io.BufferedReader) -> str:
     encoding = next((name for mark, name in _MARKS.items() if start.startswith(mark)), "utf-8")
     if encoding.startswith("utf-16"):
         log.warning("%s: UTF-16, not UTF-8; it is read as such", path)
+    else:
+        _check_text(path, start)
     return encoding
+
+
+def _check_text(path: Path, start: bytes) -> None:
+    """Refuse other files than text: all of their lines would be foreign bytes."""
+    other = next((told for mark, told in _PACKED_OR_TABLES.items() if start.startswith(mark)), None)
+    # no text has this byte, almost every other file has it early
+    if other is None and b"\0" in start:
+        other = "binary"
+    if other is not None:
+        raise UnreadableFile(path, f"not text but {other}; what is read: {_WHAT_IS_READ}")
 
 
 def _first_bytes(path: Path, stream: io.BufferedReader) -> bytes:

@@ -225,6 +225,27 @@ def test_a_file_that_is_not_packed_as_it_says_is_refused_by_name(name: str, tmp_
         list(read_rows(path))
 
 
+@pytest.mark.parametrize(
+    ("name", "data", "told"),
+    [
+        ("a.jsonl", gzip.compress(LINES.encode()), "gzip, whose name must end with .gz"),
+        ("a.json", zstd(LINES.encode()), "zstd, whose name must end with .zst"),
+        ("a.jsonl", b"PAR1\x15\x04\x15\x90", "parquet, whose name must end with .parquet"),
+        ("a.csv", b"PK\x03\x04\x14\x00\x06\x00", "zip, or a spreadsheet: .* save it as CSV"),
+        ("a.json", b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", "binary"),
+        ("a.tsv", b"SQLite format 3\x00\x10\x00", "binary"),
+        ("a.jsonl.gz", gzip.compress(b"a.jsonl\x00\x00\x00ustar"), "binary"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_no_text_is_told_as_such(name: str, data: bytes, told: str, tmp_path: Path) -> None:
+    path = written(tmp_path / name, data)
+    with pytest.raises(UnreadableFile, match=rf"{name}: not text but {told}; .*JSON") as refused:
+        list(read_rows(path))
+    # which would not make it one
+    assert "iconv" not in str(refused.value)
+
+
 # -- names and places ------------------------------------------------------------------------------
 
 
