@@ -9,6 +9,7 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -22,10 +23,24 @@ from rlhf.data.proofs import prove
 from rlhf.data.templates import Fit, fit_tokenizer
 from rlhf.models.logits import name_tokens, token_count
 
+# What the class of a model that is no base ends with, and what it is.
+_NO_BASES = {
+    "ForSequenceClassification": "a reward model or another classifier: `hf:DIRECTORY` in ppo.rewards takes it",
+    "ForTokenClassification": "a classifier of tokens, as process reward models are",
+    "RewardModel": "a reward model",
+    "ForQuestionAnswering": "a model that marks answers in a text",
+    "ForMaskedLM": "an encoder, which fills gaps in a text",
+}
 # Layers of these types obey the attention mask that keeps the answers of a pair apart.
 _MASKED_LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 log = logging.getLogger(__name__)
+
+
+def check_base_model(directory: Path) -> None:
+    """Refuse what its files show to be no base model, before any weight is read; raises SourceError."""
+    _check_complete(directory)
+    _check_config(directory)
 
 
 def finish_base_model(directory: Path, fit: Fit) -> None:
@@ -33,8 +48,7 @@ def finish_base_model(directory: Path, fit: Fit) -> None:
 
     Raises SourceError that names what is wrong.
     """
-    _check_complete(directory)
-    _check_config(directory)
+    check_base_model(directory)
     tokenizer = _tokenizer(directory)
     ends = _named_ends(directory, tokenizer)
     added = fit_tokenizer(tokenizer, fit)
@@ -78,11 +92,29 @@ def _check_config(directory: Path) -> None:
             "it was made of"
         )
     try:
-        AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
     # each family checks its own, with errors of its own
     except Exception as error:
         told = _without(directory, error)
         raise SourceError(f"config.json: transformers cannot read it: {told}") from error
+    _check_kind(config)
+
+
+def _check_kind(config: PreTrainedConfig) -> None:
+    """Models of other kinds: with tied embeddings, transformers would take a reward model for a base."""
+    for name in config.architectures or ():
+        kind = next((kind for end, kind in _NO_BASES.items() if str(name).endswith(end)), None)
+        if kind:
+            raise SourceError(
+                f"config.json: {name}: {kind}; a base is a causal language model (...ForCausalLM)"
+            )
+    if config.is_encoder_decoder:
+        raise SourceError(
+            "config.json: an encoder with a decoder (is_encoder_decoder); a base is a causal "
+            "language model, which reads question and answer as one text"
+        )
 
 
 def _without(directory: Path, error: Exception) -> str:
@@ -177,7 +209,8 @@ def _load_model(directory: Path) -> PreTrainedModel:
     model, loading_info = loaded
     missing = sorted(loading_info["missing_keys"])
     if missing:
-        raise SourceError(f"weights are missing: {', '.join(missing[:3])}, ...")
+        more = ", ..." if len(missing) > 3 else ""
+        raise SourceError(f"weights are missing: {', '.join(missing[:3])}{more}")
     return model.eval()
 
 

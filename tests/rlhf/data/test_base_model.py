@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, Lfm2Config, Lfm2ForCausalLM, LlamaForCausalLM
 
 from rlhf.common.errors import SourceError
-from rlhf.data.base_model import finish_base_model
+from rlhf.data.base_model import check_base_model, finish_base_model
 from rlhf.data.templates import CHATML, Fit
 
 
@@ -81,7 +81,7 @@ def test_weights_that_do_not_fit_are_refused(model: Path) -> None:
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(
-        SourceError, match=r"weights are missing: model\.layers\.1\.mlp\.up_proj\.weight"
+        SourceError, match=r"weights are missing: model\.layers\.1\.mlp\.up_proj\.weight$"
     ):
         finish_base_model(model, Fit())
     (model / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{cut")
@@ -145,6 +145,35 @@ def test_quantised_weights_are_refused_by_name(model: Path, method: str) -> None
     change_config(model, quantization_config=None, **nested)
     with pytest.raises(SourceError, match=rf"quantised weights \({method}\)"):
         finish_base_model(model, Fit())
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"architectures": ["Qwen2ForSequenceClassification"]},
+            "Qwen2ForSequenceClassification: a reward model .*`hf:DIRECTORY`",
+        ),
+        ({"architectures": ["LlamaForRewardModel"]}, "LlamaForRewardModel: a reward model"),
+        ({"architectures": ["LlamaForTokenClassification"]}, "a classifier of tokens"),
+        ({"architectures": ["ModernBertForMaskedLM"]}, "an encoder, .*a base is a causal"),
+        ({"architectures": None, "is_encoder_decoder": True}, "an encoder with a decoder"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_models_of_other_kinds_are_told_as_what_they_are(
+    model: Path, changes: dict[str, object], told: str
+) -> None:
+    """Also where weights of a base are all there, as in a reward model with tied embeddings."""
+    change_config(model, **changes)
+    with pytest.raises(SourceError, match=f"^config.json: (.*: )?{told}"):
+        finish_base_model(model, Fit())
+
+
+def test_no_name_of_a_class_and_those_of_wrappers_are_fine(model: Path) -> None:
+    for names in (None, ["LlamaModel"], ["LlavaForConditionalGeneration"]):
+        change_config(model, architectures=names)
+        check_base_model(model)
 
 
 def test_a_model_that_fails_by_itself_is_refused(
