@@ -27,6 +27,7 @@ from rlhf.commands.workspace_checks import (
     addresses_check,
     judges_check,
     locks_check,
+    model_check,
     rewards_check,
     settings_check,
 )
@@ -80,8 +81,12 @@ def diagnose(workspace: Workspace, imports: Iterable[str]) -> Diagnosis:
     checks += [settings_finding, locks_check(workspace)]
     # without settings there is nothing to check
     if settings is not None:
-        checks += [addresses_check(workspace, settings), rewards_check(settings)]
-        checks += [judges_check(workspace, settings)]
+        addresses = addresses_check(workspace, settings)
+        checks.append(addresses)
+        # what is not found is told once
+        if addresses.state != "fault":
+            checks.append(model_check(workspace, settings))
+        checks += [rewards_check(settings), judges_check(workspace, settings)]
 
     # a metrics file may be broken
     stages: dict[str, bool] = {}

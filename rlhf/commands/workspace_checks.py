@@ -1,9 +1,12 @@
 """Whether the settings of a workspace can be used: the file, the addresses in it, the judges."""
 
 import json
+from pathlib import Path
 
 from rlhf.commands.check import Check
+from rlhf.common.address import Address
 from rlhf.common.errors import RlhfError
+from rlhf.common.files import read_json
 from rlhf.common.yaml import read_yaml
 from rlhf.settings import Settings, load_settings
 from rlhf.workspace import Workspace
@@ -42,6 +45,43 @@ def addresses_check(workspace: Workspace, settings: Settings) -> Check:
     )
     addresses = dict.fromkeys([settings.model.source, *used])
     return Check("model and data", "ok", ", ".join(addresses))
+
+
+def model_check(workspace: Workspace, settings: Settings) -> Check:
+    """The base model's files, and whether the texts of the settings have room in its window.
+
+    It is looked at where it lies, or as it was fetched; one that is not here yet, by `fetch` alone.
+    """
+    try:
+        directory = _base_model(workspace, settings)
+        if directory is None:
+            return Check(
+                "base model", "ok", "not here yet: fetch looks at its files and its window"
+            )
+        # both take seconds to import
+        from rlhf.data.base_model import check_base_model
+        from rlhf.data.window import check_lengths
+
+        check_base_model(directory)
+    except (RlhfError, ImportError, OSError) as error:
+        return Check("base model", "fault", str(error), "fetch would refuse it")
+    try:
+        check_lengths(settings, directory)
+    except RlhfError as error:
+        advice = "lower one of them, or take a model that reads longer texts; fetch would refuse it"
+        return Check("base model", "fault", str(error), advice)
+    return Check("base model", "ok", f"{directory}: its files, and its window for these settings")
+
+
+def _base_model(workspace: Workspace, settings: Settings) -> Path | None:
+    source = Address.parse(settings.model.source)
+    if source.kind == "path":
+        return workspace.root / source.path
+    fetched = workspace.metrics("fetch")
+    # what was fetched before may be another model
+    if fetched.is_file() and read_json(fetched).get("model_source") == settings.model.source:
+        return workspace.model("base") if workspace.model("base").is_dir() else None
+    return None
 
 
 def rewards_check(settings: Settings) -> Check:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from rlhf.commands.check import Check
 from rlhf.commands.doctor import diagnose
 from rlhf.commands.machine_checks import (
     bf16_check,
@@ -20,8 +21,10 @@ from rlhf.commands.workspace_checks import (
     addresses_check,
     judges_check,
     locks_check,
+    model_check,
     rewards_check,
 )
+from rlhf.common.files import read_json, write_json
 from rlhf.common.yaml import parse_yaml
 from rlhf.settings import preset_text, settings_from
 from rlhf.workspace import Workspace
@@ -80,6 +83,64 @@ def test_it_tells_of_a_reward_function_that_is_not_there() -> None:
         content["ppo"]["rewards"] = [f"python:tests/own_rewards/{file}:{function}"]
         found = rewards_check(settings_from(content))
         assert found.state == "fault" and file in found.found
+
+
+def test_it_tells_of_a_window_that_is_too_short(tmp_path: Path, prepared: Workspace) -> None:
+    workspace, content = Workspace(tmp_path), parse_yaml(preset_text("tiny"), "tiny")
+    content["evaluate"]["generation"] |= {"max_new_tokens": 16}
+
+    def found(**data: int) -> Check:
+        content["data"] |= data
+        return model_check(workspace, settings_from(content))
+
+    # what a random model or one of the hub's will be is not known before
+    assert found(max_prompt_tokens=64).state == "ok"
+    model = Path(shutil.copytree(prepared.model("base"), tmp_path / "mine"))
+    set_window(model, 100)
+    content["model"]["source"] = "path:mine"
+    assert found(max_prompt_tokens=60, max_response_tokens=40).state == "ok"
+    for changes, told in (
+        (
+            {"max_response_tokens": 41},
+            "data.max_prompt_tokens + data.max_response_tokens: 101 tokens are more than the model's "
+            "window of 100",
+        ),
+        ({"max_response_tokens": 16, "pretrain_tokens": 128}, "data.pretrain_tokens: 128 tokens"),
+    ):
+        check = found(**changes)
+        assert (check.state, told in check.found) == ("fault", True)
+        assert "lower one of them, or take a model" in check.advice
+
+
+def test_it_looks_at_a_model_that_was_fetched_before(tmp_path: Path, prepared: Workspace) -> None:
+    workspace, content = Workspace(tmp_path), parse_yaml(preset_text("tiny"), "tiny")
+    base = Path(shutil.copytree(prepared.model("base"), workspace.model("base")))
+    set_window(base, 32)
+    write_json(workspace.metrics("fetch"), {"model_source": content["model"]["source"]})
+    assert model_check(workspace, settings_from(content)).state == "fault"
+    # another one is not here yet
+    content["model"]["source"] = "random:3x64"
+    assert model_check(workspace, settings_from(content)).state == "ok"
+
+
+def test_it_tells_what_a_directory_is_that_is_no_base(tmp_path: Path, prepared: Workspace) -> None:
+    workspace, content = Workspace(tmp_path), parse_yaml(preset_text("tiny"), "tiny")
+    model = Path(shutil.copytree(prepared.model("base"), tmp_path / "mine"))
+    content["model"]["source"] = "path:mine"
+    config = read_json(model / "config.json")
+    write_json(
+        model / "config.json", config | {"architectures": ["LlamaForSequenceClassification"]}
+    )
+    check = model_check(workspace, settings_from(content))
+    assert check.state == "fault" and "a reward model" in check.found
+    write_json(model / "adapter_config.json", {})
+    check = model_check(workspace, settings_from(content))
+    assert check.state == "fault" and "an adapter, not a whole model" in check.found
+
+
+def set_window(model: Path, tokens: int) -> None:
+    config = read_json(model / "config.json")
+    write_json(model / "config.json", config | {"max_position_embeddings": tokens})
 
 
 def test_it_names_locks_that_a_kill_has_torn(tmp_path: Path) -> None:
