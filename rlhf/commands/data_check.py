@@ -3,15 +3,16 @@
 Files, rows and tokens come from the readers of `fetch` and `prepare`; nothing is written.
 """
 
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice, zip_longest
 from pathlib import Path
 
 from rlhf.commands.data_rows import Passage, RowEncoder, as_messages
-from rlhf.common.address import expand_home
+from rlhf.common.address import Address, expand_home
 from rlhf.common.errors import DataError, SourceError
 from rlhf.data.encode import CHUNK, EncodedRow
 from rlhf.data.ledger import Ledger
@@ -43,7 +44,7 @@ _RECORDS: Mapping[type[Record], tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file that is read; fault: why it is not, as a whole."""
+    """A file, by the path that was asked for; fault: why it is not read, or not to its end."""
 
     name: str
     format: str
@@ -115,7 +116,8 @@ def inspect_data(text: str, settings: Settings, workspace: Workspace) -> DataRep
 
         # 2. their rows, never all of them in memory
         for path in found.files:
-            report.files.append(_read_file(path, found.base, settings, counts))
+            name = _name_of(path, found.base, text, address, workspace)
+            report.files.append(_read_file(path, name, found.base, settings, counts))
 
     # 3. the account
     report.shapes = dict(counts.shapes.most_common())
@@ -162,19 +164,30 @@ def _find(address: str, settings: Settings, workspace: Workspace, made: Path) ->
     raise first_refusal
 
 
-def _read_file(path: Path, base: Path, settings: Settings, counts: "_Counts") -> DataFile:
-    name = path.relative_to(base)
+def _name_of(path: Path, base: Path, text: str, address: str, workspace: Workspace) -> str:
+    """What a file is called here: by the path that was asked for, else as the source calls it."""
+    parsed = Address.parse(address)
+    if parsed.kind != "path":
+        return path.relative_to(base).as_posix()
+    asked = text if text != address else parsed.detail
+    place = Path(os.path.normpath((workspace.root / parsed.path).absolute()))
+    return os.path.normpath(Path(asked) / path.relative_to(place))
+
+
+def _read_file(
+    path: Path, name: str, base: Path, settings: Settings, counts: "_Counts"
+) -> DataFile:
     rules, form, rows = rules_of(settings.data), "", 0
-    split = published_split(name)
+    split = published_split(path.relative_to(base))
     try:
         form = file_format(path)
         parsed = parse_file(path, base, rules)
         while chunk := list(islice(parsed, CHUNK)):
             rows += len(chunk)
-            counts.add(chunk)
+            counts.add(replace(row, file=name) for row in chunk)
     except DataError as error:
-        return DataFile(name.as_posix(), form, rows, split, str(error))
-    return DataFile(name.as_posix(), form, rows, split)
+        return DataFile(name, form, rows, split, str(error))
+    return DataFile(name, form, rows, split)
 
 
 class _Counts:

@@ -46,7 +46,7 @@ def _file_lines(report: DataReport) -> list[str]:
 
 def _file_line(file: DataFile) -> str:
     split = f", {file.split} by its name" if file.split else ""
-    fault = f", cannot be read to its end: {file.fault}" if file.fault else ""
+    fault = f"; {file.fault}" if file.fault else ""
     return f"  {file.name}: {file.format or 'unknown format'}, {file.rows:,} rows{split}{fault}"
 
 

@@ -77,8 +77,8 @@ def test_shapes_are_counted_and_faults_named_by_line(workspace: Workspace) -> No
     report = inspect(workspace, mine)
 
     assert [(file.name, file.format, file.rows, file.split) for file in report.files] == [
-        ("mine/a.jsonl", "JSON lines", 6, None),
-        ("mine/test.jsonl", "JSON lines", 2, "test"),
+        (f"{mine}/a.jsonl", "JSON lines", 6, None),
+        (f"{mine}/test.jsonl", "JSON lines", 2, "test"),
     ]
     assert report.unread == ["sheet.xlsx"]
     assert report.shapes == {
@@ -95,10 +95,10 @@ def test_shapes_are_counted_and_faults_named_by_line(workspace: Workspace) -> No
     }
     dropped = {one.reason: (one.rows, one.example, one.hint) for one in report.dropped}
     assert dropped == {
-        "not_json": (1, "mine/a.jsonl:2", ""),
-        "duplicate": (1, "mine/a.jsonl:4", ""),
-        "unknown_shape": (2, "mine/a.jsonl:5", "columns colour; data.columns maps them"),
-        "empty_answer": (1, "mine/test.jsonl:2", ""),
+        "not_json": (1, f"{mine}/a.jsonl:2", ""),
+        "duplicate": (1, f"{mine}/a.jsonl:4", ""),
+        "unknown_shape": (2, f"{mine}/a.jsonl:5", "columns colour; data.columns maps them"),
+        "empty_answer": (1, f"{mine}/test.jsonl:2", ""),
     }
     # what a shape does not read, and what was changed
     assert any("columns that are not read: category (2 rows)" in line for line in report.told)
@@ -179,12 +179,14 @@ def test_odd_files(workspace: Workspace) -> None:
     write(mine / "empty.jsonl")
     write(mine / "list.jsonl", json.dumps([DOLLY, {"text": "Rain."}]))
     (mine / "torn.parquet").write_bytes(b"PAR1 and then nothing")
+    (mine / "picture.json").write_bytes(b"\x89PNG\r\n\x1a\n\x00\x00")
     report = inspect(workspace, mine)
     found = {Path(file.name).name: file for file in report.files}
     assert (found["bom.jsonl"].rows, found["empty.jsonl"].rows) == (1, 0)
     assert (found["list.jsonl"].format, found["list.jsonl"].rows) == ("JSON", 2)
     # the other files are read all the same
     assert "torn.parquet: not readable as parquet" in found["torn.parquet"].fault
+    assert "picture.json: not text but binary" in found["picture.json"].fault
     assert report.usable == 3 and report.dropped == []
 
 
@@ -196,6 +198,31 @@ def test_sources_of_all_kinds_are_looked_at(workspace: Workspace) -> None:
         found = inspect(workspace, "additions:5", **{use: ["additions:5"]}).shapes
         assert found.keys() == served
     assert not (workspace.root / "data").exists()
+
+
+def test_files_are_named_by_the_path_that_was_asked_for(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(workspace.root / "mine" / "deep" / "a.jsonl", "{", PAIR)
+    monkeypatch.chdir(workspace.root / "mine")
+    monkeypatch.setenv("HOME", str(workspace.root))
+    file = "deep/a.jsonl"
+    for asked, told in (
+        (file, file),
+        (f"./{file}", file),
+        (f"../mine/{file}", f"../mine/{file}"),
+        (f"~/mine/{file}", f"~/mine/{file}"),
+        ("deep/", file),
+        (".", file),
+        # an address begins where params.yaml lies
+        ("path:mine/deep", f"mine/{file}"),
+        (f"path:mine/{file}", f"mine/{file}"),
+        (f"path:${{HOME}}/mine/{file}", f"${{HOME}}/mine/{file}"),
+    ):
+        report = inspect(workspace, asked)
+        assert [one.name for one in report.files] == [told]
+        assert report.dropped[0].example == f"{told}:1"
+        assert report.shown[0].place == f"{told}:2"
 
 
 def test_a_bare_name_of_a_file_is_its_address(
