@@ -99,6 +99,11 @@ READ_TEXT = Place("data/text.py", ("data/test_read_rows.py",))
 SHOWN_ROWS = Place("commands/data_rows.py", ("commands/test_data_check.py",))
 SHOWN_REPORT = Place("commands/data_view.py", ("commands/test_data_check.py",))
 DATA_CHECK = Place("commands/data_check.py", ("commands/test_data_check.py",))
+BESIDE_PAIRS = Place("data/shapes/pairs.py", ("data/test_nothing_lost.py",))
+LABELLED = Place("data/shapes/dialogues.py", ("data/test_nothing_lost.py",))
+BASE_MODEL = Place("data/base_model.py", ("data/test_base_model.py",))
+MODEL_CHECK = Place("commands/workspace_checks.py", ("commands/test_doctor.py",))
+REPLY = Place("evaluation/judges/reply.py", ("evaluation/judges/test_reply.py",))
 HELD_OUT = Place("data/assign.py", ("data/test_held_out.py",))
 SOLUTION_ROWS = Place("data/solutions.py", ("data/test_solutions.py",))
 RTO = Place("algorithms/rto.py", ("algorithms/test_rto.py",))
@@ -126,6 +131,9 @@ RULES = Place("rewards/rules.py", ("rewards/test_rule_rewards.py",))
 GIVEN_SCORES = Place("rewards/answers.py", ("rewards/test_python_reward.py",))
 SERVICE = Place("rewards/http.py", ("rewards/test_http_reward.py",))
 CLASSIFIER = Place("models/classifier.py", ("rewards/test_hf_reward.py",))
+NAMES = Place("rewards/base.py", ("rewards/test_reward_sources.py",))
+NUMBERS = Place("rewards/rules.py", ("rewards/test_rule_rewards.py",))
+OWN_FUNCTION = Place("rewards/python.py", ("rewards/test_python_reward.py",))
 REFERENCES = Place("data/load.py", ("data/test_references.py",))
 SETTINGS = Place("settings/policy.py", ("settings/test_apa_section.py",))
 READS = Place("settings/reads.py", ("settings/test_apa_section.py",))
@@ -492,6 +500,23 @@ MUTATIONS = (
     PARSED_PAIRS("parting pairs", "the last answers of other questions", "first = parted[0] if parted", "first = parted[-1] if parted"),
     HELD_OUT("rows", "a small table has no validation", "if not openings or openings & held or not fraction:", "if True:"),
     HELD_OUT("rows", "one file for everything is all tested on", "if not emptied:", "if True:"),
+    BESIDE_PAIRS("nothing lost", "earlier turns beside whole dialogues are gone", "missing = history if rest is None else rest", "missing = ()"),
+    BESIDE_PAIRS("nothing lost", "what is said twice is there twice", "if any(_alike(turns, dialogue[place : place + len(turns)]) for place in places):", "if False:"),
+    LABELLED("nothing lost", "an answer that nobody wanted is learnt", '("false", "0", "0.0")', '("false",)'),
+    READ_TEXT("nothing lost", "a picture is lines of foreign bytes", 'if other is None and b"\\0" in start:', "if False:"),
+    DATA_CHECK("data shown", "files are named as the source has them", 'if parsed.kind != "path":', "if True:"),
+    BASE_MODEL("base model", "a reward model with tied embeddings is taken", "if kind:", "if False:"),
+    BASE_MODEL("base model", "an encoder with a decoder is taken", "if config.is_encoder_decoder:", "if False:"),
+    MODEL_CHECK("base model", "the doctor does not see its window", "check_lengths(settings, directory)", "pass"),
+    MODEL_CHECK("base model", "the doctor looks at another one, fetched before",
+                'read_json(fetched).get("model_source") == settings.model.source', "True"),
+
+    # -- judges -----------------------------------------------------------------------------------------
+    REPLY("judges", "thoughts are verdicts", "begin = ends[-1].end() if ends else 0", "begin = 0"),
+    REPLY("judges", "of two verdicts either counts", "found.pop() if len(found) == 1 else None", "found.pop() if found else None"),
+    REPLY("judges", "a quotation is a verdict", "if text[one.start : one.end] not in shown}", "}"),
+    REPLY("judges", "a mark within a reason ends thoughts", "if not _stands_in(mark.start(), objects)]", "]"),
+    REPLY("judges", "the later of two keys counts", "if len(content) < len(pairs):", "if False:"),
 
     # -- DPO, and what reads its model ----------------------------------------------------------------
     DPO_LOSS("DPO", "the reference is left out", "beta * (logprobs - reference_logprobs)", "beta * logprobs"),
@@ -532,6 +557,10 @@ MUTATIONS = (
     RULES("rewards", "numbers are compared as text", "if None not in numbers:", "if False:"),
     GIVEN_SCORES("rewards", "what is not finite is paid", "if not math.isfinite(number):", "if False:"),
     SERVICE("rewards", "a service that is busy is not asked again", "if status in _BUSY or status >= 500:", "if False:"),
+    SERVICE("rewards of others", "half a key reaches the log", "shortened(self._hidden(text))", "self._hidden(shortened(text))"),
+    NAMES("rewards of others", "two have one name", "names.append(_free(name, names))", "names.append(name)"),
+    NUMBERS("rewards of others", "1 1/2 is 11/2", "whole + Fraction(above, below)", "Fraction(int(f\"{whole}{above}\"), below)"),
+    OWN_FUNCTION("rewards of others", "a unit of 0 divides", "0 < float(value) < math.inf", "float(value) < math.inf"),
     CLASSIFIER("rewards", "the bias of ours is lost", "(logits.squeeze(-1).float() + bias)", "logits.squeeze(-1).float()"),
     REFERENCES("rewards", "reference answers are lost", "if isinstance(record, Prompt):\n        return record", "if False:\n        return record"),
     REWARD_SETTINGS("rewards", "any model may be trained against", 'if detail != "reward":', "if False:"),
