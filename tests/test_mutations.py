@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.mutations import MUTATIONS, Mutation
+from tests.mutations import MUTATIONS
+from tests.mutations.places import Mutation
 from tests.source_tree import ROOT
 
 
