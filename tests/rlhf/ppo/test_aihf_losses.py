@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import two_tokens
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -12,6 +13,9 @@ from torch.nn.functional import log_softmax
 
 from rlhf.ppo.aihf import bradley_terry_loss, demonstration_loss
 from rlhf.ppo.dpo import implicit_rewards
+from rlhf.ppo.groups import reward_to_go
+from rlhf.ppo.losses import surrogate
+from rlhf.ppo.rewards import final_score, kl_penalty
 
 BETA = 0.5
 REFERENCE = [0.5, 0.3, 0.2]
@@ -134,6 +138,13 @@ def test_the_code_s_form_by_hand() -> None:
     assert float(bradley_terry_loss(tensor([1000.0]))) == pytest.approx(0.0, abs=1e-9)
 
 
+def test_the_code_s_mean_over_positions_by_hand() -> None:
+    """A score at each position, and their pairs one by one: the code's form in full, ours is the last."""
+    losses = bradley_terry_loss(tensor([0.1, 0.3]) - tensor([0.2, 0.0]))
+    assert losses.tolist() == pytest.approx([0.744397, 0.554355], abs=1e-6)
+    assert float(losses.mean()) == pytest.approx(0.649376, abs=1e-6)
+
+
 @given(NUMBERS)
 def test_it_equals_the_logistic_function_in_plain_python(margin: float) -> None:
     found = float(bradley_terry_loss(tensor([margin])))
@@ -151,6 +162,30 @@ def test_implicit_rewards_are_those_that_induce_the_policy(shift: float, beta: f
     rewards = implicit_rewards(policy, reference, beta)
     again = log_softmax(reference + rewards / beta, dim=0)
     torch.testing.assert_close(again, policy)
+
+
+# -- the inner problem --------------------------------------------------------------------------
+
+
+def test_the_policy_half_reaches_the_optimum_of_the_fixture() -> None:
+    """PPO's token rewards and surrogate over all four responses: pi_ref exp(R / beta) / Z."""
+    mask = torch.ones((4, 2), dtype=torch.bool)
+    reference = two_tokens.token_logprobs(tensor([0.5, 0.5, 0.5]))
+    logits = tensor([0.0, 0.0, 0.0])
+    for _ in range(400):
+        free = logits.clone().requires_grad_()
+        logprobs = two_tokens.token_logprobs(free.sigmoid())
+        old = logprobs.detach()
+        paid = final_score(two_tokens.REWARDS, mask)
+        paid = paid + kl_penalty(old - reference, mask, two_tokens.BETA)
+        losses, _ = surrogate(logprobs, old, reward_to_go(paid, mask), 0.2)
+        # the expectation over what the policy samples
+        (old.sum(dim=1).exp()[:, None] * losses).sum().backward()
+        assert free.grad is not None
+        logits -= 2.0 * free.grad
+    found = two_tokens.token_logprobs(logits.sigmoid()).sum(dim=1).exp()
+    torch.testing.assert_close(logits.sigmoid(), two_tokens.OPTIMUM, atol=1e-3, rtol=0)
+    assert found.tolist() == pytest.approx(two_tokens.PROBABILITIES, abs=1e-3)
 
 
 # -- two time scales ----------------------------------------------------------------------------

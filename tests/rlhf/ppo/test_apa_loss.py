@@ -69,6 +69,34 @@ def test_nothing_is_left_to_learn_at_the_target() -> None:
     assert target.grad is not None and target.grad.tolist() == [0.0, 0.0, 0.0]
 
 
+def test_the_targets_of_all_tokens_are_no_distribution() -> None:
+    """Z is taken for 1, which holds to second order in A / lambda only: here it is 1.1276."""
+    reference, advantages = tensor([0.5, 0.3, 0.2]), tensor([0.05, -0.05, -0.05])
+    targets = (reference.log() + advantages / 0.1).exp()
+    losses = apa_loss(targets.log(), reference.log(), advantages, 0.1)
+    assert losses.tolist() == pytest.approx([0.0, 0.0, 0.0], abs=1e-12)
+    assert targets.tolist() == pytest.approx([0.8244, 0.1820, 0.1213], abs=1e-4)
+    assert float(targets.sum()) == pytest.approx(1.1276, abs=1e-4)
+    of_best = targets / targets.sum()
+    assert of_best.tolist() == pytest.approx([0.7311, 0.1614, 0.1076], abs=1e-4)
+
+
+def test_the_first_step_is_the_policy_gradient_times_two_over_lambda() -> None:
+    """On what the policy samples: -2 / lambda (grad E[A] - lambda grad KL(pi || pi_ref))."""
+    reference, advantages = tensor([0.5, 0.3, 0.2]).log(), tensor([0.4, -0.1, 0.3])
+    lam, start = 0.1, tensor([0.3, -0.2, 0.5])
+    free = start.clone().requires_grad_()
+    logprobs = free.log_softmax(dim=0)
+    losses = apa_loss(logprobs, reference, advantages, lam)
+    (logprobs.detach().exp() * losses).sum().backward()
+
+    exact = start.clone().requires_grad_()
+    policy = exact.softmax(dim=0)
+    (policy * (advantages - lam * (policy.log() - reference))).sum().backward()
+    assert free.grad is not None and exact.grad is not None
+    torch.testing.assert_close(free.grad, -2 / lam * exact.grad)
+
+
 def test_a_large_lambda_holds_the_policy_to_the_reference() -> None:
     logprobs, reference = tensor(LOGPROBS), tensor(REFERENCE)
     losses = apa_loss(logprobs, reference, tensor(ADVANTAGES), 1e9)

@@ -111,6 +111,19 @@ def test_the_optimum_of_the_fixture_has_the_rewards_of_the_table() -> None:
     assert logprobs.sum(dim=1).exp().tolist() == pytest.approx(PROBABILITIES, abs=1e-5)
 
 
+def test_a_response_s_rewards_add_up_to_its_reward_less_the_first_state_s_value() -> None:
+    """r(y) - V(s_0); and their mean under pi_ref is below 0, so that likelihoods may fall."""
+    uniform = two_tokens.token_logprobs(torch.full((3,), 0.5, dtype=torch.float64))
+    optimum = two_tokens.token_logprobs(OPTIMUM)
+    sums = implicit_rewards(optimum, uniform, BETA).sum(dim=1)
+    assert sums.tolist() == pytest.approx([0.522771, -0.477229, -0.477229, -0.477229], abs=2e-6)
+    torch.testing.assert_close(sums, REWARDS - 0.477229, atol=2e-6, rtol=0)
+    # -beta KL(pi_ref || pi*), arXiv 2404.12358, eq. 16
+    assert float(sums.mean()) == pytest.approx(-0.227229, abs=2e-6)
+    divergence = float((math.log(0.25) - optimum.sum(dim=1)).mean())
+    assert float(sums.mean()) == pytest.approx(-BETA * divergence)
+
+
 def test_a_table_fitted_on_exact_preferences_reaches_it() -> None:
     """eq. 1: y beats y' with probability sigmoid(r(y) - r(y')); the loss is the expected one."""
     logits = torch.zeros(3, dtype=torch.float64, requires_grad=True)

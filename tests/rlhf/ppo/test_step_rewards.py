@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlhf.ppo import best_of_n, gae, solution_scores, step_loss, step_rewards
+from rlhf.ppo import best_of_n, gae, implicit_rewards, solution_scores, step_loss, step_rewards
 from rlhf.ppo.steps import Aggregate, StepRule
 
 # five tokens, steps end at the third and the fifth
@@ -42,6 +42,14 @@ def test_the_loss_of_a_soft_label_by_hand() -> None:
     """Three of eight continuations came to the right answer."""
     (loss,) = step_loss(torch.tensor([logit(0.4)]), torch.tensor([3 / 8])).tolist()
     assert loss == pytest.approx(0.662875, abs=1e-6)
+
+
+def test_an_implicit_reward_model_s_loss_by_hand() -> None:
+    """PRIME, which is not among the algorithms: the two formulas that it would be made of agree with it."""
+    rewards = implicit_rewards(torch.tensor([0.4, -0.2, 0.6]), torch.zeros(3), 0.05)
+    assert rewards.tolist() == pytest.approx([0.02, -0.01, 0.03])
+    assert float(rewards.sum().sigmoid()) == pytest.approx(0.509999, abs=1e-6)
+    assert float(step_loss(rewards.sum(), torch.tensor(1.0))) == pytest.approx(0.673347, abs=1e-6)
 
 
 def test_the_gradient_is_that_of_finite_differences() -> None:
