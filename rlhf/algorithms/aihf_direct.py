@@ -2,7 +2,8 @@
 
 With R = beta log pi / pi_ref the policy that R induces is pi itself. The likelihood of the
 demonstrations is then maximum likelihood, and that of the pairs DPO. Nothing is sampled to learn
-from; `ppo.rewards` only judge validations.
+from; `ppo.rewards` only judge validations. This form of AIHF (arXiv 2406.06874) is from memory of the
+paper, whose full text was not at hand.
 """
 
 from collections.abc import Iterator
