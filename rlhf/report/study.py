@@ -36,6 +36,7 @@ _ARM_METRICS = (
     "perplexity_last",
     "response_length_last",
     "plain_text_loss",
+    "credit_auc_last",
 )
 # the two arms that the collapse alarm must tell apart
 _ALARM_ARMS = ("vanilla", "ppo-max")

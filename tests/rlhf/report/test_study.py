@@ -1,9 +1,11 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from rlhf.common.files import read_json, write_text
+from rlhf.report.formats import NO_VALUE
 from rlhf.report.study import build_study
 from rlhf.settings import preset_text
 from rlhf.workspace import Workspace
@@ -70,6 +72,20 @@ def test_the_page_shows_alarms_and_figures(
     assert page.count("<svg") == 8
     assert "Gold judge against KL" in page and "Gold judge against sampled tokens" in page
     assert "<script>x" not in page
+
+
+def test_the_area_of_planted_errors_stands_beside_each_arm(study: Workspace) -> None:
+    """A run from before it was measured has a dash."""
+    path = study.root / "runs" / "vanilla.json"
+    runs = read_json(path)["runs"]
+    for run, area in zip(runs, (0.25, 0.35, 0.45), strict=True):
+        run["summary"]["credit_auc_last"] = area
+    write_text(path, json.dumps({"arm": "vanilla", "runs": runs}))
+    build_study(study, ["fig9"])
+    # the table of findings has no row that begins with an arm
+    rows = re.findall(r"<tr>\s*<td>([\w-]+)</td>(.*?)</tr>", study.report.read_text(), re.S)
+    shown = {arm: re.findall(r"<td[^>]*>(.*?)</td>", row)[-2] for arm, row in rows}
+    assert shown == {"vanilla": "0.350", "ppo-max": NO_VALUE}
 
 
 def test_a_single_seed_has_no_interval(study: Workspace) -> None:
