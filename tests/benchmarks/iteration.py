@@ -3,7 +3,8 @@
 `python -m tests.benchmarks.iteration WORKSPACE` takes the models, prompts and settings of a workspace
 whose reward model is trained, such as a study's (`studies/study`) or that of `dvc repro`. Each
 algorithm runs twice, alone, with few and with more iterations: the difference is free of loading,
-validation and saving. One that reads a model which is not there is left out, and named.
+validation and saving. One that reads a model which is not there is left out, and named. `dpo` has no
+iterations, `aihf-direct` draws nothing and has its seconds alone.
 """
 
 import argparse
@@ -60,9 +61,9 @@ class Cost:
     tokens: float
 
     @property
-    def per_thousand(self) -> float:
-        """Seconds for a thousand response tokens."""
-        return 1000 * self.seconds / self.tokens
+    def per_thousand(self) -> float | None:
+        """Seconds for a thousand response tokens; None where none is drawn."""
+        return 1000 * self.seconds / self.tokens if self.tokens else None
 
 
 def measure(base: Workspace, name: str) -> Cost:
@@ -74,7 +75,7 @@ def measure(base: Workspace, name: str) -> Cost:
     seconds = (more - few) / count
     last = rows[-count:]
     sampling = sum(row["rollout_seconds"] for row in last) / count / seconds
-    return Cost(seconds, sampling, sum(row["tokens"] for row in last) / count)
+    return Cost(seconds, sampling, sum(row.get("tokens", 0.0) for row in last) / count)
 
 
 def _run(base: Workspace, changes: Mapping[str, Any]) -> tuple[float, list[dict[str, Any]]]:
@@ -84,7 +85,8 @@ def _run(base: Workspace, changes: Mapping[str, Any]) -> tuple[float, list[dict[
         began = monotonic()
         loop.train(settings, workspace)
         seconds = monotonic() - began
-        rows = [row for row in read_steps(workspace.steps("ppo")) if "tokens" in row]
+        # the last row has the final validation alone
+        rows = [row for row in read_steps(workspace.steps("ppo")) if "rollout_seconds" in row]
         return seconds, rows
 
 
@@ -111,19 +113,18 @@ def main() -> None:
     )
     # the first run of a process loads libraries and warms the allocator
     _run(base, QUIET | {"ppo.iterations": FEW})
-    reference: Cost | None = None
+    reference: float | None = None
     for name in arguments.only:
         missing = _missing(base, name)
         if missing is not None:
             print(f"{name:14} needs {missing}", flush=True)
             continue
         cost = measure(base, name)
-        reference = reference or cost
-        print(
-            f"{name:14} {cost.seconds:11.2f} {cost.tokens:8.0f} {cost.sampling:9.0%}"
-            f" {cost.per_thousand:8.2f} {cost.per_thousand / reference.per_thousand:6.2f}x",
-            flush=True,
-        )
+        line = f"{name:14} {cost.seconds:11.2f} {cost.tokens:8.0f} {cost.sampling:9.0%}"
+        if cost.per_thousand is not None:
+            reference = reference or cost.per_thousand
+            line += f" {cost.per_thousand:8.2f} {cost.per_thousand / reference:6.2f}x"
+        print(line, flush=True)
 
 
 if __name__ == "__main__":
