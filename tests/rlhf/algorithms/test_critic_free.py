@@ -294,6 +294,8 @@ def test_no_clip_leaves_the_ratio_as_it_is(prepared: Workspace, member: Mapping[
         move(algorithm.models.language_model("policy"), seed=6)
         found[clip] = step_loss(update)
     assert "clip_fraction" not in found[None].metrics
+    fractions = [found[clip].metrics["clip_fraction"] for clip in (1e6, EPSILON)]
+    assert fractions[0] == 0.0 < fractions[1]
     policy_losses = [loss.metrics["policy_loss"] for loss in found.values()]
     assert policy_losses[0] == policy_losses[1] < policy_losses[2]
 

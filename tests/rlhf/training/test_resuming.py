@@ -8,7 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from neighbours import AIHF, APA, DPO, ETPO, PROCESS, PROCESS_MODEL, RLOO, RTO, lora, xpo
+from neighbours import (
+    AIHF,
+    AIHF_DIRECT,
+    APA,
+    DPO,
+    ETPO,
+    GRPO,
+    PROCESS,
+    PROCESS_MODEL,
+    REINFORCE_PP,
+    RLOO,
+    RTO,
+    lora,
+    online_dpo,
+    xpo,
+)
 from tiny import copy_workspace, outcome, tiny_settings, write_settings
 from workers import Harm, Worker, half_written
 
@@ -63,10 +78,14 @@ CASES = {
     "apa": Case("ppo", "policy", loop.train, APA),
     "rto": Case("ppo", "policy", loop.train, RTO),
     "rloo": Case("ppo", "policy", loop.train, RLOO),
+    "grpo": Case("ppo", "policy", loop.train, GRPO),
+    "reinforce-pp": Case("ppo", "policy", loop.train, REINFORCE_PP),
+    "online-dpo": Case("ppo", "policy", loop.train, online_dpo()),
     "xpo": Case("ppo", "policy", loop.train, {**xpo(), "ppo.checkpoint_every": 1}),
     "etpo": Case("ppo", "policy", loop.train, ETPO),
     "step scores": Case("ppo", "policy", loop.train, PROCESS),
     "aihf": Case("ppo", "policy", loop.train, AIHF),
+    "aihf-direct": Case("ppo", "policy", loop.train, AIHF_DIRECT),
     "rewards": Case("ppo", "policy", loop.train, {"ppo.rewards": REWARDS}),
     "sft by adapters": Case("sft", "sft", sft.train, lora("sft", dropout=0.2)),
     "reward by adapters": Case("reward", "reward", reward.train, lora("reward", dropout=0.2)),
@@ -91,6 +110,8 @@ FURTHER_KILLS = [("apa", 0), ("rto", 3), ("rloo", 3), ("etpo", 0), ("aihf", 3), 
 FURTHER_KILLS += [("ppo-max", 0), ("apa", 3), ("reward by adapters", 7), ("ppo by adapters", 0)]
 # each reward's own history is in the checkpoint; the dropout of adapters goes by the number of the step
 FURTHER_KILLS += [("rewards", 3), ("sft by adapters", 5)]
+# these keep no state of their own, or no more than a history of scores
+FURTHER_KILLS += [("grpo", 3), ("reinforce-pp", 3), ("online-dpo", 3), ("aihf-direct", 3)]
 
 
 class Outcomes:
