@@ -47,17 +47,22 @@ def test_errors_are_drawn_by_the_reference(engine: TorchEngine, tmp_path: Path) 
     # peaked predictions
     model, tokenizer = tiny_model(1, std=0.2), tiny_tokenizer()
     save_causal_lm(model, tokenizer, tmp_path)
-    pairs = pd.DataFrame({"prompt_ids": [[2, 9]] * 400, "chosen_ids": [[40, 41, 1]] * 400})
+    with torch.no_grad():
+        table = model(input_ids=torch.tensor([[2, 9]])).logits[0, -1].softmax(0)
+    table[tokenizer.all_special_ids] = 0.0
+    # the right token is the one that would be drawn most often
+    right = int(table.argmax())
+    pairs = pd.DataFrame({"prompt_ids": [[2, 9]] * 400, "chosen_ids": [[right, 41, 1]] * 400})
     found = plant(pairs, tmp_path, engine, seed=1)
+    # the last token is never another one
+    assert set(found.places) == {0, 1}
     drawn = [
         response[0]
         for response, place in zip(found.responses, found.places, strict=True)
         if place == 0
     ]
-    with torch.no_grad():
-        table = model(input_ids=torch.tensor([[2, 9]])).logits[0, -1].softmax(0)
-    # neither the right token nor a special one
-    table[[*tokenizer.all_special_ids, 40]] = 0.0
+    assert right not in drawn
+    table[right] = 0.0
     table /= table.sum()
     assert float(table.max()) > 0.1
     for token in range(len(table)):
@@ -106,4 +111,14 @@ def test_a_policy_that_never_learnt_has_no_credit_to_give(
     with torch.no_grad():
         policy.get_input_embeddings().weight.mul_(1.1)
     policy.save_pretrained(workspace.model("policy"))
-    assert credit_auc(workspace.model("policy"), sft, planted, engine) != 0.5
+    found = credit_auc(workspace.model("policy"), sft, planted, engine)
+    assert found != 0.5
+    # log pi - log pi_ref, and not the other way round
+    ours, theirs = (
+        logprobs_of(workspace.model(name), planted, engine) for name in ("policy", "sft")
+    )
+    credits = [
+        [one - other for one, other in zip(*pair, strict=True)]
+        for pair in zip(ours, theirs, strict=True)
+    ]
+    assert found == auc(credits, planted.places)
