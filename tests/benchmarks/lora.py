@@ -16,6 +16,8 @@ from pathlib import Path
 from time import monotonic, process_time
 from typing import Any
 
+from tests.benchmarks.made_up import BLOCKS, SHAPE, random_model, word_tokenizer
+
 RANK = 16
 # name -> whether by adapters, and whether in the upper third of the blocks alone
 WAYS: dict[str, tuple[bool, bool]] = {
@@ -24,16 +26,6 @@ WAYS: dict[str, tuple[bool, bool]] = {
     "full, upper third": (False, True),
     "lora, upper third": (True, True),
 }
-SHAPE: dict[str, Any] = {
-    "vocab_size": 49152,
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "max_position_embeddings": 2048,
-    "tie_word_embeddings": True,
-}
-BLOCKS = 30
 # those of preset laptop: tokens of an SFT step, responses and tokens of a PPO mini-batch
 SFT_ROWS, SFT_WIDTH = 6, 128
 PPO_ROWS, PROMPT, RESPONSE = 8, 60, 60
@@ -199,22 +191,12 @@ def measure(stage: str, way: str, folder: Path, steps: int, precision: str) -> d
 
 def write_models(folder: Path, blocks: int) -> None:
     """Random SFT and reward models; they have no weight in common."""
-    import torch
-    from safetensors.torch import save_file
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from rlhf.common.files import write_json
-    from rlhf.models.heads import NOTE_FILE, ScalarHead, ScalarModel
-    from rlhf.workspace import HEAD_FILE
+    from rlhf.models.heads import new_scalar_model, save_scalar_model
 
     for seed, name in enumerate(("sft", "reward")):
-        torch.manual_seed(seed)
-        model = LlamaForCausalLM(LlamaConfig(num_hidden_layers=blocks, **SHAPE))
-        model.save_pretrained(folder / name)
-    scalar = ScalarModel(model, ScalarHead(SHAPE["hidden_size"]))
-    head = {name: value.detach().contiguous() for name, value in scalar.head.named_parameters()}
-    save_file(head, folder / "reward" / HEAD_FILE)
-    write_json(folder / "reward" / NOTE_FILE, {"score_std": 1.0})
+        random_model(blocks, seed).save_pretrained(folder / name)
+    reward = new_scalar_model(folder / "reward", 1, "reward")
+    save_scalar_model(reward, word_tokenizer(), folder / "reward", "reward", score_std=1.0)
 
 
 def main() -> None:
