@@ -32,6 +32,7 @@ from tests.mutations.places import (
     RLOO,
     SEAM,
     SETTINGS,
+    STUDY_CREDIT,
     XPO,
     XPO_LOSS,
 )
@@ -204,4 +205,8 @@ NEIGHBOURS = (
     ETPO_READS("ETPO", "advantages beside it", '"etpo": frozenset({"critic", "etpo", "responses"})', '"etpo": frozenset({"advantage", "critic", "etpo", "responses"})'),
     ETPO_READS("ETPO", "without its section", '"etpo": "{beta: 0.01, polyak: 0.995, huber: 10.0, form: exact}",', ""),
     ETPO_ENGINE("ETPO", "in parts", "if parted and self.ppo.algorithm in NEEDS_WHOLE_WEIGHTS:", "if False:"),
+    STUDY_CREDIT("planted errors", "policy and reference exchanged", "ours - theirs for", "theirs - ours for"),
+    STUDY_CREDIT("planted errors", "the last token too", "torch.randint(len(response) - 1,", "torch.randint(len(response),"),
+    STUDY_CREDIT("planted errors", "the right token", "[[*special, response[place]]]", "[[*special]]"),
+    STUDY_CREDIT("planted errors", "the highest credit", "rankdata([-credit for", "rankdata([credit for"),
 )  # fmt: skip
