@@ -72,6 +72,7 @@ def has_votes(store: VoteStore, count: int, annotators: list[threading.Thread]) 
     return len(store.votes()) >= count
 
 
+@pytest.mark.long
 def test_two_hundred_votes_by_two_annotators_survive_a_server_that_is_killed(
     start_server: Callable[[int], AnnotateServer],
 ) -> None:
