@@ -86,7 +86,7 @@ def diagnose(workspace: Workspace, imports: Iterable[str]) -> Diagnosis:
         # what is not found is told once
         if addresses.state != "fault":
             checks.append(model_check(workspace, settings))
-        checks += [rewards_check(settings), judges_check(workspace, settings)]
+        checks += [rewards_check(workspace, settings), judges_check(workspace, settings)]
 
     # a metrics file may be broken
     stages: dict[str, bool] = {}

@@ -8,7 +8,9 @@ from rlhf.common.address import Address
 from rlhf.common.errors import RlhfError
 from rlhf.common.files import read_json
 from rlhf.common.yaml import read_yaml
+from rlhf.core.source import unwatched
 from rlhf.settings import Settings, load_settings
+from rlhf.stages import STAGES
 from rlhf.workspace import Workspace
 
 
@@ -84,20 +86,45 @@ def _base_model(workspace: Workspace, settings: Settings) -> Path | None:
     return None
 
 
-def rewards_check(settings: Settings) -> Check:
-    """Functions of the user's that `ppo.rewards` names, loaded as stage ppo does it, hours later."""
-    names = ", ".join(source.reward for source in settings.ppo.rewards)
-    own = [source.address.detail for source in settings.ppo.rewards if source.file is not None]
+def rewards_check(workspace: Workspace, settings: Settings) -> Check:
+    """What `ppo.rewards` names, looked at as stage ppo does it, hours later.
+
+    Functions are loaded, and DVC must watch their files; classifiers must lie where they are said to.
+    """
+    sources = settings.ppo.rewards
+    own = [source for source in sources if source.file is not None]
+    elsewhere = [source.address.path for source in sources if source.address.kind == "hf"]
     try:
-        # takes seconds to import, and most settings need nothing of it
+        # both take seconds to import, and most settings need nothing of them
         if own:
             from rlhf.rewards.python import own_function
 
-            for detail in own:
-                own_function(detail)
+            for source in own:
+                own_function(source.address.detail)
+        if elsewhere:
+            from rlhf.models.classifier import check_classifier
+
+            for path in elsewhere:
+                check_classifier(workspace.root / path)
     except (RlhfError, ImportError, OSError) as error:
         return Check("rewards", "fault", str(error), "ppo would refuse to begin")
-    return Check("rewards", "ok", names)
+    if own and (unlinked := _unlinked(workspace, settings)):
+        found = f"dvc.yaml: none of the deps of ppo covers {', '.join(unlinked)}"
+        return Check(
+            "rewards", "fault", found, "`make dvc.yaml` links it; ppo would refuse to begin"
+        )
+    return Check("rewards", "ok", ", ".join(source.reward for source in sources))
+
+
+def _unlinked(workspace: Workspace, settings: Settings) -> list[str]:
+    """Files that stage ppo runs, and that DVC would not see a change of."""
+    path = workspace.root / "dvc.yaml"
+    stage = read_yaml(path)["stages"].get("ppo", {}) if path.is_file() else {}
+    if "deps" not in stage:
+        return []
+    algorithm = settings.ppo.algorithm
+    listed = [str(dep).replace("${ppo.algorithm}", algorithm) for dep in stage["deps"]]
+    return [file.as_posix() for file in unwatched(STAGES["ppo"].modules(settings), listed)]
 
 
 def locks_check(workspace: Workspace) -> Check:
@@ -129,7 +156,10 @@ def judges_check(workspace: Workspace, settings: Settings) -> Check:
     section = settings.evaluate
     names = ", ".join((*section.judges, *section.opponents))
     candidates = (*section.judges, *section.opponents.values())
-    addresses = [address for address in candidates if ":" in address]
+    # gold has nothing to be looked at where it is the stage's model
+    addresses = [
+        address for address in candidates if ":" in address or (address == "gold" and section.gold)
+    ]
 
     # responses in a file answer prompts, which prepare makes
     is_prepared = (workspace.prepared / "prompts.parquet").is_file()

@@ -28,6 +28,7 @@ from rlhf.common.files import read_json, write_json
 from rlhf.common.yaml import parse_yaml
 from rlhf.settings import preset_text, settings_from
 from rlhf.workspace import Workspace
+from tests.source_tree import ROOT
 
 
 def test_it_imports_what_it_is_told_to(tmp_path: Path) -> None:
@@ -74,15 +75,38 @@ def test_it_tells_what_judges_lack(
     assert found.state == "fault" and str(model) in found.found
 
 
-def test_it_tells_of_a_reward_function_that_is_not_there() -> None:
-    content = parse_yaml(preset_text("tiny"), "tiny")
-    assert rewards_check(settings_from(content)).state == "ok"
+def test_it_tells_of_a_reward_function_that_is_not_there(tmp_path: Path) -> None:
+    workspace, content = Workspace(tmp_path), parse_yaml(preset_text("tiny"), "tiny")
+    assert rewards_check(workspace, settings_from(content)).state == "ok"
     content["ppo"]["rewards"] = ["python:tests/own_rewards/sums.py:words"]
-    assert rewards_check(settings_from(content)).state == "ok"
+    assert rewards_check(workspace, settings_from(content)).state == "ok"
     for function, file in (("wrods", "sums.py"), ("words", "some.py")):
         content["ppo"]["rewards"] = [f"python:tests/own_rewards/{file}:{function}"]
-        found = rewards_check(settings_from(content))
+        found = rewards_check(workspace, settings_from(content))
         assert found.state == "fault" and file in found.found
+
+
+def test_it_tells_of_a_reward_function_that_dvc_does_not_watch(tmp_path: Path) -> None:
+    workspace, content = Workspace(tmp_path), parse_yaml(preset_text("tiny"), "tiny")
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    assert rewards_check(workspace, settings_from(content)).state == "ok"
+    content["ppo"]["rewards"] = ["python:tests/own_rewards/sums.py:words"]
+    found = rewards_check(workspace, settings_from(content))
+    assert found.state == "fault" and "make dvc.yaml" in found.advice
+    assert "tests/own_rewards/sums.py" in found.found and "ppo_max.py" not in found.found
+
+
+def test_it_tells_of_classifiers_that_are_not_there(tmp_path: Path) -> None:
+    workspace, content = Workspace(tmp_path), parse_yaml(preset_text("tiny"), "tiny")
+    (tmp_path / "empty").mkdir()
+    content["ppo"]["rewards"] = ["model:reward", "hf:empty"]
+    found = rewards_check(workspace, settings_from(content))
+    assert found.state == "fault" and "empty: no model here" in found.found
+
+    content["gold"], content["evaluate"]["gold"] = None, f"hf:{tmp_path}/nowhere"
+    content["data"]["gold_fraction"] = 0.0
+    found = judges_check(workspace, settings_from(content))
+    assert found.state == "fault" and "nowhere: no model here" in found.found
 
 
 def test_it_tells_of_a_window_that_is_too_short(tmp_path: Path, prepared: Workspace) -> None:
