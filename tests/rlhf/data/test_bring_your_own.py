@@ -1,6 +1,9 @@
 """The settings of the page are settings, and its reward is a reward."""
 
 import re
+from collections.abc import Mapping
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +24,15 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
 
 
-def dotted(section: dict[str, Any]) -> dict[str, Any]:
+def dotted(content: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     """Keys of the page as changes: `model.source` and so on."""
-    return {f"{name}.{key}": value for name, keys in section.items() for key, value in keys.items()}
+    changes: dict[str, Any] = {}
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            changes |= dotted(value, f"{before}{name}.")
+        else:
+            changes[before + name] = value
+    return changes
 
 
 @pytest.mark.parametrize("text", blocks("yaml"))
@@ -33,9 +42,8 @@ def test_its_keys_go_into_the_preset(text: str) -> None:
     settings = settings_from(parse_yaml(written, "params.yaml"), "params.yaml")
     found = settings.model_dump(mode="json")
     for key, value in changes.items():
-        section, name = key.split(".")
         if key != "ppo.rewards":
-            assert found[section][name] == value
+            assert reduce(getitem, key.split("."), found) == value
 
 
 def test_its_reward_scores_records() -> None:
