@@ -22,13 +22,13 @@ from rlhf.common.yaml import parse_yaml, read_yaml
 from rlhf.settings import settings_from
 from rlhf.settings.edit import edited
 from rlhf.settings.read import settings_text
+from rlhf.watched import refuse_unwatched_stages
 from rlhf.workspace import Workspace
 from tasks.dvc_locks import holders
 from tasks.errors import BusyError
 from tasks.guard import hangup_as_sigterm
 from tasks.process import OnLine, run_process
 from tasks.repository import refuse_unusable_repository
-from tasks.watched import refuse_unwatched_stages
 
 # DVC's message about a stage that another process runs
 _BUSY = "is busy, it is being blocked by"

@@ -19,6 +19,7 @@ from rlhf.common.files import read_json, tree_sha256, write_json
 from rlhf.common.progress import PROGRESS_FILE
 from rlhf.settings import Settings, flatten, load_settings
 from rlhf.stages import STAGES
+from rlhf.watched import refuse_unwatched
 from rlhf.workspace import Workspace
 from tasks import tracking
 from tasks.errors import StageFailed
@@ -38,7 +39,6 @@ from tasks.registry import (
 from tasks.run_page import emit_collapse, show_results, shown_progress
 from tasks.tracking import TrackedRun
 from tasks.versions import register_later
-from tasks.watched import refuse_unwatched
 from tasks.worker import worker_command, worker_environment
 
 LOGS = Path("logs")

@@ -27,6 +27,7 @@ from rlhf.settings.reads import OPTIONAL_MODELS
 from rlhf.settings.variants import VARIANTS
 from rlhf.stage import Stage
 from rlhf.stages import STAGES
+from rlhf.watched import filled_in, refuse_unwatched
 from tasks import tracking
 from tasks.artifacts import show_table, summary_rows
 from tasks.environment import STUDIES_FOLDER
@@ -34,7 +35,6 @@ from tasks.metric_names import SUMMARY, key_figures, named_curves, under
 from tasks.missed import attempt
 from tasks.run_page import artifact_key
 from tasks.tracking import TrackedRun
-from tasks.watched import filled_in, refuse_unwatched
 
 # what all arms share
 SHARED_STAGES = tuple(name for name, stage in STAGES.items() if stage.shared_by_arms)

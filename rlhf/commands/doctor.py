@@ -25,6 +25,7 @@ from rlhf.commands.overview import stage_states
 from rlhf.commands.package_checks import import_check, pins_check, start_import
 from rlhf.commands.workspace_checks import (
     addresses_check,
+    code_check,
     judges_check,
     locks_check,
     model_check,
@@ -86,7 +87,11 @@ def diagnose(workspace: Workspace, imports: Iterable[str]) -> Diagnosis:
         # what is not found is told once
         if addresses.state != "fault":
             checks.append(model_check(workspace, settings))
-        checks += [rewards_check(workspace, settings), judges_check(workspace, settings)]
+        checks += [
+            code_check(workspace, settings),
+            rewards_check(workspace, settings),
+            judges_check(workspace, settings),
+        ]
 
     # a metrics file may be broken
     stages: dict[str, bool] = {}

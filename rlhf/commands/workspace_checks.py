@@ -8,9 +8,8 @@ from rlhf.common.address import Address
 from rlhf.common.errors import RlhfError
 from rlhf.common.files import read_json
 from rlhf.common.yaml import read_yaml
-from rlhf.core.source import unwatched
 from rlhf.settings import Settings, load_settings
-from rlhf.stages import STAGES
+from rlhf.watched import refuse_unwatched_stages
 from rlhf.workspace import Workspace
 
 
@@ -89,7 +88,7 @@ def _base_model(workspace: Workspace, settings: Settings) -> Path | None:
 def rewards_check(workspace: Workspace, settings: Settings) -> Check:
     """What `ppo.rewards` names, looked at as stage ppo does it, hours later.
 
-    Functions are loaded, and DVC must watch their files; classifiers must lie where they are said to.
+    Functions are loaded; classifiers must lie where they are said to.
     """
     sources = settings.ppo.rewards
     own = [source for source in sources if source.file is not None]
@@ -108,23 +107,16 @@ def rewards_check(workspace: Workspace, settings: Settings) -> Check:
                 check_classifier(workspace.root / path)
     except (RlhfError, ImportError, OSError) as error:
         return Check("rewards", "fault", str(error), "ppo would refuse to begin")
-    if own and (unlinked := _unlinked(workspace, settings)):
-        found = f"dvc.yaml: none of the deps of ppo covers {', '.join(unlinked)}"
-        return Check(
-            "rewards", "fault", found, "`make dvc.yaml` links it; ppo would refuse to begin"
-        )
     return Check("rewards", "ok", ", ".join(source.reward for source in sources))
 
 
-def _unlinked(workspace: Workspace, settings: Settings) -> list[str]:
-    """Files that stage ppo runs, and that DVC would not see a change of."""
-    path = workspace.root / "dvc.yaml"
-    stage = read_yaml(path)["stages"].get("ppo", {}) if path.is_file() else {}
-    if "deps" not in stage:
-        return []
-    algorithm = settings.ppo.algorithm
-    listed = [str(dep).replace("${ppo.algorithm}", algorithm) for dep in stage["deps"]]
-    return [file.as_posix() for file in unwatched(STAGES["ppo"].modules(settings), listed)]
+def code_check(workspace: Workspace, settings: Settings) -> Check:
+    """Whether DVC sees a change of all that the stages run; each stage looks again when it begins."""
+    try:
+        refuse_unwatched_stages(workspace.root, settings)
+    except RlhfError as error:
+        return Check("code", "fault", str(error), "the stage would refuse to begin")
+    return Check("code", "ok", "dvc.yaml lists what the stages run")
 
 
 def locks_check(workspace: Workspace) -> Check:

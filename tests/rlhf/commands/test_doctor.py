@@ -19,6 +19,7 @@ from rlhf.commands.machine_checks import (
 from rlhf.commands.package_checks import pins_check
 from rlhf.commands.workspace_checks import (
     addresses_check,
+    code_check,
     judges_check,
     locks_check,
     model_check,
@@ -89,10 +90,11 @@ def test_it_tells_of_a_reward_function_that_is_not_there(tmp_path: Path) -> None
 def test_it_tells_of_a_reward_function_that_dvc_does_not_watch(tmp_path: Path) -> None:
     workspace, content = Workspace(tmp_path), parse_yaml(preset_text("tiny"), "tiny")
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
-    assert rewards_check(workspace, settings_from(content)).state == "ok"
+    assert code_check(workspace, settings_from(content)).state == "ok"
     content["ppo"]["rewards"] = ["python:tests/own_rewards/sums.py:words"]
-    found = rewards_check(workspace, settings_from(content))
-    assert found.state == "fault" and "make dvc.yaml" in found.advice
+    found = code_check(workspace, settings_from(content))
+    assert found.state == "fault" and "make dvc.yaml" in found.found
+    assert found.found.startswith("dvc.yaml: ppo runs ")
     assert "tests/own_rewards/sums.py" in found.found and "ppo_max.py" not in found.found
 
 

@@ -19,8 +19,8 @@ from rlhf.rewards.records import ResponseRecord, response_records, shortened
 from rlhf.rollout.records import Sampled, make_rollout
 from rlhf.stages import STAGES
 from rlhf.training import loop
+from rlhf.watched import refuse_unwatched
 from rlhf.workspace import Workspace
-from tasks.watched import refuse_unwatched
 
 FILE = "tests/own_rewards/sums.py"
 

@@ -10,7 +10,7 @@ from rlhf.common.yaml import parse_yaml, read_yaml, write_yaml
 from rlhf.settings import Settings, preset_names, preset_text, settings_from
 from rlhf.settings.edit import changed
 from rlhf.settings.variants import VARIANTS
-from tasks.watched import refuse_unwatched, refuse_unwatched_stages
+from rlhf.watched import refuse_unwatched, refuse_unwatched_stages
 from tests.project_copy import forget_link
 from tests.source_tree import ROOT
 
