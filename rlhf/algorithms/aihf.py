@@ -20,7 +20,7 @@ from rlhf.algorithms.base import Context, Inputs, Sources, Step, Update, Updates
 from rlhf.algorithms.feedback import TABLES, Demonstrations, Feedback
 from rlhf.algorithms.on_policy import TokenRewards
 from rlhf.algorithms.ppo_max import PpoMax
-from rlhf.batches.comparisons import Comparisons, margins
+from rlhf.batches.comparisons import Comparisons, margins, ranked_right
 from rlhf.common.errors import SettingsError
 from rlhf.common.metrics import Value
 from rlhf.core.tally import Tally
@@ -152,7 +152,7 @@ class Aihf(PpoMax):
         step.tally.add(
             demonstration_loss=losses,
             demonstration_margin=above,
-            demonstration_accuracy=(above > 0).float(),
+            demonstration_accuracy=ranked_right(above),
         )
         # the count is that of all processes: micro-batches and processes only add up
         return self.aihf.demonstration_weight * losses.sum() / self.aihf.demonstrations
@@ -160,7 +160,7 @@ class Aihf(PpoMax):
     def _pair_part(self, part: Comparisons, step: Step[RewardBatch]) -> Tensor:
         above = self._margins(part)
         losses = part.weights * bradley_terry_loss(above)
-        step.tally.add(pair_loss=losses, pair_margin=above, pair_accuracy=(above > 0).float())
+        step.tally.add(pair_loss=losses, pair_margin=above, pair_accuracy=ranked_right(above))
         return self.aihf.pair_weight * losses.sum() / self.aihf.pairs
 
     def _margins(self, part: Comparisons) -> Tensor:

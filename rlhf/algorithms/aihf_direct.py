@@ -17,7 +17,7 @@ from torch import Tensor
 from rlhf.algorithms.base import POLICY, Context, Inputs, Sources, Step, Update, Updates
 from rlhf.algorithms.feedback import TABLES, Demonstrations, Feedback
 from rlhf.algorithms.scored_policy import REFERENCE, ScoredPolicy
-from rlhf.batches.comparisons import Comparisons, margins
+from rlhf.batches.comparisons import Comparisons, margins, ranked_right
 from rlhf.batches.padding import TokenBatch
 from rlhf.common.errors import SettingsError
 from rlhf.core.tally import Tally
@@ -135,7 +135,7 @@ class AihfDirect(ScoredPolicy):
         rewards = implicit_rewards(logprobs, reference, self.direct.beta)
         above = part.weights * margins(rewards)
         losses = part.weights * bradley_terry_loss(above)
-        step.tally.add(pair_loss=losses, pair_margin=above, pair_accuracy=(above > 0).float())
+        step.tally.add(pair_loss=losses, pair_margin=above, pair_accuracy=ranked_right(above))
         return self.direct.pair_weight * losses.sum() / self.direct.pairs
 
     def _response_logprobs(self, role: str, batch: TokenBatch) -> Tensor:

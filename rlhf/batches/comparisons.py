@@ -51,3 +51,8 @@ def margins(values: Tensor) -> Tensor:
     """What the preferred answers have more than the others, [C], of the rows' values [2 C]."""
     preferred, others = values.view(-1, 2).unbind(dim=1)
     return preferred - others
+
+
+def ranked_right(above: Tensor) -> Tensor:
+    """1 where the preferred answer is above the other by these margins, 0 where below, a half where neither."""
+    return torch.heaviside(above, above.new_tensor(0.5))

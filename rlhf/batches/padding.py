@@ -78,6 +78,34 @@ class TokenBatch:
         return [self.select(slice(start, start + size)) for start in starts]
 
 
+@dataclass(frozen=True)
+class Packing:
+    """Rows end to end, without their padding: what is done to each token by itself costs nothing for it.
+
+    places: [N] int64, where in [B * T] each token lies; rows: B; width: T
+    """
+
+    places: Tensor
+    rows: int
+    width: int
+
+    @classmethod
+    def of(cls, attention_mask: Tensor) -> "Packing":
+        """The packing of rows with this mask, [B, T] bool."""
+        rows, width = attention_mask.shape
+        return cls(attention_mask.flatten().nonzero().squeeze(1), rows, width)
+
+    def packed(self, values: Tensor) -> Tensor:
+        """[B, T, ...] as [1, N, ...]."""
+        return values.flatten(0, 1).index_select(0, self.places)[None]
+
+    def padded(self, values: Tensor) -> Tensor:
+        """[1, N, ...] as [B, T, ...], 0 where there is padding."""
+        sizes = values.shape[2:]
+        flat = values.new_zeros(self.rows * self.width, *sizes)
+        return flat.index_copy(0, self.places, values[0]).view(self.rows, self.width, *sizes)
+
+
 def pad(
     sequences: Sequence[Ids], target_masks: Sequence[Sequence[bool]], pad_id: int
 ) -> TokenBatch:

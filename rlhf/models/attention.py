@@ -12,6 +12,8 @@ from transformers import (
 )
 from transformers.masking_utils import eager_mask
 
+from rlhf.batches.padding import Packing
+
 GROUPED = "grouped"
 # Whose own eager attention is this very product, softmax and product: no cap, no sinks.
 _PLAIN = ("llama", "mistral", "qwen2", "qwen3")
@@ -28,6 +30,11 @@ def gpu_attention(config: PreTrainedConfig) -> str:
     return "sdpa" if getattr(family, "_supports_sdpa", True) else "eager"
 
 
+def reads_packed_rows(implementation: str) -> bool:
+    """Whether an implementation can read rows that lie end to end, without their padding."""
+    return implementation == GROUPED
+
+
 def adds_its_mask(implementation: str) -> bool:
     """Whether an implementation adds its mask to the scores, rather than asking it what is visible."""
     return implementation in (GROUPED, "eager")
@@ -41,6 +48,7 @@ def grouped_attention(
     attention_mask: Tensor | None,
     scaling: float,
     dropout: float = 0.0,
+    packing: Packing | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Scaled dot-product attention with a mask that is added to the scores.
@@ -48,7 +56,10 @@ def grouped_attention(
     query [B, H, Q, D], key and value [B, G, T, D], mask [B or 1, 1, Q, T].
 
     The queries of the H/G heads that share a key are rows of one product. Gives [B, Q, H, D].
+    With `packing` query, key, value and what it gives are of packed rows, [1, ., N, D]; the mask is not.
     """
+    if packing is not None:
+        query, key, value = (_padded(states, packing) for states in (query, key, value))
     batch, heads, length, width = query.shape
     groups, total = key.shape[1], key.shape[2]
     rows = query.reshape(batch, groups, -1, width)
@@ -58,8 +69,15 @@ def grouped_attention(
     scores = scores.view(batch, groups, -1, total)
     weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
-    output = torch.matmul(weights, value).view(batch, heads, length, width)
-    return output.transpose(1, 2).contiguous(), None
+    output = torch.matmul(weights, value).view(batch, heads, length, width).transpose(1, 2)
+    if packing is not None:
+        output = packing.packed(output)
+    return output.contiguous(), None
+
+
+def _padded(states: Tensor, packing: Packing) -> Tensor:
+    """[1, H, N, D] of packed rows as [B, H, T, D]."""
+    return packing.padded(states.transpose(1, 2)).transpose(1, 2)
 
 
 AttentionInterface.register(GROUPED, grouped_attention)

@@ -10,12 +10,12 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, PreTrainedModel
+from transformers import Cache, PreTrainedConfig, PreTrainedModel
 
-from rlhf.batches.padding import TokenBatch
+from rlhf.batches.padding import Packing, TokenBatch
 from rlhf.batches.pairs import PairBatch
-from rlhf.core.reach import is_one_row
-from rlhf.models.attention import adds_its_mask
+from rlhf.core.reach import is_one_row, window
+from rlhf.models.attention import adds_its_mask, reads_packed_rows
 from rlhf.models.blocks import Stack, blocks_of, find_stack
 from rlhf.models.logits import finish_logits
 
@@ -34,9 +34,9 @@ def hidden_states(model: PreTrainedModel, batch: TokenBatch) -> Tensor:
     Where the batch carries the states of a trunk, the model's blocks above it go on from them.
     """
     if batch.trunk_states is None:
-        return _forward(model.base_model, batch, {"input_ids": batch.input_ids})
+        return _forward(model.config, model.base_model, batch, {"input_ids": batch.input_ids})
     upper = _with_blocks(model, blocks_of(model, _stack(model))[batch.trunk_blocks :])
-    return _forward(upper, batch, {"inputs_embeds": batch.trunk_states})
+    return _forward(model.config, upper, batch, {"inputs_embeds": batch.trunk_states})
 
 
 def pair_hidden_states(model: PreTrainedModel, batch: PairBatch) -> Tensor:
@@ -47,18 +47,13 @@ def pair_hidden_states(model: PreTrainedModel, batch: PairBatch) -> Tensor:
     """
     if not is_one_row(model.config, batch.longest):
         return _states_of_own_rows(model, batch)
-    mask = batch.visible
+    tokens, positions, mask = batch.tokens, batch.position_ids, batch.visible
+    inputs = {"input_ids": tokens.input_ids}
+    if reads_packed_rows(model.config._attn_implementation):
+        return _packed_forward(model.base_model, tokens, inputs, positions, mask)
     if adds_its_mask(model.config._attn_implementation):
-        lowest = torch.finfo(torch.float32).min
-        mask = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, lowest)
-    output = model.base_model(
-        input_ids=batch.tokens.input_ids,
-        attention_mask=mask,
-        position_ids=batch.position_ids,
-        use_cache=False,
-    )
-    states: Tensor = output.last_hidden_state
-    return states
+        mask = _added(mask)
+    return _padded_forward(model.base_model, inputs, positions, mask)
 
 
 def _states_of_own_rows(model: PreTrainedModel, batch: PairBatch) -> Tensor:
@@ -87,15 +82,53 @@ def next_token_states(
     return states
 
 
-def _forward(backbone: nn.Module, batch: TokenBatch, inputs: dict[str, Tensor]) -> Tensor:
-    output = backbone(
-        **inputs,
-        attention_mask=batch.attention_mask.long(),
-        position_ids=position_ids(batch.attention_mask),
-        use_cache=False,
-    )
+def _forward(
+    config: PreTrainedConfig, backbone: nn.Module, batch: TokenBatch, inputs: dict[str, Tensor]
+) -> Tensor:
+    mask = batch.attention_mask
+    positions = position_ids(mask)
+    reach = window(config)
+    sees_all = reach is None or batch.width <= reach
+    if sees_all and reads_packed_rows(config._attn_implementation):
+        causal = mask.new_ones(1, 1, batch.width, batch.width).tril()
+        return _packed_forward(backbone, batch, inputs, positions, causal)
+    return _padded_forward(backbone, inputs, positions, mask.long())
+
+
+def _padded_forward(
+    backbone: nn.Module, inputs: dict[str, Tensor], positions: Tensor, mask: Tensor
+) -> Tensor:
+    output = backbone(**inputs, attention_mask=mask, position_ids=positions, use_cache=False)
     states: Tensor = output.last_hidden_state
     return states
+
+
+def _packed_forward(
+    backbone: nn.Module,
+    batch: TokenBatch,
+    inputs: dict[str, Tensor],
+    positions: Tensor,
+    visible: Tensor,
+) -> Tensor:
+    """The same without work on padding, where the states are 0.
+
+    visible: [B or 1, 1, T, T] bool, which places each place sees
+    """
+    packing = Packing.of(batch.attention_mask)
+    output = backbone(
+        **{name: packing.packed(values) for name, values in inputs.items()},
+        attention_mask=_added(visible),
+        position_ids=packing.packed(positions),
+        packing=packing,
+        use_cache=False,
+    )
+    return packing.padded(output.last_hidden_state)
+
+
+def _added(visible: Tensor) -> Tensor:
+    """A mask that is added to scores, float32, of one that says what is visible."""
+    lowest = torch.finfo(torch.float32).min
+    return torch.zeros(visible.shape, device=visible.device).masked_fill(~visible, lowest)
 
 
 # -- what is read off the hidden states ------------------------------------------------------------
@@ -177,7 +210,7 @@ def trunk_size(model: PreTrainedModel, trainable_layers: int) -> int:
 @torch.no_grad()
 def trunk_states(model: PreTrainedModel, blocks: int, batch: TokenBatch) -> Tensor:
     """Hidden states after the first `blocks` blocks, [B, T, H]."""
-    return _forward(_trunk(model, blocks), batch, {"input_ids": batch.input_ids})
+    return _forward(model.config, _trunk(model, blocks), batch, {"input_ids": batch.input_ids})
 
 
 def _trunk(model: PreTrainedModel, blocks: int) -> nn.Module:

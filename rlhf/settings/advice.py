@@ -57,7 +57,8 @@ def _on_rewards(ppo: Ppo) -> Iterator[str]:
 
 
 def _on_starts(ppo: Ppo) -> Iterator[str]:
-    if ppo.initial == "base":
+    # the policy of `dpo` is a model that is trained already
+    if ppo.initial == "base" and ppo.algorithm != "dpo":
         yield "ppo.initial is base: a policy that was not fine-tuned first fails (fig. 8)"
     critic = ppo.critic
     # one of action values starts at 0, whatever its blocks

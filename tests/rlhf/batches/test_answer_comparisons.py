@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhf.batches.comparisons import Comparisons, compare, margins
+from rlhf.batches.comparisons import Comparisons, compare, margins, ranked_right
 from rlhf.batches.demonstrations import last_answer
 
 PROMPTS = [[2, 9], [2, 11, 12, 13], [2]]
@@ -81,3 +81,7 @@ def test_the_last_answer_is_the_demonstration(
 def test_a_dialogue_without_one_is_told(mask: list[bool], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         last_answer([10, 11], mask)
+
+
+def test_answers_that_nothing_tells_apart_are_ranked_half_right() -> None:
+    assert ranked_right(torch.tensor([0.2, 0.0, -3.0])).tolist() == [1.0, 0.5, 0.0]

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rlhf.batches.padding import TokenBatch, pad, pad_responses, pad_width
+from rlhf.batches.padding import Packing, TokenBatch, pad, pad_responses, pad_width
 
 
 def test_pad_by_hand() -> None:
@@ -83,3 +83,14 @@ def test_states_are_widened_on_the_right() -> None:
     wide = pad_width(values, 5)
     assert wide.shape == (2, 5, 4)
     assert torch.equal(wide[:, :3], values) and not wide[:, 3:].any()
+
+
+def test_packing_by_hand(batch: TokenBatch) -> None:
+    packing = Packing.of(batch.attention_mask)
+    packed = packing.packed(batch.input_ids)
+    assert packed.tolist() == [[5, 6, 1, 2, 3, 7, 4, 8, 9, 9]]
+    # whatever stood on padding, 0 comes back
+    assert packing.padded(packed).tolist() == batch.input_ids.tolist()
+    states = torch.arange(30.0).view(3, 5, 2)
+    back = packing.padded(packing.packed(states))
+    assert back.tolist() == (states * batch.attention_mask[:, :, None]).tolist()

@@ -71,6 +71,38 @@ def test_padding_changes_no_hidden_state(model: LlamaForCausalLM, batch: TokenBa
         torch.testing.assert_close(padded[row, : len(ids)], alone, atol=1e-5, rtol=1e-5)
 
 
+def test_packed_rows_have_the_states_and_gradients_of_padded_ones(
+    model: LlamaForCausalLM, batch: TokenBatch
+) -> None:
+    def read(attention: str) -> tuple[Tensor, list[Tensor]]:
+        model.set_attn_implementation(attention)
+        states = hidden_states(model, batch)[batch.attention_mask]
+        parameters = list(model.base_model.parameters())
+        return states, list(torch.autograd.grad(states.pow(3).sum(), parameters))
+
+    packed, packed_gradients = read("grouped")
+    padded, padded_gradients = read("eager")
+    torch.testing.assert_close(packed, padded, atol=1e-5, rtol=1e-5)
+    for one, other in zip(packed_gradients, padded_gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_nothing_is_computed_for_padding(model: LlamaForCausalLM, batch: TokenBatch) -> None:
+    seen: list[int] = []
+    for layer in model.base_model.layers:
+        layer.mlp.register_forward_hook(
+            lambda _, inputs, __: seen.append(inputs[0].shape[:-1].numel())
+        )
+    model.set_attn_implementation("grouped")
+    states = hidden_states(model, batch)
+    pairs = pad_pairs(PROMPTS, RESPONSES, [[33, 1], [17, 18, 19, 20, 1], [21]], PAD)
+    pair_hidden_states(model, pairs)
+    # 12 tokens of prompts, 7 of responses, 8 of other ones, in two layers
+    assert seen == [19, 19, 27, 27]
+    assert not states[~batch.attention_mask].any()
+
+
 @pytest.mark.parametrize("attention", ["eager", "grouped", "sdpa"])
 @torch.no_grad()
 def test_each_answer_of_a_pair_has_the_states_of_a_row_of_its_own(
