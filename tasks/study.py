@@ -85,17 +85,10 @@ def lay_out(
     """
     if not seeds:
         raise RlhfError("a study needs at least one seed (--seeds 3)")
-    chain = root / "dvc.yaml"
-    if not chain.is_file():
-        raise RlhfError(f"{chain}: no such file; a study runs inside a clone of the project")
-    study = root / STUDIES_FOLDER / name
+    chain = chain_of(root)
 
     # 1. a repository of DVC, with the code of the one around it
-    write_changed(study / ".dvc" / "config", _DVC_CONFIG)
-    write_changed(study / ".dvc" / ".gitignore", "/tmp\n/config.local\n")
-    write_changed(study / ".dvcignore", (root / ".dvcignore").read_text(encoding="utf-8"))
-    for path in _LINKED:
-        _link(study / path, Path("../..") / path)
+    study = lay_out_repository(root, name)
 
     # 2. what is asked for
     settings = with_optional_sections(settings, arms)
@@ -108,12 +101,32 @@ def lay_out(
         write_changed(plan, write_yaml(content))
 
     # 3. what follows from it
-    stages = study_stages(read_yaml(chain)["stages"], arms, figures)
+    stages = study_stages(chain, arms, figures)
     for arm, changes in arms.items():
         _refuse_unwatched_arm(arm, edited(settings, changes, arm), stages[arm_stage(arm)]["deps"])
     write_changed(study / "dvc.yaml", write_yaml({"stages": stages}))
     adopt_results(root / "dvc.lock", study / "dvc.lock")
     return study
+
+
+def lay_out_repository(root: Path, name: str) -> Path:
+    """Make `studies/<name>` a repository of DVC with the code and the cache of the one around it; gives its directory."""
+    study = root / STUDIES_FOLDER / name
+    write_changed(study / ".dvc" / "config", _DVC_CONFIG)
+    write_changed(study / ".dvc" / ".gitignore", "/tmp\n/config.local\n")
+    write_changed(study / ".dvcignore", (root / ".dvcignore").read_text(encoding="utf-8"))
+    for path in _LINKED:
+        _link(study / path, Path("../..") / path)
+    return study
+
+
+def chain_of(root: Path) -> dict[str, Any]:
+    """The stages of the chain as `dvc.yaml` has them; raises RlhfError where there is none."""
+    chain = root / "dvc.yaml"
+    if not chain.is_file():
+        raise RlhfError(f"{chain}: no such file; a study runs inside a clone of the project")
+    stages: dict[str, Any] = read_yaml(chain)["stages"]
+    return stages
 
 
 def with_optional_sections(settings: str, arms: Mapping[str, Mapping[str, Any]]) -> str:
@@ -174,7 +187,7 @@ def study_stages(
     """Derive the study's stages from those of the chain."""
     read = {model for changes in arms.values() for model in _shared_models(changes)}
     stages = {
-        name: _without_stand_ins(stage, chain[name])
+        name: without_stand_ins(stage, chain[name])
         for name, stage in STAGES.items()
         if name in SHARED_STAGES or stage.model in read
     }
@@ -244,7 +257,7 @@ def _shared_models(changes: Mapping[str, Any]) -> set[str]:
     return {*_optional_models(changes)} - {str(stage.model) for stage in _own_stages(changes)}
 
 
-def _without_stand_ins(stage: Stage, entry: Mapping[str, Any]) -> dict[str, Any]:
+def without_stand_ins(stage: Stage, entry: Mapping[str, Any]) -> dict[str, Any]:
     """A stage's entry without the files that it writes beside code, which is the workspace's around it."""
     outs = [out for out in entry["outs"] if out not in stage.stand_ins]
     return {**entry, "outs": outs}

@@ -1,0 +1,22 @@
+"""The whole chain for several seeds, run by its command in a clone."""
+
+import sys
+
+import pytest
+
+from tests.project_copy import Project
+
+COMMAND = (sys.executable, "-m", "flows.seeds", "tiny", "--seeds", "2", "--precision", "fp32")
+
+
+@pytest.mark.long
+def test_the_chain_runs_once_a_seed_and_what_is_done_is_not_run_again(
+    copied_chain: Project,
+) -> None:
+    assert copied_chain.run(*COMMAND).count("Running stage 'ppo'") == 2
+    studies = copied_chain.root / "studies"
+    table = (studies / "tiny-seeds.md").read_text()
+    assert [line.split(" | ")[1] for line in table.splitlines()[2:]] == ["1", "2", "mean of 2"]
+    assert (studies / "tiny-seeds.svg").is_file()
+    assert "Running stage" not in copied_chain.run(*COMMAND)
+    assert (studies / "tiny-seeds.md").read_text() == table
