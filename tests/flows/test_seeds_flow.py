@@ -13,7 +13,8 @@ COMMAND = (sys.executable, "-m", "flows.seeds", "tiny", "--seeds", "2", "--preci
 def test_the_chain_runs_once_a_seed_and_what_is_done_is_not_run_again(
     copied_chain: Project,
 ) -> None:
-    assert copied_chain.run(*COMMAND).count("Running stage 'ppo'") == 2
+    # the chain around has run the first seed: DVC takes that over
+    assert copied_chain.run(*COMMAND).count("Running stage 'ppo'") == 1
     studies = copied_chain.root / "studies"
     table = (studies / "tiny-seeds.md").read_text()
     assert [line.split(" | ")[1] for line in table.splitlines()[2:]] == ["1", "2", "mean of 2"]
