@@ -31,6 +31,7 @@ from rlhf.commands.workspace_checks import (
     model_check,
     rewards_check,
     settings_check,
+    teacher_check,
 )
 from rlhf.common.errors import RlhfError
 from rlhf.core.cores import usable_cores
@@ -91,6 +92,7 @@ def diagnose(workspace: Workspace, imports: Iterable[str]) -> Diagnosis:
             code_check(workspace, settings),
             rewards_check(workspace, settings),
             judges_check(workspace, settings),
+            teacher_check(workspace, settings),
         ]
 
     # a metrics file may be broken

@@ -9,6 +9,7 @@ from rlhf.common.errors import RlhfError
 from rlhf.common.files import read_json
 from rlhf.common.yaml import read_yaml
 from rlhf.settings import Settings, load_settings
+from rlhf.settings.teachers import judging_rewards
 from rlhf.watched import refuse_unwatched_stages
 from rlhf.workspace import Workspace
 
@@ -88,11 +89,12 @@ def _base_model(workspace: Workspace, settings: Settings) -> Path | None:
 def rewards_check(workspace: Workspace, settings: Settings) -> Check:
     """What `ppo.rewards` names, looked at as stage ppo does it, hours later.
 
-    Functions are loaded; classifiers must lie where they are said to.
+    Functions are loaded; of classifiers the files and the configuration are read.
     """
     sources = settings.ppo.rewards
     own = [source for source in sources if source.file is not None]
-    elsewhere = [source.address.path for source in sources if source.address.kind == "hf"]
+    elsewhere = [source for source in sources if source.address.kind == "hf"]
+    found = {source.reward: source.reward for source in sources}
     try:
         # both take seconds to import, and most settings need nothing of them
         if own:
@@ -103,11 +105,24 @@ def rewards_check(workspace: Workspace, settings: Settings) -> Check:
         if elsewhere:
             from rlhf.models.classifier import check_classifier
 
-            for path in elsewhere:
-                check_classifier(workspace.root / path)
+            for source in elsewhere:
+                architecture = check_classifier(workspace.root / source.address.path)
+                found[source.reward] = f"{source.reward} ({architecture}, one label)"
     except (RlhfError, ImportError, OSError) as error:
         return Check("rewards", "fault", str(error), "ppo would refuse to begin")
-    return Check("rewards", "ok", ", ".join(source.reward for source in sources))
+    return Check("rewards", "ok", ", ".join(found.values()))
+
+
+def teacher_check(workspace: Workspace, settings: Settings) -> Check:
+    """Whether the judge gold is a model that the policy is trained against."""
+    if found := judging_rewards(settings, workspace.root):
+        told = f"evaluate.gold {settings.evaluate.gold} and ppo.rewards {', '.join(found)} are one model"
+        advice = (
+            "its verdicts will show how well the policy pleased its own teacher, not how good it is; "
+            "have another model judge"
+        )
+        return Check("judge and reward", "note", told, advice)
+    return Check("judge and reward", "ok", "no model is both")
 
 
 def code_check(workspace: Workspace, settings: Settings) -> Check:

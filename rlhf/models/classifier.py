@@ -12,9 +12,10 @@ from pathlib import Path
 
 import torch
 from jinja2 import TemplateError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -30,6 +31,8 @@ from rlhf.workspace import HEAD_FILE
 SCORE_BIAS = "score_bias"
 # what a tokenizer without a limit states is larger than any window
 _NO_LIMIT = 10**9
+# how the names of models end that are no classifiers, unless the weights have a head of one
+_OTHER_MODELS = ("ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForConditionalGeneration")
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -176,12 +179,43 @@ def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])
 
 
-def check_classifier(directory: Path) -> None:
-    """Refuse a directory without a model that may be loaded; raises ModelError."""
+def check_classifier(directory: Path) -> str:
+    """Refuse what is no classifier of one label, by its files; gives the name of its architecture.
+
+    Whether the weights have all of it is seen where they are loaded. Raises ModelError.
+    """
     if not (directory / "config.json").is_file():
         raise ModelError(f"{directory}: no model here (config.json is missing)")
     if not any(directory.glob("*.safetensors")):
         raise ModelError(f"{directory}: no *.safetensors weights; other formats are not loaded")
+    try:
+        config = AutoConfig.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
+        name = ", ".join(config.architectures or ()) or f"a model of type {config.model_type}"
+        is_other = name.endswith(_OTHER_MODELS) and not _has_head(directory)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ModelError(f"{directory}: not a loadable sequence classifier: {error}") from error
+    hint = "; `rlhf export-reward` writes ours in this form" if is_ours(directory) else ""
+    if is_other:
+        raise ModelError(f"{directory}: {name}, whose weights have no head of a classifier{hint}")
+    if config.num_labels != 1:
+        raise ModelError(
+            f"{directory}: {name} with {config.num_labels} labels; a reward model has one "
+            "(num_labels of its configuration). A function of your own can make one number of several: "
+            f"python:FILE:FUNCTION{hint}"
+        )
+    return name
+
+
+def _has_head(directory: Path) -> bool:
+    """Whether weights are named as those of a classifier's head."""
+    for path in directory.glob("*.safetensors"):
+        with safe_open(path, "pt") as tensors:
+            names = tensors.keys()
+        if any(name.startswith(("score", "classif")) for name in names):
+            return True
+    return False
 
 
 def load_classifier(directory: Path) -> PreTrainedModel:
@@ -200,14 +234,8 @@ def load_classifier(directory: Path) -> PreTrainedModel:
         raise ModelError(f"{directory}: not a loadable sequence classifier: {error}") from error
     # transformers would go on with random ones
     if missing := sorted(report["missing_keys"]):
-        hint = "; `rlhf export-reward` writes ours in this form" if is_ours(directory) else ""
         raise ModelError(
-            f"{directory}: its weights lack {', '.join(missing[:3])}: it is no trained sequence "
-            f"classifier{hint}"
-        )
-    if model.config.num_labels != 1:
-        raise ModelError(
-            f"{directory}: a classifier of {model.config.num_labels} labels; a reward model has one"
+            f"{directory}: its weights lack {', '.join(missing[:3])}: it is no trained sequence classifier"
         )
     _keep_head_in_float32(model)
     found: PreTrainedModel = model.eval()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tiny import EOS, PAD, VOCABULARY, numbers, prompts_of, tiny_settings, tiny_tokenizer
 from transformers import (
     AutoModelForSequenceClassification,
@@ -26,7 +26,7 @@ from transformers import (
 from rlhf.batches.padding import pad_responses
 from rlhf.commands.cli import main
 from rlhf.common.errors import ModelError, SettingsError
-from rlhf.common.files import tree_bytes
+from rlhf.common.files import read_json, tree_bytes, write_json
 from rlhf.engine import make_engine
 from rlhf.models.classifier import Answered, Classifier
 from rlhf.models.export import export_classifier
@@ -263,9 +263,11 @@ def test_what_cannot_score_any_dialogue_is_refused_before_the_run(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("two labels", "a classifier of 2 labels; a reward model has one"),
-        ("a language model", r"lack score\.weight: it is no trained sequence classifier$"),
-        ("ours", "lack score.weight.*`rlhf export-reward` writes ours in this form"),
+        ("two labels", "ForSequenceClassification with 2 labels; a reward model has one"),
+        ("a language model", "ForCausalLM, whose weights have no head of a classifier$"),
+        ("ours", "no head of a classifier; `rlhf export-reward` writes ours in this form"),
+        ("without its head", r"lack score\.weight: it is no trained sequence classifier$"),
+        ("an unknown type", "not a loadable sequence classifier"),
         ("pickles", r"no \*\.safetensors weights; other formats are not loaded"),
         ("nothing", r"no model here \(config\.json is missing\)"),
     ],
@@ -280,6 +282,15 @@ def test_what_is_no_reward_model_is_told(
         folder = prepared.model("sft")
     elif change == "ours":
         folder = prepared.model("reward")
+    elif change == "without its head":
+        saved(folder)
+        weights = load_file(folder / "model.safetensors")
+        del weights["score.weight"]
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    elif change == "an unknown type":
+        saved(folder)
+        config = read_json(folder / "config.json")
+        write_json(folder / "config.json", config | {"model_type": "nobody's"})
     elif change == "pickles":
         saved(folder)
         (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
