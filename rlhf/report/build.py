@@ -15,7 +15,8 @@ def build(settings: Settings, workspace: Workspace) -> None:
     The commit shown is that of the environment variable RLHF_GIT_COMMIT, if it is set. Raises
     DataError that names a required file which is missing or broken.
     """
-    page = render(settings, read_inputs(workspace), commit_from_environment())
+    inputs = read_inputs(workspace)
+    page = render(settings, inputs, commit_from_environment(), workspace.root)
     write_text(workspace.report, page)
 
 

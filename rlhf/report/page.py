@@ -22,6 +22,7 @@ from rlhf.report.panels import (
 )
 from rlhf.report.paper import FIGURE_10
 from rlhf.report.presets import nearest_preset
+from rlhf.report.scored import words_of
 from rlhf.report.sections import most_wrong, sample_timelines, settings_sections, stage_timings
 from rlhf.settings.schema import Settings
 
@@ -29,8 +30,8 @@ _HERE = Path(__file__).parent
 _RANKING_STAGES = ("reward", "gold")
 
 
-def render(settings: Settings, inputs: ReportInputs, commit: str | None) -> str:
-    """The whole page as HTML text."""
+def render(settings: Settings, inputs: ReportInputs, commit: str | None, root: Path) -> str:
+    """The whole page as HTML text; `root`: the workspace, whose models are not read."""
     return render_template(
         "page.html",
         settings=settings,
@@ -38,7 +39,8 @@ def render(settings: Settings, inputs: ReportInputs, commit: str | None) -> str:
         commit=commit,
         summaries=inputs.summaries,
         **_evaluation(settings, inputs),
-        **_training(inputs),
+        **_training(settings, inputs),
+        **words_of(settings, root),
         data=data_view(inputs.summaries["prepare"], inputs.details["prepare"]),
         timings=stage_timings(inputs),
         settings_sections=settings_sections(settings),
@@ -79,7 +81,7 @@ def _evaluation(settings: Settings, inputs: ReportInputs) -> dict[str, Any]:
     }
 
 
-def _training(inputs: ReportInputs) -> dict[str, Any]:
+def _training(settings: Settings, inputs: ReportInputs) -> dict[str, Any]:
     """What the sections of the stages that train show."""
     return {
         "sft_panels": sft_panels(inputs),
@@ -89,6 +91,6 @@ def _training(inputs: ReportInputs) -> dict[str, Any]:
         },
         "dpo_panels": dpo_panels(inputs),
         "process_panels": process_panels(inputs),
-        "ppo_groups": ppo_groups(inputs),
+        "ppo_groups": ppo_groups(settings, inputs),
         "samples": sample_timelines(inputs.samples),
     }

@@ -12,7 +12,9 @@ from rlhf.report.figures import (
     stacked_histogram,
 )
 from rlhf.report.inputs import JsonObject, ReportInputs
-from rlhf.report.ppo_plots import PPO_GROUPS
+from rlhf.report.ppo_plots import plot_groups
+from rlhf.report.scored import score_title
+from rlhf.settings.schema import Settings
 
 # half a 95 % interval of a normal distribution, in standard errors
 _HALF_INTERVAL = 1.96
@@ -195,11 +197,11 @@ def process_panels(inputs: ReportInputs) -> list[Panel]:
     return [*(plot_curves(plot, rows) for plot in _PROCESS_PLOTS), calibration]
 
 
-def ppo_groups(inputs: ReportInputs) -> list[tuple[str, list[Panel]]]:
+def ppo_groups(settings: Settings, inputs: ReportInputs) -> list[tuple[str, list[Panel]]]:
     """(heading, panels) of the policy's training."""
     rows = inputs.steps["ppo"]
     groups = []
-    for group in PPO_GROUPS:
+    for group in plot_groups(score_title(settings)):
         panels = [plot_curves(plot, rows) for plot in group.plots]
         if group.with_reward_histograms:
             panels.append(_reward_ridges(inputs))

@@ -1,6 +1,6 @@
 """The curves of the PPO section, in groups: a table, which `panels.py` draws."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlhf.report.curves import Curve, CurvePlot
 
@@ -15,26 +15,20 @@ class PlotGroup:
 
 
 # The reward rises in collapsed runs too: the signals of the next group tell them apart.
-_REWARD = PlotGroup(
-    "Reward",
-    (
-        CurvePlot(
-            name="ppo-reward",
-            title="Score of the reward model",
-            curves=(
-                Curve("reward", "rollouts", "policy"),
-                Curve("validation_reward", "fixed validation prompts", "harmless", markers=True),
-            ),
-            note="It rises under collapse too, so it is no proof of quality.",
-        ),
-        CurvePlot(
-            name="ppo-normalised",
-            title="Normalised and clipped reward",
-            curves=(Curve("reward_normalised", "reward"),),
-            note="The reward that the policy is trained on (details 4 and 5).",
-        ),
+_SCORE = CurvePlot(
+    name="ppo-reward",
+    title="Score",
+    curves=(
+        Curve("reward", "rollouts", "policy"),
+        Curve("validation_reward", "fixed validation prompts", "harmless", markers=True),
     ),
-    with_reward_histograms=True,
+    note="It rises under collapse too, so it is no proof of quality.",
+)
+_NORMALISED = CurvePlot(
+    name="ppo-normalised",
+    title="Normalised and clipped reward",
+    curves=(Curve("reward_normalised", "reward"),),
+    note="The reward that the policy is trained on (details 4 and 5).",
 )
 
 # The first three decide whether the collapse alarm fires; they are marked on the page.
@@ -152,4 +146,9 @@ _POLICY_AND_CRITIC = PlotGroup(
     ),
 )
 
-PPO_GROUPS = (_REWARD, _SIGNALS, _POLICY_AND_CRITIC)
+
+def plot_groups(score_title: str) -> tuple[PlotGroup, ...]:
+    """All groups; `score_title`: what the score is."""
+    score = replace(_SCORE, title=score_title)
+    reward = PlotGroup("Reward", (score, _NORMALISED), with_reward_histograms=True)
+    return reward, _SIGNALS, _POLICY_AND_CRITIC

@@ -2,9 +2,11 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import closing
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -151,7 +153,7 @@ def test_commit_preset_and_changed_keys_are_shown(
     monkeypatch.setenv("RLHF_GIT_COMMIT", "0123456789ab with changes")
     text = built_page(settings, few_figures)
     assert "<code>0123456789ab with changes</code>" in text
-    assert "laptop, 1 key changed" in text
+    assert "laptop, changed: seed" in text
     assert "<td><code>seed</code></td><td>1</td><td>977</td>" in text
 
 
@@ -310,6 +312,74 @@ def test_reward_models_that_are_off_are_said_to_be(
         section = section[: section.index("</section>")]
         assert f"Off: the settings have no section <code>{stage}</code>" in section
         assert "<svg" not in section and "PPO is trained against it" not in section
+
+
+ELSEWHERE = {
+    "reward": None,
+    "gold": None,
+    "data.gold_fraction": 0.0,
+    "evaluate.gold": "hf:theirs",
+    "ppo.critic.initial": "sft",
+}
+OWN = "python:tests/own_rewards/sums.py:words"
+
+
+def laptop(changes: Mapping[str, Any]) -> Settings:
+    return settings_from(parse_yaml(edited(preset_text("laptop"), changes, "laptop"), "laptop"))
+
+
+@pytest.mark.parametrize(
+    ("rewards", "title", "scored"),
+    [
+        ([OWN], f"Score by {OWN}", OWN),
+        (["hf:theirs"], "Score by hf:theirs", "hf:theirs"),
+        (
+            [{"reward": "exact", "weight": 2.0}, "missing-end"],
+            "Sum of the rewards",
+            "2 × exact + missing-end",
+        ),
+    ],
+    ids=["python", "hf", "rules"],
+)
+def test_the_words_follow_what_scored_and_judged(
+    few_figures: Workspace, rewards: list[Any], title: str, scored: str
+) -> None:
+    for stage in ("reward", "gold"):
+        write_json(few_figures.metrics(stage), {})
+        write_json(few_figures.details(stage), {})
+    page = built_page(laptop({**ELSEWHERE, "ppo.rewards": rewards}), few_figures)
+    ParsedPage(page)
+    assert f"<figcaption>{title}</figcaption>" in page and "Score of the reward model" not in page
+    assert f"<dt>scored by</dt><dd>{scored}</dd>" in page
+    assert f"The policy’s responses are scored by {scored}." in page
+    assert "<dt>preference data</dt><dd>none learnt from</dd>" in page
+    assert "Gold is hf:theirs." in page and "The judge gold is hf:theirs, a model from else" in page
+    # the same model as reward and judge
+    assert ("pleased its own teacher" in page) == ("hf:theirs" in rewards)
+
+
+def test_models_of_ours_that_do_not_score_are_not_said_to(few_figures: Workspace) -> None:
+    ours = built_page(laptop({}), few_figures)
+    assert "<figcaption>Score of the reward model</figcaption>" in ours
+    assert "PPO is trained against it." in ours and "It only judges: nothing is" in ours
+    assert "<dt>preference data</dt><dd>starter</dd>" in ours and "own teacher" not in ours
+
+    page = built_page(laptop({"ppo.rewards": [OWN], "evaluate.gold": "hf:theirs"}), few_figures)
+    assert f"The policy is not trained against it: {OWN} scores its responses." in page
+    assert "It did not judge: hf:theirs did in its place" in page
+    page = built_page(laptop({"ppo.rewards": ["model:reward", "exact"]}), few_figures)
+    assert "PPO is trained against it: the reward model + exact." in page
+
+
+def test_iteration_0_is_said_to_be_the_first_policy(few_figures: Workspace) -> None:
+    summary = read_json(few_figures.metrics("ppo"))
+    write_json(few_figures.metrics("ppo"), summary | {"kept_step": 0})
+    page = built_page(laptop({}), few_figures)
+    assert "Iteration 0 is the SFT model: it is measured before the first update." in page
+    assert "selected: the policy of iteration 0, which is the SFT model" in page
+    assert "<h4>iteration 0, the SFT model <span>" in page
+    page = built_page(laptop({"ppo.initial": "base"}), few_figures)
+    assert "Iteration 0 is the base model:" in page and "iteration 0, the SFT" not in page
 
 
 def test_one_that_is_on_shows_what_became_of_the_log_probabilities(page: str) -> None:
