@@ -13,3 +13,11 @@ def format_metric(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return str(value)
+
+
+def at_iteration(number: int) -> str:
+    """Where the training of a policy stands; a negative number is the critic's warm-up."""
+    if number >= 0:
+        return f"at iteration {number}"
+    count = "1 iteration" if number == -1 else f"{-number} iterations"
+    return f"in the critic's warm-up, {count} before the policy learns"

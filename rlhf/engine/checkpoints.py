@@ -21,6 +21,8 @@ from rlhf.workspace import FINISHED, KEPT
 
 # whose other versions may give other numbers
 _LIBRARIES = ("torch", "transformers", "deepspeed", "peft")
+# among the settings: what the names in them stand for
+REGISTRY = "registry"
 # beside the checkpoints: what their key was made from
 _PARTS = "made-from.json"
 
@@ -143,8 +145,15 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     found = []
     for part in ("settings", "libraries", "inputs"):
         old, new = flatten(before[part]), flatten(now[part])
-        for key in sorted(old.keys() | new.keys()):
+        for key in sorted((old.keys() | new.keys()) - {REGISTRY}):
             if old.get(key) != new.get(key):
                 values = "" if part == "inputs" else f" ({old.get(key)}, now {new.get(key)})"
                 found.append(f"{part}: {key}{values}")
+    # names that the settings have now are told with the keys that have them
+    old, new = (dict(parts["settings"].get(REGISTRY, ())) for parts in (before, now))
+    found += [
+        f"code: {name} stands for {new[name]}, not {place}"
+        for name, place in old.items()
+        if name in new and new[name] != place
+    ]
     return [*found, "code"] if before["code"] != now["code"] else found

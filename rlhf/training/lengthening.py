@@ -8,6 +8,7 @@ new length.
 import logging
 from collections.abc import Iterator, Sequence
 
+from rlhf.common.shown import at_iteration
 from rlhf.settings.policy import Ppo
 from rlhf.settings.section import Section
 from rlhf.settings.training import Optimizer
@@ -34,7 +35,7 @@ def lengthened(lengths: Sequence[int], section: Ppo, iteration: int) -> list[int
     """The numbers of iterations that a run was asked for in turn, with the present one; told if new."""
     if lengths[-1] == section.iterations:
         return list(lengths)
-    found = f"ppo goes on at iteration {iteration}: it was asked for {lengths[-1]}, now for"
+    found = f"ppo goes on {at_iteration(iteration)}: it was asked for {lengths[-1]}, now for"
     if schedules := list(schedules_of_length(section)):
         log.warning(
             "%s %d. From here on the learning rates of %s are those of the new length (warm-up and "

@@ -13,6 +13,7 @@ from rlhf.common.files import write_json
 from rlhf.common.memory import release
 from rlhf.common.metrics import Value, write_summary
 from rlhf.common.progress import Progress
+from rlhf.common.shown import at_iteration
 from rlhf.core.seeds import generator
 from rlhf.core.steps import StepLog, read_steps, write_plot_data
 from rlhf.core.tally import Tally
@@ -235,7 +236,7 @@ class Loop:
         before = self.watch.collapse
         self.watch.see(iteration, signals)
         if before is None and self.watch.collapse is not None and self.run.is_main:
-            log.warning("ppo: collapse at iteration %d: %s", iteration, self.watch.describe())
+            log.warning("ppo: collapse %s: %s", at_iteration(iteration), self.watch.describe())
         return self.watch.collapse is not None
 
     def _tell_unfinished(self, iteration: int, signals: Signals | None) -> None:
@@ -245,9 +246,9 @@ class Loop:
         self._told_unfinished = True
         if self.run.is_main:
             log.warning(
-                "ppo: at iteration %d %.0f %% of the responses end by themselves, the others run into "
+                "ppo: %s, %.0f %% of the responses end by themselves, the others run into "
                 "max_response_tokens; raise it, or let a missing end cost something: missing-end in ppo.rewards",
-                iteration,
+                at_iteration(iteration),
                 100 * signals.finished,
             )
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from rlhf.common.errors import TrainingError
 from rlhf.common.files import write_json, writing
+from rlhf.common.shown import at_iteration
 from rlhf.core.seeds import seed_everything
 from rlhf.core.steps import StepLog
 from rlhf.engine import Engine, NonFiniteError, Trainer, make_engine
-from rlhf.engine.checkpoints import Checkpoints, fingerprint
+from rlhf.engine.checkpoints import REGISTRY, Checkpoints, fingerprint
 from rlhf.engine.state import load_state, save_state
 from rlhf.settings import Settings
 from rlhf.stages import find_stage
@@ -104,8 +105,9 @@ class TrainingRun:
         path = self.workspace.failures / f"{self.name}-step-{step}.rank-{self.engine.rank}.json"
         content = {"stage": self.name, "step": step, "problem": str(error), "batch": dict(batch)}
         write_json(path, content)
+        where = f"step {step}" if step >= 0 else at_iteration(step)
         return TrainingError(
-            f"{self.name}, step {step}: {error}; the step was not taken, its batch is in {path}. "
+            f"{self.name}, {where}: {error}; the step was not taken, its batch is in {path}. "
             f"A lower {self.name} learning rate or precision fp32 may help"
         )
 
@@ -135,7 +137,7 @@ def begin(
     chosen["precision"] = engine.precision
     stage = find_stage(name)
     # a name may come to mean another class of the same file
-    chosen["registry"] = stage.chosen(settings)
+    chosen[REGISTRY] = stage.chosen(settings)
 
     # input models are large: one process hashes them, the others are given the key
     prints = []

@@ -1,10 +1,12 @@
 import multiprocessing
 import signal
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rlhf.engine.checkpoints import Checkpoints, fingerprint
+from rlhf.engine.checkpoints import REGISTRY, Checkpoints, differences, fingerprint
 from rlhf.workspace import Workspace
 
 
@@ -125,3 +127,15 @@ def test_a_fingerprint_depends_on_all_that_the_numbers_depend_on(inputs: dict[st
     renamed = {"table": inputs["table"], "start": inputs["model"]}
     found.append(fingerprint("sft", {"seed": 1}, renamed, MODULES))
     assert len(set(found)) == len(found) == 8
+
+
+def test_differences_say_what_a_user_can_change(inputs: dict[str, Path]) -> None:
+    def parts(algorithm: str, *names: tuple[str, str]) -> Mapping[str, Any]:
+        chosen = {"ppo": {"algorithm": algorithm}, REGISTRY: list(names)}
+        return fingerprint("ppo", chosen, inputs, MODULES).parts
+
+    before = parts("ppo-max", ("ppo-max", "rlhf.a:Max"), ("local", "rlhf.s:Local"))
+    other = parts("apa", ("apa", "rlhf.b:Apa"), ("local", "rlhf.s:Local"))
+    assert differences(before, other) == ["settings: ppo.algorithm (ppo-max, now apa)"]
+    moved = parts("ppo-max", ("ppo-max", "rlhf.a:Mine"), ("local", "rlhf.s:Local"))
+    assert differences(before, moved) == ["code: ppo-max stands for rlhf.a:Mine, not rlhf.a:Max"]
