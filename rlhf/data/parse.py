@@ -57,12 +57,18 @@ def parse_row(row: RawRow, kind: Kind | None = None, rules: Rules = AS_PUBLISHED
     if shape is None:
         found = ", ".join(columns.names()) or "none"
         raise BrokenRow("unknown_shape", f"columns {found}; data.columns maps them")
-    written = shape.record(columns)
+    try:
+        written = shape.record(columns)
+    except BrokenRow as broken:
+        named = ", ".join(columns.not_text()) if broken.reason == "wrong_type" else ""
+        raise BrokenRow(
+            broken.reason, f"{named}: {broken.detail}" if named else broken.detail
+        ) from None
     reference = columns.get("reference")
 
     # 2. what of it is usable
     # the first of each kind: rows are counted, not places
-    changes = {name: Change(name, "", "") for name in sorted(columns.turn_changes)}
+    changes = {name: Change(name, "", "") for name in sorted(columns.changes)}
 
     def cleaned(text: str) -> str:
         text, made = clean(text, rules.cleaning)

@@ -36,6 +36,8 @@ _SPLITS: dict[str, PublishedSplit] = {
     "dev": "validation",
 }
 _LONGEST_CELL = 2**31 - 1
+# what libraries of tables write where there is no value; an empty cell is empty text
+_MISSING_CELLS = ("NaN", "nan")
 # with a quote inside doubled
 _QUOTED_CELL = re.compile(r'"(?:[^"]|"")*"')
 # Characters of a line: a longer one is no row but a file that lost its line ends, and would fill the memory.
@@ -212,12 +214,12 @@ def _read_table(
 ) -> NumberedRows:
     """The first row names the columns; cells are text, and an empty one is empty text.
 
-    separator: None where the header tells, a comma or a semicolon
+    separator: None where the header tells: a comma, a semicolon or a tab
     quoted: whether quotes hold cells together; else they are text
     """
     csv.field_size_limit(_LONGEST_CELL)
     header = stream.readline()
-    separator = separator or max(",;", key=header.count)
+    separator = separator or max(",;\t", key=header.count)
     quotes: Literal[0, 3] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     lines = chain([header], stream)
     reader = csv.DictReader(lines, delimiter=separator, quoting=quotes, strict=True)
@@ -240,7 +242,9 @@ def _checked_cells(row: dict[str, Any]) -> RowOrFault:
     # the reader puts None where cells are too many or too few
     if None in row or None in row.values():
         return BrokenRow("wrong_number_of_cells")
-    return row if all(is_utf8(cell) for cell in row.values()) else BrokenRow(*NOT_UTF8)
+    if not all(is_utf8(cell) for cell in row.values()):
+        return BrokenRow(*NOT_UTF8)
+    return {name: None if cell in _MISSING_CELLS else cell for name, cell in row.items()}
 
 
 def _read_parquet(path: Path) -> NumberedRows:

@@ -1,6 +1,8 @@
 """The columns of a row under the names that we know, and what became of the others."""
 
+import math
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 from rlhf.data.rules import Rules
@@ -11,7 +13,7 @@ MESSAGE_KEYS = ("role", "content")
 
 
 class Columns:
-    """One row, or one message of it. A column that is null is as absent.
+    """One row, or one message of it. A column that is null is as absent, and so is NaN.
 
     It remembers which columns were read: what no shape asks for is lost, and is told.
     """
@@ -19,12 +21,12 @@ class Columns:
     def __init__(self, row: RawRow, rules: Rules, *, is_message: bool = False) -> None:
         """Put columns that the settings map under their known names."""
         self.rules = rules
-        # what became of turns, by name
-        self.turn_changes: set[str] = set()
+        # what became of turns and of numbers, by name
+        self.changes: set[str] = set()
         self.mapped: set[str] = set()
         self._read: set[str] = set()
         self._unread_within: set[str] = set()
-        self._values = {name: value for name, value in row.items() if value is not None}
+        self._values = {name: value for name, value in row.items() if not is_missing(value)}
         self._rename(
             {known: at for known, at in rules.columns if (known in MESSAGE_KEYS) == is_message}
         )
@@ -32,7 +34,7 @@ class Columns:
     def _rename(self, theirs: Mapping[str, str]) -> None:
         """Put the values that are called `theirs` under the known names; two may change places."""
         values = {known: _at(self._values, path) for known, path in theirs.items()}
-        renamed = {known: value for known, value in values.items() if value is not None}
+        renamed = {known: value for known, value in values.items() if not is_missing(value)}
         for known in renamed:
             self._values.pop(theirs[known], None)
         # what had the known name itself is lost
@@ -60,14 +62,43 @@ class Columns:
         """The value of the first of these columns that the row has, None where it has none."""
         return next((self.get(name) for name in names if name in self._values), None)
 
+    def first_text(self, *names: str) -> Any:
+        """As `first`; a number is its text, which is counted."""
+        return self._spelt(self.first(*names))
+
+    def text(self, name: str) -> Any:
+        """As `get`; a number is its text, which is counted."""
+        return self._spelt(self.get(name))
+
+    def _spelt(self, value: Any) -> Any:
+        # true is no 1, and no word either
+        is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+        if is_number and math.isfinite(value):
+            self.changes.add("number_as_text")
+            return str(value)
+        return value
+
     def message(self, item: RawRow) -> "Columns":
         """A message that stands in a column."""
         return Columns(item, self.rules, is_message=True)
 
-    def lost_in(self, message: "Columns") -> None:
-        """Remember what was not read of a message."""
-        self._unread_within |= {f"message.{name}" for name in message.unread()}
-        self.mapped |= message.mapped
+    def within(self, item: RawRow) -> "Columns":
+        """A row that stands in a column."""
+        return Columns(item, self.rules)
+
+    def lost_in(self, item: "Columns", name: str = "message") -> None:
+        """Remember what was not read of a message or a row that stands in a column."""
+        self._unread_within |= {f"{name}.{column}" for column in item.unread()}
+        self.changes |= item.changes
+        self.mapped |= item.mapped
+
+    def not_text(self) -> list[str]:
+        """The columns that were read and hold neither text nor anything that is made of texts."""
+        return sorted(
+            name
+            for name in self._read & self._values.keys()
+            if not isinstance(self._values[name], str | list | Mapping)
+        )
 
     def names(self) -> list[str]:
         """The columns of the row."""
@@ -77,6 +108,11 @@ class Columns:
         """The columns that hold something and were not read, those of messages too."""
         unread = {name for name, value in self._values.items() if value not in ("", [], {})}
         return sorted((unread - self._read) | self._unread_within)
+
+
+def is_missing(value: Any) -> bool:
+    """Null, or what libraries of tables write for it."""
+    return value is None or (isinstance(value, float | Decimal) and math.isnan(value))
 
 
 def _at(row: RawRow, path: str) -> Any:

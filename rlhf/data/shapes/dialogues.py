@@ -7,12 +7,15 @@ from rlhf.data.records import Dialogue, Message, Messages, PlainText, Prompt
 from rlhf.data.rows import BrokenRow
 from rlhf.data.shapes.columns import Columns
 from rlhf.data.shapes.messages import in_order, read_messages, read_text
-from rlhf.data.shapes.questions import awaiting_answer, question
+from rlhf.data.shapes.questions import awaiting_answer, question, system_and_history
 
 # Names of the column with the answer, the first that a row has.
 ANSWERS = ("output", "response", "answer", "completion")
-# Values of `label`, as JSON and as the cells of a table have them.
-_GOOD, _BAD = ("true", "1", "1.0"), ("false", "0", "0.0")
+# The column that says whether people wanted the answer (the second is LLaMA-Factory's), and its values,
+# as JSON and as the cells of a table have them.
+LABELS = ("label", "kto_tag")
+_GOOD = ("true", "1", "1.0", "+1", "desirable", "good", "chosen")
+_BAD = ("false", "0", "0.0", "-1", "-1.0", "undesirable", "bad", "rejected")
 
 
 def dialogue_or_prompt(row: Columns) -> Dialogue | Prompt:
@@ -28,7 +31,7 @@ def answered(row: Columns) -> Dialogue:
     """A question and its answer, a text or messages."""
     _refuse_bad(row)
     before = awaiting_answer(row)
-    messages = in_order(before + answer_messages(row.first(*ANSWERS), row), row)
+    messages = in_order(before + answer_messages(row.first_text(*ANSWERS), row), row)
     if messages[-1].role != "assistant":
         raise BrokenRow("not_ending_with_assistant")
     return Dialogue(messages)
@@ -39,11 +42,12 @@ def _refuse_bad(row: Columns) -> None:
 
     A label that says neither yes nor no is not read.
     """
-    label = str(row.peek("label")).strip().lower()
-    if label in _BAD:
-        raise BrokenRow("labelled_bad")
-    if label in _GOOD:
-        row.get("label")
+    for name in LABELS:
+        label = str(row.peek(name)).strip().lower()
+        if label in _BAD:
+            raise BrokenRow("labelled_bad")
+        if label in _GOOD:
+            row.get(name)
 
 
 def answer_messages(value: Any, row: Columns) -> Messages:
@@ -59,26 +63,43 @@ def instances(row: Columns) -> Dialogue:
     example = examples[0] if isinstance(examples, list) and examples else None
     if not isinstance(example, Mapping):
         raise BrokenRow("wrong_type", "instances is no list of examples")
-    return answered(Columns({"instruction": row.get("instruction"), **example}, row.rules))
+    if len(examples) > 1:
+        row.changes.add("later_examples_left_out")
+    one = row.within({"instruction": row.get("instruction"), **example})
+    dialogue = answered(one)
+    row.lost_in(one, "instances")
+    return dialogue
 
 
 def prompt(row: Columns) -> Prompt:
-    """A question alone."""
+    """A question alone, or the turns of a user."""
+    turns = row.peek("prompt")
+    if isinstance(turns, list) and turns and all(isinstance(turn, str) for turn in turns):
+        return _first_turn(row, "prompt")
     return Prompt(awaiting_answer(row))
 
 
-def first_turn(row: Columns) -> Prompt:
-    """`turns`, as in MT-Bench: the later ones need answers."""
-    turns = row.get("turns")
-    first = turns[0] if isinstance(turns, list) and turns else None
-    return Prompt((Message("user", read_text(first)),))
+def turns_of_user(row: Columns) -> Prompt:
+    """`turns`, as in MT-Bench."""
+    return _first_turn(row, "turns")
+
+
+def _first_turn(row: Columns, name: str) -> Prompt:
+    """The first of several turns of a user: the later ones need answers, and are counted."""
+    turns = row.get(name)
+    if not isinstance(turns, list) or not turns:
+        raise BrokenRow("wrong_type", f"{name} is no list of turns")
+    if len(turns) > 1:
+        row.changes.add("later_turns_left_out")
+    asked = Message("user", read_text(turns[0]))
+    return Prompt(in_order((*system_and_history(row), asked), row))
 
 
 def goal(row: Columns) -> Prompt:
     """`Goal`, as in AdvBench."""
-    return Prompt((Message("user", read_text(row.get("Goal"))),))
+    return Prompt((Message("user", read_text(row.text("Goal"))),))
 
 
 def plain_text(row: Columns) -> PlainText:
     """`text`."""
-    return PlainText(read_text(row.get("text")))
+    return PlainText(read_text(row.text("text")))

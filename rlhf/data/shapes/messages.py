@@ -1,5 +1,6 @@
 """Messages as people write them: lists of OpenAI and ShareGPT, parts, transcripts of HH-RLHF."""
 
+import json
 import re
 from collections.abc import Mapping
 from itertools import pairwise
@@ -7,7 +8,7 @@ from typing import Any
 
 from rlhf.data.records import Message, Messages, Role
 from rlhf.data.rows import BrokenRow
-from rlhf.data.shapes.columns import Columns
+from rlhf.data.shapes.columns import Columns, RawRow
 
 # Names of roles in published data sets.
 ROLES: Mapping[str, Role] = {
@@ -18,6 +19,8 @@ ROLES: Mapping[str, Role] = {
     "gpt": "assistant",
     "model": "assistant",
     "chatgpt": "assistant",
+    "chatbot": "assistant",
+    "ai": "assistant",
     "bot": "assistant",
     "system": "system",
     "developer": "system",
@@ -57,26 +60,53 @@ def _part(part: Any) -> str:
 
 def read_messages(value: Any, row: Columns) -> Messages:
     """A list of messages, or one message, in either way of writing them."""
-    items = [value] if isinstance(value, Mapping) else value
-    if not isinstance(items, list):
-        raise BrokenRow("wrong_type", f"{type(value).__name__} in place of a list of messages")
-    messages = [_message(item, row) for item in items]
+    value = _from_json(value) if isinstance(value, str) else value
+    if isinstance(value, Mapping):
+        value = _turned(value) or [value]
+    if not isinstance(value, list):
+        wanted = "messages" if isinstance(value, str) else "text or messages"
+        raise BrokenRow("wrong_type", f"{type(value).__name__} in place of {wanted}")
+    messages = [_message(item, row) for item in value]
     # a blank system message says nothing
     return tuple(m for m in messages if m.role != "system" or m.content.strip())
 
 
+def _from_json(text: str) -> Any:
+    """Messages in a cell of a table stand there as JSON; other text stays as it is."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return found if isinstance(found, list | dict) else text
+
+
+def _turned(columns: RawRow) -> list[RawRow] | None:
+    """Messages whose keys hold a list each, as parquet may have them; None for anything else."""
+    lists = [values for values in columns.values() if isinstance(values, list)]
+    # one message whose content is a list of parts has a role that is none
+    if len(lists) < max(2, len(columns)) or len({len(values) for values in lists}) > 1:
+        return None
+    return [dict(zip(columns, values, strict=True)) for values in zip(*lists, strict=True)]
+
+
 def _message(item: Any, row: Columns) -> Message:
+    # what parquet calls a map
+    if isinstance(item, list) and all(isinstance(pair, tuple) for pair in item):
+        item = dict(item)
     if not isinstance(item, Mapping):
         raise BrokenRow("wrong_type", f"{type(item).__name__} in place of a message")
     message = row.message(item)
-    name = str(message.first("role", "from")).lower()
+    stated = message.first("role", "from")
+    if stated is None:
+        raise BrokenRow("unknown_role", f"no role beside {', '.join(message.names()) or 'nothing'}")
+    name = str(stated).strip().lower()
     if name in TOOL_ROLES or any(message.get(column) for column in _TOOL_COLUMNS):
         raise BrokenRow("tool_use", "a call of a tool or its answer, which no dialogue here holds")
     role = ROLES.get(name)
     if role is None:
         raise BrokenRow("unknown_role", f"role {name}")
 
-    content = message.first("content", "value", "text")
+    content = message.first_text("content", "value", "text")
     if content is None:
         raise BrokenRow("no_content", f"a message of {name} without content")
     row.lost_in(message)
@@ -122,7 +152,7 @@ def in_order(messages: Messages, row: Columns) -> Messages:
     if row.rules.repeated_roles == "join":
         joined = _joined(messages)
         if joined != messages:
-            row.turn_changes.add("joined_turns")
+            row.changes.add("joined_turns")
         messages = joined
 
     turns = messages[1:] if messages and messages[0].role == "system" else messages

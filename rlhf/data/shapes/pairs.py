@@ -23,11 +23,11 @@ def pair(row: Columns) -> Pair:
     where they part; what follows there is left out.
     """
     before = question(row)
-    chosen = _side(row.get("chosen"), before, row)
-    rejected = _side(row.get("rejected"), before, row)
+    chosen = _side(row.text("chosen"), before, row)
+    rejected = _side(row.text("rejected"), before, row)
     last = _last_of_pair(chosen, rejected)
     if last + 1 < len(chosen):
-        row.turn_changes.add("later_turns_left_out")
+        row.changes.add("later_turns_left_out")
     return Pair(chosen[:last], chosen[last].content, rejected[last].content)
 
 

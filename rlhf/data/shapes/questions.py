@@ -22,7 +22,7 @@ SYSTEMS = ("system", "system_prompt")
 
 def system_and_history(row: Columns) -> Messages:
     """What stands in columns of its own before the first question."""
-    text = read_text(row.first(*SYSTEMS) or "")
+    text = read_text(row.first_text(*SYSTEMS) or "")
     system = (Message("system", text),) if text.strip() else ()
     return system + _history(row)
 
@@ -50,10 +50,10 @@ def question(row: Columns) -> Messages | None:
 
 
 def _asked(row: Columns) -> Messages | None:
-    value = row.first(*QUESTIONS)
+    value = row.first_text(*QUESTIONS)
     if value is not None and not _is_bare_text(value):
         return prompt_messages(value, row)
-    texts = [value, *(row.get(name) for name in MATERIAL)]
+    texts = [value, *(row.text(name) for name in MATERIAL)]
     written = [read_text(text) for text in texts if text is not None]
     if not written:
         return None

@@ -8,13 +8,14 @@ from rlhf.data.records import Kind, Record
 from rlhf.data.shapes.columns import MESSAGE_KEYS, Columns
 from rlhf.data.shapes.dialogues import (
     ANSWERS,
+    LABELS,
     answered,
     dialogue_or_prompt,
-    first_turn,
     goal,
     instances,
     plain_text,
     prompt,
+    turns_of_user,
 )
 from rlhf.data.shapes.pairs import pair
 from rlhf.data.shapes.questions import MATERIAL, MESSAGES, QUESTIONS, SYSTEMS
@@ -52,7 +53,7 @@ SHAPES = (
     Shape((MESSAGES,), dialogue_or_prompt),
     Shape((_INSTRUCTION, ("instances",)), instances, "helpful"),
     Shape((_INSTRUCTION, ANSWERS), answered, "helpful"),
-    Shape((("turns",),), first_turn, "helpful"),
+    Shape((("turns",),), turns_of_user, "helpful"),
     Shape((("Goal",),), goal, "harmless"),
     Shape((_ASKED, ANSWERS), answered),
     Shape((_INSTRUCTION,), prompt, "helpful"),
@@ -65,7 +66,7 @@ KNOWN_COLUMNS = tuple(
     dict.fromkeys(
         [
             *("chosen", "rejected", *MESSAGES, *_ASKED, *ANSWERS, *SYSTEMS, "history"),
-            *(*STEPS, "labels", "finished", "label", "instances", "turns", "Goal", "text", "kind"),
+            *(*STEPS, "labels", "finished", *LABELS, "instances", "turns", "Goal", "text", "kind"),
             "reference",
             *MESSAGE_KEYS,
         ]

@@ -123,6 +123,7 @@ def test_utf16_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     [
         ("a.csv", 'question,answer\n"Why, then?","So\r\nand so"\nHow?,\n'),
         ("a.csv", 'question;answer\r\n"Why, then?";"So\r\nand so"\r\nHow?;\r\n'),
+        ("a.csv", 'question\tanswer\nWhy, then?\t"So\r\nand so"\nHow?\t\n'),
         ("a.TSV", 'question\tanswer\nWhy, then?\t"So\r\nand so"\nHow?\t\n'),
     ],
 )
@@ -131,6 +132,16 @@ def test_cells_are_what_was_written(name: str, text: str, tmp_path: Path) -> Non
     assert seen(path) == [
         (2, {"question": "Why, then?", "answer": "So\r\nand so"}),
         (4, {"question": "How?", "answer": ""}),
+    ]
+
+
+def test_cells_that_say_nan_are_as_null(tmp_path: Path) -> None:
+    table = written(
+        tmp_path / "a.csv", b"question,answer,system\nNaN?,nan is a nut,nan\nWhy?,NaN,\n"
+    )
+    assert seen(table) == [
+        (2, {"question": "NaN?", "answer": "nan is a nut", "system": None}),
+        (3, {"question": "Why?", "answer": None, "system": ""}),
     ]
 
 

@@ -1,5 +1,8 @@
 """Rows of every shape that people publish: the record holds what was written."""
 
+import json
+from decimal import Decimal
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -201,13 +204,129 @@ def test_known_shapes(row: Row, record: Record) -> None:
             "a part of type image_url",
         ),
         ({"instruction": "x", "output": "y", "history": [["a"]]}, "wrong_type", "history is not"),
-        ({"instruction": "x", "output": 3}, "wrong_type", "int in place"),
+        (
+            {"question": "Is 2 even?", "answer": True},
+            "wrong_type",
+            "answer: bool in place of text or messages",
+        ),
+        ({"instruction": "x", "output": float("inf")}, "wrong_type", "output: float in place"),
+        (
+            {"prompt": "x", "chosen": True, "rejected": False},
+            "wrong_type",
+            "chosen: bool in place of text",
+        ),
+        ({"messages": "[{'role': 'user'}]"}, "wrong_type", "str in place of messages"),
+        ({"turns": "['Why?', 'And now?']"}, "wrong_type", "turns is no list of turns"),
+        ({"turns": []}, "wrong_type", "turns is no list of turns"),
         ({"question": "x", "answer": " "}, "empty_answer", ""),
     ],
 )
 def test_what_cannot_be_used_is_told(row: Row, reason: str, detail: str) -> None:
     found, said = reason_of(row)
     assert found == reason and said.startswith(detail) and bool(said) == bool(detail)
+
+
+@pytest.mark.parametrize("name", ["label", "kto_tag"])
+@pytest.mark.parametrize(
+    ("values", "is_good"),
+    [
+        ((True, 1, 1.0, "1", "true", "True", " TRUE", "desirable", "Chosen"), True),
+        ((False, 0, -1, -1.0, "-1", "false", "FALSE ", "Undesirable", "rejected"), False),
+    ],
+)
+def test_labels_of_answers_that_people_wanted_or_not(
+    name: str, values: tuple[object, ...], is_good: bool
+) -> None:
+    row = {"prompt": "Why?", "completion": "So."}
+    for value in values:
+        if is_good:
+            assert parse_row({**row, name: value}).unread == ()
+        else:
+            assert reason_of({**row, name: value})[0] == "labelled_bad", value
+    # neither: it is not read, which is told
+    for value in ("neutral", 2, "5 stars"):
+        assert parse_row({**row, name: value}).unread == (name,)
+
+
+@pytest.mark.parametrize(
+    ("row", "record"),
+    [
+        (
+            {"question": "What is 6 x 7?", "answer": 42},
+            Dialogue((Message("user", "What is 6 x 7?"), Message("assistant", "42"))),
+        ),
+        (
+            {"prompt": 7, "chosen": 0.5, "rejected": -1},
+            Pair((Message("user", "7"),), "0.5", "-1"),
+        ),
+        (
+            {"messages": [{"role": "user", "content": 1}, {"role": "assistant", "content": 2}]},
+            Dialogue((Message("user", "1"), Message("assistant", "2"))),
+        ),
+        ({"text": 1984}, PlainText("1984")),
+        ({"text": Decimal("3.50")}, PlainText("3.50")),
+        (
+            {"instruction": "Add.", "instances": [{"input": 3, "output": 4}]},
+            Dialogue((Message("user", "Add.\n\n3"), Message("assistant", "4"))),
+        ),
+    ],
+)
+def test_a_number_is_its_text_and_is_counted(row: Row, record: Record) -> None:
+    parsed = parse_row(row)
+    assert parsed.record == record and not parsed.unread
+    assert [change.name for change in parsed.changes] == ["number_as_text"]
+
+
+def test_nan_is_as_absent() -> None:
+    """As libraries of tables write null."""
+    nan = float("nan")
+    row = {"system": nan, "messages": nan, "history": nan, "prompt": "Why?", "completion": "So."}
+    parsed = parse_row({**row, "label": nan, "reference": nan})
+    assert parsed.record == Dialogue((Message("user", "Why?"), Message("assistant", "So.")))
+    assert parsed.reference is None and not parsed.unread and not parsed.changes
+    assert reason_of({"messages": [{"role": "user", "content": nan}]})[0] == "no_content"
+    assert reason_of({"chosen": nan, "rejected": "No."})[0] == "unknown_shape"
+
+
+def test_turns_and_examples_that_are_left_out_are_counted() -> None:
+    asked = (Message("user", "Why?"),)
+    for row in ({"turns": ["Why?", "And now?"]}, {"prompt": ["Why?", "And now?"], "category": ""}):
+        parsed = parse_row(row)
+        assert parsed.record == Prompt(asked) and not parsed.unread
+        assert [change.name for change in parsed.changes] == ["later_turns_left_out"]
+    assert not parse_row({"turns": ["Why?"]}).changes
+    assert parse_row({"turns": ["Why?"], "system": SYSTEM.content}).record == Prompt(
+        (SYSTEM, *asked)
+    )
+    examples = [{"input": "", "output": "3"}, {"output": "4"}]
+    parsed = parse_row({"instruction": "Sum", "instances": examples})
+    assert [change.name for change in parsed.changes] == ["later_examples_left_out"]
+
+
+def test_messages_as_parquet_may_have_them() -> None:
+    """A list under each key, and maps; roles in any spelling."""
+    turned = {"from": ["human", "gpt"], "value": [message.content for message in KNOT]}
+    assert parse_row({"conversations": turned}).record == Dialogue(KNOT)
+    maps = [[("role", " User "), ("content", KNOT[0].content)]]
+    assert parse_row({"messages": maps}).record == Prompt(KNOT[:1])
+    named = [
+        {"from": name, "value": m.content} for name, m in zip(("HUMAN", "AI"), KNOT, strict=True)
+    ]
+    assert parse_row({"conversations": named}).record == Dialogue(KNOT)
+    # lists of parts are no messages
+    one = {"role": "user", "content": [{"type": "text", "text": "Why?"}]}
+    assert parse_row({"prompt": one}).record == Prompt((Message("user", "Why?"),))
+    for odd in ({"0": "a", "1": "b"}, {"from": ["human"], "value": ["a", "b"]}):
+        assert reason_of({"conversations": odd})[0] == "unknown_role"
+    assert reason_of({"messages": [{"content": "a"}]}) == ("unknown_role", "no role beside content")
+
+
+def test_messages_in_a_cell_of_a_table_are_json() -> None:
+    for turns in (openai(KNOT), sharegpt(KNOT)):
+        assert parse_row({"conversations": json.dumps(turns)}).record == Dialogue(KNOT)
+    # elsewhere such text is text
+    text = json.dumps(openai(KNOT))
+    assert parse_row({"prompt": text}).record == Prompt((Message("user", text),))
 
 
 def test_answers_that_differ_in_their_ends_alone_are_no_pair() -> None:
