@@ -64,6 +64,7 @@ class Ledger:
     unread: rows with a column that holds something and is not read, by (use, file, column)
     unreadable: files of which no row can be read, by (use, file), with what is wrong
     mapped: the names in `data.columns` that some row has a column for
+    names: what messages call a file, by (use, file), where that is another name
     """
 
     counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
@@ -76,6 +77,11 @@ class Ledger:
     unread: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     unreadable: dict[tuple[str, str], str] = field(default_factory=dict)
     mapped: set[str] = field(default_factory=set)
+    names: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def name(self, use: str, file: str) -> str:
+        """What people call a file."""
+        return self.names.get((use, file), file)
 
     def keep(self, location: RowLocation, split: str) -> None:
         """Count a row that is in a table."""
@@ -125,7 +131,7 @@ class Ledger:
         """Raise DataError if any file or row was broken, naming the first."""
         for (use, file), problem in self.unreadable.items():
             raise DataError(
-                file,
+                self.name(use, file),
                 f"in data.{use}: {problem}; data.broken: drop leaves such files out; {REFETCH_HINT}",
             )
         if not self.broken:
@@ -133,10 +139,10 @@ class Ledger:
 
         location, reason = self.broken[0]
         # the first is named by file and line, the next ones in passing
-        more = len(self.broken) - 1
+        more = len(self._places()) - 1
         others = f" (and {more} more: {self.first_broken(start=1)})" if more else ""
         raise DataError(
-            location.file,
+            self.name(location.use, location.file),
             f"{reason} in data.{location.use}{self._hint(location, reason)}{others}; "
             f"data.broken: drop leaves such rows out; {REFETCH_HINT}",
             location.line,
@@ -144,15 +150,26 @@ class Ledger:
 
     def first_broken(self, start: int = 0) -> str:
         """Name the first broken rows, from number `start` on, in one line of text."""
-        named = self.broken[start : start + MAX_NAMED]
         hinted: set[str] = set()
         parts = []
-        for row, reason in named:
+        for place, (row, reason) in list(self._places().items())[start : start + MAX_NAMED]:
             # once for all rows of a reason
             hint = "" if reason in hinted else self._hint(row, reason)
             hinted.add(reason)
-            parts.append(f"{row.file}:{row.line} {reason}{hint}")
+            parts.append(f"{place}{hint}")
         return "; ".join(parts)
+
+    def _places(self) -> dict[str, tuple[RowLocation, str]]:
+        """The broken rows by what names them: one that several uses have is one."""
+        places: dict[str, tuple[RowLocation, str]] = {}
+        for row, reason in self.broken:
+            places.setdefault(f"{self.name(row.use, row.file)}:{row.line} {reason}", (row, reason))
+        return places
+
+    @property
+    def broken_rows(self) -> int:
+        """How many rows are broken, each counted once however many uses have it."""
+        return len({(self.name(row.use, row.file), row.line) for row, _ in self.broken})
 
     def _hint(self, location: RowLocation, reason: str) -> str:
         hint = self.hints.get((location.use, location.file, reason))
@@ -167,13 +184,15 @@ class Ledger:
             is_shown = example["before"] or example["after"]
             shown = f": {example['before']!r} became {example['after']!r}" if is_shown else ""
             lines.append(
-                f"{use}: {file}: {what} in {rows} rows, as in line {example['line']}{shown}"
+                f"{use}: {self.name(use, file)}: {what} in {rows} rows, as in line {example['line']}{shown}"
             )
         lost: dict[tuple[str, str], list[str]] = {}
         for (use, file, column), rows in sorted(self.unread.items()):
             lost.setdefault((use, file), []).append(f"{column} ({rows} rows)")
         for (use, file), columns in lost.items():
-            lines.append(f"{use}: {file}: columns that are not read: {', '.join(columns)}")
+            lines.append(
+                f"{use}: {self.name(use, file)}: columns that are not read: {', '.join(columns)}"
+            )
         return lines
 
     def losses(self, use: str) -> str:

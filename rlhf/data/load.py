@@ -1,14 +1,16 @@
 """From the raw files of one use to rows of the record that this use needs."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
+from rlhf.common.address import Address
 from rlhf.common.errors import DataError
 from rlhf.common.files import tree_sha256
-from rlhf.data.files import data_files
+from rlhf.data.files import data_files, is_data_file
 from rlhf.data.ledger import REFETCH_HINT, Ledger
 from rlhf.data.parse import Parsed, parse_row
 from rlhf.data.read import kind_from_path, published_split, read_rows
@@ -46,12 +48,14 @@ def load_rows(
     use: str,
     address_index: int,
     ledger: Ledger,
+    address: str = "",
     *,
     only_address: bool = True,
     rules: Rules = AS_PUBLISHED,
 ) -> Iterator[Row]:
     """Read what `fetch` wrote for one address; rows that cannot serve `use` go to the ledger.
 
+    address: what the settings call it; messages name its files by that
     only_address: whether the use has no other one. If it has, the index of the address stands
         before the names of its files, since files of two addresses may have the same name.
 
@@ -64,10 +68,13 @@ def load_rows(
     prefix = "" if only_address else f"{address_index}/"
     parsed_files = _parse_directory(_HashedDirectory(directory, tree_sha256(directory)), rules)
     for name, problem in parsed_files.unreadable.items():
+        ledger.names[use, f"{prefix}{name}"] = name_of(address, name, only=only_address)
         ledger.leave_file(use, f"{prefix}{name}", problem)
-        log.warning("data.%s: %s%s is not read: %s", use, prefix, name, problem)
+        shown = ledger.name(use, f"{prefix}{name}")
+        log.warning("data.%s: %s is not read: %s", use, shown, problem)
     for row in parsed_files.rows:
         file = f"{prefix}{row.file}"
+        ledger.names[use, file] = name_of(address, row.file, only=only_address)
         location = RowLocation(use, file, row.line)
         try:
             parsed = _unbroken(row)
@@ -78,6 +85,22 @@ def load_rows(
 
         note_losses(parsed, location, ledger)
         yield Row(record, parsed.kind, use, address_index, file, row.line, row.published_split)
+
+
+def name_of(address: str, file: str, *, only: bool) -> str:
+    """What people call a file below the directory of an address.
+
+    Of a path, by that path: `fetch` puts the name of its directory before those of its files. Of other
+    addresses, behind the address where there are several.
+    """
+    parsed = Address.parse(address)
+    if parsed.kind != "path":
+        return file if only else f"{address}/{file}"
+    given, (_, _, below) = Path(parsed.detail), file.partition("/")
+    # an address may name one file
+    if is_data_file(given) and (below or file) == given.name:
+        return parsed.detail
+    return os.path.normpath(given / (below or file))
 
 
 def note_losses(parsed: Parsed, location: RowLocation, ledger: Ledger) -> None:

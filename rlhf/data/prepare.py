@@ -120,13 +120,13 @@ def _tokenizer(workspace: Workspace) -> PreTrainedTokenizerBase:
 
 
 def _load(settings: Settings, workspace: Workspace, use: str, ledger: Ledger) -> list[Row]:
-    count = len(addresses(settings, use))
+    listed = addresses(settings, use)
     rules = rules_of(settings.data)
     rows: list[Row] = []
-    for index in range(count):
+    for index, address in enumerate(listed):
         directory = raw_directory(workspace.raw, use, index)
-        only = count == 1
-        rows += load_rows(directory, use, index, ledger, only_address=only, rules=rules)
+        only = len(listed) == 1
+        rows += load_rows(directory, use, index, ledger, address, only_address=only, rules=rules)
     log.info("%s: rows read: %d", use, len(rows))
     return rows
 
@@ -166,7 +166,7 @@ def _check_account(
     if ledger.broken:
         log.warning(
             "broken rows: %d, for example %s; %s",
-            len(ledger.broken),
+            ledger.broken_rows,
             ledger.first_broken(),
             REFETCH_HINT,
         )

@@ -12,6 +12,7 @@ from rlhf.batches.tables import read_table
 from rlhf.common.errors import DataError
 from rlhf.common.files import read_json
 from rlhf.data import encode
+from rlhf.data.load import name_of
 from rlhf.data.prepare import prepare
 from rlhf.data.tables import SPLITS
 from rlhf.settings.schema import Settings
@@ -29,7 +30,8 @@ def test_files_of_one_name_from_two_addresses_are_told_apart(
     summary = summary_of(workspace)
     assert (
         summary["sft/1/train.jsonl/not_json"] == 1
-        and "1/train.jsonl:2 not_json" in summary["broken_first"]
+        # people read the path that they gave
+        and "more/train.jsonl:2 not_json" in summary["broken_first"]
     )
     assert (
         sum(value for key, value in summary.items() if key.startswith("sft/0/train.jsonl.gz/"))
@@ -37,6 +39,51 @@ def test_files_of_one_name_from_two_addresses_are_told_apart(
     )
     sources = read_table(workspace, "sft")["source"]
     assert sum(sources.str.startswith("1/train.jsonl:")) == 1
+
+
+def test_messages_name_files_by_the_path_that_was_given(
+    workspace: Workspace, make_settings: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And a row that several uses have is named once."""
+    pairs = [pair_row(f"Question {i}", "yes") for i in range(60)]
+    for use in ("sft", "prompts"):
+        # as `fetch` leaves it
+        write_lines(workspace.raw / use / "1" / "data" / "x.jsonl", [*pairs, "{", "{"])
+        write_lines(workspace.raw / use / "2" / "home" / "y.jsonl", ["{"])
+    added = ["starter", "path:../mine/data", "path:~/y.jsonl"]
+    settings = make_settings(sft=added, prompts=added, broken="refuse")
+    with (
+        caplog.at_level(logging.WARNING),
+        pytest.raises(DataError, match=r"^\.\./mine/data/x\.jsonl:61: not_json") as refused,
+    ):
+        prepare(settings, workspace)
+    assert ("(and 2 more: ../mine/data/x.jsonl:62 not_json; ~/y.jsonl:1 not_json)") in str(
+        refused.value
+    )
+    told = [line for line in caplog.messages if line.startswith("broken rows")]
+    assert len(told) == 1 and told[0].startswith("broken rows: 3, for example ../mine/data/x.jsonl")
+    assert "1/data" not in told[0]
+
+
+@pytest.mark.parametrize(
+    ("address", "file", "name"),
+    [
+        ("path:data", "data/x.jsonl", "data/x.jsonl"),
+        ("path:./data/", "data/sub/x.jsonl", "data/sub/x.jsonl"),
+        ("path:.", "project/x.jsonl", "x.jsonl"),
+        ("path:x.jsonl", "project/x.jsonl", "x.jsonl"),
+        ("path:${HOME}/x.jsonl", "me/x.jsonl", "${HOME}/x.jsonl"),
+        ("path:/x.jsonl", "x.jsonl", "/x.jsonl"),
+        ("hub:people/talk@v1", "data/train.jsonl", "hub:people/talk@v1/data/train.jsonl"),
+        ("starter", "pairs.jsonl", "starter/pairs.jsonl"),
+    ],
+)
+def test_the_name_of_a_file_begins_with_what_the_settings_call_it(
+    address: str, file: str, name: str
+) -> None:
+    assert name_of(address, file, only=False) == name
+    # alone, a source names its files itself
+    assert name_of(address, file, only=True) == (name if "path" in address else file)
 
 
 def test_the_log_tells_what_each_table_lost_and_which_setting_is_at_fault(
