@@ -12,11 +12,12 @@ from itertools import islice, zip_longest
 from pathlib import Path
 
 from rlhf.commands.data_rows import Passage, RowEncoder, as_messages
+from rlhf.commands.data_shares import Shares
 from rlhf.common.address import Address, expand_home
-from rlhf.common.errors import DataError, SourceError
-from rlhf.data.encode import CHUNK, EncodedRow
+from rlhf.common.errors import DataError, RlhfError, SourceError
+from rlhf.data.encode import CHUNK, MENDED_BY, EncodedRow
 from rlhf.data.ledger import Ledger
-from rlhf.data.load import CONVERSIONS, ParsedRow, note_losses, parse_file
+from rlhf.data.load import ParsedRow, note_losses, parse_file
 from rlhf.data.read import file_format, published_split
 from rlhf.data.records import Dialogue, Pair, PlainText, Prompt, Record, Row, RowLocation, Solution
 from rlhf.data.rows import BrokenRow
@@ -32,6 +33,8 @@ from rlhf.workspace import Workspace
 
 # How many rows are shown.
 SHOWN = 3
+# Kinds of sources that have the same files for each list.
+_SAME_FOR_ALL = ("path", "hub")
 # What a record is called, and the table that it is encoded for.
 _RECORDS: Mapping[type[Record], tuple[str, str]] = {
     Dialogue: ("dialogue", "sft"),
@@ -79,7 +82,9 @@ class DataReport:
     address: as params.yaml takes it
     unread: files that lie beside and are not read
     shapes: rows by what they were recognised as
-    usable: rows that can be used; serves: how many of them each list of `data` could take
+    listed: the lists of `data` that have the address; where none has it, each is asked alone
+    usable: rows that any list keeps; serves: how many each keeps
+    lost: rows that a list could have and does not keep, by list and reason
     notes: what happens to rows that stay (prompt_shortened); told: what is not kept as it was written
     unmapped: names in `data.columns` that no row here has
     encoded: whether rows went through the tokens and the template of models/base
@@ -89,8 +94,10 @@ class DataReport:
     files: list[DataFile] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
     shapes: dict[str, int] = field(default_factory=dict)
+    listed: list[str] = field(default_factory=list)
     usable: int = 0
     serves: dict[str, int] = field(default_factory=dict)
+    lost: dict[str, dict[str, int]] = field(default_factory=dict)
     dropped: list[Dropped] = field(default_factory=list)
     notes: dict[str, int] = field(default_factory=dict)
     told: list[str] = field(default_factory=list)
@@ -110,9 +117,11 @@ def inspect_data(text: str, settings: Settings, workspace: Workspace) -> DataRep
 
     with tempfile.TemporaryDirectory() as made:
         # 1. the files
-        found = _find(address, settings, workspace, Path(made))
-        report = DataReport(address, unread=list(found.unread), encoded=encoder is not None)
-        counts = _Counts(encoder)
+        found, listed = _find(address, settings, workspace, Path(made))
+        report = DataReport(
+            address, unread=list(found.unread), listed=listed, encoded=encoder is not None
+        )
+        counts = _Counts(encoder, Shares(settings, listed))
 
         # 2. their rows, never all of them in memory
         for path in found.files:
@@ -121,7 +130,10 @@ def inspect_data(text: str, settings: Settings, workspace: Workspace) -> DataRep
 
     # 3. the account
     report.shapes = dict(counts.shapes.most_common())
-    report.usable, report.serves = counts.usable, {use: counts.serves[use] for use in USES}
+    kept = counts.shares.kept()
+    report.usable, report.serves, report.lost = kept.usable, kept.rows, kept.lost
+    for location, reason in kept.unusable:
+        counts.ledger.drop(replace(location, use="data"), reason)
     report.dropped = _dropped(counts.ledger)
     report.notes = {note: rows for (_, note), rows in sorted(counts.ledger.notes.items())}
     report.told = counts.ledger.told()
@@ -145,11 +157,20 @@ def address_of(text: str) -> str:
     return f"path:{str(path.absolute()).replace('$', '$$')}"
 
 
-def _find(address: str, settings: Settings, workspace: Workspace, made: Path) -> FoundData:
-    """Ask the source, for a use that it serves: the first that the settings have it for, if any."""
+def _find(
+    address: str, settings: Settings, workspace: Workspace, made: Path
+) -> tuple[FoundData, list[str]]:
+    """Ask the source, for a use that it serves: the first that the settings have it for, if any.
+
+    Gives the lists that have these data, too.
+    """
     source, parsed = find_source(address)
-    # the starter data and the worlds have other files for each
-    listed = [use for use in USES if address in addresses(settings, use)]
+    place = _place(address, workspace.root)
+    listed = [
+        use
+        for use in USES
+        if place in [_place(one, workspace.root) for one in addresses(settings, use)]
+    ]
     first_refusal: SourceError | None = None
     for use in dict.fromkeys([*listed, *USES]):
         request = FetchRequest(parsed, use, workspace.root, settings.seed)
@@ -159,9 +180,25 @@ def _find(address: str, settings: Settings, workspace: Workspace, made: Path) ->
         except SourceError as refusal:
             first_refusal = first_refusal or refusal
             continue
-        return source.find_data(request, made)
+        # the starter data and the worlds have other files for each
+        same = listed if parsed.kind in _SAME_FOR_ALL else [one for one in listed if one == use]
+        return source.find_data(request, made), same
     assert first_refusal is not None
     raise first_refusal
+
+
+def _place(address: str, root: Path) -> str:
+    """An address, of a path the same whichever way it is written."""
+    parsed = Address.parse(address)
+    try:
+        return f"path:{_absolute(parsed, root)}" if parsed.kind == "path" else address
+    # another address of the settings, which fetch refuses
+    except RlhfError:
+        return address
+
+
+def _absolute(address: Address, root: Path) -> Path:
+    return Path(os.path.normpath((root / address.path).absolute()))
 
 
 def _name_of(path: Path, base: Path, text: str, address: str, workspace: Workspace) -> str:
@@ -170,7 +207,7 @@ def _name_of(path: Path, base: Path, text: str, address: str, workspace: Workspa
     if parsed.kind != "path":
         return path.relative_to(base).as_posix()
     asked = text if text != address else parsed.detail
-    place = Path(os.path.normpath((workspace.root / parsed.path).absolute()))
+    place = _absolute(parsed, workspace.root)
     return os.path.normpath(Path(asked) / path.relative_to(place))
 
 
@@ -193,11 +230,9 @@ def _read_file(
 class _Counts:
     """What was found in the rows so far."""
 
-    def __init__(self, encoder: RowEncoder | None) -> None:
-        self.ledger = Ledger()
+    def __init__(self, encoder: RowEncoder | None, shares: Shares) -> None:
+        self.ledger, self.shares = Ledger(), shares
         self.shapes: Counter[str] = Counter()
-        self.serves: Counter[str] = Counter()
-        self.usable = 0
         self._encoder = encoder
         self._ids: set[str] = set()
         # the first of each shape
@@ -213,7 +248,7 @@ class _Counts:
             encoded = self._encoder([row for row, _ in rows])
         for (row, shape), result in zip(rows, encoded, strict=True):
             if isinstance(result, str):
-                self.ledger.drop(_location(row), result)
+                self.ledger.drop(_location(row), result, MENDED_BY.get(result, ""))
             else:
                 self._keep(row, shape, result)
 
@@ -230,9 +265,6 @@ class _Counts:
         shape = f"{name} ({parsed.shape})"
         self.shapes[shape] += 1
         note_losses(parsed, location, self.ledger)
-        if self._is_known(record):
-            self.ledger.drop(location, "duplicate")
-            return None
         row = Row(record, parsed.kind, use, 0, file, line, parsed_row.published_split)
         return row, shape
 
@@ -243,13 +275,10 @@ class _Counts:
         return is_known
 
     def _keep(self, row: Row, shape: str, result: EncodedRow | None) -> None:
-        self.usable += 1
-        for use, convert in CONVERSIONS.items():
-            try:
-                convert(row.record)
-            except BrokenRow:
-                continue
-            self.serves[use] += 1
+        self.shares.add(row)
+        # once for rows that are the same: one stays
+        if self._is_known(row.record):
+            return
         for note in result.notes if result else ():
             self.ledger.note("data", note)
 

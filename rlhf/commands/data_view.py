@@ -4,6 +4,7 @@ from rich.console import Console
 from rich.text import Text
 
 from rlhf.commands.data_check import DataFile, DataReport, ShownRow
+from rlhf.data.encode import MENDED_BY
 from rlhf.data.files import UNREAD_HINT
 from rlhf.data.sources.base import named_files
 
@@ -52,9 +53,14 @@ def _file_line(file: DataFile) -> str:
 
 def _use_lines(report: DataReport) -> list[str]:
     serves = [f"{use} {rows:,}" for use, rows in report.serves.items() if rows]
+    listed = f" (listed in data.{', '.join(report.listed)})" if report.listed else ""
     lines = [
-        f"usable: {report.usable:,} rows" + (f"; for data.{', '.join(serves)}" if serves else "")
+        f"usable: {report.usable:,} rows"
+        + (f"; for data.{', '.join(serves)}{listed}" if serves else "")
     ]
+    for use, lost in report.lost.items():
+        reasons = ", ".join(f"{rows:,} x {reason}" for reason, rows in lost.items())
+        lines.append(f"of the others data.{use} does not keep: {reasons}")
     for dropped in report.dropped:
         hint = f" ({dropped.hint})" if dropped.hint else ""
         lines.append(f"not usable: {dropped.rows:,} x {dropped.reason}, as {dropped.example}{hint}")
@@ -62,7 +68,10 @@ def _use_lines(report: DataReport) -> list[str]:
 
 
 def _loss_lines(report: DataReport) -> list[str]:
-    lines = [f"{note}: {rows:,} rows" for note, rows in report.notes.items()]
+    lines = [
+        f"{note}: {rows:,} rows" + (f" ({MENDED_BY[note]})" if note in MENDED_BY else "")
+        for note, rows in report.notes.items()
+    ]
     lines += report.told
     lines += [
         f"data.columns.{name}: no row here has such a column; prepare refuses it if none anywhere has"

@@ -77,7 +77,7 @@ def encode_up_to_limits(
             # asked again: an earlier row of this chunk may have filled the limit
             result = "over_limit" if is_full(candidate) else encoded[candidate.id]
             if isinstance(result, str):
-                ledger.drop(candidate.row.location, result, _MENDED_BY.get(result, ""))
+                ledger.drop(candidate.row.location, result, MENDED_BY.get(result, ""))
                 continue
 
             counts.update(_limit_keys(candidate))
@@ -88,10 +88,17 @@ def encode_up_to_limits(
     return rows
 
 
-# the setting that a reason is about
-_MENDED_BY = {
+# the setting that a reason of a drop, or a note on a row that stays, is about
+_PROMPTS, _RESPONSES = "data.max_prompt_tokens", "data.max_response_tokens"
+MENDED_BY = {
     "prompt_too_long": "the last question alone is over data.max_prompt_tokens, in which the chat "
     "template's own tokens count",
+    "long_response": f"{_RESPONSES}, and data.long_responses: truncate, would keep it",
+    "prompt_shortened": f"over {_PROMPTS}: the oldest exchanges are left out",
+    **{
+        f"{answer}_truncated": f"over {_RESPONSES}: the model does not see how it ends"
+        for answer in ("response", "chosen", "rejected")
+    },
 }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,13 @@ from rlhf.commands.data_check import DataReport, address_of, inspect_data
 from rlhf.commands.data_view import visible
 from rlhf.common.errors import SettingsError, SourceError
 from rlhf.common.yaml import parse_yaml
+from rlhf.data.assign import assign_splits
+from rlhf.data.ledger import Ledger
+from rlhf.data.load import load_rows
+from rlhf.data.records import Row
+from rlhf.data.split import candidates
+from rlhf.data.tables import SPLITS
+from rlhf.data.uses import USES
 from rlhf.settings import preset_text, settings_from
 from rlhf.settings.schema import Settings
 from rlhf.workspace import Workspace
@@ -90,8 +98,14 @@ def test_shapes_are_counted_and_faults_named_by_line(workspace: Workspace) -> No
     assert {use: rows for use, rows in report.serves.items() if rows} == {
         "sft": 3,
         "preferences": 1,
-        "prompts": 3,
-        "evaluation": 3,
+        # what was published as a test is no prompt of PPO, and all that is evaluated on
+        "prompts": 2,
+        "evaluation": 1,
+    }
+    assert report.listed == [] and report.lost == {
+        "sft": {"duplicate": 1},
+        "prompts": {"duplicate": 1, "published_split_not_used": 1},
+        "evaluation": {"published_split_not_used": 3},
     }
     dropped = {one.reason: (one.rows, one.example, one.hint) for one in report.dropped}
     assert dropped == {
@@ -103,6 +117,43 @@ def test_shapes_are_counted_and_faults_named_by_line(workspace: Workspace) -> No
     # what a shape does not read, and what was changed
     assert any("columns that are not read: category (2 rows)" in line for line in report.told)
     assert any("unusable_characters in 1 rows, as in line 1" in line for line in report.told)
+
+
+def test_rows_that_splits_and_duplicates_take_away_are_not_counted(workspace: Workspace) -> None:
+    """Of one file for everything, by the numbers that prepare comes to."""
+    file = write(
+        workspace.root / "all.jsonl",
+        *({"question": f"Q {n}?", "chosen": f"Yes {n}.", "rejected": "No."} for n in range(40)),
+        # the same prompt with another answer
+        *({"question": f"Q {n}?", "chosen": f"Sure {n}.", "rejected": "No."} for n in range(3)),
+        "{",
+    )
+    uses = ("sft", "preferences", "prompts", "evaluation")
+    lists = {use: [f"path:{file}"] for use in uses}
+    fractions = {"test_fraction": 0.2, "validation_fraction": 0.1}
+    report = inspect(workspace, f"path:{file}", **lists, **fractions)
+    assert report.listed == list(uses)
+
+    # what prepare does
+    settings = tiny(**lists, **fractions)
+    directory = workspace.root / "raw"
+    write(directory / "all.jsonl", *file.read_text().splitlines())
+    ledger = Ledger()
+    rows: dict[str, list[Row]] = {use: [] for use in USES}
+    rows |= {use: [*load_rows(directory, use, 0, ledger)] for use in uses}
+    assignment = assign_splits(rows, settings.data, settings.seed)
+    tables = {table: candidates(table, rows, assignment, ledger) for table in SPLITS}
+    kept = Counter(one.row.use for found in tables.values() for one in found)
+    assert {use: report.serves[use] for use in uses} == {use: kept[use] for use in uses}
+    assert report.serves["prompts"] + report.serves["evaluation"] == 40
+    assert 0 < report.serves["evaluation"] < 20
+    lost = report.lost["prompts"]
+    assert lost["duplicate"] + lost["opening_in_test"] + report.serves["prompts"] == 43
+    assert report.usable == 43
+    # the settings may call it otherwise
+    lists = {use: ["path:./all.jsonl"] for use in uses}
+    assert inspect(workspace, file, **lists, **fractions).serves == report.serves
+    assert [(one.reason, one.rows) for one in report.dropped] == [("not_json", 1)]
 
 
 def test_before_a_base_model_rows_are_messages(workspace: Workspace) -> None:
@@ -153,6 +204,16 @@ def test_rows_that_do_not_fit_the_template_or_the_window_are_counted(fetched: Wo
     found = {one.reason: one.example.rpartition(":")[2] for one in report.dropped}
     assert found == {"prompt_too_long": "1", "special_token": "2"}
     assert report.usable == 1 and report.notes == {"response_truncated": 1}
+    hints = {one.reason: one.hint for one in report.dropped}
+    assert "over data.max_prompt_tokens" in hints["prompt_too_long"]
+
+
+def test_notes_name_the_setting_at_fault(fetched: Workspace) -> None:
+    messages = [{"role": role, "content": "word " * 8} for role in ("user", "assistant") * 3]
+    write(fetched.root / "a.jsonl", {"messages": messages})
+    code, output = run("doctor", "--data", str(fetched.root / "a.jsonl"), root=fetched.root)
+    assert code == 0
+    assert "prompt_shortened: 1 rows (over data.max_prompt_tokens: the oldest exch" in output
 
 
 def test_one_row_of_each_shape_comes_before_the_second_of_any(workspace: Workspace) -> None:
