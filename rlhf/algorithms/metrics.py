@@ -89,6 +89,15 @@ def source_metrics(sources: Mapping[str, SourceScores], all_sum: AllSum) -> dict
     return metrics
 
 
+def weight_metrics(experience: Experience, cap: float, all_sum: AllSum) -> dict[str, Value]:
+    """How far the sampler was from the policy: the mean of its tokens' weights, and how many were cut."""
+    assert experience.sampler_weights is not None
+    weights = experience.sampler_weights[experience.response_mask]
+    tally = Tally()
+    tally.add(sampler_weight=weights, sampler_weight_capped=(weights >= cap).float())
+    return _shown(tally.means(all_sum))
+
+
 def critic_metrics(experience: Experience, all_sum: AllSum) -> dict[str, Value]:
     """How well the values that the advantages are made with foretell the returns."""
     mask = experience.response_mask

@@ -16,12 +16,13 @@ from typing import Any
 from torch import Tensor
 
 from rlhf.algorithms.base import POLICY, Context, Signals, Sources, Step, Update, Updates
-from rlhf.algorithms.metrics import rollout_metrics, signals_of
+from rlhf.algorithms.metrics import rollout_metrics, signals_of, weight_metrics
 from rlhf.algorithms.scored_policy import ScoredPolicy
 from rlhf.common.metrics import Value
 from rlhf.engine import Loss
 from rlhf.models.backbone import target_tokens, token_logprobs
 from rlhf.ppo.advantages import whiten
+from rlhf.ppo.importance import truncated_weights
 from rlhf.ppo.kl import kl_estimate
 from rlhf.ppo.moments import Moments, merge
 from rlhf.ppo.rewards import clip, final_score, kl_penalty, normalise, scale
@@ -136,6 +137,13 @@ class OnPolicy(ScoredPolicy, ABC):
             advantages = whiten(advantages, batch.response_mask, self.engine.all_sum)
         return replace(batch, advantages=clip(advantages, transform.clip))
 
+    def sampler_weights(self, rollout: Rollout, scores: Scores) -> Tensor | None:
+        """What the loss of each token is multiplied by, [B, R]; None without `ppo.sampling.importance_cap`."""
+        cap = self.settings.sampling.importance_cap
+        if cap is None:
+            return None
+        return truncated_weights(scores.logprobs, rollout.sampler_logprobs, cap)
+
     # -- an iteration ------------------------------------------------------------------------------
 
     def updates(self, sources: Sources, iteration: int) -> Updates:
@@ -154,6 +162,7 @@ class OnPolicy(ScoredPolicy, ABC):
             old_values=scores.values,
             advantages=advantages,
             returns=returns,
+            sampler_weights=self.sampler_weights(rollout, scores),
         )
         metrics = self.described(rollout, scores, rewards, experience)
         signals = signals_of(rollout, scores, rewards.kl, self.engine.all_sum)
@@ -167,7 +176,9 @@ class OnPolicy(ScoredPolicy, ABC):
         self, rollout: Rollout, scores: Scores, rewards: TokenRewards, experience: Experience
     ) -> dict[str, Value]:
         """The metrics of a scored rollout, means over all processes."""
-        return rollout_metrics(rollout, scores, rewards, experience, self.engine.all_sum)
+        all_sum, cap = self.engine.all_sum, self.settings.sampling.importance_cap
+        metrics = rollout_metrics(rollout, scores, rewards, experience, all_sum)
+        return metrics if cap is None else metrics | weight_metrics(experience, cap, all_sum)
 
     def learning(self, sources: Sources, iteration: int, data: LearningData) -> Updates:
         """What learns from a scored rollout: the policy."""
@@ -203,7 +214,10 @@ class OnPolicy(ScoredPolicy, ABC):
     def _policy_part(self, part: Experience, count: float, step: Step[Experience]) -> Tensor:
         logits = self.logits(POLICY, part.batch)
         logprobs = token_logprobs(logits, target_tokens(part.batch))
-        return self.policy_loss(part, logits, logprobs, step).sum() / count
+        losses = self.policy_loss(part, logits, logprobs, step)
+        if part.sampler_weights is not None:
+            losses = losses * part.sampler_weights[part.response_mask]
+        return losses.sum() / count
 
     def tokens_of(self, batch: Experience) -> float:
         """Response tokens of a mini-batch over all processes: what its losses are means over."""

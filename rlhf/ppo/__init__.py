@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         reward_to_go,
         sequence_surrogate,
     )
+    from rlhf.ppo.importance import truncated_weights
     from rlhf.ppo.kl import kl_estimate
     from rlhf.ppo.losses import adapted, entropy_loss, policy_kl, surrogate, value_loss
     from rlhf.ppo.moments import Moments, merge
@@ -72,6 +73,7 @@ _PLACES = {
     "response_weights": "groups",
     "reward_to_go": "groups",
     "sequence_surrogate": "groups",
+    "truncated_weights": "importance",
     "kl_estimate": "kl",
     "adapted": "losses",
     "entropy_loss": "losses",
@@ -139,6 +141,7 @@ __all__ = [
     "step_loss",
     "step_rewards",
     "surrogate",
+    "truncated_weights",
     "value_loss",
     "whiten",
 ]

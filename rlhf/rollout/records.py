@@ -123,6 +123,8 @@ class Experience:
 
     batch: [B, T]; response_mask; old_logprobs and old_values of the models that made the rollout;
     reference_logprobs; advantages; returns
+    sampler_weights: by which the loss of a token is multiplied since the sampler was not quite the
+        policy; None: every one is 1
     """
 
     batch: TokenBatch
@@ -132,6 +134,7 @@ class Experience:
     old_values: Tensor
     advantages: Tensor
     returns: Tensor
+    sampler_weights: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.response_mask)
@@ -140,6 +143,7 @@ class Experience:
         """Some of the rows, [b] int64; padding that none of them needs is cut off."""
         mask = self.response_mask[rows]
         width = int(mask.sum(dim=1).max())
+        weights = self.sampler_weights
         return Experience(
             batch=self.batch.select(rows),
             response_mask=mask[:, :width],
@@ -148,6 +152,7 @@ class Experience:
             old_values=self.old_values[rows, :width],
             advantages=self.advantages[rows, :width],
             returns=self.returns[rows, :width],
+            sampler_weights=None if weights is None else weights[rows, :width],
         )
 
     def split(self, size: int) -> list["Experience"]:

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from rlhf.registry import ALGORITHMS, SAMPLERS
+from rlhf.registry import ALGORITHMS
 from rlhf.settings.neighbours import (
     AihfDirectSettings,
     AihfSettings,
@@ -23,11 +23,13 @@ from rlhf.settings.reads import (
     NEIGHBOUR_SECTIONS,
     OWN_SECTION,
     WITHOUT_SCORED_ROLLOUT,
+    WITHOUT_TOKEN_WEIGHTS,
     needed,
     own_section,
     switched_off,
 )
 from rlhf.settings.rewards import RewardService, RewardSource
+from rlhf.settings.sampling import Sampling
 from rlhf.settings.section import (
     Count,
     CountOrZero,
@@ -133,15 +135,6 @@ class Alarm(Section):
     action: Literal["warn", "stop", "return"] = "warn"
     # iterations in a row that must show it
     patience: Count = 3
-
-
-class Sampling(Section):
-    """How rollouts are sampled; their log-probabilities are taken from this very distribution."""
-
-    LATER: ClassVar = frozenset({"sampler"})
-
-    temperature: Positive = 1.0
-    sampler: Annotated[str, one_of(SAMPLERS)] = "local"
 
 
 class Ppo(Section):
@@ -295,6 +288,15 @@ class Ppo(Section):
             raise ValueError(
                 "reinforce_pp.baseline is the mean over the responses to a prompt: "
                 "responses must be 2 or more"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tokens_to_weigh(self) -> Self:
+        if self.sampling.importance_cap is not None and self.algorithm in WITHOUT_TOKEN_WEIGHTS:
+            raise ValueError(
+                f"sampling.importance_cap: algorithm {self.algorithm} has no loss of single sampled "
+                "tokens to weigh; it must be null"
             )
         return self
 
