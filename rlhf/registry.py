@@ -41,6 +41,7 @@ REWARDS: dict[str, str] = {
 # ppo.sampling.sampler
 SAMPLERS: dict[str, str] = {
     "local": "rlhf.rollout.local:LocalSampler",
+    "vllm": "rlhf.rollout.vllm:VllmSampler",
 }
 
 # engine.kind

@@ -107,6 +107,11 @@ class Workspace:
         )
 
     @property
+    def logs(self) -> Path:
+        """What servers and stages say: outside of DVC's outs and of git."""
+        return self.root / "logs"
+
+    @property
     def failures(self) -> Path:
         """What a failed stage leaves to look at: outside of DVC's outs and of git."""
         return self.root / ".failures"

@@ -6,6 +6,7 @@ how tokens are drawn is behind `Sampler`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +19,7 @@ from rlhf.engine import Engine
 from rlhf.registry import SAMPLERS, find
 from rlhf.rollout.prompts import PromptBatch
 from rlhf.rollout.records import Rollout, Sampled, make_rollout
+from rlhf.settings.section import Section
 
 # no token has this id
 _NEVER = -1
@@ -66,10 +68,23 @@ def answering_rule(
     )
 
 
+@dataclass(frozen=True)
+class SamplerPlace:
+    """What a sampler with a section of its own is made with besides: `ppo.sampling.<its name>`.
+
+    folder: for files of its own, which it removes; the same for all samplers of a run
+    log: the file in which a server of its own may write
+    """
+
+    settings: Section
+    folder: Path
+    log: Path
+
+
 class Sampler(Protocol):
     """Draws responses from one model, whose weights may change between draws.
 
-    Made as `Sampler(model, engine, rule)`.
+    Made as `Sampler(model, engine, rule)`, with a `SamplerPlace` as the fourth where it has a section.
     """
 
     def refresh(self) -> None:
@@ -81,9 +96,16 @@ class Sampler(Protocol):
         ...
 
 
-def make_sampler(name: str, model: PreTrainedModel, engine: Engine, rule: SamplingRule) -> Sampler:
-    """Make the sampler that the settings name (`ppo.sampling.sampler`)."""
-    sampler: Sampler = find(SAMPLERS, name)(model, engine, rule)
+def make_sampler(
+    name: str,
+    model: PreTrainedModel,
+    engine: Engine,
+    rule: SamplingRule,
+    place: SamplerPlace | None = None,
+) -> Sampler:
+    """Make the sampler that the settings name (`ppo.sampling.sampler`); place: of one with a section."""
+    own = () if place is None else (place,)
+    sampler: Sampler = find(SAMPLERS, name)(model, engine, rule, *own)
     return sampler
 
 

@@ -15,7 +15,13 @@ from rlhf.core.reach import check_window
 from rlhf.models.roles import Models
 from rlhf.rollout.prompts import Messages, PromptBatch, PromptStream, Share
 from rlhf.rollout.records import Rollout
-from rlhf.rollout.sampler import PolicySampler, SamplingRule, answering_rule, make_sampler
+from rlhf.rollout.sampler import (
+    PolicySampler,
+    SamplerPlace,
+    SamplingRule,
+    answering_rule,
+    make_sampler,
+)
 from rlhf.training.run import TrainingRun
 
 
@@ -112,9 +118,18 @@ class RunSources:
             rule = self._rule()
             engine, settings = self._run.engine, self._run.settings
             model = self._models.language_model(role)
-            sampler = make_sampler(settings.ppo.sampling.sampler, model, engine, rule)
+            name = settings.ppo.sampling.sampler
+            sampler = make_sampler(name, model, engine, rule, self._place())
             self._samplers[role] = PolicySampler(sampler, rule, settings.seed, engine.device)
         return self._samplers[role]
+
+    def _place(self) -> SamplerPlace | None:
+        """Where a sampler with a section of its own may keep files; None for one without."""
+        section, run = self._section.sampling.section, self._run
+        if section is None:
+            return None
+        log = run.workspace.logs / f"{self._section.sampling.sampler}.log"
+        return SamplerPlace(section, run.checkpoints.directory / "sampler", log)
 
     def _rule(self) -> SamplingRule:
         section, data = self._section, self._run.settings.data

@@ -66,7 +66,7 @@ def test_a_file_from_before_some_keys_joined_still_loads_and_means_the_same(name
     whole = settings_from(content)
     for key in LATER:
         del content["ppo"][key]
-    for key in ("sampler", "importance_cap"):
+    for key in ("sampler", "importance_cap", "vllm"):
         del content["ppo"]["sampling"][key]
     del content["mlflow"]
     del content["evaluate"]["gold"]
