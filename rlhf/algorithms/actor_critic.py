@@ -55,13 +55,14 @@ class ActorCritic(OnPolicy):
 
     def _initial_critic(self, context: Context) -> ScalarModel:
         """Detail 8: from the reward model, or with a fresh head from the SFT model."""
+        dtype = self.engine.dtype
         if self.critic.initial == "sft":
             directory = context.workspace.model("sft")
-            return new_scalar_model(directory, context.settings.seed, "critic")
+            return new_scalar_model(directory, context.settings.seed, "critic", dtype=dtype)
         # rescaled rewards are of about unit scale, and so should be its first values
         transform = self.settings.reward
         unit_scale = transform.normalise is not None or transform.scale is not None
-        return load_scalar_model(context.workspace.model("reward"), unit_scale=unit_scale)
+        return load_scalar_model(context.workspace.model("reward"), dtype, unit_scale=unit_scale)
 
     # -- an iteration ------------------------------------------------------------------------------
 

@@ -84,7 +84,7 @@ class Aihf(PpoMax):
     def load_models(self, context: Context) -> None:
         super().load_models(context)
         steps = self.settings.iterations * self.aihf.reward_epochs
-        model = load_scalar_model(context.workspace.model("reward"))
+        model = load_scalar_model(context.workspace.model("reward"), self.engine.dtype)
         self.models.train(MOVING_REWARD, model, self.aihf.optimizer, steps)
 
     # -- an iteration ------------------------------------------------------------------------------

@@ -29,9 +29,11 @@ class DpoPolicy(ScoredPolicy):
 
     def load_models(self, context: Context) -> None:
         """The DPO model, which must have had this very reference; raises ModelError."""
-        sft = context.workspace.model("sft")
-        self.models.freeze(POLICY, load_dpo_model(context.workspace.model("dpo"), sft))
-        self.models.freeze(REFERENCE, load_causal_lm(sft))
+        sft, dtype = context.workspace.model("sft"), self.engine.dtype
+        policy = load_dpo_model(context.workspace.model("dpo"), sft, dtype)
+        # it is saved as it is
+        self.models.freeze(POLICY, policy, whole=True)
+        self.models.freeze(REFERENCE, load_causal_lm(sft, dtype))
 
     def updates(self, sources: Sources, iteration: int) -> Updates:
         """None: stage dpo has learnt all that there is to learn."""

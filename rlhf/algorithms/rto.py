@@ -35,7 +35,8 @@ class Rto(PpoMax):
         """PPO-max's, and the DPO model, which must have had the same reference; raises ModelError."""
         # before the large ones: a model that does not fit is refused at once
         workspace = context.workspace
-        dpo = load_dpo_model(workspace.model("dpo"), workspace.model("sft"))
+        sft = workspace.model("sft")
+        dpo = load_dpo_model(workspace.model("dpo"), sft, self.engine.dtype)
         super().load_models(context)
         self.models.freeze(DPO, dpo)
 

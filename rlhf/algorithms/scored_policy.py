@@ -13,6 +13,7 @@ from torch import Tensor
 from rlhf.algorithms.base import POLICY, Context, Inputs, Validation
 from rlhf.algorithms.metrics import signals_of, source_metrics
 from rlhf.batches.padding import TokenBatch
+from rlhf.engine import in_step
 from rlhf.models.backbone import entropies, scatter_to_mask, target_tokens, token_logprobs
 from rlhf.models.roles import Models
 from rlhf.models.saving import load_causal_lm
@@ -66,10 +67,11 @@ class ScoredPolicy:
     def load_models(self, context: Context) -> None:
         """Detail 9: the policy from SFT or base; the reference is SFT."""
         ppo, workspace = self.settings, context.workspace
-        policy = load_causal_lm(workspace.model(ppo.initial))
+        dtype = self.engine.dtype
+        policy = load_causal_lm(workspace.model(ppo.initial), dtype)
         learning = self.optimizer_steps(ppo.iterations, ppo.epochs)
         self.models.train(POLICY, policy, ppo.optimizer, learning)
-        self.models.freeze(REFERENCE, load_causal_lm(workspace.model("sft")))
+        self.models.freeze(REFERENCE, load_causal_lm(workspace.model("sft"), dtype))
 
     def optimizer_steps(self, iterations: int, epochs: int) -> int:
         """Of one model in so many iterations, each of so many epochs."""
@@ -87,7 +89,7 @@ class ScoredPolicy:
         """Ask all models, in the very micro-batches that the losses use: the first ratio is then 1 exactly."""
         columns: list[Tensor] = []
         parts = rollout.batch.micro_batches(self.settings.micro_batch)
-        for part, counts in self._in_step(parts):
+        for part, counts in in_step(self.engine, parts):
             logits = self.logits(POLICY, part)
             tokens = target_tokens(part)
             logprobs, part_entropies = token_logprobs(logits, tokens), entropies(logits)
@@ -114,16 +116,6 @@ class ScoredPolicy:
     def values(self, part: TokenBatch) -> Tensor:
         """Value of the state before each response token, [N]: 0 where there is no critic."""
         return torch.zeros(int(part.target_mask.sum()), device=part.target_mask.device)
-
-    def _in_step(self, parts: list[TokenBatch]) -> list[tuple[TokenBatch, bool]]:
-        """Micro-batches and whether they count: the first stands in until every process has as many.
-
-        Each forward of policy and critic is a meeting of all processes under ZeRO-3, and the shares
-        of validation prompts may differ by one.
-        """
-        most = max(self.engine.all_gather([len(parts)]))
-        missing = most - len(parts)
-        return [(part, True) for part in parts] + [(parts[0], False)] * missing
 
     def logits(self, role: str, batch: TokenBatch) -> Tensor:
         """Logits that predict each target token, [N, V], at the temperature that was sampled."""

@@ -3,7 +3,7 @@
 The formulas above know neither.
 """
 
-from rlhf.engine.base import Engine, Loss, NonFiniteError, Trainer, share
+from rlhf.engine.base import Engine, Loss, NonFiniteError, Trainer, in_step, share
 from rlhf.registry import ENGINES, find
 from rlhf.settings.training import EngineSettings
 
@@ -14,4 +14,4 @@ def make_engine(settings: EngineSettings) -> Engine:
     return engine
 
 
-__all__ = ["Engine", "Loss", "NonFiniteError", "Trainer", "make_engine", "share"]
+__all__ = ["Engine", "Loss", "NonFiniteError", "Trainer", "in_step", "make_engine", "share"]

@@ -65,6 +65,8 @@ class Engine(Protocol):
     world_size: int
     # of forward passes; never `auto`
     precision: Precision
+    # of whole weights as models are to be loaded; the optimiser's own copy is float32
+    dtype: torch.dtype
     # whether models hold their whole weights at all times; ZeRO-3 keeps them in parts
     whole_weights: bool
 
@@ -72,8 +74,14 @@ class Engine(Protocol):
         """Take a model over for training."""
         ...
 
-    def frozen(self, model: Model) -> Model:
-        """Move a model that is only read to the device."""
+    def frozen(
+        self, model: Model, trunk: nn.Module | None = None, blocks: Sequence[nn.Module] = ()
+    ) -> Model:
+        """Move a model that is only read to the device.
+
+        trunk, blocks: the part of it whose blocks may be spread over the processes, or kept on the
+            host, as the settings say. Every process must then read it equally often (`in_step`).
+        """
         ...
 
     def autocast(self) -> AbstractContextManager[object]:
@@ -110,6 +118,17 @@ def learning_rate(settings: Optimizer, step: int, total_steps: int) -> float:
     return settings.learning_rate * (
         settings.final_fraction + (1 - settings.final_fraction) * cosine
     )
+
+
+def in_step(engine: Engine, parts: Sequence[Item]) -> list[tuple[Item, bool]]:
+    """Parts and whether they count: the first stands in until every process has as many.
+
+    Each reading of a model whose weights are spread over the processes is a meeting of all, and the
+    shares of validation prompts may differ by one.
+    """
+    most = max(engine.all_gather([len(parts)]))
+    missing = most - len(parts)
+    return [(part, True) for part in parts] + [(parts[0], False)] * missing
 
 
 def share(

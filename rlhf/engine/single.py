@@ -105,6 +105,7 @@ class TorchEngine:
     rank = 0
     world_size = 1
     whole_weights = True
+    dtype = torch.float32
 
     def __init__(self, settings: EngineSettings) -> None:
         self.settings, self.precision = settings, precision_of(settings)
@@ -116,7 +117,9 @@ class TorchEngine:
             enable_gradient_checkpointing(model)
         return TorchTrainer(model.to(self.device), optimizer, total_steps)
 
-    def frozen(self, model: Model) -> Model:
+    def frozen(
+        self, model: Model, trunk: nn.Module | None = None, blocks: Sequence[nn.Module] = ()
+    ) -> Model:
         return model.to(self.device).eval().requires_grad_(False)
 
     def autocast(self) -> AbstractContextManager[object]:

@@ -27,6 +27,7 @@ from rlhf.common.errors import TrainingError
 from rlhf.engine.adapters import adapter_dropout, has_adapters, learning_parts
 from rlhf.engine.base import Item, Loss, Model, NonFiniteError, Trainer, learning_rate
 from rlhf.engine.precision import Precision, precision_of
+from rlhf.engine.shards import move_others, spread
 from rlhf.engine.single import enable_gradient_checkpointing, recomputing
 from rlhf.engine.state import load_state, save_state
 from rlhf.engine.threads import set_threads
@@ -226,6 +227,7 @@ class ZeroEngine:
 
     def __init__(self, settings: EngineSettings) -> None:
         self.settings, self.precision = settings, precision_of(settings)
+        self.dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         set_threads(settings)
         self.device = _join_processes()
         self.rank = dist.get_rank()
@@ -240,10 +242,17 @@ class ZeroEngine:
             model.to(self.device), self.settings.zero_stage, self.precision, optimizer, total_steps
         )
 
-    def frozen(self, model: Model) -> Model:
-        model.requires_grad_(False)
+    def frozen(
+        self, model: Model, trunk: nn.Module | None = None, blocks: Sequence[nn.Module] = ()
+    ) -> Model:
+        model.requires_grad_(False).eval()
         self._cast_frozen(model)
-        return model.to(self.device).eval()
+        where = self.settings.frozen_models
+        if trunk is None or not blocks or where == "whole":
+            return model.to(self.device)
+        move_others(model, blocks, self.device)
+        spread(trunk, blocks, self.device, on_host=where == "host")
+        return model
 
     def _cast_frozen(self, model: nn.Module) -> None:
         if self.precision == "bf16":

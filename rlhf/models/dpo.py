@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.common.errors import ModelError
@@ -46,7 +47,9 @@ def read_dpo_note(directory: Path) -> DpoNote:
     return DpoNote(float(content["beta"]), str(content["loss"]), str(content["reference"]))
 
 
-def load_dpo_model(directory: Path, reference: Path) -> PreTrainedModel:
+def load_dpo_model(
+    directory: Path, reference: Path, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
     """Load a model that was trained against `reference`; raises ModelError where it was another one.
 
     Its log-ratio to another reference would be a reward that nobody trained.
@@ -57,4 +60,4 @@ def load_dpo_model(directory: Path, reference: Path) -> PreTrainedModel:
             f"{directory / NOTE_FILE}: trained against a reference with weights "
             f"{note.reference[:12]}, but {reference} has others; `dvc repro dpo` trains it anew"
         )
-    return load_causal_lm(directory)
+    return load_causal_lm(directory, dtype)

@@ -90,9 +90,11 @@ def pair_scores(model: ScalarModel, hidden: Tensor, batch: PairBatch) -> Tensor:
 # -- from and to disk ------------------------------------------------------------------------------
 
 
-def new_scalar_model(directory: Path, seed: int, *names: str | int) -> ScalarModel:
+def new_scalar_model(
+    directory: Path, seed: int, *names: str | int, dtype: torch.dtype = torch.float32
+) -> ScalarModel:
     """Put a fresh head on the language model in `directory`: weights N(0, 1/(H+1)), bias 0."""
-    lm = load_causal_lm(directory)
+    lm = load_causal_lm(directory, dtype)
     # of what the trunk gives: OPT-350M's is narrower than its layers
     width = int(lm.get_output_embeddings().weight.shape[1])
     head = ScalarHead(width)
@@ -103,8 +105,10 @@ def new_scalar_model(directory: Path, seed: int, *names: str | int) -> ScalarMod
     return ScalarModel(lm, head)
 
 
-def load_scalar_model(directory: Path, *, unit_scale: bool = False) -> ScalarModel:
-    """Read a model written by `save_scalar_model`; raises ModelError.
+def load_scalar_model(
+    directory: Path, dtype: torch.dtype = torch.float32, *, unit_scale: bool = False
+) -> ScalarModel:
+    """Read a model written by `save_scalar_model`, the language model in `dtype`; raises ModelError.
 
     `unit_scale` divides its scalars by the standard deviation of its scores. A critic that starts
     from a reward model wants that: PPO's rewards are normalised to about unit scale.
@@ -125,7 +129,7 @@ def load_scalar_model(directory: Path, *, unit_scale: bool = False) -> ScalarMod
         tensors = {name: value / std for name, value in tensors.items()}
     head = ScalarHead(tensors["weight"].shape[1])
     head.load_state_dict(tensors)
-    return ScalarModel(load_causal_lm(directory), head)
+    return ScalarModel(load_causal_lm(directory, dtype), head)
 
 
 def score_std(directory: Path) -> float:

@@ -52,6 +52,9 @@ def add_adapters(
         except ValueError as error:
             raise ModelError(f"lora.target_modules: {error}") from error
     for _, layer in _lora_layers(model):
+        # peft gives it the layer's dtype: what learns begins in float32, whatever the layer is in
+        layer.lora_A.float()
+        layer.lora_B.float()
         # from a stream of its own: peft draws from the global one
         a: Tensor = layer.lora_A[_ADAPTER].weight  # type: ignore[assignment]
         nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=random)

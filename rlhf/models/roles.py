@@ -8,7 +8,7 @@ logits = models.target_logits("policy", batch)
 """
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf.batches.padding import TokenBatch, pad_width
 from rlhf.common.files import staged_directory
 from rlhf.engine import Engine, Trainer
+from rlhf.engine.shards import put_together
 from rlhf.models import backbone, heads
+from rlhf.models.blocks import blocks_of, find_stack
 from rlhf.models.heads import ScalarModel
 from rlhf.models.saving import save_causal_lm
 from rlhf.models.sharing import Weights, share_weights
@@ -62,10 +64,20 @@ class Models:
         self._trainers[role] = self._engine.trainer(model, optimizer, total_steps)
         self._share_weights(role)
 
-    def freeze(self, role: str, model: AnyModel) -> None:
-        """Take a model over that is only read; raises ValueError if the role is taken."""
+    def freeze(self, role: str, model: AnyModel, *, whole: bool = False) -> None:
+        """Take a model over that is only read; raises ValueError if the role is taken.
+
+        whole: on every process, whatever the settings say
+        """
         self._refuse_taken(role)
-        self._modules[role] = self._engine.frozen(model)
+        lm = language_model(model)
+        stack = find_stack(lm)
+        # with adapters its weights may be those of a model that learns
+        if whole or self._lora is not None or stack is None:
+            self._modules[role] = self._engine.frozen(model)
+        else:
+            blocks = blocks_of(lm, stack)
+            self._modules[role] = self._engine.frozen(model, lm.base_model, blocks)
         self._share_weights(role)
 
     def _share_weights(self, role: str) -> None:
@@ -100,10 +112,9 @@ class Models:
         return language_model(self._modules[role])
 
     def gathered(self, role: str) -> AbstractContextManager[object]:
-        """Whole weights of a model inside the block, for sampling and saving; frozen ones are whole."""
-        # only a trainer may hold weights in parts
+        """Whole weights of a model inside the block, for sampling and saving."""
         trainer = self._trainers.get(role)
-        return nullcontext() if trainer is None else trainer.gathered()
+        return put_together(self._modules[role]) if trainer is None else trainer.gathered()
 
     def save(self, role: str, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
         """Write a trained language model as a Hugging Face directory; every process calls it."""

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from rlhf.engine import in_step
 from rlhf.models.heads import load_scalar_model, score_std
 from rlhf.rewards.base import RewardContext
 from rlhf.rollout.records import Rollout
@@ -18,9 +19,13 @@ class ModelReward:
         self.score_std = score_std(directory)
         self._models = context.models
         self._micro_batch = context.settings.ppo.micro_batch
-        self._models.freeze(ROLE, load_scalar_model(directory))
+        self._models.freeze(ROLE, load_scalar_model(directory, context.models.engine.dtype))
 
     @torch.no_grad()
     def scores(self, rollout: Rollout) -> Tensor:
         parts = rollout.batch.micro_batches(self._micro_batch)
-        return torch.cat([self._models.scores(ROLE, part) for part in parts])
+        read = [
+            (self._models.scores(ROLE, part), counts)
+            for part, counts in in_step(self._models.engine, parts)
+        ]
+        return torch.cat([scores for scores, counts in read if counts])

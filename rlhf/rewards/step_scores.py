@@ -16,7 +16,7 @@ from rlhf.batches.padding import Ids, TokenBatch, pad_responses
 from rlhf.common.errors import ModelError
 from rlhf.core.separators import StepFinder
 from rlhf.core.tokenizers import end_ids
-from rlhf.engine import Engine
+from rlhf.engine import Engine, in_step
 from rlhf.models.backbone import scatter_to_mask
 from rlhf.models.heads import load_scalar_model, separator_of
 from rlhf.models.roles import Models
@@ -60,7 +60,7 @@ class StepScorer:
                 f"{directory}: its tokenizer is not the policy's; a process reward model reads the "
                 "token ids that the policy sampled, so both must come from the same base model"
             )
-        model = load_scalar_model(directory)
+        model = load_scalar_model(directory, models.engine.dtype)
         # the policy's own too: both come from the same base
         ends = end_ids(tokenizer, model.lm.generation_config)
         self._finder = StepFinder(tokenizer, separator, ends)
@@ -92,9 +92,13 @@ class StepScorer:
 
         # 2. what the model says there
         logits = []
-        for start, part in enumerate(batch.micro_batches(self._micro_batch)):
-            rows = slice(start * self._micro_batch, (start + 1) * self._micro_batch)
-            logits.append(self._models.scalars_at(ROLE, part, places[rows, : part.width]))
+        parts = zip(
+            batch.micro_batches(self._micro_batch), places.split(self._micro_batch), strict=True
+        )
+        for (part, own), counts in in_step(self._models.engine, list(parts)):
+            read = self._models.scalars_at(ROLE, part, own[:, : part.width])
+            if counts:
+                logits.append(read)
         return StepProbabilities(ends, scatter_to_mask(torch.cat(logits).sigmoid(), ends))
 
     def best_of_n(

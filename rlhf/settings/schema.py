@@ -228,10 +228,16 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _weights_are_whole(self) -> Self:
-        parted = self.engine.kind == "deepspeed" and self.engine.zero_stage == 3
-        if parted and self.ppo.algorithm in NEEDS_WHOLE_WEIGHTS:
+        if self.ppo.algorithm not in NEEDS_WHOLE_WEIGHTS:
+            return self
+        if self.engine.kind == "deepspeed" and self.engine.zero_stage == 3:
             raise ValueError(
                 f"algorithm {self.ppo.algorithm} needs engine.zero_stage 1 or 2: its target network "
                 "follows whole weights, which stage 3 keeps in parts"
+            )
+        if self.engine.frozen_models != "whole":
+            raise ValueError(
+                f"algorithm {self.ppo.algorithm} needs engine.frozen_models: whole: its target network "
+                "is written to after each step"
             )
         return self

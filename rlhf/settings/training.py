@@ -19,6 +19,8 @@ from rlhf.settings.section import (
 class EngineSettings(Section):
     """How training runs on the machine."""
 
+    LATER: ClassVar = frozenset({"frozen_models"})
+
     # torch: one process; deepspeed: any number, with ZeRO
     kind: Annotated[str, one_of(ENGINES)] = "torch"
     # auto: bf16 where the hardware multiplies it faster, else fp32
@@ -27,6 +29,10 @@ class EngineSettings(Section):
     processes: Count = 1
     # deepspeed only
     zero_stage: Literal[1, 2, 3] = 2
+    # deepspeed only, of stage ppo: where models that are only read are kept. whole: on each card;
+    # sharded: a part on each, put together block by block when read; host: the parts in host memory.
+    # With ppo.lora they stay whole: they share their weights with the models that learn
+    frozen_models: Literal["whole", "sharded", "host"] = "whole"
     # recompute activations in the backward pass: less memory, a third more time
     gradient_checkpointing: bool = False
     # of torch on a CPU; null: one per core, or as many as the container's quota allows
@@ -36,6 +42,12 @@ class EngineSettings(Section):
     def _many_processes_need_deepspeed(self) -> Self:
         if self.processes > 1 and self.kind == "torch":
             raise ValueError("processes > 1 needs kind: deepspeed")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_need_deepspeed(self) -> Self:
+        if self.frozen_models != "whole" and self.kind == "torch":
+            raise ValueError(f"frozen_models: {self.frozen_models} needs kind: deepspeed")
         return self
 
 

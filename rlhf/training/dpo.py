@@ -95,7 +95,7 @@ class DpoTraining(Task):
         readers = {split: self._reader(table) for split, table in tables.items()}
 
         # 2. the model
-        self.model = load_causal_lm(start)
+        self.model = load_causal_lm(start, self.engine.dtype)
         layers, lora = section.trainable_layers, section.lora
         choose_trainable(self.model, layers, lora, settings.seed, "dpo")
 

@@ -81,7 +81,7 @@ class ProcessTraining(Task):
         self.test = self._reader("test")
 
         # 2. the model, with a head of its own seed
-        self.model = new_scalar_model(start, settings.seed, "process")
+        self.model = new_scalar_model(start, settings.seed, "process", dtype=self.engine.dtype)
         layers, lora = section.trainable_layers, section.lora
         choose_trainable(self.model.lm, layers, lora, settings.seed, "process")
 

@@ -88,7 +88,7 @@ class RewardTraining(Task):
         self.test = read_rows_of(workspace, "preferences", "test")
 
         # 2. the model, with a head of its own seed
-        self.model = new_scalar_model(start, settings.seed, role)
+        self.model = new_scalar_model(start, settings.seed, role, dtype=self.engine.dtype)
         layers, lora = section.trainable_layers, section.lora
         choose_trainable(self.model.lm, layers, lora, settings.seed, role)
 

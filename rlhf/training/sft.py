@@ -60,7 +60,7 @@ class FineTuning(Task):
         self.held_out = read_rows_of(workspace, "sft", "validation")
 
         # 2. the model
-        self.model = load_causal_lm(workspace.model("base"))
+        self.model = load_causal_lm(workspace.model("base"), self.engine.dtype)
         layers, lora = section.trainable_layers, section.lora
         choose_trainable(self.model, layers, lora, settings.seed, "sft")
         self._warn_of_endless_answers()

@@ -245,7 +245,7 @@ def test_the_target_follows_the_critic_after_the_critic_s_steps_alone(
 class CastingEngine(TorchEngine):
     """Casts what is frozen, as ZeRO does in bf16."""
 
-    def frozen(self, model: Any) -> Any:
+    def frozen(self, model: Any, *_: Any) -> Any:
         return super().frozen(model).bfloat16()
 
 

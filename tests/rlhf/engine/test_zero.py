@@ -89,6 +89,18 @@ def test_a_bad_step_is_refused_on_all_processes(
     assert found["unchanged"]
 
 
+@pytest.mark.parametrize("part", ["spread", "spread bf16", "spread host"])
+def test_a_frozen_model_in_parts_says_what_the_whole_one_says(
+    findings: dict[str, Any], part: str
+) -> None:
+    found = findings[part]
+    assert found["equal"] == [True, True]
+    # half of each block on either process; the embeddings of 64 tokens, 32 wide, on both
+    assert found["block"] == found["whole_block"] / 2
+    assert found["embeddings"] == 64 * 32
+    assert found["dtypes"] == ["torch.bfloat16" if part.endswith("bf16") else "torch.float32"]
+
+
 def test_unequal_counts_are_an_error_not_a_hang(findings: dict[str, Any]) -> None:
     assert all("1 to 2" in text for text in findings["bad_count"]["raised"])
     assert findings["bad_count"]["unchanged"]

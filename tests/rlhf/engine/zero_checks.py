@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from toy import copies, same, toy_batches, toy_loss, toy_model
 
 from rlhf.batches.padding import TokenBatch
@@ -19,6 +20,8 @@ from rlhf.engine.checkpoints import Checkpoints
 from rlhf.engine.processes import barrier
 from rlhf.engine.single import TorchTrainer
 from rlhf.engine.zero import ZeroEngine
+from rlhf.models.backbone import hidden_states, target_logits
+from rlhf.models.roles import Models
 from rlhf.models.trainable import choose_trainable
 from rlhf.settings.training import EngineSettings, Lora, Optimizer
 
@@ -155,6 +158,48 @@ def refuses(engine: ZeroEngine, kind: str) -> dict[str, Any]:
     }
 
 
+def spread(where: str, precision: str, gathers_first: bool) -> dict[str, Any]:
+    """A model that is only read and kept in parts, against the same model whole."""
+    engine = zero_engine(2, frozen_models=where, precision=precision)
+    models = Models(engine, None)
+    whole = toy_model().to(engine.dtype)
+    # rotary frequencies stay in float32
+    whole.base_model.rotary_emb = toy_model().base_model.rotary_emb
+    # not those that a step learns from: each process has a batch of its own
+    own = toy_batches(4, rows=2, seed=7)[engine.rank :: engine.world_size]
+    with torch.no_grad():
+        expected = [target_logits(whole, hidden_states(whole, batch), batch) for batch in own]
+    models.freeze("reference", toy_model())
+
+    def read(batch: TokenBatch) -> Tensor:
+        with torch.no_grad():
+            return models.target_logits("reference", batch)
+
+    def equal() -> bool:
+        return all(
+            torch.equal(read(batch), wanted) for batch, wanted in zip(own, expected, strict=True)
+        )
+
+    def gathered_equal() -> bool:
+        with models.gathered("reference"):
+            # here the processes need not keep in step
+            return all(torch.equal(read(own[0]), expected[0]) for _ in range(1 + 2 * engine.rank))
+
+    first = gathered_equal() if gathers_first else equal()
+    parts = models["reference"].named_parameters()
+    held = {
+        name: value.to_local() if isinstance(value, DTensor) else value for name, value in parts
+    }
+    sizes = {name: value.numel() for name, value in held.items()}
+    return {
+        "equal": engine.all_gather([first and equal() and gathered_equal() and equal()]),
+        "embeddings": sizes["model.embed_tokens.weight"],
+        "block": sum(size for name, size in sizes.items() if ".layers.0." in name),
+        "whole_block": sum(value.numel() for value in whole.base_model.layers[0].parameters()),
+        "dtypes": sorted({str(value.dtype) for value in held.values()}),
+    }
+
+
 def main(output: Path) -> None:
     findings: dict[str, Any] = {}
     for stage in (1, 2, 3):
@@ -182,6 +227,9 @@ def main(output: Path) -> None:
     findings["bad_count"] = refuses(engine, "count")
     recompute = zero_engine(3, gradient_checkpointing=True)
     findings["recompute stage 3"] = {"parity": parity(recompute, 1)}
+    findings["spread"] = spread("sharded", "fp32", gathers_first=False)
+    findings["spread bf16"] = spread("sharded", "bf16", gathers_first=True)
+    findings["spread host"] = spread("host", "fp32", gathers_first=False)
     findings["gather"] = engine.all_gather([("rank", engine.rank)] * (1 + engine.rank))
     findings["sum"] = engine.all_sum(torch.tensor([1.0, float(engine.rank)])).tolist()
     if engine.rank == 0:

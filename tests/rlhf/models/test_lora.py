@@ -84,6 +84,15 @@ def test_they_begin_from_a_stream_of_their_own_name() -> None:
     assert not torch.equal(other.model.layers[0].mlp.down_proj.lora_A["default"].weight, down)
 
 
+def test_in_a_bf16_model_they_begin_with_the_same_numbers_in_float32() -> None:
+    whole, half = adapt(tiny_model(0)), adapt(tiny_model(0).bfloat16())
+    expected = {name: value for name, value in whole.named_parameters() if value.requires_grad}
+    found = {name: value for name, value in half.named_parameters() if value.requires_grad}
+    assert found.keys() == expected.keys()
+    for name, value in found.items():
+        assert value.dtype == torch.float32 and torch.equal(value, expected[name]), name
+
+
 def test_the_adapter_is_alpha_over_rank_b_a() -> None:
     model = move(adapt(tiny_model()))
     layer = model.model.layers[1].self_attn.q_proj

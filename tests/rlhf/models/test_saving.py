@@ -22,6 +22,20 @@ def test_round_trip(directory: Path) -> None:
     assert load_tokenizer(directory).get_vocab() == tiny_tokenizer().get_vocab()
 
 
+def test_loaded_in_bf16_it_is_the_model_that_was_cast(directory: Path) -> None:
+    """Every weight to the bit; what tells positions stays in float32."""
+    loaded, whole = load_causal_lm(directory, torch.bfloat16), load_causal_lm(directory)
+    pairs = zip(loaded.named_parameters(), whole.named_parameters(), strict=True)
+    for (name, value), (_, original) in pairs:
+        assert value.dtype == torch.bfloat16
+        assert torch.equal(value, original.bfloat16()), name
+    for (name, buffer), (_, original) in zip(
+        loaded.named_buffers(), whole.named_buffers(), strict=True
+    ):
+        assert buffer.dtype == original.dtype == torch.float32
+        assert torch.equal(buffer, original), name
+
+
 def test_a_missing_model_is_named_with_the_way_to_it(tmp_path: Path) -> None:
     for load in (load_causal_lm, load_tokenizer):
         with pytest.raises(ModelError, match=r"models/sft: no model here .*dvc repro"):

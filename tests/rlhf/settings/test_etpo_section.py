@@ -12,6 +12,7 @@ from rlhf.settings.advice import advice
 
 SECTION = ETPO["ppo.etpo"]
 PARTED = {"engine.kind": "deepspeed", "engine.zero_stage": 3}
+FROZEN_IN_PARTS = {"engine.kind": "deepspeed", "engine.frozen_models": "sharded"}
 
 
 def test_its_section_is_read_and_can_be_read_again() -> None:
@@ -42,6 +43,7 @@ def test_its_section_is_read_and_can_be_read_again() -> None:
         ({"ppo.ptx": {"coefficient": 0.1, "windows": 1}}, "etpo needs ppo.ptx: null"),
         ({"ppo.importance": "reference"}, "etpo needs ppo.importance: policy"),
         ({"ppo.apa": {"lambda": 0.1}}, "etpo needs ppo.apa: null"),
+        (FROZEN_IN_PARTS, "algorithm etpo needs engine.frozen_models: whole: its target network"),
         (PARTED, "algorithm etpo needs engine.zero_stage 1 or 2: its target network follows whole weights"),
     ],
     ids=lambda value: ".".join(value) if isinstance(value, dict) else "",

@@ -93,6 +93,10 @@ def test_a_wrong_value_is_named_with_what_is_allowed(path: str, value: Any, told
         ({"ppo.micro_batch": 3}, "ppo: mini_batch 4 is not a multiple of micro_batch 3"),
         ({"engine.processes": 2}, "engine: processes > 1 needs kind: deepspeed"),
         (
+            {"engine.frozen_models": "sharded"},
+            "engine: frozen_models: sharded needs kind: deepspeed",
+        ),
+        (
             {"engine.kind": "deepspeed", "engine.processes": 2},
             "ppo.mini_batch 4 is not a multiple of ppo.micro_batch",
         ),
