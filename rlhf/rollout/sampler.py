@@ -113,9 +113,15 @@ class PolicySampler:
     """Rollouts from a policy that goes on learning."""
 
     def __init__(
-        self, sampler: Sampler, rule: SamplingRule, seed: int, device: torch.device
+        self,
+        sampler: Sampler,
+        rule: SamplingRule,
+        seed: int,
+        device: torch.device,
+        batch_size: int | None = None,
     ) -> None:
         self._sampler = sampler
+        self._batch_size = batch_size
         self._rule = rule
         self._seed = seed
         self._device = device
@@ -133,11 +139,21 @@ class PolicySampler:
         """
         streams = zip(prompts.positions, prompts.response_numbers, strict=True)
         seeds = [self._stream_seed(draw, position, number) for position, number in streams]
-        sampled = self._sampler.sample(prompts.ids, seeds)
+        sampled = self._sample(prompts.ids, seeds)
         rule = self._rule
         return make_rollout(
             prompts, sampled, rule.eos_id, rule.pad_id, self._device, rule.other_ends
         )
+
+    def _sample(self, prompts: Sequence[Ids], seeds: Sequence[int]) -> Sampled:
+        """At most `batch_size` at once."""
+        size = self._batch_size or max(1, len(prompts))
+        drawn = [
+            self._sampler.sample(prompts[start : start + size], seeds[start : start + size])
+            for start in range(0, len(prompts), size)
+        ]
+        responses = [response for part in drawn for response in part.responses]
+        return Sampled(responses, [row for part in drawn for row in part.logprobs])
 
     def _stream_seed(self, draw: Sequence[str | int], position: int, number: int) -> int:
         # the first response is named without a number, as where there is only one

@@ -90,10 +90,12 @@ class VllmSettings(Section):
 class Sampling(Section):
     """How rollouts are sampled; the losses take log-probabilities from this very distribution."""
 
-    LATER: ClassVar = frozenset({"sampler", "importance_cap", "vllm"})
+    LATER: ClassVar = frozenset({"sampler", "batch_size", "importance_cap", "vllm"})
 
     temperature: Positive = 1.0
     sampler: Annotated[str, one_of(SAMPLERS)] = "local"
+    # responses that a process draws at once: the cache of keys and values grows with it; null: all
+    batch_size: Count | None = None
     # C: a token's loss is weighed by min(pi / mu, C), pi the policy and mu the sampler; null: by 1
     importance_cap: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
     # the section of sampler vllm

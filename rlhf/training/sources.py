@@ -118,9 +118,11 @@ class RunSources:
             rule = self._rule()
             engine, settings = self._run.engine, self._run.settings
             model = self._models.language_model(role)
-            name = settings.ppo.sampling.sampler
-            sampler = make_sampler(name, model, engine, rule, self._place())
-            self._samplers[role] = PolicySampler(sampler, rule, settings.seed, engine.device)
+            section = settings.ppo.sampling
+            sampler = make_sampler(section.sampler, model, engine, rule, self._place())
+            self._samplers[role] = PolicySampler(
+                sampler, rule, settings.seed, engine.device, section.batch_size
+            )
         return self._samplers[role]
 
     def _place(self) -> SamplerPlace | None:

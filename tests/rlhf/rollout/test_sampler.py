@@ -95,6 +95,17 @@ def test_no_two_responses_of_any_draws_share_a_stream(stream: PromptStream) -> N
     assert len(set(sampler.seeds)) == len(sampler.seeds)
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_in_smaller_batches_the_same_is_drawn(policy_sampler: PolicySampler, size: int) -> None:
+    prompts = prompts_of(PROMPTS, positions=[40, 41, 42])
+    expected = policy_sampler.rollout(prompts, "rollout", 3)
+    sampler = LocalSampler(tiny_model(5, std=0.2), make_engine(EngineSettings(threads=1)), RULE)
+    parts = PolicySampler(sampler, RULE, seed=1, device=CPU, batch_size=size)
+    drawn = parts.rollout(prompts, "rollout", 3)
+    assert drawn.responses == expected.responses
+    torch.testing.assert_close(drawn.sampler_logprobs, expected.sampler_logprobs)
+
+
 def test_names_that_run_together_do_not_coincide() -> None:
     """Iteration 1, position 23 is not iteration 12, position 3; nor response 3 of position 12."""
     sampler = Noting()

@@ -92,6 +92,24 @@ def test_two_processes_give_the_numbers_of_one(
     assert_same(alone, workspace, steps=list(range(first, 4)))
 
 
+@pytest.mark.parametrize(
+    ("stage", "where"),
+    [
+        pytest.param(2, "sharded", id="stage-2-sharded"),
+        pytest.param(3, "host", id="stage-3-host", marks=pytest.mark.long),
+    ],
+)
+def test_frozen_models_in_parts_give_the_numbers_of_one_process_too(
+    workspace: Workspace, tmp_path: Path, stage: int, where: str
+) -> None:
+    """Reference and reward model; responses drawn two at a time."""
+    alone = copy_workspace(workspace, tmp_path / "alone")
+    loop.train(tiny_settings({**COMMON, "ppo.ptx": None}), alone)
+    in_parts = {"engine.frozen_models": where, "ppo.sampling.batch_size": 2}
+    on_two_processes(workspace, stage, {**COMMON, "ppo.ptx": None, **in_parts})
+    assert_same(alone, workspace, steps=[-1, 0, 1, 2, 3])
+
+
 @pytest.mark.long
 def test_pairs_that_accumulate_give_the_numbers_of_one_process_too(
     workspace: Workspace, tmp_path: Path
