@@ -21,6 +21,7 @@ LAYERS = (
     ("rlhf.data",),
     ("rlhf.engine",),
     ("rlhf.models",),
+    ("rlhf.plan",),
     ("rlhf.ppo",),
     ("rlhf.rollout",),
     # a base model is proved with the code that will read it

@@ -17,6 +17,7 @@ from rlhf.commands.compare_command import compare
 from rlhf.commands.context import CliContext
 from rlhf.commands.credit_command import credit
 from rlhf.commands.export_command import export_reward
+from rlhf.commands.plan_command import plan
 from rlhf.commands.preset_command import preset
 from rlhf.commands.record_command import record
 from rlhf.commands.search_command import search
@@ -69,6 +70,7 @@ def shared(
     rlhf doctor                       is this machine ready?
     rlhf doctor --data my.jsonl       what do these data hold, and what of it can be used?
     rlhf preset laptop                write params.yaml
+    rlhf plan --gpus 8x80             will it fit eight cards of 80 GB, and how long will it take?
     rlhf show                         what the stages measured so far
     rlhf chat policy                  talk with the trained model
     rlhf chat sft --prompt "Hello"    one answer, then end
@@ -87,6 +89,8 @@ def shared(
 
 
 # in the order of --help
-for _command in (preset, doctor, show, chat, compare, weights, record, annotate, credit, search):
+for _command in (
+    *(preset, plan, doctor, show, chat, compare, weights, record, annotate, credit, search),
+):
     app.command()(_command)
 app.command(name="export-reward")(export_reward)

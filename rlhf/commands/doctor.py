@@ -23,6 +23,7 @@ from rlhf.commands.machine_checks import (
 )
 from rlhf.commands.overview import stage_states
 from rlhf.commands.package_checks import import_check, pins_check, start_import
+from rlhf.commands.plan_check import plan_check
 from rlhf.commands.workspace_checks import (
     addresses_check,
     code_check,
@@ -89,6 +90,7 @@ def diagnose(workspace: Workspace, imports: Iterable[str]) -> Diagnosis:
         if addresses.state != "fault":
             checks.append(model_check(workspace, settings))
         checks += [
+            plan_check(workspace, settings),
             code_check(workspace, settings),
             rewards_check(workspace, settings),
             judges_check(workspace, settings),

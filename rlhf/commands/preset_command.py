@@ -52,13 +52,14 @@ def preset(
         )
     written = name
     if variant is not None:
-        text = edited(text, _variant_changes(variant), f"preset {name}")
+        text = edited(text, variant_changes(variant), f"preset {name}")
         written = f"{name}, {variant}"
     write_text(params, text)
     typer.echo(f"{params}: preset {written}. Next: rlhf doctor, then dvc repro")
 
 
-def _variant_changes(name: str) -> Mapping[str, Any]:
+def variant_changes(name: str) -> Mapping[str, Any]:
+    """The keys that a variant sets; raises SettingsError with the known ones."""
     if name not in VARIANTS:
         raise SettingsError(f"--variant: no variant {name!r}; there are: {', '.join(VARIANTS)}")
     return VARIANTS[name]

@@ -90,6 +90,15 @@ def adapter_rate(*path: str) -> Callable[[Mapping[str, Any]], float]:
 
 
 _LORA = {"rank": 16, "alpha": 32.0, "dropout": 0.0, "target_modules": None}
+_LORA_TO_THE_POLICY: Mapping[str, Any] = {
+    "sft.lora": _LORA,
+    "sft.optimizer.learning_rate": adapter_rate("sft"),
+    "reward.lora": _LORA,
+    "reward.optimizer.learning_rate": adapter_rate("reward"),
+    "ppo.lora": _LORA,
+    "ppo.optimizer.learning_rate": adapter_rate("ppo"),
+    "ppo.critic.optimizer.learning_rate": adapter_rate("ppo", "critic"),
+}
 _DEMONSTRATIONS_AND_PAIRS = {
     "demonstration_weight": 1.0,
     "pair_weight": 1.0,
@@ -106,14 +115,12 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
         "ppo.penalty": {"coefficient": 1.0, "target": 0.01},
     },
     # Adapters in all that leads to the policy. The gold judge is trained as ever: it is to be the same.
-    "lora": {
-        "sft.lora": _LORA,
-        "sft.optimizer.learning_rate": adapter_rate("sft"),
-        "reward.lora": _LORA,
-        "reward.optimizer.learning_rate": adapter_rate("reward"),
-        "ppo.lora": _LORA,
-        "ppo.optimizer.learning_rate": adapter_rate("ppo"),
-        "ppo.critic.optimizer.learning_rate": adapter_rate("ppo", "critic"),
+    "lora": _LORA_TO_THE_POLICY,
+    # And the gold judge too, where all weights of a model have no room to learn: 7B on two cards.
+    "lora-all": {
+        **_LORA_TO_THE_POLICY,
+        "gold.lora": _LORA,
+        "gold.optimizer.learning_rate": adapter_rate("gold"),
     },
     # None of the constraints: no KL penalty, no reparameterised or clipped rewards, no clipped
     # values, no pre-trained critic.
@@ -240,6 +247,8 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "etpo": {
         "ppo.algorithm": "etpo",
         "ppo.etpo": {"beta": 0.01, "polyak": 0.995, "huber": 10.0, "form": "exact"},
+        # its target network is written to
+        "engine.frozen_models": "whole",
         **_off("etpo"),
     },
 }

@@ -118,6 +118,37 @@ def write_workspace(
     return workspace
 
 
+def write_rows(
+    workspace: Workspace,
+    splits: Sequence[str],
+    dialogues: Sequence[tuple[list[int], list[int]]],
+    pairs: Sequence[tuple[list[int], list[int], list[int]]],
+) -> None:
+    """The tables `sft` and `preferences`: a row a split, of prompts with an answer, or with two."""
+    workspace.prepared.mkdir(parents=True, exist_ok=True)
+    made = {"id": "", "kind": "random", "source": "random", "opening": "", "messages": "[]"}
+    write_table(
+        workspace.prepared,
+        "sft",
+        [
+            made
+            | {"split": split, "input_ids": prompt + answer}
+            | {"loss_mask": [False] * len(prompt) + [True] * len(answer)}
+            for split, (prompt, answer) in zip(splits, dialogues, strict=True)
+        ],
+    )
+    write_table(
+        workspace.prepared,
+        "preferences",
+        [
+            made
+            | {"split": split, "unseen_opening": True, "chosen": "", "rejected": ""}
+            | {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
+            for split, (prompt, chosen, rejected) in zip(splits, pairs, strict=True)
+        ],
+    )
+
+
 def _row(prompt: list[int], number: int) -> dict[str, Any]:
     return {
         "id": str(number),

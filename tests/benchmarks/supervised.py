@@ -82,39 +82,18 @@ def ours(task: Task) -> tuple[float, float]:
 
 def workspace_of(task: Task) -> Any:
     """The model as `base` and `sft`, and the two tables."""
-    from rlhf.batches.tables import write_table
     from rlhf.common.files import write_text
     from rlhf.settings import preset_text
     from rlhf.settings.edit import edited
     from rlhf.workspace import Workspace
+    from tests.benchmarks.made_up import write_rows
 
     workspace = Workspace(task.folder / "ours")
-    workspace.prepared.mkdir(parents=True)
     for name in ("base", "sft"):
         workspace.model(name).parent.mkdir(parents=True, exist_ok=True)
         workspace.model(name).symlink_to(task.folder / "model")
     splits = [split for split, count in SPLITS.items() for _ in range(count)]
-    made = {"id": "", "kind": "random", "source": "random", "opening": "", "messages": "[]"}
-    write_table(
-        workspace.prepared,
-        "sft",
-        [
-            made
-            | {"split": split, "input_ids": prompt + answer}
-            | {"loss_mask": [False] * len(prompt) + [True] * len(answer)}
-            for split, (prompt, answer) in zip(splits, dialogues_of(len(splits)), strict=True)
-        ],
-    )
-    write_table(
-        workspace.prepared,
-        "preferences",
-        [
-            made
-            | {"split": split, "unseen_opening": True, "chosen": "", "rejected": ""}
-            | {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
-            for split, (prompt, chosen, rejected) in zip(splits, pairs_of(len(splits)), strict=True)
-        ],
-    )
+    write_rows(workspace, splits, dialogues_of(len(splits)), pairs_of(len(splits)))
     # as many tokens as TRL's rows have on average
     tokens = DIALOGUES * (sum(PROMPT) + sum(ANSWER)) // 2
     changes = {

@@ -46,7 +46,9 @@ def test_a_variant_is_a_preset_with_other_details(tmp_path: Path) -> None:
     # nothing of one's own is lost
     assert run("preset", "tiny", root=tmp_path)[0] == 0
     code, message = run("preset", "tiny", "--variant", "reinforce", root=tmp_path)
-    known = "no variant 'reinforce'; there are: ppo-ptx, ppo-max, ppo-penalty, lora, vanilla"
+    known = (
+        "no variant 'reinforce'; there are: ppo-ptx, ppo-max, ppo-penalty, lora, lora-all, vanilla"
+    )
     assert code == 1 and known in message
 
 

@@ -1,0 +1,190 @@
+"""How many bytes each thing takes: pure functions of shapes, counts and the engine's ways.
+
+The model states under ZeRO are those of arXiv 1910.02054, section 3, as DeepSpeed 0.19 keeps them.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rlhf.plan.shapes import ModelShape
+
+FLOAT = 4
+# DeepSpeed's defaults, in elements: gradients that are reduced at once, ZeRO-3's weights put together
+_BUCKET, _LIVE = 5e8, 1e9
+# Tables of [N, V] float32 that a loss has at once: the logits divided by the temperature, the gradient of the
+# choice, and that of their logsumexp with two of its steps. Scoring has four, for the entropy.
+_TABLES = 5
+# prompts that the sampler reads at once
+PROMPTS_AT_ONCE = 16
+
+Kind = Literal[
+    "weights", "gradients", "optimiser", "activations", "logits", "cache", "buffers", "runtime"
+]
+KINDS: tuple[Kind, ...] = (
+    "weights",
+    "gradients",
+    "optimiser",
+    "activations",
+    "logits",
+    "cache",
+    "buffers",
+    "runtime",
+)
+
+
+@dataclass(frozen=True)
+class Ways:
+    """How an engine keeps and runs models.
+
+    processes: one a card; zero: 0 is plain torch, else ZeRO's stage
+    bf16: of the forward pass; plain torch then keeps float32 weights all the same
+    fused: attention that keeps no table of scores, as on a GPU
+    """
+
+    processes: int
+    zero: Literal[0, 1, 2, 3]
+    bf16: bool
+    recompute: bool
+    fused: bool
+
+    @property
+    def weight(self) -> int:
+        """Bytes of a weight."""
+        return 2 if self.bf16 and self.zero else FLOAT
+
+    @property
+    def activation(self) -> int:
+        """Bytes of an activation."""
+        return 2 if self.bf16 else FLOAT
+
+
+# -- model states ----------------------------------------------------------------------------------
+
+
+def weights(total: float, learning: float, ways: Ways) -> float:
+    """Of a model that learns: ZeRO-3 spreads what learns, the rest stays whole."""
+    spread = learning / ways.processes if ways.zero == 3 else learning
+    return (total - learning + spread) * ways.weight
+
+
+def optimiser(learning: float, ways: Ways) -> float:
+    """Adam's two moments, and under ZeRO a float32 copy of the weights: spread over the processes."""
+    if ways.zero == 0:
+        return 2 * FLOAT * learning
+    return 3 * FLOAT * learning / ways.processes
+
+
+def gradients(learning: float, ways: Ways) -> float:
+    """While a model learns: of the whole step, and those of the weights' own kind that are reduced.
+
+    ZeRO-1 adds up whole float32 gradients; ZeRO-2 and 3 keep a part in float32, and 2 one in the
+    weights' kind beside it.
+    """
+    if ways.zero == 0:
+        return FLOAT * learning
+    if ways.zero == 1:
+        return (FLOAT + ways.weight) * learning
+    own = ways.weight if ways.zero == 2 else 0
+    return (FLOAT + own) * learning / ways.processes
+
+
+def resting_gradients(learning: float, ways: Ways) -> float:
+    """What of them stays between the steps of a model."""
+    if ways.zero == 1 and ways.bf16:
+        return FLOAT * learning
+    return FLOAT * learning / ways.processes if ways.zero == 3 else 0.0
+
+
+def buffers(learning: float, ways: Ways) -> float:
+    """DeepSpeed's, while a model learns: a bucket of gradients; under ZeRO-3 a float32 copy and the window."""
+    if ways.zero == 0:
+        return 0.0
+    if ways.zero < 3:
+        return _BUCKET * ways.weight
+    return _BUCKET * (ways.weight + FLOAT) + window(learning, ways)
+
+
+def window(learning: float, ways: Ways) -> float:
+    """Weights that ZeRO-3 has put together at a time, forward and backward."""
+    return min(_LIVE, learning) * ways.weight if ways.zero == 3 else 0.0
+
+
+def frozen_weights(shape: ModelShape, ways: Ways, *, spread: bool, on_host: bool = False) -> float:
+    """Of a model that is only read; spread: a part of each block, and three blocks at a time.
+
+    The one that runs, and the next one as it comes in and as it is put together.
+    """
+    if not spread:
+        return shape.parameters * ways.weight
+    blocks = 0.0 if on_host else shape.blocks * shape.block / ways.processes
+    at_once = min(3, shape.blocks) * shape.block
+    return (shape.outside + blocks + at_once) * ways.weight
+
+
+# -- passes ----------------------------------------------------------------------------------------
+
+
+def block_activations(shape: ModelShape, tokens: float, length: int, ways: Ways) -> float:
+    """What one block keeps for its backward pass, of so many tokens in rows of `length`.
+
+    Each of two norms: what it reads and what it gives before its scale; the inputs of the linear layers;
+    queries, keys, values and what attention gives; the MLP's two products, their activation and product;
+    without a fused attention the table of its weights.
+    """
+    size, wide = ways.activation, shape.width
+    # a norm computes in float32, of a copy where the rest is bf16
+    norms = 2 * wide * (FLOAT + size)
+    keys = shape.query if ways.fused else shape.key
+    attention = (wide + 2 * shape.query + 2 * keys) * size
+    mlp = (wide + (4 if shape.gated else 2) * shape.inner) * size
+    table = 0 if ways.fused else shape.heads * length * FLOAT
+    return tokens * (norms + attention + mlp + table)
+
+
+def work_space(shape: ModelShape, tokens: float, length: int, ways: Ways) -> float:
+    """What a block takes for the moment: tables of scores, or products of the MLP; the mask of the batch."""
+    tables = 0 if ways.fused else 2 * shape.heads * length * FLOAT
+    mask = length * (ways.activation if ways.fused else FLOAT)
+    return tokens * (max(tables, 3 * shape.inner * ways.activation) + mask)
+
+
+def activations(
+    shape: ModelShape,
+    tokens: float,
+    length: int,
+    blocks: int,
+    ways: Ways,
+    recompute: bool | None = None,
+) -> float:
+    """While `blocks` blocks learn: what all keep; recomputed: each its input, and one of them all."""
+    recompute = ways.recompute if recompute is None else recompute
+    one = block_activations(shape, tokens, length, ways)
+    space = work_space(shape, tokens, length, ways)
+    # the last states and their norm
+    ends = 2 * tokens * shape.width * (FLOAT + ways.activation)
+    if recompute:
+        return blocks * tokens * shape.width * ways.activation + one + space + ends
+    return blocks * one + space + ends
+
+
+def passing(shape: ModelShape, tokens: float, length: int, ways: Ways) -> float:
+    """Of a pass without gradients: one block at a time, of it the MLP or the attention."""
+    size = ways.activation
+    # what goes around the block, and a norm in float32
+    around = shape.width * (size + FLOAT)
+    mlp = (3 if shape.gated else 2) * shape.inner * size
+    tables = 0 if ways.fused else 3 * shape.heads * length * FLOAT
+    attention = (2 * shape.query + 2 * shape.key) * size + tables
+    mask = length * (size if ways.fused else FLOAT)
+    return tokens * (around + max(mlp, attention) + mask)
+
+
+def logits(shape: ModelShape, targets: float, ways: Ways) -> float:
+    """Of a loss, or of scoring: tables of [targets, V]."""
+    in_bf16 = 2 if ways.bf16 else 0
+    return targets * shape.vocabulary * (_TABLES * FLOAT + in_bf16)
+
+
+def cache(shape: ModelShape, rows: int, length: int, size: int) -> float:
+    """Keys and values of `rows` rows of `length` tokens, `size` bytes each."""
+    return 2.0 * shape.blocks * shape.key * rows * length * size

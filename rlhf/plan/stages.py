@@ -1,0 +1,337 @@
+"""What each training stage has in memory, phase by phase, on one card; and on the host while it loads."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from rlhf.plan import memory
+from rlhf.plan.machine import GB, Hardware
+from rlhf.plan.memory import Kind, Ways
+from rlhf.plan.shapes import ModelShape
+from rlhf.settings import Settings
+from rlhf.settings.training import Dpo, Lora, ProcessRewardModel, RewardModel, Sft
+
+# in the order in which they run
+STAGE_NAMES = ("sft", "reward", "dpo", "process", "ppo", "gold")
+# Python with torch and CUDA, and what a loader reads ahead: host memory of a process
+_HOST_PROCESS = 3 * GB
+# of no model
+PROCESS = "process"
+# tables [rows, V] that the sampler has at once
+_SAMPLER_TABLES = 5
+
+TrainedSection = Sft | RewardModel | Dpo | ProcessRewardModel
+
+
+@dataclass(frozen=True)
+class MemoryItem:
+    """Bytes of one kind that belong to one model."""
+
+    model: str
+    kind: Kind
+    size: float
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What is in memory at once."""
+
+    name: str
+    items: tuple[MemoryItem, ...]
+
+    @property
+    def total(self) -> float:
+        """Bytes."""
+        return sum(item.size for item in self.items)
+
+    @property
+    def largest(self) -> MemoryItem:
+        """The largest item."""
+        return max(self.items, key=lambda item: item.size)
+
+
+@dataclass(frozen=True)
+class StageMemory:
+    """A stage's phases on one card, and bytes of host memory while its models are loaded."""
+
+    stage: str
+    phases: tuple[Phase, ...]
+    host: float
+
+    @property
+    def peak(self) -> Phase:
+        """The phase that takes most."""
+        return max(self.phases, key=lambda phase: phase.total)
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What of a model learns.
+
+    total, count: parameters with its adapters, and those that learn; blocks: how many have some
+    """
+
+    total: int
+    count: int
+    blocks: int
+
+
+def learning(shape: ModelShape, layers: int | None, lora: Lora | None) -> Learning:
+    """What learns of a model under the keys trainable_layers and lora."""
+    blocks = min(layers or shape.blocks, shape.blocks)
+    if lora is not None:
+        added = shape.adapters(lora.rank, lora.target_modules, blocks)
+        return Learning(shape.parameters + added, added, blocks)
+    if layers is None:
+        return Learning(shape.parameters, shape.parameters, blocks)
+    return Learning(shape.parameters, blocks * shape.block + shape.norm + shape.head, blocks)
+
+
+def ways_of(settings: Settings, machine: Hardware, *, bf16: bool) -> Ways:
+    """How the engine of the settings runs on the machine; bf16: what `precision` means there."""
+    engine = settings.engine
+    zero: Literal[0, 1, 2, 3] = engine.zero_stage if engine.kind == "deepspeed" else 0
+    recompute, fused = engine.gradient_checkpointing, not machine.is_cpu
+    return Ways(engine.processes, zero, bf16, recompute, fused)
+
+
+def stage_memory(
+    stage: str, settings: Settings, shape: ModelShape, machine: Hardware, ways: Ways
+) -> StageMemory | None:
+    """The memory of a stage; None where the settings leave it out."""
+    runtime = MemoryItem(PROCESS, "runtime", machine.reserved)
+    if stage == "ppo":
+        phases = tuple(_ppo_phases(settings, shape, ways))
+        loaded = shape.parameters * ways.weight
+        kept = 0.0
+        if settings.engine.frozen_models == "host" and settings.ppo.lora is None:
+            kept = len(_frozen(settings)) * shape.blocks * shape.block * ways.weight
+    else:
+        section: TrainedSection | None = getattr(settings, stage)
+        if section is None:
+            return None
+        phases = tuple(_supervised_phases(stage, section, settings, shape, ways))
+        loaded, kept = shape.parameters * ways.weight, 0.0
+    whole = tuple(Phase(one.name, (*_present(one.items), runtime)) for one in phases)
+    return StageMemory(stage, whole, ways.processes * (loaded + _HOST_PROCESS) + kept)
+
+
+def _present(items: Sequence[MemoryItem]) -> Iterator[MemoryItem]:
+    return (item for item in items if item.size > 0)
+
+
+# -- a model that learns from a table --------------------------------------------------------------
+
+
+def _supervised_phases(
+    stage: str, section: TrainedSection, settings: Settings, shape: ModelShape, ways: Ways
+) -> Iterator[Phase]:
+    data = settings.data
+    own = learning(shape, section.trainable_layers, section.lora)
+    answers = 2 if isinstance(section, RewardModel | Dpo) else 1
+    longest = data.max_prompt_tokens + answers * data.max_response_tokens
+    batch = float(section.batch_tokens)
+    if isinstance(section, RewardModel | Dpo):
+        batch = max(batch, section.min_pairs * longest)
+    # a process's share of a step
+    step = batch / ways.processes
+    tokens = min(section.micro_batch_tokens, step)
+    length = int(min(longest, tokens))
+    # at worst: prompts are short
+    targets = {"sft": tokens, "dpo": tokens, "process": 0.0}.get(stage, tokens / 2)
+    if isinstance(section, RewardModel) and section.lm_coefficient == 0:
+        targets = 0.0
+    resting = _states(stage, own, ways)
+    passes = Passes(tokens, length, targets, several=step > section.micro_batch_tokens)
+    yield from learn(stage, shape, own, resting, passes, ways)
+
+
+def _states(role: str, own: Learning, ways: Ways) -> list[MemoryItem]:
+    return [
+        MemoryItem(role, "weights", memory.weights(own.total, own.count, ways)),
+        MemoryItem(role, "optimiser", memory.optimiser(own.count, ways)),
+        MemoryItem(role, "gradients", memory.resting_gradients(own.count, ways)),
+    ]
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The micro-batches of a step.
+
+    tokens: of one, padding included, in rows of `length`; targets: those whose logits are computed
+    several: whether a step has more than one, so that gradients are there before the last one
+    """
+
+    tokens: float
+    length: int
+    targets: float
+    several: bool
+
+
+def learn(
+    role: str,
+    shape: ModelShape,
+    own: Learning,
+    resting: Sequence[MemoryItem],
+    passes: Passes,
+    ways: Ways,
+) -> Iterator[Phase]:
+    """A model's step: the loss, with all activations; and the end of the backward pass, with all gradients."""
+    tokens, length = passes.tokens, passes.length
+    whole = memory.gradients(own.count, ways) - memory.resting_gradients(own.count, ways)
+    gradients = MemoryItem(role, "gradients", whole)
+    buffers = MemoryItem(role, "buffers", memory.buffers(own.count, ways))
+    kept = memory.activations(shape, tokens, length, own.blocks, ways)
+    tables = MemoryItem(role, "logits", memory.logits(shape, passes.targets, ways))
+    loss = (*resting, MemoryItem(role, "activations", kept), tables, buffers)
+    if passes.several or ways.zero:
+        yield Phase(f"learn {role}", (*loss, gradients))
+        return
+    yield Phase(f"loss of {role}", loss)
+    one = memory.activations(shape, tokens, length, 1, ways)
+    yield Phase(
+        f"gradients of {role}", (*resting, gradients, MemoryItem(role, "activations", one), buffers)
+    )
+
+
+# -- the policy stage ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Role:
+    """A model of the policy stage; origin: the model that it begins as."""
+
+    name: str
+    origin: str
+    learns: bool
+
+
+def roles(settings: Settings) -> list[Role]:
+    """The models of the policy stage in the order in which they are loaded."""
+    ppo = settings.ppo
+    found = [Role("policy", ppo.initial, True), Role("reference", "sft", False)]
+    if ppo.algorithm == "dpo":
+        found[0] = Role("policy", "dpo", False)
+    if ppo.critic is not None:
+        found.append(Role("critic", ppo.critic.initial, True))
+    if ppo.algorithm == "etpo" and ppo.critic is not None:
+        found.append(Role("target", ppo.critic.initial, False))
+    if ppo.algorithm == "aihf":
+        found.append(Role("moving reward", "reward", True))
+    if ppo.algorithm in ("rto", "process"):
+        model = "dpo" if ppo.algorithm == "rto" else "process"
+        found.append(Role(f"{model} model", model, False))
+    for source in ppo.rewards:
+        if source.address.kind == "model":
+            found.append(Role("reward", source.address.detail, False))
+        elif source.address.kind == "hf":
+            # taken to be as large as the base model
+            found.append(Role(str(source.address), str(source.address), False))
+    return found
+
+
+def shares_trunk(settings: Settings, ways: Ways) -> bool:
+    """Whether blocks that learn in no model are run once for all; taken for granted where they may be."""
+    return ways.zero == 0 and settings.ppo.trainable_layers is not None
+
+
+def _frozen(settings: Settings) -> list[Role]:
+    return [role for role in roles(settings) if not role.learns]
+
+
+def _resting(
+    settings: Settings, shape: ModelShape, own: Learning, ways: Ways
+) -> Iterator[MemoryItem]:
+    """What the models take between two passes."""
+    ppo, where = settings.ppo, settings.engine.frozen_models
+    spread = where != "whole" and ppo.lora is None and ways.zero > 0
+    held: set[str] = set()
+    for role in roles(settings):
+        # with adapters one backbone serves all models of one origin
+        shared = ppo.lora is not None and role.origin in held
+        held.add(role.origin)
+        if role.learns:
+            states = _states(role.name, own, ways)
+            if shared:
+                added = (own.total - shape.parameters) * ways.weight
+                states[0] = replace(states[0], size=added)
+            yield from states
+        elif not shared:
+            kept = role.name == "policy"
+            size = memory.frozen_weights(
+                shape, ways, spread=spread and not kept, on_host=where == "host"
+            )
+            if role.name == "target":
+                # it moves by steps that bf16 would round away
+                size = float(shape.parameters * memory.FLOAT)
+            yield MemoryItem(role.name, "weights", size)
+    # plain torch keeps float32 weights, and samples from a copy
+    if ways.bf16 and not ways.zero:
+        yield MemoryItem("sampler", "weights", 2.0 * shape.parameters)
+
+
+def _ppo_phases(settings: Settings, shape: ModelShape, ways: Ways) -> Iterator[Phase]:
+    ppo, data = settings.ppo, settings.data
+    own = learning(shape, ppo.trainable_layers, ppo.lora)
+    resting = list(_resting(settings, shape, own, ways))
+    longest = ppo.max_response_tokens or data.max_response_tokens
+    length = data.max_prompt_tokens + longest
+    rows = max(1, ppo.rollouts // ways.processes)
+    micro = min(ppo.micro_batch, rows)
+    # xpo and online-dpo learn from two responses to a prompt at once
+    pairs = 2 if ppo.algorithm in ("xpo", "online-dpo") else 1
+    # blocks that do not learn are run once for all models
+    trunk = []
+    if shares_trunk(settings, ways):
+        states = rows * length * shape.width * memory.FLOAT
+        trunk = [MemoryItem("trunk", "activations", float(states))]
+
+    # 1. responses are drawn
+    yield Phase("sample", (*resting, *_sampling(settings, shape, rows, own, ways)))
+
+    # 2. what all models say of them
+    targets = micro * longest
+    passing = memory.passing(shape, micro * length, length, ways)
+    yield Phase(
+        "score",
+        (
+            *resting,
+            *trunk,
+            MemoryItem("policy", "logits", memory.logits(shape, targets, ways)),
+            MemoryItem("policy", "activations", passing),
+            MemoryItem("policy", "buffers", memory.window(own.count, ways)),
+        ),
+    )
+
+    # 3. those that learn do so in turn
+    several = ppo.mini_batch // ways.processes > micro or ppo.ptx is not None
+    for role in roles(settings):
+        if role.learns:
+            wanted = 0 if role.name in ("critic", "moving reward") else pairs * targets
+            passes = Passes(pairs * micro * length, length, wanted, several)
+            yield from learn(role.name, shape, own, [*resting, *trunk], passes, ways)
+    if ppo.ptx is not None:
+        text = ppo.ptx.windows * data.pretrain_tokens
+        passes = Passes(text, data.pretrain_tokens, text, several=True)
+        for phase in learn("policy", shape, own, [*resting, *trunk], passes, ways):
+            yield replace(phase, name="learn plain text")
+
+
+def _sampling(
+    settings: Settings, shape: ModelShape, rows: int, own: Learning, ways: Ways
+) -> Iterator[MemoryItem]:
+    ppo, data = settings.ppo, settings.data
+    longest = ppo.max_response_tokens or data.max_response_tokens
+    at_once = min(ppo.sampling.batch_size or rows, rows)
+    size = 2 if ways.bf16 else memory.FLOAT
+    length = data.max_prompt_tokens + longest
+    yield MemoryItem("sampler", "cache", memory.cache(shape, at_once, length, size))
+    prompts = min(memory.PROMPTS_AT_ONCE, at_once)
+    reading = memory.passing(shape, prompts * data.max_prompt_tokens, data.max_prompt_tokens, ways)
+    yield MemoryItem("sampler", "activations", reading)
+    tables = _SAMPLER_TABLES * at_once * shape.vocabulary * memory.FLOAT
+    yield MemoryItem("sampler", "logits", float(tables))
+    if ways.zero == 3:
+        # it reads whole weights, which ZeRO-3 keeps in parts
+        gathered = own.count * ways.weight * (1 - 1 / ways.processes)
+        yield MemoryItem("policy", "buffers", gathered)

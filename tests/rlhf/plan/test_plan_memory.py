@@ -1,0 +1,135 @@
+"""Bytes by hand, by DeepSpeed's own estimate, and by what autograd keeps."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from rlhf.batches.padding import pad
+from rlhf.models.attention import GROUPED
+from rlhf.models.backbone import hidden_states
+from rlhf.plan import memory
+from rlhf.plan.memory import Ways
+from rlhf.plan.shapes import ModelShape, read_shape
+
+PLAIN = Ways(processes=1, zero=0, bf16=False, recompute=False, fused=False)
+EIGHT = Ways(processes=8, zero=2, bf16=True, recompute=True, fused=True)
+P = 1000.0
+
+
+def test_plain_torch_takes_sixteen_bytes_a_parameter() -> None:
+    states = memory.weights(P, P, PLAIN) + memory.optimiser(P, PLAIN) + memory.gradients(P, PLAIN)
+    assert states == 16 * P
+    assert memory.resting_gradients(P, PLAIN) == 0
+    assert memory.buffers(P, PLAIN) == 0
+
+
+@pytest.mark.parametrize(
+    ("zero", "weights", "optimiser", "gradients", "resting"),
+    [
+        # whole bf16 weights; a float32 copy with two moments on eight; float32 gradients beside bf16
+        (1, 2 * P, 12 * P / 8, 6 * P, 4 * P),
+        (2, 2 * P, 12 * P / 8, 6 * P / 8, 0.0),
+        (3, 2 * P / 8, 12 * P / 8, 4 * P / 8, 4 * P / 8),
+    ],
+)
+def test_zero_by_hand(
+    zero: int, weights: float, optimiser: float, gradients: float, resting: float
+) -> None:
+    ways = replace(EIGHT, zero=zero)
+    assert memory.weights(P, P, ways) == weights
+    assert memory.optimiser(P, ways) == optimiser
+    assert memory.gradients(P, ways) == gradients
+    assert memory.resting_gradients(P, ways) == resting
+
+
+def test_zero_3_is_what_deepspeed_estimates() -> None:
+    ways = replace(EIGHT, zero=3)
+    count = 7_000_000_000
+    states = (
+        memory.weights(count, count, ways)
+        + memory.optimiser(count, ways)
+        + memory.gradients(count, ways)
+    )
+    _, card, largest = estimate_zero3_model_states_mem_needs(
+        count, 10, num_gpus_per_node=8, cpu_offload=False, cpu_offload_params=False
+    )
+    assert states == card - largest
+
+
+def test_what_is_frozen_stays_whole_under_zero_3() -> None:
+    ways = replace(EIGHT, zero=3)
+    assert memory.weights(P, 80.0, ways) == 2 * (P - 80) + 2 * 80 / 8
+
+
+def test_a_model_in_parts_by_hand(llama: ModelShape) -> None:
+    whole = memory.frozen_weights(llama, EIGHT, spread=False)
+    assert whole == 2 * llama.parameters
+    outside = 2 * 32000 * 4096 + 4096
+    parts = memory.frozen_weights(llama, EIGHT, spread=True)
+    assert parts == 2 * (outside + 32 * llama.block / 8 + 3 * llama.block)
+    host = memory.frozen_weights(llama, EIGHT, spread=True, on_host=True)
+    assert host == 2 * (outside + 3 * llama.block)
+
+
+def test_the_cache_of_llama_7b_takes_half_a_mebibyte_a_token(llama: ModelShape) -> None:
+    assert memory.cache(llama, rows=1, length=1, size=2) == 2**19
+    # sixteen rows of 1024 + 512
+    assert memory.cache(llama, rows=16, length=1536, size=2) == 16 * 1536 * 2**19
+
+
+def test_logits_are_five_tables(llama: ModelShape) -> None:
+    assert memory.logits(llama, 10, PLAIN) == 5 * 4 * 10 * 32000
+    assert memory.logits(llama, 10, EIGHT) == (5 * 4 + 2) * 10 * 32000
+
+
+@pytest.mark.parametrize("width", [24, 96])
+def test_a_block_keeps_what_autograd_keeps(width: int) -> None:
+    """The difference of a model with four blocks and one with two, on a CPU in float32."""
+    kept, shape = [], None
+    for blocks in (2, 4):
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            vocab_size=32,
+            hidden_size=64,
+            intermediate_size=160,
+            num_hidden_layers=blocks,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            attn_implementation=GROUPED,
+        )
+        model = LlamaForCausalLM(config).eval()
+        shape = read_shape(config.to_dict(), "test", "test")
+        kept.append(saved_bytes(model, rows=3, width=width))
+    assert shape is not None
+    planned = memory.block_activations(shape, 3 * width, width, PLAIN)
+    assert (kept[1] - kept[0]) / 2 == pytest.approx(planned, rel=0.05)
+
+
+def saved_bytes(model: LlamaForCausalLM, rows: int, width: int) -> int:
+    """Of all tensors that the backward pass needs, each once, without the weights."""
+    weights = {value.untyped_storage().data_ptr() for value in model.parameters()}
+    seen: dict[int, int] = {}
+    alive: list[torch.Tensor] = []
+
+    def keep(value: torch.Tensor) -> torch.Tensor:
+        storage = value.untyped_storage()
+        if storage.data_ptr() not in weights:
+            seen[storage.data_ptr()] = storage.nbytes()
+            # or its place would be given to another
+            alive.append(value)
+        return value
+
+    batch = pad([[1] * width] * rows, [[True] * width] * rows, pad_id=0)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        hidden_states(model, batch)
+    return sum(seen.values())
+
+
+def test_recomputed_activations_are_the_inputs_of_blocks_and_one_block(llama: ModelShape) -> None:
+    kept = memory.activations(llama, 1000, 100, 32, replace(EIGHT, recompute=False))
+    again = memory.activations(llama, 1000, 100, 32, EIGHT)
+    one = memory.block_activations(llama, 1000, 100, EIGHT)
+    assert kept - again == 31 * one - 32 * 1000 * 4096 * 2
