@@ -49,7 +49,7 @@ def pair_hidden_states(model: PreTrainedModel, batch: PairBatch) -> Tensor:
         return _states_of_own_rows(model, batch)
     tokens, positions, mask = batch.tokens, batch.position_ids, batch.visible
     inputs = {"input_ids": tokens.input_ids}
-    if reads_packed_rows(model.config._attn_implementation):
+    if _packs(model.config, tokens):
         return _packed_forward(model.base_model, tokens, inputs, positions, mask)
     if adds_its_mask(model.config._attn_implementation):
         mask = _added(mask)
@@ -89,10 +89,16 @@ def _forward(
     positions = position_ids(mask)
     reach = window(config)
     sees_all = reach is None or batch.width <= reach
-    if sees_all and reads_packed_rows(config._attn_implementation):
+    if sees_all and _packs(config, batch):
         causal = mask.new_ones(1, 1, batch.width, batch.width).tril()
         return _packed_forward(backbone, batch, inputs, positions, causal)
     return _padded_forward(backbone, inputs, positions, mask.long())
+
+
+def _packs(config: PreTrainedConfig, batch: TokenBatch) -> bool:
+    """Whether rows are read end to end: where there is padding, and the attention is one that can."""
+    can = reads_packed_rows(config._attn_implementation)
+    return can and not bool(batch.attention_mask.all())
 
 
 def _padded_forward(

@@ -3,6 +3,8 @@
 import json
 import sys
 
+import pytest
+
 from rlhf.studies.figures import STUDIES
 from tasks.tracking import client_of
 from tests.flows.records import newest
@@ -11,6 +13,7 @@ from tests.project_copy import Project
 COMMAND = (sys.executable, "-m", "flows.study", "fig4", "--preset", "tiny", "--seeds", "2")
 
 
+@pytest.mark.long
 def test_a_study_takes_over_the_models_of_the_chain_and_draws_what_its_arm_gives(
     copied_chain: Project,
 ) -> None:

@@ -74,7 +74,7 @@ PAPER = (
     ACTOR_CRITIC("8 critic pre-training", "the policy learns too",
               "losses, epochs, data.metrics, data.signals)\n            return\n", "losses, epochs, data.metrics, data.signals)\n"),
     SCORED_POLICY("9 the policy's start", "SFT whatever is asked",
-              "load_causal_lm(workspace.model(ppo.initial))", 'load_causal_lm(workspace.model("sft"))'),
+              "load_causal_lm(workspace.model(ppo.initial), dtype)", 'load_causal_lm(workspace.model("sft"), dtype)'),
     ADVANTAGES("10 GAE", "the value of the next state without gamma", "gamma * following", "following"),
     ADVANTAGES("10 GAE", "no lambda", "gamma * lam * running", "gamma * running"),
     ADVANTAGES("10 GAE", "the last token is left out", "values.shape[1] - 1, -1, -1", "values.shape[1] - 2, -1, -1"),
@@ -97,7 +97,7 @@ PAPER = (
     PPO_MAX("ptx (eq. 17)", "at the sampling temperature", "self.models.target_logits(POLICY, text)", "self.logits(POLICY, text)"),
     TEXT_PARTS("ptx (eq. 17)", "a mean over one process", "float(self.engine.all_sum(own))", "float(own)"),
     ON_POLICY("means over tokens", "of the policy's micro-batch",
-              "self.policy_loss(part, logits, logprobs, step).sum() / count", "self.policy_loss(part, logits, logprobs, step).mean()"),
+              "return losses.sum() / count", "return losses.mean()"),
     ACTOR_CRITIC("means over tokens", "of the critic's micro-batch", "return losses.sum() / count", "return losses.mean()"),
     PARTS("means over tokens", "of one process", "float(self.engine.all_sum(batch.response_mask.sum().double()))", "float(batch.response_mask.sum())"),
 )  # fmt: skip

@@ -91,6 +91,7 @@ HELD_OUT = Place("data/assign.py", ("data/test_held_out.py",))
 SOLUTION_ROWS = Place("data/solutions.py", ("data/test_solutions.py",))
 RTO = Place("algorithms/rto.py", ("algorithms/test_rto.py",))
 ON_POLICY = Place("algorithms/on_policy.py", ALGORITHMS)
+ENGINE = Place("engine/base.py", ("algorithms/test_on_policy_batches.py",))
 SCORED_POLICY = Place("algorithms/scored_policy.py", ALGORITHMS)
 ACTOR_CRITIC = Place("algorithms/actor_critic.py", ALGORITHMS)
 ONLINE_PREFERENCE = (

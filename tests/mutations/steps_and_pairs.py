@@ -45,7 +45,7 @@ STEPS_AND_PAIRS = (
     PROCESS("process supervision", "the objective has the score once", "rest * validation.scores / self.rewards.score_std + paid", "paid"),
     PROCESS("process supervision", "the objective without step scores", "self.rewards.score_std + paid", "self.rewards.score_std"),
     STEP_SCORES("process supervision", "logits for probabilities", "torch.cat(logits).sigmoid()", "torch.cat(logits)"),
-    STEP_SCORES("process supervision", "the first rows' places for all", "rows = slice(start * self._micro_batch, (start + 1) * self._micro_batch)", "rows = slice(0, len(part))"),
+    STEP_SCORES("process supervision", "the first rows' places for all", "places.split(self._micro_batch)", "[places[: self._micro_batch]] * len(places.split(self._micro_batch))"),
     STEP_SCORES("process supervision", "a second end is a cut", "StepFinder(tokenizer, separator, ends)", "StepFinder(tokenizer, separator)"),
     STEP_SCORES("process supervision", "any tokenizer", "if own.get_vocab() != tokenizer.get_vocab():", "if False:"),
     PROCESS_TRAINING("process supervision", "a mean over answers", "self.answers.labelled[row] for row in rows", "1 for row in rows"),

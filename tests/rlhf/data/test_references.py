@@ -58,13 +58,17 @@ def test_a_prompt_of_any_shape_may_have_one(
     assert [message.content for message in record.messages] == ["2 + 2?"]
 
 
-@pytest.mark.parametrize("value", [True, [{"answer": 4}], {"answer": 4}, float("nan")])
+@pytest.mark.parametrize("value", [True, [{"answer": 4}], {"answer": 4}])
 def test_what_is_no_answer_drops_the_row_by_a_reason(value: object) -> None:
     with pytest.raises(BrokenRow, match="reference_is_no_text_or_number"):
         prompt_of({"prompt": "2 + 2?", "reference": value})
     # demonstrations do without
     row = {"prompt": "2 + 2?", "answer": "Four.", "reference": value}
     assert isinstance(record_for(parse_row(row), CONVERSIONS["sft"]), Dialogue)
+
+
+def test_no_number_is_no_reference() -> None:
+    assert prompt_of({"prompt": "2 + 2?", "reference": float("nan")}).reference is None
 
 
 def test_the_table_has_them_beside_their_prompts(workspace: Workspace, make_settings: Make) -> None:

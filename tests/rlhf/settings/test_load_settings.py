@@ -154,7 +154,8 @@ def test_a_key_that_has_a_default_is_asked_for_too() -> None:
         settings_from(content, "params.yaml")
     assert str(caught.value).splitlines() == [
         'params.yaml: data.broken: missing; the default is "drop"',
-        'params.yaml: ppo.sampling: missing; the default is {"temperature": 1.0, "sampler": "local", "batch_size": null}',
+        'params.yaml: ppo.sampling: missing; the default is {"temperature": 1.0, "sampler": "local", "batch_size": null, '
+        '"importance_cap": null, "vllm": null}',
         "params.yaml: ppo.gae.lambda: missing; the default is 0.95",
         'params.yaml: report: missing; the default is {"dialogues": 12}',
     ]
