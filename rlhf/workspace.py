@@ -99,11 +99,11 @@ class Workspace:
         ]
 
     def unfinished_checkpoints(self, stage: str) -> list[Path]:
-        """The complete checkpoints of a stage's runs that did not come to their end."""
-        found = self.checkpoints.glob(f"{stage}/*/step-*")
+        """The newest checkpoint of each of a stage's runs that did not come to their end."""
+        newest = {path.parent: path for path in sorted(self.checkpoints.glob(f"{stage}/*/step-*"))}
         marks = (FINISHED, KEPT)
         return sorted(
-            path for path in found if not any((path.parent / mark).exists() for mark in marks)
+            path for run, path in newest.items() if not any((run / mark).exists() for mark in marks)
         )
 
     @property

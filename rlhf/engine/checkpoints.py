@@ -13,9 +13,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rlhf.common.files import read_json, tree_sha256, write_json
+from rlhf.common.errors import DataError
+from rlhf.common.files import read_json, sha256, tree_sha256, write_json
 from rlhf.core.source import code_sha256
-from rlhf.engine.processes import barrier, is_main
+from rlhf.engine.processes import all_gather, barrier, is_main, share_of
 from rlhf.settings.read import flatten
 from rlhf.workspace import FINISHED, KEPT
 
@@ -25,6 +26,8 @@ _LIBRARIES = ("torch", "transformers", "deepspeed", "peft")
 REGISTRY = "registry"
 # beside the checkpoints: what their key was made from
 _PARTS = "made-from.json"
+# in a checkpoint: the hash of each of its files
+_HASHES = "sha256.json"
 
 log = logging.getLogger("rlhf")
 
@@ -57,9 +60,9 @@ def fingerprint(
 
 
 class Checkpoints:
-    """The checkpoints of one stage under one fingerprint: the newest complete one counts.
+    """The checkpoints of one stage under one fingerprint: the newest whole one counts.
 
-    Older ones are removed.
+    The one before it is kept, in case a disk damages the newest; older ones are removed.
 
     With several processes every one calls each method: all write into one directory, the main one
     names and removes.
@@ -72,7 +75,7 @@ class Checkpoints:
         self._parts = parts
 
     def latest(self, until: int | None = None) -> tuple[int, Path] | None:
-        """Step and directory of the newest complete checkpoint, or None.
+        """Step and directory of the newest checkpoint whose files are as they were written, or None.
 
         until: of a run of so many steps; one beyond is none of it
         """
@@ -80,12 +83,18 @@ class Checkpoints:
         if not steps:
             self._tell_difference()
             return None
-        step, path = steps[-1]
-        if until is not None and step > until:
-            log.info("%s lies beyond step %d, the last one asked for: begins anew", path, until)
+        if until is not None and steps[-1][0] > until:
+            newest = steps[-1][1]
+            log.info("%s lies beyond step %d, the last one asked for: begins anew", newest, until)
             return None
-        log.info("resuming from %s", path)
-        return step, path
+        for step, path in reversed(steps):
+            damaged = _damaged_files(path)
+            if not damaged:
+                log.info("resuming from %s", path)
+                return step, path
+            log.warning("%s is damaged, and not resumed from: %s", path, "; ".join(damaged))
+        log.warning("no checkpoint below %s is whole: begins anew", self.directory)
+        return None
 
     def save(self, step: int, write: Callable[[Path], None]) -> None:
         """Write a checkpoint by `write(directory)`; it counts once all processes wrote their part."""
@@ -99,7 +108,9 @@ class Checkpoints:
         barrier()
         write(partial)
         barrier()
+        hashes = _hashes(partial)
         if is_main():
+            write_json(partial / _HASHES, hashes)
             shutil.rmtree(final, ignore_errors=True)
             partial.rename(final)
             # of a finished run that goes on
@@ -107,9 +118,7 @@ class Checkpoints:
                 (self.directory / mark).unlink(missing_ok=True)
             if self._parts is not None:
                 write_json(self.directory / _PARTS, self._parts)
-            for _, path in self._complete():
-                if path != final:
-                    shutil.rmtree(path, ignore_errors=True)
+            self._remove_but(step, self._step_before(step))
         barrier()
 
     def finish(self, *, keep: bool = False) -> None:
@@ -121,10 +130,21 @@ class Checkpoints:
             return
         (self.directory / (FINISHED if keep else KEPT)).unlink(missing_ok=True)
         (self.directory / (KEPT if keep else FINISHED)).touch()
+        # nothing more is written to the newest
+        newest = max((step for step, _ in self._complete()), default=None)
+        self._remove_but(newest)
         if keep:
             for mark in self.directory.parent.glob(f"*/{KEPT}"):
                 if mark.parent != self.directory:
                     shutil.rmtree(mark.parent)
+
+    def _step_before(self, step: int) -> int | None:
+        return max((one for one, _ in self._complete() if one < step), default=None)
+
+    def _remove_but(self, *kept: int | None) -> None:
+        for step, path in self._complete():
+            if step not in kept:
+                shutil.rmtree(path, ignore_errors=True)
 
     def _complete(self) -> list[tuple[int, Path]]:
         found = [path for path in self.directory.glob("step-*") if path.is_dir()]
@@ -138,6 +158,34 @@ class Checkpoints:
         newest = max(others, key=lambda path: path.stat().st_mtime)
         found = "; ".join(differences(read_json(newest), self._parts))
         log.info("begins anew: %s was made with other %s", newest.parent, found)
+
+
+def _hashes(directory: Path) -> dict[str, str]:
+    """The hash of each file below `directory`, by its path there; every process reads a share."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return dict(
+        all_gather(
+            [(path.relative_to(directory).as_posix(), sha256(path)) for path in share_of(files)]
+        )
+    )
+
+
+def _damaged_files(checkpoint: Path) -> list[str]:
+    """The files of a checkpoint that are not as they were written, each with what is wrong."""
+    hashes = checkpoint / _HASHES
+    if not hashes.exists():
+        return [f"{_HASHES} is missing"]
+    try:
+        written = read_json(hashes)
+    except DataError as error:
+        return [str(error)]
+    found = _hashes(checkpoint)
+    missing = [f"{name} is missing" for name in sorted(written.keys() - found.keys())]
+    return missing + [
+        f"{name} has another hash than when it was written"
+        for name in sorted(written.keys() & found.keys())
+        if written[name] != found[name]
+    ]
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

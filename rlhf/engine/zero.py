@@ -27,6 +27,7 @@ from rlhf.common.errors import TrainingError
 from rlhf.engine.adapters import adapter_dropout, has_adapters, learning_parts
 from rlhf.engine.base import Item, Loss, Model, NonFiniteError, Trainer, learning_rate
 from rlhf.engine.precision import Precision, precision_of
+from rlhf.engine.processes import all_gather
 from rlhf.engine.shards import move_others, spread
 from rlhf.engine.single import enable_gradient_checkpointing, recomputing
 from rlhf.engine.state import load_state, save_state
@@ -270,9 +271,7 @@ class ZeroEngine:
         )
 
     def all_gather(self, items: Sequence[Item]) -> list[Item]:
-        parts: list[list[Item]] = [[] for _ in range(self.world_size)]
-        dist.all_gather_object(parts, list(items))
-        return [item for part in parts for item in part]
+        return all_gather(items)
 
 
 def _all_reduce(value: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:

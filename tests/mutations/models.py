@@ -3,6 +3,7 @@
 from tests.mutations.places import (
     ADAPTERS,
     BACKBONE,
+    CHECKPOINTS,
     EMBEDDINGS,
     ENGINE,
     LOCAL,
@@ -67,6 +68,12 @@ MODELS = (
     ENGINE("processes", "a stand-in counts", "[(part, True) for part in parts] + [(parts[0], False)] * missing",
               "[(parts[0], True)] * missing + [(part, True) for part in parts]"),
     ENGINE("processes", "no stand-in", "missing = most - len(parts)", "missing = 0"),
+
+    # -- resume checkpoints ---------------------------------------------------------------------------
+    CHECKPOINTS("checkpoints", "what is damaged is resumed from", "if not damaged:", "if True:"),
+    CHECKPOINTS("checkpoints", "a lost file is no damage", "written.keys() - found.keys()", "()"),
+    CHECKPOINTS("checkpoints", "the one before goes", "self._remove_but(step, self._step_before(step))", "self._remove_but(step)"),
+    CHECKPOINTS("checkpoints", "all stay", "if step not in kept:", "if False:"),
 
     # -- random streams and prompts -------------------------------------------------------------------
     SAMPLER("random streams", "no response number", "(number,) if number else ()", "()"),

@@ -1,6 +1,8 @@
 import multiprocessing
+import os
+import re
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,61 @@ def touch(directory: Path) -> None:
     (directory / "state").write_text("x", encoding="utf-8")
 
 
-def test_the_newest_counts_and_older_ones_go(tmp_path: Path) -> None:
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def test_the_newest_counts_and_one_before_it_is_kept(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, "sft", "key")
     assert checkpoints.latest() is None
-    checkpoints.save(9, touch)
-    checkpoints.save(10, touch)
+    for step in (8, 9, 10):
+        checkpoints.save(step, touch)
     assert checkpoints.latest() == (10, checkpoints.directory / "step-00000010")
-    assert [path.name for path in checkpoints.directory.iterdir()] == ["step-00000010"]
+    assert names(checkpoints.directory) == ["step-00000009", "step-00000010"]
+    # nothing will be written to the newest any more
+    checkpoints.finish(keep=True)
+    assert names(checkpoints.directory) == ["kept", "step-00000010"]
+
+
+def test_one_beyond_the_step_that_was_resumed_goes(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, "sft", "key")
+    for step in (4, 8, 6):
+        checkpoints.save(step, touch)
+    assert names(checkpoints.directory) == ["step-00000004", "step-00000006"]
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "flipped": (lambda path: flip_a_bit(path / "state"), "state has another hash"),
+    "truncated": (lambda path: os.truncate(path / "state", 0), "state has another hash"),
+    "lost": (lambda path: (path / "state").unlink(), "state is missing"),
+    "no hashes": (lambda path: (path / "sha256.json").unlink(), "sha256.json is missing"),
+    "torn hashes": (lambda path: os.truncate(path / "sha256.json", 9), "sha256.json.*not JSON"),
+}
+
+
+@pytest.mark.parametrize(("damage", "told"), DAMAGE.values(), ids=list(DAMAGE))
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    damage: Callable[[Path], None],
+    told: str,
+) -> None:
+    checkpoints = Checkpoints(tmp_path, "sft", "key")
+    checkpoints.save(1, touch)
+    checkpoints.save(2, touch)
+    before, newest = sorted(checkpoints.directory.glob("step-*"))
+    damage(newest)
+    assert checkpoints.latest() == (1, before)
+    assert re.search(f"{newest} is damaged, and not resumed from: .*{told}", caplog.text)
+    damage(before)
+    assert checkpoints.latest() is None
+    assert "is whole: begins anew" in caplog.text
 
 
 def test_another_key_or_stage_sees_nothing(tmp_path: Path) -> None:
@@ -57,7 +107,7 @@ def test_a_failed_write_leaves_the_one_before(tmp_path: Path) -> None:
         checkpoints.save(2, fail)
     assert checkpoints.latest() == (1, checkpoints.directory / "step-00000001")
     checkpoints.save(3, touch)
-    assert [path.name for path in checkpoints.directory.iterdir()] == ["step-00000003"]
+    assert names(checkpoints.directory) == ["step-00000001", "step-00000003"]
 
 
 def test_a_killed_writer_leaves_no_visible_checkpoint(tmp_path: Path) -> None:
@@ -79,8 +129,8 @@ def test_a_killed_writer_leaves_no_visible_checkpoint(tmp_path: Path) -> None:
     writer.join()
     assert checkpoints.latest() == (1, checkpoints.directory / "step-00000001")
     checkpoints.save(2, touch)
-    assert [path.name for path in checkpoints.directory.iterdir()] == ["step-00000002"]
-    assert [path.name for path in (checkpoints.directory / "step-00000002").iterdir()] == ["state"]
+    assert names(checkpoints.directory) == ["step-00000001", "step-00000002"]
+    assert names(checkpoints.directory / "step-00000002") == ["sha256.json", "state"]
 
 
 MODULES = ["rlhf.ppo.kl"]

@@ -180,6 +180,21 @@ def test_a_run_killed_twice_still_ends_the_same(
     assert SFT.outcome(workspace) == undisturbed["sft"]
 
 
+def test_a_damaged_checkpoint_costs_time_and_moves_no_number(
+    workspace: Workspace, undisturbed: Outcomes, caplog: pytest.LogCaptureFixture
+) -> None:
+    kill(workspace, SFT, 8)
+    before, newest = sorted(workspace.checkpoints.glob("sft/*/step-*"))
+    weights = newest / "trainer" / "trainer" / "state.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with caplog.at_level(logging.INFO, logger="rlhf"):
+        SFT.train(SFT.settings(), workspace)
+    assert f"{newest} is damaged" in caplog.text and f"resuming from {before}" in caplog.text
+    assert SFT.outcome(workspace) == undisturbed["sft"]
+
+
 def test_a_run_killed_before_its_first_checkpoint_starts_again(
     workspace: Workspace, undisturbed: Outcomes
 ) -> None:
