@@ -1,10 +1,12 @@
 """What a stage does when numbers, disk or the user end it: a message, nothing half-written."""
 
+import itertools
 import json
 import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -12,11 +14,12 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
-from tiny import tiny_settings, tree_of, write_settings
+from tiny import copy_workspace, outcome, tiny_settings, tree_of, write_settings
 from workers import Harm, Worker, half_written
 
 from rlhf.batches.tables import read_table
 from rlhf.common.errors import TrainingError
+from rlhf.common.files import read_json
 from rlhf.settings import Settings
 from rlhf.training import loop, reward, sft
 from rlhf.workspace import Workspace
@@ -169,6 +172,30 @@ def test_a_file_that_cannot_grow_ends_the_run_with_its_name(
     # the model that was there is as it was
     assert tree_of(workspace.root / "models") == before
     assert half_written(workspace.root) == [] and not workspace.metrics(stage).exists()
+
+
+# -- the clock ------------------------------------------------------------------------------------
+
+
+def jump_by_days() -> None:
+    """From now on each look at the clock is days before or behind the one before."""
+    days = itertools.cycle((0, 3, -5, 400))
+    look = time.time
+    time.time = lambda: look() + 86400.0 * next(days)
+
+
+@pytest.mark.parametrize(("stage", "model"), [("sft", "sft"), ("ppo", "policy")])
+def test_a_clock_that_jumps_moves_no_number(
+    workspace: Workspace, tmp_path: Path, stage: str, model: str
+) -> None:
+    write_settings(workspace, tiny_settings())
+    other = copy_workspace(workspace, tmp_path / "other")
+    jumping = Worker(stage, workspace.root, prepare=jump_by_days)
+    steady = Worker(stage, other.root)
+    assert jumping.code() == steady.code() == 0, jumping.log()
+    assert outcome(workspace, stage, model) == outcome(other, stage, model)
+    seconds = read_json(workspace.metrics(stage))["seconds"]
+    assert 0 < seconds < 3600
 
 
 # -- the user -----------------------------------------------------------------------------------
