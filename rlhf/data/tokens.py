@@ -6,25 +6,21 @@ learnt behind them too. Most templates put special tokens or line ends there, an
 over a cut; `check_boundaries` tells where one would.
 """
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from jinja2 import TemplateError
-from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from rlhf.common.errors import ModelError
 from rlhf.core.tokenizers import template_errors, without_thoughts
+from rlhf.data.continuing import continuing_backend
 from rlhf.data.records import Message, Messages, as_list
+from rlhf.data.shortening import shortened_by
 
 log = logging.getLogger(__name__)
-
-# Tokens by which the beginning of a dialogue may change when what stood before it goes.
-MARGIN = 8
 
 
 @dataclass(frozen=True)
@@ -141,10 +137,11 @@ class ChatEncoder:
             encoded_prompts = self._encode(list(pending.values()))
             shortened: dict[int, Messages] = {}
             for index, encoded in zip(pending, encoded_prompts, strict=True):
-                if len(encoded.ids) <= self.max_prompt:
+                excess = len(encoded.ids) - self.max_prompt
+                if excess <= 0:
                     results[index] = encoded
                     continue
-                shorter = self._shorten(encoded)
+                shorter = shortened_by(excess, encoded.messages, encoded.answer_mask)
                 if shorter is not None:
                     shortened[index] = shorter
             pending = shortened
@@ -220,21 +217,6 @@ class ChatEncoder:
 
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
-
-    def _shorten(self, encoded: EncodedPrompt) -> Messages | None:
-        """Drop the oldest exchange, and more while the rest surely does not fit.
-
-        None if no exchange is left to drop.
-        """
-        excess = len(encoded.ids) - self.max_prompt
-        shorter: Messages | None = encoded.messages
-        # The ends of answers show how much each exchange takes, so that a long dialogue need not be
-        # encoded again for each exchange that goes.
-        for end in answer_ends(encoded.answer_mask) or [0]:
-            shorter = without_oldest_exchange(shorter) if shorter is not None else None
-            if end >= excess - MARGIN:
-                break
-        return shorter
 
     def _encode(self, dialogues: Sequence[Messages]) -> list[EncodedPrompt]:
         """Encode prompts of any length."""
@@ -326,53 +308,3 @@ class ChatEncoder:
     def _tokenise(self, texts: Sequence[str]) -> list[list[int]]:
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
-
-
-def continuing_backend(backend: Tokenizer) -> Tokenizer | None:
-    """The tokenizer for text that goes on: without the blank that SentencePiece puts before a text.
-
-    None where a tokenizer puts none.
-    """
-    described = json.loads(backend.to_str())
-    found = (
-        without_first_blank(described["normalizer"]),
-        without_first_blank(described["pre_tokenizer"]),
-    )
-    if found == (described["normalizer"], described["pre_tokenizer"]):
-        return None
-    normalizer, pre_tokenizer = found
-    changed = described | {"normalizer": normalizer, "pre_tokenizer": pre_tokenizer}
-    return Tokenizer.from_str(json.dumps(changed))
-
-
-def without_first_blank(part: Any) -> Any:
-    """A normaliser or pre-tokeniser, as tokenizer.json describes it, that puts nothing before a text."""
-    if part is None or part["type"] == "Prepend":
-        return None
-    if part["type"] == "Sequence":
-        key = "normalizers" if "normalizers" in part else "pretokenizers"
-        kept = [found for one in part[key] if (found := without_first_blank(one)) is not None]
-        return part | {key: kept}
-    if part["type"] == "Metaspace":
-        return part | {"prepend_scheme": "never"}
-    return part | {"add_prefix_space": False} if "add_prefix_space" in part else part
-
-
-def answer_ends(answer_mask: Sequence[bool]) -> list[int]:
-    """The positions behind each run of True."""
-    followed_by_answer = [*answer_mask[1:], False]
-    return [
-        end
-        for end, (inside, continues) in enumerate(
-            zip(answer_mask, followed_by_answer, strict=True), start=1
-        )
-        if inside and not continues
-    ]
-
-
-def without_oldest_exchange(messages: Messages) -> Messages | None:
-    """Drop the first user turn and its answer; None if only the last user turn is left."""
-    start = 1 if messages[0].role == "system" else 0
-    if len(messages) - start < 3:
-        return None
-    return messages[:start] + messages[start + 2 :]

@@ -3,11 +3,26 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
 
+from rlhf.data.parse import parse_row
 from rlhf.data.records import Message, Messages
+from rlhf.data.rows import BrokenRow
+from rlhf.data.rules import Rules
 
 Row = dict[str, Any]
+
+SYSTEM = Message("system", "You are a sailor.")
+KNOT = (Message("user", "What is a reef knot for?"), Message("assistant", "For tying a sail."))
+BOWLINE = (Message("user", "And a bowline?"), Message("assistant", "For a loop that holds."))
+RULES = Rules()
+
+
+def reason_of(row: Row, rules: Rules = RULES) -> tuple[str, str]:
+    with pytest.raises(BrokenRow) as raised:
+        parse_row(row, None, rules)
+    return raised.value.reason, raised.value.detail
 
 
 def sharegpt(messages: Messages) -> list[Row]:
