@@ -18,7 +18,8 @@ from rlhf.common.errors import DataError, RlhfError, SourceError
 from rlhf.data.encode import CHUNK, MENDED_BY, EncodedRow
 from rlhf.data.ledger import Ledger
 from rlhf.data.load import ParsedRow, note_losses, parse_file
-from rlhf.data.read import file_format, published_split
+from rlhf.data.names import published_split
+from rlhf.data.read import file_format
 from rlhf.data.records import Dialogue, Pair, PlainText, Prompt, Record, Row, RowLocation, Solution
 from rlhf.data.rows import BrokenRow
 from rlhf.data.rules import rules_of

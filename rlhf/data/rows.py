@@ -1,8 +1,10 @@
 """Rows and files that cannot be used."""
 
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from rlhf.common.errors import DataError
+from rlhf.data.records import PublishedSplit
 
 
 class BrokenRow(Exception):
@@ -23,3 +25,14 @@ class UnreadableFile(DataError):
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(path, problem)
         self.problem = problem
+
+
+RowOrFault = dict[str, Any] | BrokenRow
+
+
+class ReadRow(NamedTuple):
+    """A row as a file has it; split: the published one that the file itself puts it in."""
+
+    line: int
+    content: RowOrFault
+    split: PublishedSplit = None

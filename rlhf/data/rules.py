@@ -13,11 +13,13 @@ class Rules:
     columns: pairs of a known name and the name that the files have for it
     cleaning: what is cleaned beyond line ends and unusable characters (`rlhf.data.clean`)
     repeated_roles: what becomes of two turns of one role in a row
+    class_labels: label columns that name classes in this file, with values of theirs: they are not read
     """
 
     columns: tuple[tuple[str, str], ...] = ()
     cleaning: frozenset[str] = frozenset()
     repeated_roles: Literal["drop", "join"] = "drop"
+    class_labels: tuple[tuple[str, str], ...] = ()
 
 
 AS_PUBLISHED = Rules()

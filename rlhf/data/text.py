@@ -7,6 +7,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
@@ -22,6 +23,12 @@ log = logging.getLogger(__name__)
 # What a file begins with tells its encoding; the longest first.
 _MARKS = {
     b"\xef\xbb\xbf": "utf-8-sig",
+    b"\xff\xfe\x00\x00": "utf-32",
+    b"\x00\x00\xfe\xff": "utf-32",
+    b"{\x00\x00\x00": "utf-32-le",
+    b"[\x00\x00\x00": "utf-32-le",
+    b"\x00\x00\x00{": "utf-32-be",
+    b"\x00\x00\x00[": "utf-32-be",
     b"\xff\xfe": "utf-16",
     b"\xfe\xff": "utf-16",
     b"{\x00": "utf-16-le",
@@ -60,7 +67,7 @@ def open_text(path: Path, newline: str | None = None) -> Iterator[io.TextIOWrapp
             yield io.TextIOWrapper(
                 stream, encoding=encoding, errors="surrogateescape", newline=newline
             )
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeError) as error:
         raise DataError(path, f"cannot be read to its end ({error}); {REFETCH_HINT}") from None
 
 
@@ -77,11 +84,17 @@ def _open_bytes(path: Path) -> io.BufferedReader:
 def _encoding(path: Path, stream: io.BufferedReader) -> str:
     start = _first_bytes(path, stream)
     encoding = next((name for mark, name in _MARKS.items() if start.startswith(mark)), "utf-8")
-    if encoding.startswith("utf-16"):
-        log.warning("%s: UTF-16, not UTF-8; it is read as such", path)
+    if encoding.startswith(("utf-16", "utf-32")):
+        _tell_encoding(path, encoding[:6].upper())
     else:
         _check_text(path, start)
     return encoding
+
+
+@lru_cache(maxsize=1024)
+def _tell_encoding(path: Path, name: str) -> None:
+    """Once for each file, which may be opened several times."""
+    log.warning("%s: %s, not UTF-8; it is read as such", path, name)
 
 
 def _check_text(path: Path, start: bytes) -> None:

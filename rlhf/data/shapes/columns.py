@@ -1,11 +1,12 @@
 """The columns of a row under the names that we know, and what became of the others."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
 from rlhf.data.rules import Rules
+from rlhf.data.shapes.labels import verdict
 
 RawRow = Mapping[str, Any]
 # What `data.columns` can name within a message.
@@ -27,6 +28,7 @@ class Columns:
         self._read: set[str] = set()
         self._unread_within: set[str] = set()
         self._values = {name: value for name, value in row.items() if not is_missing(value)}
+        self._classes = {} if is_message else dict(rules.class_labels)
         self._rename(
             {known: at for known, at in rules.columns if (known in MESSAGE_KEYS) == is_message}
         )
@@ -35,8 +37,14 @@ class Columns:
         """Put the values that are called `theirs` under the known names; two may change places."""
         values = {known: _at(self._values, path) for known, path in theirs.items()}
         renamed = {known: value for known, value in values.items() if not is_missing(value)}
-        for known in renamed:
-            self._values.pop(theirs[known], None)
+        paths = {theirs[known] for known in renamed}
+        for path in paths:
+            if path in self._values:
+                del self._values[path]
+            elif (column := path.partition(".")[0]) in self._values:
+                # a column that was gone into: what else it holds is told
+                around = _leaves(column, self._values.pop(column))
+                self._unread_within |= {leaf for leaf in around if not _leads_to(leaf, paths)}
         # what had the known name itself is lost
         self._unread_within |= renamed.keys() & self._values.keys()
         self._values |= renamed
@@ -58,9 +66,19 @@ class Columns:
         """Columns were read and turned out to be of no use: they count as not read."""
         self._read -= set(names)
 
+    def holds(self, *names: str) -> bool:
+        """Whether one of these columns holds something."""
+        return any(not is_empty(self._values.get(name)) for name in names)
+
+    def first_name(self, *names: str) -> str | None:
+        """The first of these columns that holds something, else the first that the row has."""
+        there = [name for name in names if name in self._values]
+        return next((name for name in there if self.holds(name)), there[0] if there else None)
+
     def first(self, *names: str) -> Any:
-        """The value of the first of these columns that the row has, None where it has none."""
-        return next((self.get(name) for name in names if name in self._values), None)
+        """The value of the column that `first_name` gives, None where the row has none."""
+        name = self.first_name(*names)
+        return None if name is None else self.get(name)
 
     def first_text(self, *names: str) -> Any:
         """As `first`; a number is its text, which is counted."""
@@ -106,13 +124,42 @@ class Columns:
 
     def unread(self) -> list[str]:
         """The columns that hold something and were not read, those of messages too."""
-        unread = {name for name, value in self._values.items() if value not in ("", [], {})}
-        return sorted((unread - self._read) | self._unread_within)
+        unread = {name for name in self._values if self.holds(name)} - self._read
+        told = {
+            f"{name} (classes: {self._classes[name]})" for name in unread & self._classes.keys()
+        }
+        return sorted((unread - self._classes.keys()) | told | self._unread_within)
+
+    def says(self, name: str) -> bool | None:
+        """Whether a column says yes or no; None where it says neither, and is not read."""
+        said = None if name in self._classes else verdict(self._values.get(name))
+        if said is not None:
+            self._read.add(name)
+        return said
 
 
 def is_missing(value: Any) -> bool:
     """Null, or what libraries of tables write for it."""
     return value is None or (isinstance(value, float | Decimal) and math.isnan(value))
+
+
+def is_empty(value: Any) -> bool:
+    """Nothing, in a column that is there: an empty cell, list or object."""
+    return value is None or value in ("", [], {})
+
+
+def _leaves(path: str, value: Any) -> Iterator[str]:
+    """The places of all that a value holds, an object by its keys."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _leaves(f"{path}.{key}", item)
+    elif not (is_missing(value) or is_empty(value)):
+        yield path
+
+
+def _leads_to(leaf: str, paths: Collection[str]) -> bool:
+    """Whether a place is one of those paths, or within it."""
+    return any(leaf == path or leaf.startswith(f"{path}.") for path in paths)
 
 
 def _at(row: RawRow, path: str) -> Any:

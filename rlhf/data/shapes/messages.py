@@ -1,12 +1,12 @@
 """Messages as people write them: lists of OpenAI and ShareGPT, parts, transcripts of HH-RLHF."""
 
-import json
 import re
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
 from rlhf.data.records import Message, Messages, Role
+from rlhf.data.json_values import check_keys, load_json
 from rlhf.data.rows import BrokenRow
 from rlhf.data.shapes.columns import Columns, RawRow
 
@@ -74,12 +74,13 @@ def read_messages(value: Any, row: Columns) -> Messages:
 def _from_json(text: str) -> Any:
     """Messages in a cell of a table stand there as JSON; other text stays as it is."""
     try:
-        found = json.loads(text)
+        found = load_json(text)
     except (ValueError, RecursionError):
         return text
     return found if isinstance(found, list | dict) else text
 
 
+    check_keys(found)
 def _turned(columns: RawRow) -> list[RawRow] | None:
     """Messages whose keys hold a list each, as parquet may have them; None for anything else."""
     lists = [values for values in columns.values() if isinstance(values, list)]

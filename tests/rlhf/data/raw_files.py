@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.common.files import read_json
+from rlhf.data.read import read_rows
+from rlhf.data.rows import BrokenRow
 from rlhf.data.sources import FetchRequest, find_source
 from rlhf.data.sources.base import MODEL
 from rlhf.data.uses import raw_directory
@@ -68,3 +70,17 @@ def transcript_pair_row(opening: str, chosen: str) -> dict[str, Any]:
 def summary_of(workspace: Workspace) -> dict[str, Any]:
     """The figures that prepare wrote."""
     return read_json(workspace.metrics("prepare"))
+
+
+def written(path: Path, data: bytes) -> Path:
+    """A file of these bytes."""
+    path.write_bytes(data)
+    return path
+
+
+def seen(path: Path) -> list[tuple[int, Any]]:
+    """Line and row, or the reason of one that is broken."""
+    return [
+        (line, row.reason if isinstance(row, BrokenRow) else row)
+        for line, row, _ in read_rows(path)
+    ]

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from rlhf.data.names import kind_from_path
 from rlhf.data.parse import parse_row
-from rlhf.data.read import kind_from_path, read_rows
+from rlhf.data.read import read_rows
 from rlhf.data.records import Dialogue, Message, Messages, Pair, Prompt
 from rlhf.data.rows import BrokenRow
 from rlhf.data.rules import Rules
@@ -159,6 +160,6 @@ def test_a_path_tells_a_kind_by_its_word(path: str, kind: str | None) -> None:
 def test_a_number_of_thousands_of_digits_costs_its_row_alone(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"prompt": "Why?", "id": ' + "9" * 5000 + '}\n{"prompt": "Why?"}\n')
-    first, second = (row for _, row in read_rows(file))
+    first, second = (row for _, row, _ in read_rows(file))
     assert isinstance(first, BrokenRow) and first.reason == "not_json"
     assert second == {"prompt": "Why?"}

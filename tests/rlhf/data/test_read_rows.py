@@ -3,17 +3,17 @@ import json
 import logging
 import tracemalloc
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow
 import pytest
-from raw_files import fetch_address, write_lines
+from raw_files import fetch_address, seen, write_lines, written
 
 from rlhf.common.errors import DataError
-from rlhf.data import read
+from rlhf.data import json_rows
 from rlhf.data.files import data_files, unread_files
-from rlhf.data.read import kind_from_path, published_split, read_rows
+from rlhf.data.names import kind_from_path, published_split
+from rlhf.data.read import file_format, read_rows
 from rlhf.data.rows import BrokenRow, UnreadableFile
 
 ROWS = [{"prompt": "Warum \u2028?", "n": None}, {"prompt": "Où ça\u200b?", "n": 1}]
@@ -22,17 +22,6 @@ LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
 
 def zstd(data: bytes) -> bytes:
     return pyarrow.Codec("zstd").compress(data, asbytes=True)
-
-
-def written(path: Path, data: bytes) -> Path:
-    path.write_bytes(data)
-    return path
-
-
-def seen(path: Path) -> list[tuple[int, Any]]:
-    return [
-        (line, row.reason if isinstance(row, BrokenRow) else row) for line, row in read_rows(path)
-    ]
 
 
 def test_bad_lines_do_not_hide_the_good_ones(tmp_path: Path) -> None:
@@ -57,6 +46,7 @@ def test_bad_lines_do_not_hide_the_good_ones(tmp_path: Path) -> None:
         ("a.jsonl", LINES.encode("utf-8-sig")),
         ("a.jsonl", LINES.encode("utf-16")),
         ("a.jsonl", LINES.encode("utf-16-be")),
+        ("a.jsonl", LINES.encode("utf-32")),
         ("a.jsonl.gz", gzip.compress(LINES.encode("utf-8-sig"))),
         ("a.JSONL.GZ", gzip.compress(LINES.encode())),
         ("a.jsonl.zst", zstd(LINES.encode())),
@@ -100,60 +90,26 @@ def test_foreign_bytes_are_told_with_what_mends_them(tmp_path: Path) -> None:
         ("a.jsonl", line + b"\n" + good),
         ("a.json", b"[" + line + b"," + good + b"]"),
     ):
-        (_, broken), (_, row) = read_rows(written(tmp_path / name, data))
+        (_, broken, _), (_, row, _) = read_rows(written(tmp_path / name, data))
         assert isinstance(broken, BrokenRow) and row == {"text": "ok"}
         assert broken.reason == "not_utf8" and "iconv -f LATIN1 -t UTF-8" in broken.detail
     half = written(tmp_path / "b.json", b'[{"text": "\\ud83d"}]')
     assert seen(half) == [(1, "half_a_character")]
 
 
-def test_utf16_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.tsv"])
+def test_other_encodings_are_told_once(
+    encoding: str, name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = LINES if name == "a.jsonl" else "\ufeffprompt\tn\nWhy?\t1\n"
+    path = written(tmp_path / name, text.encode(encoding))
     with caplog.at_level(logging.WARNING):
-        seen(written(tmp_path / "a.jsonl", LINES.encode("utf-16")))
+        assert seen(path) == seen(path)
+        assert file_format(path) and not isinstance(seen(path)[0][1], str)
     assert [record.message for record in caplog.records] == [
-        f"{tmp_path / 'a.jsonl'}: UTF-16, not UTF-8; it is read as such"
+        f"{path}: {encoding[:6].upper()}, not UTF-8; it is read as such"
     ]
-
-
-# -- CSV -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("a.csv", 'question,answer\n"Why, then?","So\r\nand so"\nHow?,\n'),
-        ("a.csv", 'question;answer\r\n"Why, then?";"So\r\nand so"\r\nHow?;\r\n'),
-        ("a.csv", 'question\tanswer\nWhy, then?\t"So\r\nand so"\nHow?\t\n'),
-        ("a.TSV", 'question\tanswer\nWhy, then?\t"So\r\nand so"\nHow?\t\n'),
-    ],
-)
-def test_cells_are_what_was_written(name: str, text: str, tmp_path: Path) -> None:
-    path = written(tmp_path / name, text.encode("utf-8-sig"))
-    assert seen(path) == [
-        (2, {"question": "Why, then?", "answer": "So\r\nand so"}),
-        (4, {"question": "How?", "answer": ""}),
-    ]
-
-
-def test_cells_that_say_nan_are_as_null(tmp_path: Path) -> None:
-    table = written(
-        tmp_path / "a.csv", b"question,answer,system\nNaN?,nan is a nut,nan\nWhy?,NaN,\n"
-    )
-    assert seen(table) == [
-        (2, {"question": "NaN?", "answer": "nan is a nut", "system": None}),
-        (3, {"question": "Why?", "answer": None, "system": ""}),
-    ]
-
-
-def test_faults_of_tables_are_told(tmp_path: Path) -> None:
-    path = written(tmp_path / "a.csv", b"a,b\n1,2\n3\n4,5,6\n\xe9,7\n")
-    cells = "wrong_number_of_cells"
-    assert seen(path) == [(2, {"a": "1", "b": "2"}), (3, cells), (4, cells), (5, "not_utf8")]
-    open_quote = written(tmp_path / "b.csv", b'a,b\n1,2\n3,"4\n5,6\n')
-    with pytest.raises(DataError, match=r"b\.csv:3: not readable as CSV"):
-        seen(open_quote)
-    with pytest.raises(DataError, match=r"c\.csv:1: two columns of one name: a, a"):
-        seen(written(tmp_path / "c.csv", b"a,a\n1,2\n"))
 
 
 # -- files that cannot be read ---------------------------------------------------------------------
@@ -163,31 +119,33 @@ def test_faults_of_tables_are_told(tmp_path: Path) -> None:
 def test_a_line_that_is_too_long_is_dropped_with_its_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
-    monkeypatch.setattr(read, "LONGEST_ROW", 40)
+    monkeypatch.setattr(json_rows, "LONGEST_ROW", 40)
     short, limit = '{"text": "one"}', json.dumps({"text": "x" * 27})
     over = json.dumps({"text": "x" * 29})
     assert (len(limit), len(over)) == (39, 41)
     path = tmp_path / "a.jsonl"
     for lines in ([short, over, limit, short], ["", over, short], [limit, over]):
         path.write_text("\n".join(lines) + end, encoding="utf-8")
-        found = [row.reason if isinstance(row, BrokenRow) else "row" for _, row in read_rows(path)]
+        found = [
+            row.reason if isinstance(row, BrokenRow) else "row" for _, row, _ in read_rows(path)
+        ]
         wanted = ["row_too_long" if line == over else "row" for line in lines if line]
         assert found == wanted
     # its line, and how long it is: without its end, where it is the last one
-    ((line, broken),) = [one for one in read_rows(path) if isinstance(one[1], BrokenRow)]
+    ((line, broken, _),) = [one for one in read_rows(path) if isinstance(one[1], BrokenRow)]
     size = 41 + len(end)
     assert (line, broken.detail) == (2, f"{size} characters, at most 40 are read")
 
 
 def test_a_huge_line_is_never_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read, "LONGEST_ROW", 1 << 16)
+    monkeypatch.setattr(json_rows, "LONGEST_ROW", 1 << 16)
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "' + "x" * (1 << 24) + '"}\n{"text": "two"}\n', encoding="utf-8")
     tracemalloc.start()
     rows = list(read_rows(path))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert isinstance(rows[0][1], BrokenRow) and rows[1] == (2, {"text": "two"})
+    assert isinstance(rows[0][1], BrokenRow) and rows[1][:2] == (2, {"text": "two"})
     assert "16,777,229 characters" in rows[0][1].detail and peak < 1 << 20
 
 
@@ -200,33 +158,6 @@ def test_cut_off_files_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(DataError, match=r"a\.parquet: not readable"):
         list(read_rows(tmp_path / "a.parquet"))
-
-
-@pytest.mark.parametrize(
-    ("cells", "read"),
-    [
-        # text that begins with a quote, as tab-separated files without any quoting have it
-        ('"Hi" she said\tWhat', ['"Hi" she said', "What"]),
-        ('"\tinches', ['"', "inches"]),
-        # those of a spreadsheet
-        ('"a ""word"""\tb', ['a "word"', "b"]),
-        ('"a\tb"\td', ["a\tb", "d"]),
-        ('"a\nc"\td', ["a\nc", "d"]),
-        ('say "so"\t5"', ['say "so"', '5"']),
-    ],
-)
-def test_quotes_in_tab_separated_files(tmp_path: Path, cells: str, read: list[str]) -> None:
-    path = written(tmp_path / "a.tsv", f"question\tanswer\n{cells}\nx\ty\n".encode())
-    rows = [row for _, row in seen(path)]
-    assert rows == [{"question": read[0], "answer": read[1]}, {"question": "x", "answer": "y"}]
-
-
-def test_blanks_around_the_name_of_a_column_are_no_part_of_it(tmp_path: Path) -> None:
-    path = written(tmp_path / "a.csv", b"question, answer \nWhy?, so\n")
-    assert [row for _, row in seen(path)] == [{"question": "Why?", "answer": " so"}]
-    twice = written(tmp_path / "b.csv", b"a, a\n1,2\n")
-    with pytest.raises(DataError, match=r"two columns of one name: a, a"):
-        seen(twice)
 
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.csv.gz"])
