@@ -18,7 +18,7 @@ from rlhf.data.records import (
 from rlhf.data.rows import BrokenRow
 from rlhf.data.rules import AS_PUBLISHED, Rules
 from rlhf.data.shapes.columns import Columns, RawRow
-from rlhf.data.shapes.table import SHAPES
+from rlhf.data.shapes.table import shape_of
 
 # Values of the column `kind` of a row.
 _KINDS: Mapping[str, Kind] = {"helpful": "helpful", "harmless": "harmless", "other": "other"}
@@ -53,7 +53,7 @@ def parse_row(row: RawRow, kind: Kind | None = None, rules: Rules = AS_PUBLISHED
     own_kind = _own_kind(columns)
 
     # 1. what the row says
-    shape = next((shape for shape in SHAPES if shape.fits(columns)), None)
+    shape = shape_of(columns)
     if shape is None:
         found = ", ".join(columns.names()) or "none"
         raise BrokenRow("unknown_shape", f"columns {found}; data.columns maps them")

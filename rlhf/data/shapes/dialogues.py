@@ -19,10 +19,10 @@ _BAD = ("false", "0", "0.0", "-1", "-1.0", "undesirable", "bad", "rejected")
 
 
 def dialogue_or_prompt(row: Columns) -> Dialogue | Prompt:
-    """`messages` alone: a prompt where they end with the user."""
+    """`messages`: where they end with the user a prompt, or a question whose answer stands beside it."""
     messages = in_order(question(row) or (), row)
     if messages[-1].role == "user":
-        return Prompt(messages)
+        return answered(row) if row.holds(*ANSWERS) else Prompt(messages)
     _refuse_bad(row)
     return Dialogue(messages)
 

@@ -105,7 +105,7 @@ def _message(item: Any, row: Columns) -> Message:
         raise BrokenRow("tool_use", "a call of a tool or its answer, which no dialogue here holds")
     role = ROLES.get(name)
     if role is None:
-        raise BrokenRow("unknown_role", f"role {name}")
+        raise BrokenRow("unknown_role", f"role {name}; known: {', '.join(ROLES)}")
 
     content = message.first_text("content", "value", "text")
     if content is None:
@@ -165,6 +165,8 @@ def in_order(messages: Messages, row: Columns) -> Messages:
         raise BrokenRow("system_message_later", _ADVICE)
     if any(message.role == following.role for message, following in pairwise(turns)):
         raise BrokenRow("same_role_twice", _ADVICE)
+    if turns[0].role == "system":
+        raise BrokenRow("system_message_later", f"two system messages in a row; {_ADVICE}")
     return messages
 
 

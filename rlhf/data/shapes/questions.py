@@ -44,9 +44,21 @@ def _history(row: Columns) -> Messages:
 
 def question(row: Columns) -> Messages | None:
     """The messages that a row asks with, system and history in front; None without a question."""
-    messages = row.first(*MESSAGES)
+    # an empty list says nothing where a column of text does
+    is_text = row.holds(*QUESTIONS, *MATERIAL) and not row.holds(*MESSAGES)
+    messages = None if is_text else row.first(*MESSAGES)
     asked = read_messages(messages, row) if messages is not None else _asked(row)
-    return system_and_history(row) + asked if asked is not None else None
+    if asked is None:
+        return None
+    before = system_and_history(row)
+    return before + (asked[1:] if _begins_alike(before, asked) else asked)
+
+
+def _begins_alike(before: Messages, asked: Messages) -> bool:
+    """Whether a system message stands in a column of its own, and once more before the question."""
+    if not before or not asked or {before[0].role, asked[0].role} != {"system"}:
+        return False
+    return before[0].content.strip() == asked[0].content.strip()
 
 
 def _asked(row: Columns) -> Messages | None:

@@ -8,7 +8,6 @@ from rlhf.data.records import Kind, Record
 from rlhf.data.shapes.columns import MESSAGE_KEYS, Columns
 from rlhf.data.shapes.dialogues import (
     ANSWERS,
-    LABELS,
     answered,
     dialogue_or_prompt,
     goal,
@@ -17,6 +16,7 @@ from rlhf.data.shapes.dialogues import (
     prompt,
     turns_of_user,
 )
+from rlhf.data.shapes.labels import LABELS
 from rlhf.data.shapes.pairs import pair
 from rlhf.data.shapes.questions import MATERIAL, MESSAGES, QUESTIONS, SYSTEMS
 from rlhf.data.shapes.steps import STEPS, solution
@@ -31,19 +31,33 @@ class Shape:
 
     needs: groups of column names; a row of this shape has one of each group
     kind: what its rows are taken for where neither they nor their path tell
+    asks: whether it holds a question alone
     """
 
     needs: tuple[tuple[str, ...], ...]
     record: Callable[[Columns], Record]
     kind: Kind = "other"
+    asks: bool = False
 
     def fits(self, row: Columns) -> bool:
         """Whether the row has the columns."""
         return all(any(name in row for name in group) for group in self.needs)
 
+    def is_filled(self, row: Columns) -> bool:
+        """Whether the row has the columns, and something in them."""
+        return all(row.holds(*group) for group in self.needs)
+
     def columns_of(self, row: Columns) -> list[str]:
         """The columns that a fitting row is recognised by, under their known names."""
-        return [next(name for name in group if name in row) for group in self.needs]
+        return [name for group in self.needs if (name := row.first_name(*group)) is not None]
+
+    def says_more_than(self, other: "Shape", row: Columns) -> bool:
+        """Whether the row holds this shape, and nothing of the other one that this one would not read."""
+        names = {name for group in self.needs for name in group}
+        left_out = [name for group in other.needs for name in group if name not in names]
+        # the question of a row whose answer is empty is no row of its own
+        is_part = self.asks and len(other.needs) > 1
+        return self.is_filled(row) and not is_part and not row.holds(*left_out)
 
 
 # The first that fits a row is its shape.
@@ -53,13 +67,22 @@ SHAPES = (
     Shape((MESSAGES,), dialogue_or_prompt),
     Shape((_INSTRUCTION, ("instances",)), instances, "helpful"),
     Shape((_INSTRUCTION, ANSWERS), answered, "helpful"),
-    Shape((("turns",),), turns_of_user, "helpful"),
-    Shape((("Goal",),), goal, "harmless"),
+    Shape((("turns",),), turns_of_user, "helpful", asks=True),
+    Shape((("Goal",),), goal, "harmless", asks=True),
     Shape((_ASKED, ANSWERS), answered),
-    Shape((_INSTRUCTION,), prompt, "helpful"),
-    Shape((QUESTIONS,), prompt),
+    Shape((_INSTRUCTION,), prompt, "helpful", asks=True),
+    Shape((QUESTIONS,), prompt, asks=True),
     Shape((("text",),), plain_text, "plain"),
 )
+
+
+def shape_of(row: Columns) -> Shape | None:
+    """The first shape that fits; where its columns are empty, the first other one that holds more."""
+    first = next((shape for shape in SHAPES if shape.fits(row)), None)
+    if first is None or first.is_filled(row):
+        return first
+    return next((shape for shape in SHAPES if shape.says_more_than(first, row)), first)
+
 
 # What `data.columns` can give other names to: columns of rows, and keys of messages.
 KNOWN_COLUMNS = tuple(
@@ -75,8 +98,16 @@ KNOWN_COLUMNS = tuple(
 
 
 def check_columns(columns: Mapping[str, str]) -> None:
-    """Refuse names that no shape reads; raises SettingsError."""
+    """Refuse names that no shape reads, and two names for one column; raises SettingsError."""
+    first: dict[tuple[bool, str], str] = {}
     for known, theirs in columns.items():
+        # the key of a message may be called as a column is
+        other = first.setdefault((known in MESSAGE_KEYS, theirs), known)
+        if other != known:
+            raise SettingsError(
+                f"data.columns.{other} and data.columns.{known}: both name {theirs!r}; a column has "
+                "one known name"
+            )
         if known not in KNOWN_COLUMNS:
             raise SettingsError(
                 f"data.columns.{known}: unknown; it gives the name that the files have, {theirs!r}, "

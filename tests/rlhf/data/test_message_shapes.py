@@ -83,6 +83,26 @@ def test_two_turns_of_one_name_in_a_transcript_are_never_joined() -> None:
     assert reason_of(row)[0] == reason_of(row, JOIN)[0] == "same_role_twice"
 
 
+def test_a_system_message_in_a_column_and_in_the_messages_is_one() -> None:
+    row = {"system": f" {SYSTEM.content}", "messages": openai((SYSTEM, *KNOT))}
+    parsed = parse_row(row)
+    assert isinstance(parsed.record, Dialogue) and not parsed.unread
+    assert [message.role for message in parsed.record.messages] == ["system", "user", "assistant"]
+    # two that differ are told as what they are, and the advice holds
+    row["system"] = "You are a cook."
+    reason, told = reason_of(row)
+    assert reason == "system_message_later" and told.startswith(
+        "two system messages in a row; data"
+    )
+    both = Message("system", f"You are a cook.\n\n{SYSTEM.content}")
+    assert parse_row(row, None, JOIN).record == Dialogue((both, *KNOT))
+
+
+def test_an_unknown_role_is_told_with_the_known_ones() -> None:
+    _, told = reason_of({"messages": [{"role": "Robot", "content": "x"}]})
+    assert told.startswith("role robot; known: human, user, ") and told.endswith("developer")
+
+
 # -- columns of other names ----------------------------------------------------------------------
 
 
