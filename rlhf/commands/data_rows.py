@@ -112,9 +112,8 @@ def as_messages(record: Record) -> tuple[Passage, ...]:
 
 
 def _turn(message: Message, learns_answers: bool) -> Passage:
-    return Passage(
-        message.role, ((message.content, learns_answers and message.role == "assistant"),)
-    )
+    is_learnt = learns_answers and message.role == "assistant" and message.is_target
+    return Passage(message.role, ((message.content, is_learnt),))
 
 
 def _candidate(row: Row) -> Candidate:

@@ -243,7 +243,7 @@ def _sft_columns(prompt: EncodedPrompt, answers: _Answers, responses: _Responses
     return {
         "messages": as_json([*as_list(prompt.messages), answer]),
         "input_ids": prompt.ids + response_ids,
-        "loss_mask": prompt.answer_mask + [True] * len(response_ids),
+        "loss_mask": prompt.target_mask + [True] * len(response_ids),
     }
 
 

@@ -21,6 +21,7 @@ UNWANTED = frozenset(
         "equal_once_cut",
         "no_label_once_cut",
         "labelled_bad",
+        "answer_without_weight",
         "not_held_out",
         "not_drawn",
     }

@@ -11,6 +11,7 @@ from rlhf.common.address import Address
 from rlhf.common.errors import DataError
 from rlhf.common.files import tree_sha256
 from rlhf.data.files import data_files, is_data_file
+from rlhf.data.labels import FileLabels
 from rlhf.data.ledger import REFETCH_HINT, Ledger
 from rlhf.data.names import kind_from_path, published_split
 from rlhf.data.parse import Parsed, parse_row
@@ -172,11 +173,14 @@ def parse_file(path: Path, directory: Path, rules: Rules) -> Iterator[ParsedRow]
     """Read a file row by row, broken rows too; raises DataError for one unreadable as a whole."""
     name = path.relative_to(directory)
     kind, split = kind_from_path(name), published_split(name)
+    labels = FileLabels(path, rules)
     for line, row, own_split in read_rows(path):
         content: Parsed | BrokenRow
         # a broken row is kept as one, since it is dropped once for each use
         try:
-            content = row if isinstance(row, BrokenRow) else parse_row(row, kind, rules)
+            content = (
+                row if isinstance(row, BrokenRow) else parse_row(row, kind, labels.rules_for(row))
+            )
         except BrokenRow as broken:
             content = broken
         yield ParsedRow(content, name.as_posix(), line, own_split or split)

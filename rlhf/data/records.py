@@ -1,7 +1,7 @@
 """What a row of data is, once the shape of its file no longer matters."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Role = Literal["system", "user", "assistant"]
@@ -11,10 +11,14 @@ PublishedSplit = Literal["train", "validation", "test"] | None
 
 @dataclass(frozen=True)
 class Message:
-    """One turn; `content` is what was written, and not blank."""
+    """One turn; `content` is what was written, and not blank.
+
+    is_target: whether an answer of the assistant's is learnt; no part of what was said
+    """
 
     role: Role
     content: str
+    is_target: bool = field(default=True, compare=False)
 
 
 # A tuple, so that records can be compared and hashed.
@@ -77,7 +81,7 @@ def with_texts(record: Record, change: Callable[[str], str]) -> Record:
     if isinstance(record, PlainText):
         return PlainText(change(record.text))
 
-    messages = tuple(Message(m.role, change(m.content)) for m in record.messages)
+    messages = tuple(replace(m, content=change(m.content)) for m in record.messages)
     if isinstance(record, Pair):
         return Pair(messages, change(record.chosen), change(record.rejected))
     if isinstance(record, Solution):

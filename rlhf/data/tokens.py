@@ -30,12 +30,14 @@ class EncodedPrompt:
     messages: what the tokens stand for; of a prompt too long for the window, the oldest
         turns are gone
     answer_mask: True on the tokens of earlier answers, their end-of-turn token included
+    target_mask: the same without answers that are not learnt
     thoughts_cut: the template left the thoughts out of an earlier answer, as Qwen3's does
     """
 
     messages: Messages
     ids: list[int]
     answer_mask: list[bool]
+    target_mask: list[bool]
     thoughts_cut: bool = False
 
 
@@ -61,6 +63,7 @@ class _Piece:
     text: str
     is_answer: bool
     continues: bool = False
+    is_target: bool = False
 
 
 class ChatEncoder:
@@ -230,16 +233,18 @@ class ChatEncoder:
         for messages, pieces in zip(dialogues, pieces_of_prompts, strict=True):
             ids: list[int] = []
             answer_mask: list[bool] = []
+            target_mask: list[bool] = []
             for piece in pieces:
                 piece_ids = next(tokens)
                 ids += piece_ids
                 answer_mask += [piece.is_answer] * len(piece_ids)
+                target_mask += [piece.is_target] * len(piece_ids)
             answers = [message.content for message in messages if message.role == "assistant"]
             written = [piece.text for piece in pieces if piece.is_answer]
             cut = any(
                 answer.strip() not in text for answer, text in zip(answers, written, strict=True)
             )
-            encoded_prompts.append(EncodedPrompt(messages, ids, answer_mask, cut))
+            encoded_prompts.append(EncodedPrompt(messages, ids, answer_mask, target_mask, cut))
         return encoded_prompts
 
     def _pieces(self, messages: Messages) -> list[_Piece]:
@@ -257,13 +262,15 @@ class ChatEncoder:
                     "the chat template writes earlier turns differently once later ones follow, as "
                     f"in {text[-80:]!r}; model.chat_template: chatml or plain does not"
                 )
-            pieces.append(self._piece(text, position, len(before), is_answer=False))
-            pieces.append(self._piece(text, len(before), end, is_answer=True))
+            pieces.append(self._piece(text, position, len(before)))
+            pieces.append(self._piece(text, len(before), end, message))
             position = end
-        return [*pieces, self._piece(text, position, len(text), is_answer=False)]
+        return [*pieces, self._piece(text, position, len(text))]
 
-    def _piece(self, text: str, start: int, end: int, *, is_answer: bool) -> _Piece:
-        return _Piece(text[start:end], is_answer, continues=self._continues(text[:start]))
+    def _piece(self, text: str, start: int, end: int, answer: Message | None = None) -> _Piece:
+        is_target = answer is not None and answer.is_target
+        continues = self._continues(text[:start])
+        return _Piece(text[start:end], answer is not None, continues, is_target)
 
     def _continues(self, before: str) -> bool:
         """Whether what stands behind `before` goes on from text, and not from a special token."""

@@ -6,16 +6,12 @@ from typing import Any
 from rlhf.data.records import Dialogue, Message, Messages, PlainText, Prompt
 from rlhf.data.rows import BrokenRow
 from rlhf.data.shapes.columns import Columns
+from rlhf.data.shapes.labels import LABELS
 from rlhf.data.shapes.messages import in_order, read_messages, read_text
 from rlhf.data.shapes.questions import awaiting_answer, question, system_and_history
 
 # Names of the column with the answer, the first that a row has.
 ANSWERS = ("output", "response", "answer", "completion")
-# The column that says whether people wanted the answer (the second is LLaMA-Factory's), and its values,
-# as JSON and as the cells of a table have them.
-LABELS = ("label", "kto_tag")
-_GOOD = ("true", "1", "1.0", "+1", "desirable", "good", "chosen")
-_BAD = ("false", "0", "0.0", "-1", "-1.0", "undesirable", "bad", "rejected")
 
 
 def dialogue_or_prompt(row: Columns) -> Dialogue | Prompt:
@@ -24,7 +20,7 @@ def dialogue_or_prompt(row: Columns) -> Dialogue | Prompt:
     if messages[-1].role == "user":
         return answered(row) if row.holds(*ANSWERS) else Prompt(messages)
     _refuse_bad(row)
-    return Dialogue(messages)
+    return _demonstration(messages)
 
 
 def answered(row: Columns) -> Dialogue:
@@ -34,20 +30,20 @@ def answered(row: Columns) -> Dialogue:
     messages = in_order(before + answer_messages(row.first_text(*ANSWERS), row), row)
     if messages[-1].role != "assistant":
         raise BrokenRow("not_ending_with_assistant")
-    return Dialogue(messages)
+    return _demonstration(messages)
 
 
 def _refuse_bad(row: Columns) -> None:
-    """As in KTO: an answer that people did not want is no demonstration.
+    """As in KTO: an answer that people did not want is no demonstration."""
+    if any(row.says(name) is False for name in LABELS):
+        raise BrokenRow("labelled_bad")
 
-    A label that says neither yes nor no is not read.
-    """
-    for name in LABELS:
-        label = str(row.peek(name)).strip().lower()
-        if label in _BAD:
-            raise BrokenRow("labelled_bad")
-        if label in _GOOD:
-            row.get(name)
+
+def _demonstration(messages: Messages) -> Dialogue:
+    """A dialogue whose last answer is learnt."""
+    if not messages[-1].is_target:
+        raise BrokenRow("answer_without_weight")
+    return Dialogue(messages)
 
 
 def answer_messages(value: Any, row: Columns) -> Messages:

@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from rlhf.data.records import Message, Messages, Role
 from rlhf.data.json_values import check_keys, load_json
+from rlhf.data.records import Message, Messages, Role
 from rlhf.data.rows import BrokenRow
 from rlhf.data.shapes.columns import Columns, RawRow
 
@@ -30,6 +31,8 @@ TOOL_ROLES = frozenset(
     {"tool", "function", "function_call", "function_response", "observation", "ipython"}
 )
 _TOOL_COLUMNS = ("tool_calls", "function_call")
+# Keys that say whether an answer is learnt: OpenAI's, and axolotl's.
+_WEIGHTS = ("weight", "train")
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
 _LINE_END = r"(?:\r\n|\r(?!\n)|\n)"
@@ -77,10 +80,10 @@ def _from_json(text: str) -> Any:
         found = load_json(text)
     except (ValueError, RecursionError):
         return text
+    check_keys(found)
     return found if isinstance(found, list | dict) else text
 
 
-    check_keys(found)
 def _turned(columns: RawRow) -> list[RawRow] | None:
     """Messages whose keys hold a list each, as parquet may have them; None for anything else."""
     lists = [values for values in columns.values() if isinstance(values, list)]
@@ -110,8 +113,9 @@ def _message(item: Any, row: Columns) -> Message:
     content = message.first_text("content", "value", "text")
     if content is None:
         raise BrokenRow("no_content", f"a message of {name} without content")
+    is_target = False not in [message.says(column) for column in _WEIGHTS]
     row.lost_in(message)
-    return Message(role, read_text(content))
+    return Message(role, read_text(content), is_target)
 
 
 def is_transcript(text: str, *, stripped: bool = False) -> bool:
@@ -161,12 +165,12 @@ def in_order(messages: Messages, row: Columns) -> Messages:
         raise BrokenRow("no_messages")
     if turns[0].role == "assistant":
         raise BrokenRow("assistant_first")
+    if turns[0].role == "system":
+        raise BrokenRow("system_message_later", f"two system messages in a row; {_ADVICE}")
     if any(message.role == "system" for message in turns):
         raise BrokenRow("system_message_later", _ADVICE)
     if any(message.role == following.role for message, following in pairwise(turns)):
         raise BrokenRow("same_role_twice", _ADVICE)
-    if turns[0].role == "system":
-        raise BrokenRow("system_message_later", f"two system messages in a row; {_ADVICE}")
     return messages
 
 
@@ -179,8 +183,9 @@ def _joined(messages: Messages) -> Messages:
         is_later_system = message.role == "system" and any(m.role != "system" for m in joined)
         role: Role = "user" if is_later_system else message.role
         if joined and joined[-1].role == role:
-            content = f"{joined.pop().content}\n\n{message.content}"
-            joined.append(Message(role, content))
+            before = joined.pop()
+            is_target = before.is_target and message.is_target
+            joined.append(Message(role, f"{before.content}\n\n{message.content}", is_target))
         else:
-            joined.append(Message(role, message.content))
+            joined.append(replace(message, role=role))
     return tuple(joined)
