@@ -6,54 +6,46 @@ Files, rows and tokens come from the readers of `fetch` and `prepare`; nothing i
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice, zip_longest
+from itertools import islice
 from pathlib import Path
 
-from rlhf.commands.data_rows import Passage, RowEncoder, as_messages
+from rlhf.commands.data_counts import Counts, ShownRow
+from rlhf.commands.data_rows import RowEncoder
 from rlhf.commands.data_shares import Shares
 from rlhf.common.address import Address, expand_home
 from rlhf.common.errors import DataError, RlhfError, SourceError
-from rlhf.data.encode import CHUNK, MENDED_BY, EncodedRow
+from rlhf.data.encode import CHUNK
 from rlhf.data.ledger import Ledger
-from rlhf.data.load import ParsedRow, note_losses, parse_file
-from rlhf.data.names import published_split
+from rlhf.data.load import parse_file
 from rlhf.data.read import file_format
-from rlhf.data.records import Dialogue, Pair, PlainText, Prompt, Record, Row, RowLocation, Solution
-from rlhf.data.rows import BrokenRow
+from rlhf.data.records import RowLocation
+from rlhf.data.rows import UnreadableFile
 from rlhf.data.rules import rules_of
 from rlhf.data.shapes.table import check_columns
 from rlhf.data.sources import FetchRequest, find_source
 from rlhf.data.sources.base import FoundData
-from rlhf.data.split import record_id
 from rlhf.data.uses import USES, addresses
 from rlhf.registry import SOURCES
 from rlhf.settings import Settings
 from rlhf.workspace import Workspace
 
-# How many rows are shown.
-SHOWN = 3
 # Kinds of sources that have the same files for each list.
 _SAME_FOR_ALL = ("path", "hub")
-# What a record is called, and the table that it is encoded for.
-_RECORDS: Mapping[type[Record], tuple[str, str]] = {
-    Dialogue: ("dialogue", "sft"),
-    Pair: ("pair", "preferences"),
-    Prompt: ("prompt", "prompts"),
-    Solution: ("solution", "steps"),
-    PlainText: ("plain text", "pretrain"),
-}
 
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file, by the path that was asked for; fault: why it is not read, or not to its end."""
+    """A file, by the path that was asked for.
+
+    split: the published ones of its rows; fault: why it is not read, or not to its end
+    """
 
     name: str
     format: str
     rows: int
-    split: str | None = None
+    split: str = ""
     fault: str = ""
 
 
@@ -65,15 +57,6 @@ class Dropped:
     rows: int
     example: str
     hint: str = ""
-
-
-@dataclass(frozen=True)
-class ShownRow:
-    """A row as the model reads it; place: file:line."""
-
-    place: str
-    shape: str
-    passages: tuple[Passage, ...]
 
 
 @dataclass
@@ -88,6 +71,7 @@ class DataReport:
     lost: rows that a list could have and does not keep, by list and reason
     notes: what happens to rows that stay (prompt_shortened); told: what is not kept as it was written
     unmapped: names in `data.columns` that no row here has
+    refused: what `prepare` would stop at
     encoded: whether rows went through the tokens and the template of models/base
     """
 
@@ -103,6 +87,7 @@ class DataReport:
     notes: dict[str, int] = field(default_factory=dict)
     told: list[str] = field(default_factory=list)
     unmapped: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
     encoded: bool = False
     shown: list[ShownRow] = field(default_factory=list)
 
@@ -122,7 +107,7 @@ def inspect_data(text: str, settings: Settings, workspace: Workspace) -> DataRep
         report = DataReport(
             address, unread=list(found.unread), listed=listed, encoded=encoder is not None
         )
-        counts = _Counts(encoder, Shares(settings, listed))
+        counts = Counts(encoder, Shares(settings, listed))
 
         # 2. their rows, never all of them in memory
         for path in found.files:
@@ -133,12 +118,17 @@ def inspect_data(text: str, settings: Settings, workspace: Workspace) -> DataRep
     report.shapes = dict(counts.shapes.most_common())
     kept = counts.shares.kept()
     report.usable, report.serves, report.lost = kept.usable, kept.rows, kept.lost
-    for location, reason in kept.unusable:
-        counts.ledger.drop(replace(location, use="data"), reason)
+    for location, reason, hint in kept.unusable:
+        counts.ledger.drop(replace(location, use="data"), reason, hint)
     report.dropped = _dropped(counts.ledger)
     report.notes = {note: rows for (_, note), rows in sorted(counts.ledger.notes.items())}
     report.told = counts.ledger.told()
     report.unmapped = [name for name in settings.data.columns if name not in counts.ledger.mapped]
+    report.refused = [*counts.refused, *kept.empty]
+    if settings.data.broken == "refuse":
+        report.refused += _refused_rows(
+            [*counts.ledger.broken, *(loss[:2] for loss in kept.broken)]
+        )
     report.shown = counts.shown()
     return report
 
@@ -212,94 +202,32 @@ def _name_of(path: Path, base: Path, text: str, address: str, workspace: Workspa
     return os.path.normpath(Path(asked) / path.relative_to(place))
 
 
-def _read_file(
-    path: Path, name: str, base: Path, settings: Settings, counts: "_Counts"
-) -> DataFile:
+def _read_file(path: Path, name: str, base: Path, settings: Settings, counts: Counts) -> DataFile:
     rules, form, rows = rules_of(settings.data), "", 0
-    split = published_split(path.relative_to(base))
+    splits: dict[str, None] = {}
     try:
         form = file_format(path)
         parsed = parse_file(path, base, rules)
         while chunk := list(islice(parsed, CHUNK)):
             rows += len(chunk)
+            splits |= {row.published_split: None for row in chunk if row.published_split}
             counts.add(replace(row, file=name) for row in chunk)
     except DataError as error:
-        return DataFile(name, form, rows, split, str(error))
-    return DataFile(name, form, rows, split)
+        # prepare leaves out a file of which no row can be read
+        if settings.data.broken == "refuse" or not isinstance(error, UnreadableFile):
+            counts.refused.append(f"{name}: not read, or not to its end")
+        return DataFile(name, form, rows, ", ".join(splits), str(error))
+    return DataFile(name, form, rows, ", ".join(splits))
 
 
-class _Counts:
-    """What was found in the rows so far."""
-
-    def __init__(self, encoder: RowEncoder | None, shares: Shares) -> None:
-        self.ledger, self.shares = Ledger(), shares
-        self.shapes: Counter[str] = Counter()
-        self._encoder = encoder
-        self._ids: set[str] = set()
-        # the first of each shape
-        self._shown: dict[str, list[ShownRow]] = {}
-
-    def add(self, parsed_rows: Iterable[ParsedRow]) -> None:
-        """Take in rows of one file."""
-        # 1. those that can be read
-        rows = [found for parsed in parsed_rows if (found := self._read(parsed)) is not None]
-        # 2. of these, those that fit the template and the window
-        encoded: Sequence[EncodedRow | str | None] = [None] * len(rows)
-        if self._encoder is not None:
-            encoded = self._encoder([row for row, _ in rows])
-        for (row, shape), result in zip(rows, encoded, strict=True):
-            if isinstance(result, str):
-                self.ledger.drop(_location(row), result, MENDED_BY.get(result, ""))
-            else:
-                self._keep(row, shape, result)
-
-    def _read(self, parsed_row: ParsedRow) -> tuple[Row, str] | None:
-        """A row and its shape; None where it was dropped."""
-        file, line = parsed_row.file, parsed_row.line
-        parsed, location = parsed_row.content, RowLocation("data", file, line)
-        if isinstance(parsed, BrokenRow):
-            self.ledger.drop(location, parsed.reason, parsed.detail)
-            return None
-
-        record = parsed.record
-        name, use = _RECORDS[type(record)]
-        shape = f"{name} ({parsed.shape})"
-        self.shapes[shape] += 1
-        note_losses(parsed, location, self.ledger)
-        row = Row(record, parsed.kind, use, 0, file, line, parsed_row.published_split)
-        return row, shape
-
-    def _is_known(self, record: Record) -> bool:
-        row_id = record_id(record)
-        is_known = row_id in self._ids
-        self._ids.add(row_id)
-        return is_known
-
-    def _keep(self, row: Row, shape: str, result: EncodedRow | None) -> None:
-        self.shares.add(row)
-        # once for rows that are the same: one stays
-        if self._is_known(row.record):
-            return
-        for note in result.notes if result else ():
-            self.ledger.note("data", note)
-
-        shown = self._shown.setdefault(shape, [])
-        if len(shown) < SHOWN:
-            passages = (
-                self._encoder.passages(row, result)
-                if self._encoder and result
-                else as_messages(row.record)
-            )
-            shown.append(ShownRow(f"{row.file}:{row.line}", shape, passages))
-
-    def shown(self) -> list[ShownRow]:
-        """The first rows, one of each shape before the second of any."""
-        rounds = zip_longest(*self._shown.values())
-        return [row for rows in rounds for row in rows if row is not None][:SHOWN]
-
-
-def _location(row: Row) -> RowLocation:
-    return RowLocation("data", row.file, row.line)
+def _refused_rows(broken: Sequence[tuple[RowLocation, str]]) -> list[str]:
+    """What `prepare` says of broken rows under `data.broken: refuse`."""
+    places = {(place.file, place.line): (place, reason) for place, reason in reversed(broken)}
+    if not places:
+        return []
+    place, reason = broken[0]
+    others = f", and {len(places) - 1:,} more" if len(places) > 1 else ""
+    return [f"{place.file}:{place.line}: {reason}{others} (data.broken: drop leaves such rows out)"]
 
 
 def _dropped(ledger: Ledger) -> list[Dropped]:

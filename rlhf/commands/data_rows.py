@@ -50,14 +50,17 @@ class RowEncoder:
 
     def __call__(self, rows: Sequence[Row]) -> list[EncodedRow | str]:
         """A row of its table, or why there is none, for each row in their order."""
-        by_use: defaultdict[str, list[int]] = defaultdict(list)
-        for index, row in enumerate(rows):
-            by_use[row.use].append(index)
-        results: dict[int, EncodedRow | str] = {}
-        for use, places in by_use.items():
-            candidates = [_candidate(rows[place]) for place in places]
-            results |= dict(zip(places, self._encoders[use](candidates), strict=True))
-        return [results[index] for index in range(len(rows))]
+        # one record is encoded once, though several lists have it
+        by_table: defaultdict[str, dict[Record, Row]] = defaultdict(dict)
+        for row in rows:
+            by_table[table_of(row.use)].setdefault(row.record, row)
+        results: dict[tuple[str, Record], EncodedRow | str] = {}
+        for table, found in by_table.items():
+            encoded = self._encoders[table]([_candidate(row) for row in found.values()])
+            results |= {
+                (table, record): result for record, result in zip(found, encoded, strict=True)
+            }
+        return [results[table_of(row.use), row.record] for row in rows]
 
     def _texts(self, rows: Sequence[Candidate]) -> list[EncodedRow | str]:
         texts = [record_of(candidate, PlainText).text for candidate in rows]
@@ -95,6 +98,11 @@ class RowEncoder:
             parts.append((text[len(before) :], is_trained))
             before = text
         return Passage(title, tuple(parts))
+
+
+def table_of(use: str) -> str:
+    """The table that a list's rows go into."""
+    return "prompts" if use == "evaluation" else use
 
 
 def as_messages(record: Record) -> tuple[Passage, ...]:

@@ -3,7 +3,8 @@
 from rich.console import Console
 from rich.text import Text
 
-from rlhf.commands.data_check import DataFile, DataReport, ShownRow
+from rlhf.commands.data_check import DataFile, DataReport
+from rlhf.commands.data_counts import ShownRow
 from rlhf.data.encode import MENDED_BY
 from rlhf.data.files import UNREAD_HINT
 from rlhf.data.sources.base import named_files
@@ -21,6 +22,7 @@ def print_report(console: Console, report: DataReport) -> None:
         *(f"recognised: {rows:,} x {shape}" for shape, rows in report.shapes.items()),
         *_use_lines(report),
         *_loss_lines(report),
+        *(f"prepare stops: {told}" for told in report.refused),
     ]
     for line in lines:
         _print(console, visible(line))
@@ -46,7 +48,7 @@ def _file_lines(report: DataReport) -> list[str]:
 
 
 def _file_line(file: DataFile) -> str:
-    split = f", {file.split} by its name" if file.split else ""
+    split = f", published as {file.split}" if file.split else ""
     fault = f"; {file.fault}" if file.fault else ""
     return f"  {file.name}: {file.format or 'unknown format'}, {file.rows:,} rows{split}{fault}"
 

@@ -63,7 +63,7 @@ def _tell_data(cli: CliContext, text: str, *, as_json: bool) -> None:
         typer.echo(json.dumps(asdict(report), indent=2))
     else:
         print_report(cli.console, report)
-    raise typer.Exit(0 if report.usable else 1)
+    raise typer.Exit(0 if report.usable and not report.refused else 1)
 
 
 def _print_diagnosis(console: Console, diagnosis: Diagnosis) -> None:

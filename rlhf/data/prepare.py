@@ -25,6 +25,7 @@ from rlhf.data.encode import (
 from rlhf.data.figures import rows_of_split, summary
 from rlhf.data.ledger import REFETCH_HINT, Ledger
 from rlhf.data.load import load_rows
+from rlhf.data.needed import NEEDED_SPLITS, no_rows_left
 from rlhf.data.records import Pair, Row
 from rlhf.data.rules import rules_of
 from rlhf.data.shapes.table import check_columns
@@ -42,21 +43,6 @@ DIALOGUE_TABLES = ("sft", "preferences", "prompts", "steps")
 ENCODING_ORDER = ("test", "validation", "gold", "train")
 # Pairs on which the chat template is tried out.
 BOUNDARY_CHECKS = 64
-
-# The splits without which a later stage stops.
-NEEDED_SPLITS = {
-    "sft": ("train", "validation"),
-    "preferences": ("train", "gold", "validation", "test"),
-    "prompts": ("train", "validation", "test"),
-    "pretrain": ("train", "validation"),
-    "steps": ("train", "validation", "test"),
-}
-_ADVICE = {
-    "train": "more rows, or smaller data.test_fraction and data.validation_fraction, leave some",
-    "validation": "more rows, a file validation.jsonl or a larger data.validation_fraction give some",
-    "test": "data.evaluation, a file test.jsonl or a larger data.test_fraction give some",
-    "gold": "more rows or a larger data.gold_fraction give some",
-}
 
 log = logging.getLogger(__name__)
 
@@ -194,7 +180,7 @@ def check_not_empty(
             if is_wanted and not rows_of_split(tables[table], split):
                 raise DataError(
                     f"data.{table}",
-                    f"no rows left for {split}; {_ADVICE[split]}; where most were dropped, the log has "
+                    f"{no_rows_left(split)}; where most were dropped, the log has "
                     f"the reasons, and {details} what became of each row",
                 )
 

@@ -33,6 +33,10 @@ SHAREGPT = {
     ]
 }
 DOLLY = {"instruction": "Name it.", "context": "A river.", "response": "Elbe.", "category": "qa"}
+OPEN_BRACE = (
+    "Expecting property name enclosed in double quotes in column 2; one object a line, or name the "
+    "file .json"
+)
 PAIR = {"question": "Two or three?", "chosen": "Three.", "rejected": "Two."}
 
 
@@ -85,7 +89,7 @@ def test_shapes_are_counted_and_faults_named_by_line(workspace: Workspace) -> No
     report = inspect(workspace, mine)
 
     assert [(file.name, file.format, file.rows, file.split) for file in report.files] == [
-        (f"{mine}/a.jsonl", "JSON lines", 6, None),
+        (f"{mine}/a.jsonl", "JSON lines", 6, ""),
         (f"{mine}/test.jsonl", "JSON lines", 2, "test"),
     ]
     assert report.unread == ["sheet.xlsx"]
@@ -109,7 +113,7 @@ def test_shapes_are_counted_and_faults_named_by_line(workspace: Workspace) -> No
     }
     dropped = {one.reason: (one.rows, one.example, one.hint) for one in report.dropped}
     assert dropped == {
-        "not_json": (1, f"{mine}/a.jsonl:2", ""),
+        "not_json": (1, f"{mine}/a.jsonl:2", OPEN_BRACE),
         "duplicate": (1, f"{mine}/a.jsonl:4", ""),
         "unknown_shape": (2, f"{mine}/a.jsonl:5", "columns colour; data.columns maps them"),
         "empty_answer": (1, f"{mine}/test.jsonl:2", ""),
