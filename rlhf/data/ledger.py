@@ -151,9 +151,11 @@ class Ledger:
 
     def first_broken(self, start: int = 0) -> str:
         """Name the first broken rows, from number `start` on, in one line of text."""
-        hinted: set[str] = set()
+        places = list(self._places().items())
+        # those before them were named with theirs
+        hinted = {reason for _, (_, reason) in places[:start]}
         parts = []
-        for place, (row, reason) in list(self._places().items())[start : start + MAX_NAMED]:
+        for place, (row, reason) in places[start : start + MAX_NAMED]:
             # once for all rows of a reason
             hint = "" if reason in hinted else self._hint(row, reason)
             hinted.add(reason)

@@ -37,10 +37,15 @@ def pairs(count: int, **beside: Any) -> list[dict[str, Any]]:
     ]
 
 
+def write(workspace: Workspace, name: str, rows: Sequence[Any]) -> None:
+    """JSON lines; a text is a line as it is."""
+    lines = "".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows)
+    (workspace.root / name).write_text(lines, encoding="utf-8")
+
+
 def with_lists(workspace: Workspace, rows: Sequence[Any], *uses: str, **data: Any) -> Settings:
     """Settings whose lists `uses` have one file of these rows; the others stay."""
-    lines = "".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows)
-    (workspace.root / "a.jsonl").write_text(lines, encoding="utf-8")
+    write(workspace, "a.jsonl", rows)
     content = parse_yaml(preset_text("tiny"), "tiny")
     content["data"] |= {use: ["path:a.jsonl"] for use in uses} | {"limits": {}} | data
     (workspace.root / "params.yaml").write_text(write_yaml(content), encoding="utf-8")
@@ -104,9 +109,10 @@ def test_rows_that_a_list_has_no_use_for_are_lost_to_it(workspace: Workspace) ->
 def test_a_broken_row_is_refused_where_prepare_refuses_it(
     bad: Any, reason: str, workspace: Workspace
 ) -> None:
-    # room for all rows of the other lists
-    room = {"max_prompt_tokens": 300, "max_response_tokens": 300}
-    settings = with_lists(workspace, [*pairs(20), bad], "sft", broken="refuse", **room)
+    # nothing is broken in the other lists
+    write(workspace, "b.jsonl", pairs(40))
+    others = {use: ["path:b.jsonl"] for use in ("preferences", "prompts", "evaluation")}
+    settings = with_lists(workspace, [*pairs(20), bad], "sft", broken="refuse", **others)
     (told,) = report_of(settings, workspace).refused
     assert told.startswith(f"{workspace.root}/a.jsonl:21: {reason} (data.broken: drop")
     with pytest.raises(DataError, match=rf"a\.jsonl:21: {reason} in data\.sft"):

@@ -191,7 +191,10 @@ def test_broken_rows_are_counted_and_named(workspace: Workspace, make_settings: 
 
 def test_broken_rows_can_be_refused(workspace: Workspace, make_settings: Make) -> None:
     replace_raw(workspace, "preferences", helpful=[*good_pairs(), *BROKEN])
-    message = r"helpful\.jsonl\.gz:121: not_json in data\.preferences \(and 5 more.*`dvc repro -f -s fetch` reads it again"
+    message = (
+        r"helpful\.jsonl\.gz:121: not_json in data\.preferences \(Expecting .* in column 2\) "
+        r"\(and 5 more.*`dvc repro -f -s fetch` reads it again"
+    )
     with pytest.raises(DataError, match=message):
         prepare(make_settings(broken="refuse"), workspace)
     assert not workspace.prepared.exists() and not workspace.details("prepare").exists()

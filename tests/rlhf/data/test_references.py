@@ -11,8 +11,8 @@ from rlhf.common.files import read_json
 from rlhf.data.load import CONVERSIONS, record_for
 from rlhf.data.parse import parse_row
 from rlhf.data.prepare import prepare
-from rlhf.data.read import BrokenRow
 from rlhf.data.records import Dialogue, Prompt
+from rlhf.data.rows import BrokenRow
 from rlhf.settings import Settings
 from rlhf.workspace import Workspace
 
