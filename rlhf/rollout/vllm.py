@@ -18,19 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from rlhf.batches.padding import Ids, pad_responses
 from rlhf.common.errors import TrainingError
-from rlhf.common.files import read_json, staged_directory, write_json
 from rlhf.engine import Engine
 from rlhf.models.backbone import hidden_states, target_logits, target_tokens, token_logprobs
-from rlhf.models.saving import without_adapters
 from rlhf.rollout.records import Sampled
 from rlhf.rollout.sampler import SamplerPlace, SamplingRule
 from rlhf.rollout.vllm_client import VllmClient
 from rlhf.rollout.vllm_server import DTYPES, VllmServer
+from rlhf.rollout.vllm_weights import write_weights
 from rlhf.settings.sampling import VllmSettings
 
 # in the place of a log-probability that is minus infinity or no number
@@ -142,25 +140,6 @@ def hand_over_in(place: SamplerPlace, engine: Engine) -> HandOver:
     if found is None:
         found = _HAND_OVERS[place.folder] = HandOver(place, engine)
     return found
-
-
-def write_weights(model: PreTrainedModel, directory: Path, dtype: torch.dtype) -> None:
-    """Write configuration and weights (safetensors, adapters merged) as `dtype`, in one step.
-
-    Tied embeddings are written twice, as two: reading weights anew, vLLM 0.32 passes over the second
-    of them, and a copy of the old ones that it has packed for a CPU would stay.
-    """
-    plain = without_adapters(model)
-    weights: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, value in plain.state_dict().items():
-        weight = value.to("cpu", dtype)
-        weights[name] = weight.clone() if value.data_ptr() in seen else weight
-        seen.add(value.data_ptr())
-    with staged_directory(directory) as partial:
-        plain.save_pretrained(partial, state_dict=weights)
-        config = read_json(partial / "config.json")
-        write_json(partial / "config.json", config | {"tie_word_embeddings": False})
 
 
 @torch.no_grad()

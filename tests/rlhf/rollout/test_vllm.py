@@ -10,21 +10,18 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 from stand_in_vllm import GENERATE, StandIn, serving
-from tiny import EOS, PAD, numbers, same_models, tiny_model, tiny_settings
+from tiny import EOS, PAD, VOCABULARY, numbers, tiny_model, tiny_settings
 from transformers import PreTrainedModel
 
 from rlhf.common.errors import TrainingError
 from rlhf.engine import make_engine
-from rlhf.models.saving import load_causal_lm, without_adapters
-from rlhf.models.trainable import choose_trainable
 from rlhf.rollout import vllm_client
 from rlhf.rollout.local import row_uniforms, sample
 from rlhf.rollout.sampler import SamplerPlace, SamplingRule
-from rlhf.rollout.vllm import VllmSampler, request_for, response_in, write_weights
+from rlhf.rollout.vllm import VllmSampler, request_for, response_in
 from rlhf.settings.sampling import VllmSettings
-from rlhf.settings.training import EngineSettings, Lora
+from rlhf.settings.training import EngineSettings
 from rlhf.training import loop
 from rlhf.workspace import Workspace
 
@@ -151,41 +148,6 @@ def test_a_nucleus_is_refused() -> None:
         VllmSampler(tiny_model(5), make_engine(EngineSettings(threads=1)), rule, place)
 
 
-# -- weights --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_the_weights_that_are_handed_over_are_the_model_s(tmp_path: Path, tied: bool) -> None:
-    """Tied ones as two: vLLM would keep an old copy of the second."""
-    model = tiny_model(5, tied=tied)
-    model.save_pretrained(tmp_path / "saved")
-    write_weights(model, tmp_path / "handed", torch.float32)
-    assert same_models(tmp_path / "saved", tmp_path / "handed")
-    found = load_causal_lm(tmp_path / "handed")
-    assert not found.config.tie_word_embeddings and model.config.tie_word_embeddings == tied
-    with safe_open(tmp_path / "handed" / "model.safetensors", "pt") as weights:
-        assert {"lm_head.weight", "model.embed_tokens.weight"} <= set(weights.keys())
-
-
-def test_in_bf16_rounded_weights_are_written(tmp_path: Path) -> None:
-    write_weights(tiny_model(5), tmp_path / "half", torch.bfloat16)
-    found = load_causal_lm(tmp_path / "half", torch.bfloat16).state_dict()
-    for name, value in tiny_model(5).state_dict().items():
-        assert torch.equal(found[name], value.bfloat16())
-
-
-def test_adapters_are_merged(tmp_path: Path) -> None:
-    model = tiny_model(5)
-    choose_trainable(model, None, Lora(rank=2, alpha=4.0), 1, "policy")
-    with torch.no_grad():
-        for value in model.parameters():
-            if value.requires_grad:
-                value.add_(0.1)
-    write_weights(model, tmp_path / "handed", torch.float32)
-    without_adapters(model).save_pretrained(tmp_path / "merged")
-    assert same_models(tmp_path / "merged", tmp_path / "handed")
-
-
 # -- a draw ---------------------------------------------------------------------------------------
 
 
@@ -224,6 +186,22 @@ def test_samplers_of_a_run_take_turns_in_one_server(server: StandIn, tmp_path: P
     policy.refresh()
     assert policy.sample(PROMPTS, SEEDS) == of_policy
     assert server.asked["/server_info"] == 1
+
+
+def test_tokens_without_a_name_are_never_drawn(server: StandIn, tmp_path: Path) -> None:
+    """Of a model with more embeddings than its tokenizer has tokens."""
+    model = tiny_model(5, std=0.2)
+    model.resize_token_embeddings(VOCABULARY + 16, mean_resizing=False)
+    with torch.no_grad():
+        # all that it would say
+        model.get_input_embeddings().weight[VOCABULARY:] *= 50
+    model.tokens_with_a_name = VOCABULARY
+    sampler = sampler_of(model, server.settings(), tmp_path)
+    sampler.refresh()
+    found = sampler.sample(PROMPTS, SEEDS)
+    assert max(max(row) for row in found.responses) < VOCABULARY
+    uniforms = torch.stack([row_uniforms(6, seed) for seed in SEEDS])
+    assert found.responses == sample(model, PROMPTS, uniforms, RULE).responses
 
 
 def test_a_server_that_draws_with_old_weights_is_found_out(server: StandIn, tmp_path: Path) -> None:
