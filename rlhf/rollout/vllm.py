@@ -33,10 +33,13 @@ from rlhf.settings.sampling import VllmSettings
 
 # in the place of a log-probability that is minus infinity or no number
 _NO_LOGPROB = -9999.0
-# a text without meaning, of ids that every vocabulary has
-_PROBE = list(range(8))
-# nats a token that rounding may make between two engines; more is another model
+# until a prompt of the run is known: a text without meaning, of ids that every vocabulary has
+_FIRST_PROBE = list(range(8))
+_PROBE_TOKENS = 16
+# nats a token by which two engines may differ; more is another model
 _MOST_GAP = {"fp32": 0.01, "bf16": 0.5}
+# by which they differ at least; and how much more than at first it may become
+_ROUNDING, _LEEWAY = {"fp32": 1e-5, "bf16": 0.02}, 4.0
 
 
 class VllmSampler:
@@ -69,6 +72,8 @@ class VllmSampler:
 
     def sample(self, prompts: Sequence[Ids], seeds: Sequence[int]) -> Sampled:
         """One response to each prompt; raises TrainingError where another version gave one."""
+        if self._hand_over is not None and prompts:
+            self._hand_over.probe_with(prompts[0], self._rule.max_new_tokens)
         with ThreadPoolExecutor(self._settings.concurrency) as pool:
             try:
                 pairs = list(pool.map(self._response, prompts, seeds))
@@ -96,6 +101,9 @@ class HandOver:
         self._versions = (f"{run}-{number}" for number in itertools.count())
         self._server: VllmServer | None = None
         self._client: VllmClient | None = None
+        self._probe: tuple[Ids, int] = (_FIRST_PROBE, _PROBE_TOKENS)
+        # the gap after the first hand-over
+        self._rounding: float | None = None
         weakref.finalize(self, shutil.rmtree, place.folder, ignore_errors=True)
 
     @property
@@ -103,21 +111,52 @@ class HandOver:
         assert self._client is not None
         return self._client
 
+    def probe_with(self, prompt: Ids, most_tokens: int) -> None:
+        """Look at the weights by a prompt of the run from now on: ordinary steps move what it is about."""
+        if self._probe[0] is _FIRST_PROBE:
+            self._probe = (prompt, min(_PROBE_TOKENS, most_tokens))
+
     def give(self, model: PreTrainedModel) -> tuple[str, str]:
-        """Where the server is that has the model's weights now, and the label of its version."""
+        """Where the server is that has the model's weights now, and the label of its version.
+
+        Raises TrainingError where its answers are not those of the model, or another run took over.
+        """
+        precision = self._engine.precision
         directory = self._place.folder / "weights"
-        write_weights(model, directory, DTYPES[self._engine.precision])
+        write_weights(model, directory, DTYPES[precision])
         if self._client is None:
             self._client = self._find_server(directory)
         version = next(self._versions)
+        # by the weights before, if they are ours
+        before = None if self._rounding is None else self._answer()
         self._client.take_over(directory.absolute(), version)
-        gap = probe_gap(model, self._engine, self._client)
-        if not gap <= _MOST_GAP[self._engine.precision]:
+        after = self._answer()
+        try:
+            refuse_other_version(after, version)
+        except TrainingError:
+            # our weights may be under the other run's label: it shall not take them for its own
+            self._client.label(f"{version}-not-alone")
+            raise
+        gap = self._gap(model, after)
+        if self._rounding is None:
+            self._rounding = max(gap, _ROUNDING[precision])
+        else:
+            assert before is not None
+            refuse_kept_weights(gap, self._gap(model, before), self._rounding)
+        if not gap <= _MOST_GAP[precision]:
             raise TrainingError(
-                f"vllm: after the weights were handed over, the server's log-probabilities are {gap:.3g} "
-                "nats from the policy's: it has kept other weights, or computes another model"
+                f"vllm: {_handed_over(gap)}: it computes another model, or in another precision"
             )
         return self._client.where, version
+
+    def _answer(self) -> Any:
+        """What the server draws after the probe, with the same seed each time."""
+        prompt, count = self._probe
+        rule = SamplingRule(max_new_tokens=count, eos_id=-1, pad_id=0)
+        return self.client.generate(request_for(prompt, 0, rule))
+
+    def _gap(self, model: PreTrainedModel, answer: Any) -> float:
+        return gap_to(model, self._engine, self._probe[0], answer)
 
     def _find_server(self, directory: Path) -> VllmClient:
         address = self._settings.address
@@ -142,13 +181,30 @@ def hand_over_in(place: SamplerPlace, engine: Engine) -> HandOver:
     return found
 
 
+def refuse_kept_weights(gap: float, gap_before: float, rounding: float) -> None:
+    """Raise TrainingError where a server's answer is no nearer to the policy than the one before it took over.
+
+    gap, gap_before: nats a token between server and policy, of its answers after and before
+    rounding: what they differ by whose weights are the same; a move within it cannot be seen
+    """
+    if not gap <= max(_LEEWAY * rounding, gap_before / 2):
+        raise TrainingError(
+            f"vllm: {_handed_over(gap)}, and were {gap_before:.3g} before: it has kept old weights"
+        )
+
+
+def _handed_over(gap: float) -> str:
+    return (
+        "after the weights were handed over, the server's log-probabilities are "
+        f"{gap:.3g} nats a token from the policy's"
+    )
+
+
 @torch.no_grad()
-def probe_gap(model: PreTrainedModel, engine: Engine, client: VllmClient) -> float:
-    """How far the server's log-probabilities are from the model's, nats a token, on a text of eight tokens."""
-    rule = SamplingRule(max_new_tokens=8, eos_id=-1, pad_id=0, greedy=True)
-    answer = client.generate(request_for(_PROBE, 0, rule))
+def gap_to(model: PreTrainedModel, engine: Engine, prompt: Ids, answer: Any) -> float:
+    """How far log-probabilities in a server's answer to a prompt are from the model's, nats a token."""
     tokens, logprobs = tokens_in(answer)
-    batch = pad_responses([_PROBE], [tokens], 0).to(engine.device)
+    batch = pad_responses([prompt], [tokens], 0).to(engine.device)
     with engine.autocast():
         logits = target_logits(model, hidden_states(model, batch), batch)
     own = token_logprobs(logits, target_tokens(batch))
@@ -184,14 +240,8 @@ def response_in(answer: Any, version: str, rule: SamplingRule) -> tuple[list[int
     All tokens must have been drawn by the weights labelled `version`.
     """
     tokens, logprobs = tokens_in(answer)
-    (choice,) = answer["choices"]
-    versions = sorted({span["version"] for span in choice["weight_versions"] or ()})
-    if versions != [version]:
-        raise TrainingError(
-            f"vllm: a response was drawn by weights {', '.join(versions) or 'without a label'} in "
-            f"place of {version}: does another run ask the same server?"
-        )
-    reason = choice["finish_reason"]
+    refuse_other_version(answer, version)
+    reason = answer["choices"][0]["finish_reason"]
     is_whole = tokens[-1] in rule.ends or len(tokens) == rule.max_new_tokens
     if reason not in ("stop", "length") or not is_whole:
         raise TrainingError(
@@ -199,6 +249,17 @@ def response_in(answer: Any, version: str, rule: SamplingRule) -> tuple[list[int
             "window (max-model-len) shorter than prompt and response?"
         )
     return tokens, logprobs
+
+
+def refuse_other_version(answer: Any, version: str) -> None:
+    """Raise TrainingError where weights of another label drew a token of an answer."""
+    (choice,) = answer["choices"]
+    versions = sorted({span["version"] for span in choice["weight_versions"] or ()})
+    if versions != [version]:
+        raise TrainingError(
+            f"vllm: a response was drawn by weights {', '.join(versions) or 'without a label'} in "
+            f"place of {version}: does another run ask the same server?"
+        )
 
 
 def tokens_in(answer: Any) -> tuple[list[int], list[float]]:

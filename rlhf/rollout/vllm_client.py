@@ -84,11 +84,18 @@ class VllmClient:
             )
 
     def take_over(self, directory: Path, version: str) -> None:
-        """Let the server read the weights in a directory; what it draws from then on is `version`."""
+        """Let the server read the weights in a directory; what it draws from then on is `version`.
+
+        The label comes first: another run that still draws finds at once that it is not alone.
+        """
+        self.label(version)
         reload = {"method": "reload_weights", "kwargs": {"weights_path": str(directory)}}
         self._ask("POST", "/collective_rpc", reload)
         if not self._ask("POST", "/reset_prefix_cache")["success"]:
             raise self._error("it holds on to its prefix cache; does anybody else ask it?")
+
+    def label(self, version: str) -> None:
+        """Let the server say of all that it draws from now on that `version` drew it."""
         self._ask("POST", "/update_weight_version", {"new_version": version})
 
     # -- a response --------------------------------------------------------------------------------

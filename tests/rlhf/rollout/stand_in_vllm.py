@@ -7,7 +7,7 @@ form of those that vLLM gave (vllm_answers.json).
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -35,6 +35,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         path = self.path.partition("?")[0]
+        if path == "/collective_rpc" and self.server.at_reload is not None:
+            meanwhile, self.server.at_reload = self.server.at_reload, None
+            meanwhile()
         with self.server.lock:
             status, answer = self.server.answer(path, json.loads(body) if body else None)
         data = b"" if answer is None else json.dumps(answer).encode()
@@ -50,6 +53,7 @@ class Handler(BaseHTTPRequestHandler):
 class StandIn(ThreadingHTTPServer):
     """faults: statuses that the next requests for a path are answered with
     keeps_label, keeps_weights: it answers as if it took new ones, and keeps the old
+    at_reload: what another client does meanwhile, just before the next weights are read
     """
 
     daemon_threads = True
@@ -63,6 +67,7 @@ class StandIn(ThreadingHTTPServer):
         self.logprobs_mode = "processed_logprobs"
         self.faults: dict[str, list[int]] = {}
         self.keeps_label = self.keeps_weights = False
+        self.at_reload: Callable[[], None] | None = None
         self.asked: Counter[str] = Counter()
         self.requests: list[dict[str, Any]] = []
 

@@ -19,7 +19,7 @@ from rlhf.engine import make_engine
 from rlhf.rollout import vllm_client
 from rlhf.rollout.local import row_uniforms, sample
 from rlhf.rollout.sampler import SamplerPlace, SamplingRule
-from rlhf.rollout.vllm import VllmSampler, request_for, response_in
+from rlhf.rollout.vllm import VllmSampler, refuse_kept_weights, request_for, response_in
 from rlhf.settings.sampling import VllmSettings
 from rlhf.settings.training import EngineSettings
 from rlhf.training import loop
@@ -204,28 +204,87 @@ def test_tokens_without_a_name_are_never_drawn(server: StandIn, tmp_path: Path) 
     assert found.responses == sample(model, PROMPTS, uniforms, RULE).responses
 
 
-def test_a_server_that_draws_with_old_weights_is_found_out(server: StandIn, tmp_path: Path) -> None:
+def test_a_server_that_keeps_its_label_is_found_out(server: StandIn, tmp_path: Path) -> None:
     sampler = sampler_of(tiny_model(5), server.settings(), tmp_path)
     server.keeps_label = True
-    sampler.refresh()
     with pytest.raises(TrainingError, match="drawn by weights default in place of"):
-        sampler.sample(PROMPTS, SEEDS)
+        sampler.refresh()
 
 
-def test_a_server_that_labels_old_weights_as_new_is_found_out(
-    server: StandIn, tmp_path: Path
+def test_two_runs_that_take_over_at_once_both_end(server: StandIn, tmp_path: Path) -> None:
+    """The other run's label comes first, our weights last: neither draws from what is not its own."""
+    ours, others = (
+        sampler_of(tiny_model(seed, std=0.2), server.settings(), tmp_path / str(seed))
+        for seed in (5, 6)
+    )
+    server.at_reload = others.refresh
+    with pytest.raises(TrainingError, match=r"in place of .* does another run ask the same server"):
+        ours.refresh()
+    with pytest.raises(TrainingError, match=r"drawn by weights .*-not-alone in place of"):
+        others.sample(PROMPTS, SEEDS)
+
+
+def moved(model: PreTrainedModel, step: float) -> None:
+    """Every weight by `step` in some direction, as Adam's step does at that rate."""
+    directions = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for value in model.parameters():
+            value.add_(step * torch.randn(value.shape, generator=directions).sign())
+
+
+@pytest.mark.parametrize("draws", [False, True], ids=["before a draw", "after a draw"])
+def test_a_server_that_labels_old_weights_as_new_is_found_out_at_the_first_ordinary_step(
+    server: StandIn, tmp_path: Path, draws: bool
 ) -> None:
     """As vLLM may where a layer of its own is passed over."""
     model = tiny_model(5, std=0.2)
     sampler = sampler_of(model, server.settings(), tmp_path)
     sampler.refresh()
-    server.keeps_weights = True
-    # nothing has changed yet
+    if draws:
+        sampler.sample(PROMPTS, SEEDS)
+    moved(model, 1e-5)
     sampler.refresh()
-    with torch.no_grad():
-        model.get_output_embeddings().weight.mul_(1.1)
-    with pytest.raises(TrainingError, match="nats from the policy's: it has kept other weights"):
+    server.keeps_weights = True
+    # nothing has changed since
+    sampler.refresh()
+    moved(model, 1e-5)
+    with pytest.raises(TrainingError, match=r"nats a token from .* it has kept old weights"):
         sampler.refresh()
+    probe = server.requests[-1]["token_ids"]
+    assert probe == (PROMPTS[0] if draws else list(range(8)))
+
+
+def test_a_server_of_another_model_is_found_out_at_once(server: StandIn, tmp_path: Path) -> None:
+    server.keeps_weights = True
+    server.model = tiny_model(6, std=0.2)
+    sampler = sampler_of(tiny_model(5, std=0.2), server.settings(), tmp_path)
+    with pytest.raises(TrainingError, match="it computes another model, or in another precision"):
+        sampler.refresh()
+
+
+@pytest.mark.parametrize(
+    ("gap", "before", "is_kept"),
+    [
+        # new weights: whatever the policy's step was
+        (0.03, 0.03, False),
+        (0.05, 0.2, False),
+        (0.11, 0.05, False),
+        # a step within rounding cannot be seen
+        (0.1, 0.1, False),
+        (0.2, 0.2, True),
+        (0.14, 0.2, True),
+        (5.0, 0.03, True),
+        (float("nan"), 0.2, True),
+    ],
+)
+def test_kept_weights_are_those_that_no_hand_over_brings_nearer(
+    gap: float, before: float, is_kept: bool
+) -> None:
+    if not is_kept:
+        refuse_kept_weights(gap, before, rounding=0.03)
+        return
+    with pytest.raises(TrainingError, match="it has kept old weights"):
+        refuse_kept_weights(gap, before, rounding=0.03)
 
 
 def test_the_weights_go_with_the_sampler(server: StandIn, tmp_path: Path) -> None:
