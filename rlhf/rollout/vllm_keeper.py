@@ -21,15 +21,19 @@ _GRACE_SECONDS = 10.0
 def main() -> None:
     """Run the command given as arguments, in a process group of its own; exits as it does."""
     folder, *command = sys.argv[1:]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    server = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    # noted and no more: an exception might come just before we know the server
+    asked: list[int] = []
+    signal.signal(signal.SIGTERM, lambda signum, _: asked.append(signum))
     try:
-        while server.poll() is None and not _is_left():
-            pass
+        server = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+        try:
+            while server.poll() is None and not asked and not _is_left():
+                pass
+        finally:
+            _end(server)
     finally:
-        _end(server)
         shutil.rmtree(folder, ignore_errors=True)
-    sys.exit(server.returncode)
+    sys.exit(128 + asked[0] if asked else server.returncode)
 
 
 def _is_left() -> bool:

@@ -21,12 +21,18 @@ from rlhf.settings.sampling import VllmSettings
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
-# what is about this process's packages
-_PACKAGES = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
-# torchrun's, which vLLM would take for its own group
-_GROUP = ("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK")
-_GROUP_SIZES = ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE")
-_OURS = frozenset((*_PACKAGES, *_GROUP, *_GROUP_SIZES))
+# What another environment gets of ours: neither our packages, nor torchrun's group, nor anybody's keys.
+_PASSED = frozenset(
+    {
+        *("PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "CC", "CXX", "HF_HOME"),
+        *("LD_LIBRARY_PATH", "LD_PRELOAD"),
+    }
+)
+_PASSED_PREFIXES = (
+    *("LC_", "XDG_", "CUDA_", "NVIDIA_", "NCCL_", "GLOO_", "HIP_", "ROCM_", "ROCR_"),
+    *("OMP_", "KMP_", "MKL_", "TORCH_", "TORCHINDUCTOR_", "PYTORCH_", "TRITON_", "VLLM_"),
+)
+_SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD")
 _THEIRS = {
     # weights may be handed over
     "VLLM_SERVER_DEV_MODE": "1",
@@ -55,12 +61,14 @@ class VllmServer:
     def __init__(
         self, settings: VllmSettings, engine: Engine, directory: Path, log_file: Path
     ) -> None:
+        # before there is a folder to leave behind
+        python_of(settings)
         # beside the weights its path might be longer than a socket's may be
         folder = Path(tempfile.mkdtemp(prefix="rlhf-vllm-"))
         socket = folder / "socket"
         on_cpu = engine.device.type == "cpu"
         command = server_command(settings, directory, socket, engine.precision, on_cpu)
-        environment = server_environment(settings, on_cpu)
+        environment = server_environment(settings, folder, on_cpu)
         log.info("vllm: starting a server, its log is %s", log_file)
         keeper = keep(command, environment, folder, log_file)
         weakref.finalize(self, _end, keeper)
@@ -135,12 +143,15 @@ def server_command(
     ]
 
 
-def server_environment(settings: VllmSettings, on_cpu: bool) -> dict[str, str]:
-    """This process's environment less what is about our own packages and processes, and vLLM's own."""
-    kept = {
+def server_environment(settings: VllmSettings, folder: Path, on_cpu: bool) -> dict[str, str]:
+    """What a server needs of this process's environment, and what is its own.
+
+    folder: for its temporary files, its sockets among them
+    """
+    passed = {
         key: value
         for key, value in os.environ.items()
-        if key not in _OURS and not key.startswith("TORCHELASTIC_")
+        if (key in _PASSED or key.startswith(_PASSED_PREFIXES)) and not _SECRET.search(key)
     }
     devices = {} if settings.devices is None else {"CUDA_VISIBLE_DEVICES": settings.devices}
     # as many as this process has, which waits meanwhile
@@ -148,7 +159,8 @@ def server_environment(settings: VllmSettings, on_cpu: bool) -> dict[str, str]:
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": str(torch.get_num_threads()),
     }
-    return kept | _THEIRS | devices | (threads if on_cpu else {})
+    own = _THEIRS | {"TMPDIR": str(folder)}
+    return passed | own | devices | (threads if on_cpu else {})
 
 
 def python_of(settings: VllmSettings) -> Path:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from rlhf.common.errors import SettingsError, TrainingError
 from rlhf.engine import make_engine
 from rlhf.rollout.sampler import SamplerPlace, SamplingRule
 from rlhf.rollout.vllm import VllmSampler
-from rlhf.rollout.vllm_server import keep, server_command, server_environment
+from rlhf.rollout.vllm_server import VllmServer, keep, server_command, server_environment
 from rlhf.settings.sampling import VllmSettings
 from rlhf.settings.training import EngineSettings
 from tests.source_tree import ROOT
@@ -54,16 +55,18 @@ def test_on_a_gpu_it_computes_in_the_engine_s_precision_with_graphs() -> None:
     assert command[command.index("--dtype") + 1] == "bfloat16"
 
 
-def test_its_environment_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("PYTHONPATH", "RANK", "MASTER_PORT", "TORCHELASTIC_RUN_ID"):
+def test_its_environment_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = {"PYTHONPATH", "RANK", "MASTER_PORT", "TORCHELASTIC_RUN_ID"}
+    secrets = {"OPENAI_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "VLLM_API_KEY", "PGPASSWORD"}
+    for name in ours | secrets | {"SOMETHING_ELSE", "NCCL_DEBUG"}:
         monkeypatch.setenv(name, "7")
-    monkeypatch.setenv("SOMETHING_ELSE", "kept")
-    found = server_environment(settings_of(devices="1"), on_cpu=False)
-    assert not {"PYTHONPATH", "RANK", "MASTER_PORT", "TORCHELASTIC_RUN_ID"} & found.keys()
-    assert found["SOMETHING_ELSE"] == "kept" and found["CUDA_VISIBLE_DEVICES"] == "1"
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    found = server_environment(settings_of(devices="1"), tmp_path, on_cpu=False)
+    assert not (ours | secrets | {"SOMETHING_ELSE", "OMP_NUM_THREADS"}) & found.keys()
+    assert found["PATH"] == os.environ["PATH"] and found["NCCL_DEBUG"] == "7"
     assert found["VLLM_SERVER_DEV_MODE"] == found["VLLM_NO_USAGE_STATS"] == "1"
-    assert "OMP_NUM_THREADS" not in found.keys() - os.environ.keys()
-    on_cpu = server_environment(settings_of(), on_cpu=True)
+    assert found["CUDA_VISIBLE_DEVICES"] == "1" and found["TMPDIR"] == str(tmp_path)
+    on_cpu = server_environment(settings_of(), tmp_path, on_cpu=True)
     assert on_cpu["OMP_NUM_THREADS"] == str(torch.get_num_threads())
 
 
@@ -71,6 +74,16 @@ def test_its_environment_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_python_there(path: str) -> None:
     with pytest.raises(SettingsError, match=rf"sampling\.vllm\.python: {path}: no program"):
         server_command(settings_of(python=path), Path("/w"), Path("/s"), "fp32", on_cpu=True)
+
+
+def test_without_a_python_nothing_is_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    engine = make_engine(EngineSettings(threads=1))
+    with pytest.raises(SettingsError, match="/nowhere/python: no program"):
+        VllmServer(settings_of(python="/nowhere/python"), engine, tmp_path / "w", tmp_path / "log")
+    assert not list(tmp_path.iterdir())
 
 
 # -- its life -------------------------------------------------------------------------------------
@@ -120,6 +133,26 @@ def test_it_ends_once_the_keeper_s_standard_input_is_closed(tmp_path: Path) -> N
     keeper.stdin.close()
     keeper.wait()
     wait_until_gone(*map(int, pids.read_text().split()))
+
+
+def test_it_ends_with_its_keeper(tmp_path: Path) -> None:
+    pids, folder = tmp_path / "pids", tmp_path / "sockets"
+    folder.mkdir()
+    command = [sys.executable, "-c", SERVER, str(pids)]
+    keeper = keep(command, os.environ, folder, tmp_path / "log")
+    wait_until(pids.exists, "the server did not start")
+    keeper.terminate()
+    assert keeper.wait() == 128 + signal.SIGTERM
+    wait_until_gone(*map(int, pids.read_text().split()))
+    assert not folder.exists()
+
+
+def test_a_server_that_cannot_be_started_leaves_no_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "sockets"
+    folder.mkdir()
+    keeper = keep(["/nowhere/python"], os.environ, folder, tmp_path / "log")
+    assert keeper.wait() == 1
+    assert not folder.exists()
 
 
 def test_a_server_that_dies_is_told_with_its_first_fault_and_its_log(tmp_path: Path) -> None:
