@@ -31,6 +31,7 @@ from rlhf.commands.workspace_checks import (
     locks_check,
     model_check,
     rewards_check,
+    sampler_check,
     settings_check,
     teacher_check,
 )
@@ -93,6 +94,7 @@ def diagnose(workspace: Workspace, imports: Iterable[str]) -> Diagnosis:
             plan_check(workspace, settings),
             code_check(workspace, settings),
             rewards_check(workspace, settings),
+            sampler_check(settings),
             judges_check(workspace, settings),
             teacher_check(workspace, settings),
         ]

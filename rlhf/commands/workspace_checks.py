@@ -1,6 +1,7 @@
 """Whether the settings of a workspace can be used: the file, the addresses in it, the judges."""
 
 import json
+import subprocess
 from pathlib import Path
 
 from rlhf.commands.check import Check
@@ -12,6 +13,9 @@ from rlhf.settings import Settings, load_settings
 from rlhf.settings.teachers import judging_rewards
 from rlhf.watched import refuse_unwatched_stages
 from rlhf.workspace import Workspace
+
+# without importing it, which takes long
+_HAS_VLLM = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
 
 
 def settings_check(workspace: Workspace) -> tuple[Check, Settings | None]:
@@ -111,6 +115,27 @@ def rewards_check(workspace: Workspace, settings: Settings) -> Check:
     except (RlhfError, ImportError, OSError) as error:
         return Check("rewards", "fault", str(error), "ppo would refuse to begin")
     return Check("rewards", "ok", ", ".join(found.values()))
+
+
+def sampler_check(settings: Settings) -> Check:
+    """The python of `ppo.sampling.vllm`, by which stage ppo starts a server: that it is there, and has vLLM."""
+    vllm = settings.ppo.sampling.vllm
+    if vllm is None:
+        return Check("sampler", "ok", settings.ppo.sampling.sampler)
+    if vllm.python is None:
+        return Check("sampler", "ok", f"vllm at {vllm.address}: ppo looks for it when it begins")
+    advice = "ppo would end at its first draw; rlhf/rollout/README.md shows how one is made"
+    try:
+        # takes seconds to import, and most settings need nothing of it
+        from rlhf.rollout.vllm_server import python_of
+
+        python = python_of(vllm)
+        found = subprocess.run([python, "-I", "-c", _HAS_VLLM], capture_output=True, timeout=60)
+    except (RlhfError, ImportError, OSError, subprocess.TimeoutExpired) as error:
+        return Check("sampler", "fault", str(error), advice)
+    if found.returncode:
+        return Check("sampler", "fault", f"ppo.sampling.vllm.python: {python} has no vllm", advice)
+    return Check("sampler", "ok", f"vllm of {python}")
 
 
 def teacher_check(workspace: Workspace, settings: Settings) -> Check:

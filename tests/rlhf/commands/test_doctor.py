@@ -1,6 +1,7 @@
 """What `rlhf doctor` finds, check by check."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from rlhf.commands.workspace_checks import (
     locks_check,
     model_check,
     rewards_check,
+    sampler_check,
     teacher_check,
 )
 from rlhf.common.files import read_json, write_json
@@ -41,6 +43,25 @@ def test_it_imports_what_it_is_told_to(tmp_path: Path) -> None:
     assert states["import json"].state == "ok"
     assert states["import no_such_package"].state == "fault"
     assert "No module named" in states["import no_such_package"].found
+
+
+def test_it_looks_at_the_python_of_vllm(tmp_path: Path) -> None:
+    content = parse_yaml(preset_text("tiny"), "tiny")
+    assert sampler_check(settings_from(content)).found == "local"
+
+    def found(python: Path) -> Check:
+        content["ppo"]["sampling"] |= {"sampler": "vllm", "vllm": {"python": str(python)}}
+        return sampler_check(settings_from(content))
+
+    python = tmp_path / "python"
+    assert found(python).state == "fault" and "no program" in found(python).found
+    for code, state in ((0, "ok"), (1, "fault")):
+        python.write_text(f"#!/bin/sh\nexit {code}\n")
+        python.chmod(0o755)
+        assert found(python).state == state
+    assert "has no vllm" in found(python).found
+    # the one that runs here has none
+    assert "has no vllm" in found(Path(sys.executable)).found
 
 
 def test_it_tells_what_judges_lack(
