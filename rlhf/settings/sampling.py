@@ -37,6 +37,8 @@ class VllmSettings(Section):
             *("concurrency", "start_seconds", "timeout_seconds", "retries"),
         }
     )
+    # how the server is run: what it is told to compute does not depend on them
+    OPERATION: ClassVar = LATER - {"arguments"}
 
     # the python of vLLM's own environment, by which the stage starts the server
     python: str | None = None
@@ -87,6 +89,10 @@ class VllmSettings(Section):
         return self
 
 
+# below it vLLM draws at this temperature
+_LEAST_TEMPERATURE = 0.01
+
+
 class Sampling(Section):
     """How rollouts are sampled; the losses take log-probabilities from this very distribution."""
 
@@ -106,6 +112,15 @@ class Sampling(Section):
         """The section of the sampler that is chosen; it has the sampler's name."""
         section = getattr(self, self.sampler.replace("-", "_"), None)
         return section if isinstance(section, Section) else None
+
+    @model_validator(mode="after")
+    def _temperature_of_the_sampler(self) -> Self:
+        if self.sampler == "vllm" and self.temperature < _LEAST_TEMPERATURE:
+            raise ValueError(
+                f"temperature: {self.temperature:g}: sampler vllm has {_LEAST_TEMPERATURE:g} as the "
+                "lowest; the losses would divide by another than it drew with"
+            )
+        return self
 
     @model_validator(mode="after")
     def _section_of_the_sampler(self) -> Self:

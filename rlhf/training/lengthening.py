@@ -10,11 +10,16 @@ from collections.abc import Iterator, Sequence
 
 from rlhf.common.shown import at_iteration
 from rlhf.settings.policy import Ppo
+from rlhf.settings.sampling import VllmSettings
 from rlhf.settings.section import Section
 from rlhf.settings.training import Optimizer
 
 # keys of section ppo that no step depends on, so that a run goes on when they change
-ANY_VALUE = ("iterations", "keep_checkpoint")
+ANY_VALUE = (
+    "iterations",
+    "keep_checkpoint",
+    *(f"sampling.vllm.{key}" for key in VllmSettings.OPERATION),
+)
 
 log = logging.getLogger("rlhf")
 

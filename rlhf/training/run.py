@@ -125,7 +125,7 @@ def begin(
     They are keyed by the settings' `sections`, the inputs, and the code that the stage runs: its
     files, and what the settings' names stand for.
 
-    any_value: keys of the stage's own section that no step depends on
+    any_value: dotted keys of the stage's own section that no step depends on
     """
     seed_everything(settings.seed, name)
     engine = make_engine(settings.engine)
@@ -133,7 +133,7 @@ def begin(
     content = settings.model_dump(mode="json")
     chosen = {part: content[part] for part in ("seed", "engine", *sections)}
     for key in any_value:
-        del chosen[name][key]
+        _leave_out(chosen[name], key)
     chosen["precision"] = engine.precision
     stage = find_stage(name)
     # a name may come to mean another class of the same file
@@ -146,6 +146,15 @@ def begin(
     (found,) = engine.all_gather(prints)
     checkpoints = Checkpoints(workspace.checkpoints, name, found.key, found.parts)
     return TrainingRun(name, settings, workspace, engine, checkpoints)
+
+
+def _leave_out(section: dict[str, Any], key: str) -> None:
+    """Remove a dotted key; a section in it may be null."""
+    first, _, rest = key.partition(".")
+    if not rest:
+        del section[first]
+    elif section[first] is not None:
+        _leave_out(section[first], rest)
 
 
 def row_ids(table: Any, rows: Sequence[int]) -> dict[str, Any]:

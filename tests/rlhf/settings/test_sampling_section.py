@@ -57,6 +57,10 @@ def test_a_server_that_runs_on_this_machine(address: str) -> None:
             sampling(sampler="vllm", vllm={"address": "http://127.0.0.1:8000", "devices": "1"}),
             "arguments and devices are for a server that is started",
         ),
+        (
+            sampling(temperature=0.005, sampler="vllm", vllm=PYTHON),
+            "temperature: 0.005: sampler vllm has 0.01 as the lowest",
+        ),
         (sampling(importance_cap=0.5), "importance_cap: must be greater than or equal to 1"),
         ({**xpo(), **sampling(importance_cap=2.0)}, "algorithm xpo has no loss of single sampled"),
         ({**ETPO, **sampling(importance_cap=2.0)}, "algorithm etpo has no loss of single sampled"),

@@ -30,7 +30,7 @@ from workers import Harm, Worker, half_written
 from rlhf.batches.tables import read_table, write_table
 from rlhf.registry import ALGORITHMS
 from rlhf.settings import Settings
-from rlhf.training import dpo, loop, process, reward, sft
+from rlhf.training import dpo, lengthening, loop, process, reward, sft
 from rlhf.training.run import begin
 from rlhf.workspace import Workspace
 
@@ -260,6 +260,24 @@ def test_a_name_that_means_another_class_of_the_same_file_does_not_resume(
     assert changed != apa
     # an algorithm that is not chosen does not matter
     assert unchanged == ppo_max
+
+
+def test_how_a_server_of_samples_is_run_does_not_matter(prepared: Workspace) -> None:
+    """No number depends on its timeouts; on what else it is told to compute some do."""
+
+    def key(**changes: Any) -> str:
+        sampling = {"temperature": 0.9, "sampler": "vllm", "vllm": {"python": "python3", **changes}}
+        settings = tiny_settings({"ppo.sampling": sampling})
+        run = begin("ppo", settings, prepared, ["ppo"], {}, any_value=lengthening.ANY_VALUE)
+        return run.checkpoints.directory.name
+
+    assert key() == key(
+        python="/elsewhere/bin/python",
+        **{"cache_gib": 1.0, "devices": "1", "concurrency": 2},
+        **{"start_seconds": 1.0, "timeout_seconds": 1.0, "retries": 0},
+    )
+    assert key() == key(python=None, address="http://127.0.0.1:8000")
+    assert key() != key(arguments=["--quantization", "fp8"])
 
 
 @pytest.mark.parametrize("name", ["sft", "reward", "dpo", "process"])
