@@ -1,6 +1,6 @@
 """The transformer: the only file that calls one, and what is read off its output.
 
-Position ids count real tokens, so padding on either side changes nothing. Only the rows that
+Position ids count real tokens and no token sees padding, on either side. Only the rows that
 predict a target go through the unembedding: with a large vocabulary it is most of the work.
 """
 
@@ -90,8 +90,11 @@ def _forward(
     reach = window(config)
     sees_all = reach is None or batch.width <= reach
     if sees_all and _packs(config, batch):
-        causal = mask.new_ones(1, 1, batch.width, batch.width).tril()
-        return _packed_forward(backbone, batch, inputs, positions, causal)
+        visible = mask.new_ones(1, 1, batch.width, batch.width).tril()
+        # behind a row's tokens none of them sees padding anyhow
+        if not bool(mask[:, 0].all()):
+            visible = visible & mask[:, None, None]
+        return _packed_forward(backbone, batch, inputs, positions, visible)
     return _padded_forward(backbone, inputs, positions, mask.long())
 
 

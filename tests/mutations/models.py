@@ -33,6 +33,7 @@ MODELS = (
     BACKBONE("log-probabilities", "positions count padding", "attention_mask.long().cumsum(dim=1)", "torch.ones_like(attention_mask.long()).cumsum(dim=1)"),
     BACKBONE("packed rows", "a token sees what follows", "batch.width, batch.width).tril()", "batch.width, batch.width)"),
     BACKBONE("packed rows", "positions go on from row to row", "position_ids=packing.packed(positions)", "position_ids=None"),
+    BACKBONE("packed rows", "padding in front is seen", "visible = visible & mask[:, None, None]", "pass"),
     BACKBONE("packed rows", "where a window is exceeded", "if sees_all and _packs(config, batch):", "if _packs(config, batch):"),
     BACKBONE("trunk", "a block is run twice", "[batch.trunk_blocks :]", "[batch.trunk_blocks - 1 :]"),
     BACKBONE("trunk", "a block is left out", "blocks_of(model, _stack(model))) - trainable_layers", "blocks_of(model, _stack(model))) - trainable_layers + 1"),

@@ -1,4 +1,5 @@
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -7,12 +8,14 @@ from hypothesis import strategies as st
 from tiny import PAD, tiny_model
 from torch import Tensor, nn
 from transformers import (
+    AutoModelForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
 )
 
 from rlhf.batches.padding import TokenBatch, pad, pad_responses
@@ -85,6 +88,55 @@ def test_packed_rows_have_the_states_and_gradients_of_padded_ones(
     torch.testing.assert_close(packed, padded, atol=1e-5, rtol=1e-5)
     for one, other in zip(packed_gradients, padded_gradients, strict=True):
         torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-4)
+
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.3,
+}
+FAMILIES = {
+    "llama": LlamaConfig(**SHAPE),
+    "qwen2": Qwen2Config(**SHAPE),
+    "qwen3": Qwen3Config(**SHAPE, head_dim=8),
+    # the longest row has 8 tokens
+    "mistral, a window of 4": MistralConfig(**SHAPE, sliding_window=4),
+    "mistral, a window of 8": MistralConfig(**SHAPE, sliding_window=8),
+}
+
+
+def on_the_left(batch: TokenBatch) -> TokenBatch:
+    """The same rows with their padding in front."""
+    shifts = (~batch.attention_mask).sum(dim=1).tolist()
+
+    def shifted(values: Tensor) -> Tensor:
+        return torch.stack([row.roll(by) for row, by in zip(values, shifts, strict=True)])
+
+    parts = (batch.input_ids, batch.attention_mask, batch.target_mask)
+    return TokenBatch(*(shifted(part) for part in parts))
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_packed_rows_of_each_family_see_what_padded_ones_see(
+    family: str, side: str, batch: TokenBatch
+) -> None:
+    """Padding on either side, and rows longer than a window."""
+    rows = batch if side == "right" else on_the_left(batch)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(FAMILIES[family]).eval()
+    model.set_attn_implementation("eager")
+    padded = hidden_states(model, rows)[rows.attention_mask]
+    model.set_attn_implementation("grouped")
+    packed = hidden_states(model, rows)[rows.attention_mask]
+    torch.testing.assert_close(packed, padded, atol=1e-4, rtol=1e-4)
+    # row by row they are the same ones on both sides
+    torch.testing.assert_close(packed, hidden_states(model, batch)[batch.attention_mask])
 
 
 @torch.no_grad()
