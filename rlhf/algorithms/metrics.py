@@ -89,12 +89,16 @@ def source_metrics(sources: Mapping[str, SourceScores], all_sum: AllSum) -> dict
     return metrics
 
 
-def weight_metrics(experience: Experience, cap: float, all_sum: AllSum) -> dict[str, Value]:
+def weight_metrics(
+    rollout: Rollout, experience: Experience, cap: float, all_sum: AllSum
+) -> dict[str, Value]:
     """How far the sampler was from the policy: the mean of its tokens' weights, and how many were cut."""
     assert experience.sampler_weights is not None
-    weights = experience.sampler_weights[experience.response_mask]
+    mask = experience.response_mask
+    # a ratio of just the cap is none that was cut
+    is_cut = (experience.old_logprobs - rollout.sampler_logprobs)[mask] > math.log(cap)
     tally = Tally()
-    tally.add(sampler_weight=weights, sampler_weight_capped=(weights >= cap).float())
+    tally.add(sampler_weight=experience.sampler_weights[mask], sampler_weight_capped=is_cut.float())
     return _shown(tally.means(all_sum))
 
 

@@ -178,7 +178,9 @@ class OnPolicy(ScoredPolicy, ABC):
         """The metrics of a scored rollout, means over all processes."""
         all_sum, cap = self.engine.all_sum, self.settings.sampling.importance_cap
         metrics = rollout_metrics(rollout, scores, rewards, experience, all_sum)
-        return metrics if cap is None else metrics | weight_metrics(experience, cap, all_sum)
+        return (
+            metrics if cap is None else metrics | weight_metrics(rollout, experience, cap, all_sum)
+        )
 
     def learning(self, sources: Sources, iteration: int, data: LearningData) -> Updates:
         """What learns from a scored rollout: the policy."""

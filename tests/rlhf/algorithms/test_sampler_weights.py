@@ -9,9 +9,11 @@ import torch
 from given import step_loss, update_of
 from members import CRITIC_FREE, WITH_CRITIC
 from slow_ppo import TEMPERATURE, make, roll
+from tiny import PAD
 from torch import Tensor
 
 from rlhf.algorithms.scored_policy import ScoredPolicy
+from rlhf.batches.padding import pad
 from rlhf.rollout.records import Rollout
 from rlhf.workspace import Workspace
 
@@ -64,6 +66,19 @@ def test_each_token_has_its_own_weight(prepared: Workspace) -> None:
     assert update.metrics["sampler_weight_capped"] == pytest.approx(capped)
 
 
+def test_where_sampler_and_policy_agree_nothing_is_cut_at_a_cap_of_1(prepared: Workspace) -> None:
+    """A ratio of 1 is not beyond it."""
+    sampling = {"temperature": TEMPERATURE, "importance_cap": 1.0}
+    algorithm = make(prepared, {"ppo.sampling": sampling})
+    gaps = torch.zeros(8, 9)
+    # of one row the policy is more sure, of another less
+    gaps[2], gaps[3] = 0.5, -0.5
+    rollout = sampled_by_another(algorithm, gaps)
+    found = update_of(algorithm, "policy", rollout).metrics["sampler_weight_capped"]
+    tokens = rollout.response_mask.sum(dim=1)
+    assert found == pytest.approx(float(tokens[2] / tokens.sum()))
+
+
 def test_without_a_cap_nothing_is_weighed_nor_logged(prepared: Workspace) -> None:
     algorithm = make(prepared)
     update = update_of(algorithm, "policy", sampled_by_another(algorithm, torch.ones(8, 9)))
@@ -71,11 +86,27 @@ def test_without_a_cap_nothing_is_weighed_nor_logged(prepared: Workspace) -> Non
     assert not any(key.startswith("sampler_weight") for key in update.metrics)
 
 
-def test_plain_text_and_the_critic_are_not_weighed(prepared: Workspace) -> None:
-    """The critic learns what the returns are of what was said, whoever said it."""
+def test_the_critic_is_not_weighed(prepared: Workspace) -> None:
+    """It learns what the returns are of what was said, whoever said it."""
     losses = []
     for changes in ({}, WEIGHED):
         algorithm = make(prepared, changes)
         rollout = sampled_by_another(algorithm, torch.ones(8, 9))
         losses.append(float(step_loss(update_of(algorithm, "critic", rollout)).total.detach()))
     assert losses[0] == losses[1]
+
+
+def test_plain_text_is_not_weighed(prepared: Workspace) -> None:
+    """No sampler drew it."""
+    text = pad([[5, 6, 7, 8], [9, 10, 11, 12]], [[True] * 4] * 2, PAD)
+    parts = []
+    for changes in ({}, WEIGHED):
+        ptx = {"ppo.ptx": {"coefficient": 0.1, "windows": 2}}
+        algorithm = make(prepared, {**ptx, **changes})
+        rollout = sampled_by_another(algorithm, torch.ones(8, 9))
+        parts.append(step_loss(update_of(algorithm, "policy", rollout, text=text)).parts)
+    (*plain, plain_text), (*weighed, weighed_text) = parts
+    assert float(plain_text.detach()) == float(weighed_text.detach()) > 0
+    # each token of the rollout has the weight 2
+    for one, other in zip(plain, weighed, strict=True):
+        assert float(other.detach()) == pytest.approx(2 * float(one.detach()), rel=1e-4)
