@@ -24,3 +24,4 @@ else:
 Retries = Annotated[int, Field(ge=0, le=20)]
 Seconds = Annotated[int, Field(ge=0)]
 Seeds = Annotated[int, Field(ge=1)]
+FirstSeed = Annotated[int, Field(ge=0)]

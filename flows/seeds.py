@@ -1,7 +1,8 @@
 """The flow of many seeds: `python -m flows.seeds laptop --seeds 5` runs a preset's whole chain for each.
 
 One run tells little: data are split, models trained and answers drawn by its seed. What all came to is
-`studies/<preset>-seeds.md`, a table, and `.svg`, a picture. Runs that are done are not run again.
+`studies/<preset>-seeds.md`, a table, and `.svg`, a picture, of the runs that have the same settings but
+for seed and precision; it names the others. Runs that are done are not run again.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
 from flows.arguments import add_settings
-from flows.parameters import PresetName, Seeds
+from flows.parameters import FirstSeed, PresetName, Seeds
 from flows.stage import exit_code, prefect_server
 from rlhf.common.errors import RlhfError
 from rlhf.settings import preset_names
@@ -34,7 +35,7 @@ PRECISIONS = ("auto", "fp32", "bf16")
 def seeds(
     preset: PresetName = "laptop",
     count: Seeds = 5,
-    first_seed: int = 1,
+    first_seed: FirstSeed = 1,
     precisions: Sequence[str] = ("auto",),
     overrides: dict[str, Any] | None = None,
 ) -> None:
@@ -52,7 +53,7 @@ def seeds(
             run = SeedRun(preset, precision, seed)
             with_name = run_chain.with_options(task_run_name=run.name)
             with_name(run, overrides or {})
-            tell(preset)
+            tell(run)
 
 
 @task(cache_policy=NO_CACHE)
@@ -66,10 +67,10 @@ def run_chain(run: SeedRun, overrides: dict[str, Any]) -> None:
 
 
 @task(task_run_name="table", cache_policy=NO_CACHE)
-def tell(preset: str) -> None:
-    """Write the table and the picture of all runs of the preset so far."""
+def tell(run: SeedRun) -> None:
+    """Write the table and the picture of all runs of the preset so far that have the settings of this one."""
     code, lines = run_process(
-        [sys.executable, "-m", "rlhf.report.seeds", STUDIES_FOLDER, preset],
+        [sys.executable, "-m", "rlhf.report.seeds", STUDIES_FOLDER, run.preset, run.name],
         log_file=Path("logs") / "seeds.log",
         on_line=get_run_logger().info,
     )
@@ -87,6 +88,8 @@ def main(arguments: list[str] | None = None) -> None:
     with exit_code():
         if options.seeds < 1:
             raise RlhfError(f"--seeds {options.seeds}: at least one")
+        if options.first_seed < 0:
+            raise RlhfError(f"--first-seed {options.first_seed}: not below 0")
         # refused before a server is started
         SeedRun(options.preset, options.precision[0], options.first_seed).settings(overrides)
     with exit_code(), prefect_server(Path(), current_execution()):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlhf.common.errors import SettingsError
 from rlhf.common.yaml import write_yaml
 from rlhf.settings import preset_text
 from rlhf.settings.edit import edited
@@ -12,6 +13,7 @@ from tasks.study import chain_of, lay_out_repository, without_stand_ins, write_c
 
 # a page a seed would say nothing that the table of all does not
 _LEFT_OUT = ("report",)
+_ELSEWHERE = "set for each run by --first-seed, --seeds and --precision of python -m flows.seeds"
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class SeedRun:
     def settings(self, overrides: dict[str, Any]) -> str:
         """The text of its params.yaml; raises SettingsError for an override that there cannot be."""
         own = {"seed": self.seed, "engine.precision": self.precision}
+        if taken := sorted(own.keys() & overrides.keys()):
+            raise SettingsError(f"{', '.join(taken)}: {_ELSEWHERE}")
         return edited(preset_text(self.preset), {**overrides, **own}, f"preset {self.preset}")
 
 

@@ -4,9 +4,27 @@ import sys
 
 import pytest
 
+from flows.seeds import main
 from tests.project_copy import Project
 
 COMMAND = (sys.executable, "-m", "flows.seeds", "tiny", "--seeds", "2", "--precision", "fp32")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--first-seed", "-1"], "--first-seed -1: not below 0"),
+        (["--seeds", "0"], "--seeds 0: at least one"),
+        (["--set", "seed=3"], "seed: set for each run by --first-seed"),
+    ],
+)
+def test_what_no_run_can_have_is_refused_before_anything_starts(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["tiny", *arguments])
+    assert end.value.code == 1
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.long

@@ -40,3 +40,10 @@ def test_a_setting_that_there_is_not_is_refused(root: Path) -> None:
     with pytest.raises(SettingsError, match=r"ppo\.iteration"):
         lay_out_seed(root, RUN, {"ppo.iteration": 3})
     assert not (root / "studies").exists()
+
+
+@pytest.mark.parametrize("key", ["seed", "engine.precision"])
+def test_what_each_run_has_of_its_own_is_not_set_for_all(root: Path, key: str) -> None:
+    with pytest.raises(SettingsError, match=rf"{key}: set for each run by --first-seed"):
+        lay_out_seed(root, RUN, {key: 3})
+    assert not (root / "studies").exists()
