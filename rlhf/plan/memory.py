@@ -11,8 +11,8 @@ from rlhf.plan.shapes import ModelShape
 FLOAT = 4
 # DeepSpeed's defaults, in elements: gradients that are reduced at once, ZeRO-3's weights put together
 _BUCKET, _LIVE = 5e8, 1e9
-# Tables of [N, V] float32 that a loss has at once: the logits divided by the temperature, the gradient of the
-# choice, and that of their logsumexp with two of its steps. Scoring has four, for the entropy.
+# Tables of [N, V] float32 of a loss. Four are there at once: the logits divided by the temperature, and the gradient
+# of their logsumexp with two of its steps; scoring has as many, for the entropy. One more is to spare.
 _TABLES = 5
 # prompts that the sampler reads at once
 PROMPTS_AT_ONCE = 16
@@ -56,6 +56,16 @@ class Ways:
     def activation(self) -> int:
         """Bytes of an activation."""
         return 2 if self.bf16 else FLOAT
+
+    @property
+    def autocast(self) -> bool:
+        """Whether float32 weights are cast to bf16 wherever they are multiplied."""
+        return self.bf16 and self.zero == 0
+
+    @property
+    def residual(self) -> int:
+        """Bytes of what goes from block to block; embeddings in float32 make it float32."""
+        return FLOAT if self.autocast else self.activation
 
 
 # -- model states ----------------------------------------------------------------------------------
@@ -109,6 +119,17 @@ def window(learning: float, ways: Ways) -> float:
     return min(_LIVE, learning) * ways.weight if ways.zero == 3 else 0.0
 
 
+def copies(shape: ModelShape, blocks: int, targets: float, ways: Ways) -> float:
+    """Of weights in bf16, as autocast keeps them of so many blocks, and of the unembedding for targets.
+
+    The backward pass needs those of frozen layers too.
+    """
+    if not ways.autocast:
+        return 0.0
+    unembedding = shape.width * shape.vocabulary if targets else 0
+    return 2.0 * (blocks * shape.block + unembedding)
+
+
 def frozen_weights(shape: ModelShape, ways: Ways, *, spread: bool, on_host: bool = False) -> float:
     """Of a model that is only read; spread: a part of each block, and three blocks at a time.
 
@@ -133,12 +154,15 @@ def block_activations(shape: ModelShape, tokens: float, length: int, ways: Ways)
     """
     size, wide = ways.activation, shape.width
     # a norm computes in float32, of a copy where the rest is bf16
-    norms = 2 * wide * (FLOAT + size)
+    norms = 2 * wide * (FLOAT + ways.residual)
+    # of what a norm gives autocast makes a copy for each layer but the last ones of attention and MLP
+    inputs = wide * (len(shape.linear) - 2 if ways.autocast else 2)
     keys = shape.query if ways.fused else shape.key
-    attention = (wide + 2 * shape.query + 2 * keys) * size
-    mlp = (wide + (4 if shape.gated else 2) * shape.inner) * size
-    table = 0 if ways.fused else shape.heads * length * FLOAT
-    return tokens * (norms + attention + mlp + table)
+    attention = 2 * shape.query + 2 * keys
+    mlp = (4 if shape.gated else 2) * shape.inner
+    # softmax is float32, and multiplied in bf16
+    table = 0 if ways.fused else shape.heads * length * (FLOAT + (size if ways.bf16 else 0))
+    return tokens * (norms + (inputs + attention + mlp) * size + table)
 
 
 def work_space(shape: ModelShape, tokens: float, length: int, ways: Ways) -> float:
@@ -161,9 +185,9 @@ def activations(
     one = block_activations(shape, tokens, length, ways)
     space = work_space(shape, tokens, length, ways)
     # the last states and their norm
-    ends = 2 * tokens * shape.width * (FLOAT + ways.activation)
+    ends = 2 * tokens * shape.width * (FLOAT + ways.residual)
     if recompute:
-        return blocks * tokens * shape.width * ways.activation + one + space + ends
+        return blocks * tokens * shape.width * ways.residual + one + space + ends
     return blocks * one + space + ends
 
 
@@ -171,7 +195,7 @@ def passing(shape: ModelShape, tokens: float, length: int, ways: Ways) -> float:
     """Of a pass without gradients: one block at a time, of it the MLP or the attention."""
     size = ways.activation
     # what goes around the block, and a norm in float32
-    around = shape.width * (size + FLOAT)
+    around = shape.width * (ways.residual + FLOAT)
     mlp = (3 if shape.gated else 2) * shape.inner * size
     tables = 0 if ways.fused else 3 * shape.heads * length * FLOAT
     attention = (2 * shape.query + 2 * shape.key) * size + tables

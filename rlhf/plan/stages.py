@@ -182,16 +182,26 @@ def learn(
     gradients = MemoryItem(role, "gradients", whole)
     buffers = MemoryItem(role, "buffers", memory.buffers(own.count, ways))
     kept = memory.activations(shape, tokens, length, own.blocks, ways)
+    copies = memory.copies(
+        shape, _copied_blocks(shape, own, in_graph=not ways.recompute), passes.targets, ways
+    )
     tables = MemoryItem(role, "logits", memory.logits(shape, passes.targets, ways))
-    loss = (*resting, MemoryItem(role, "activations", kept), tables, buffers)
+    activations = (MemoryItem(role, "activations", kept), MemoryItem(role, "weights", copies))
+    loss = (*resting, *activations, tables, buffers)
     if passes.several or ways.zero:
         yield Phase(f"learn {role}", (*loss, gradients))
         return
     yield Phase(f"loss of {role}", loss)
     one = memory.activations(shape, tokens, length, 1, ways)
-    yield Phase(
-        f"gradients of {role}", (*resting, gradients, MemoryItem(role, "activations", one), buffers)
-    )
+    copy = memory.copies(shape, 1, 0, ways)
+    activations = (MemoryItem(role, "activations", one), MemoryItem(role, "weights", copy))
+    yield Phase(f"gradients of {role}", (*resting, gradients, *activations, buffers))
+
+
+def _copied_blocks(shape: ModelShape, own: Learning, *, in_graph: bool) -> int:
+    """Of how many blocks autocast has copies: of all in the graph; where weights learn, to the pass's end."""
+    weights_learn = own.total == shape.parameters
+    return own.blocks if in_graph or weights_learn else 1
 
 
 # -- the policy stage ------------------------------------------------------------------------------
@@ -291,12 +301,14 @@ def _ppo_phases(settings: Settings, shape: ModelShape, ways: Ways) -> Iterator[P
 
     # 2. what all models say of them
     targets = micro * longest
+    copies = memory.copies(shape, _copied_blocks(shape, own, in_graph=False), targets, ways)
     passing = memory.passing(shape, micro * length, length, ways)
     yield Phase(
         "score",
         (
             *resting,
             *trunk,
+            MemoryItem("policy", "weights", copies),
             MemoryItem("policy", "logits", memory.logits(shape, targets, ways)),
             MemoryItem("policy", "activations", passing),
             MemoryItem("policy", "buffers", memory.window(own.count, ways)),

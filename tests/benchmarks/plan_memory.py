@@ -1,9 +1,10 @@
 """What `rlhf plan` says beside what is measured: `python -m tests.benchmarks.plan_memory` prints a table.
 
-Random models of SmolLM2-135M's shape, with fewer blocks, on a CPU in fp32. The stages' own code learns on rows
-that are as long as the settings allow, which is what a plan is for. Each row is a process of its own; measured is
-its peak of resident memory, less what the interpreter had before the first model, its libraries and the
-tokenizer in it. glibc gives back each block that is freed: what its heap would keep is not the stage's.
+Random models of SmolLM2-135M's shape, with fewer blocks, on a CPU, in fp32 where a row does not say bf16. The
+stages' own code learns on rows that are as long as the settings allow, which is what a plan is for. Each row is a
+process of its own; measured is its peak of resident memory, less what the interpreter had before the first model,
+its libraries and the tokenizer in it. glibc gives back each block that is freed: what its heap would keep is not
+the stage's.
 """
 
 import argparse
@@ -35,6 +36,7 @@ WAYS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "sft, recomputed": ("sft", {"engine.gradient_checkpointing": True}),
     "sft, upper half learns": ("sft", {"sft.trainable_layers": "half"}),
     "ppo, LoRA": ("ppo", {"ppo.lora": LORA}),
+    "sft, bf16": ("sft", {"engine.precision": "bf16"}),
 }
 
 
@@ -190,7 +192,7 @@ def main() -> None:
     # of the processes that are measured, which read it as they begin
     os.environ["MALLOC_MMAP_THRESHOLD_"] = os.environ["MALLOC_TRIM_THRESHOLD_"] = _MAPPED
     print(
-        f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, fp32, "
+        f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
         f"{arguments.blocks} blocks, {arguments.steps} steps"
     )
     print("| stage | plan, MiB | measured, MiB | plan is off by | interpreter, MiB |")

@@ -1,20 +1,29 @@
 """Bytes by hand, by DeepSpeed's own estimate, and by what autograd keeps."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
-from transformers import LlamaConfig, LlamaForCausalLM
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from rlhf.batches.padding import pad
 from rlhf.models.attention import GROUPED
-from rlhf.models.backbone import hidden_states
+from rlhf.models.backbone import hidden_states, token_logprobs
+from rlhf.models.trainable import choose_trainable
 from rlhf.plan import memory
 from rlhf.plan.memory import Ways
 from rlhf.plan.shapes import ModelShape, read_shape
+from rlhf.settings.training import Lora
 
 PLAIN = Ways(processes=1, zero=0, bf16=False, recompute=False, fused=False)
+# plain torch in bf16, and bf16 weights under DeepSpeed, both without a fused attention
+AUTOCAST = replace(PLAIN, bf16=True)
+IN_BF16 = replace(AUTOCAST, zero=2)
 EIGHT = Ways(processes=8, zero=2, bf16=True, recompute=True, fused=True)
 P = 1000.0
 
@@ -80,14 +89,72 @@ def test_the_cache_of_llama_7b_takes_half_a_mebibyte_a_token(llama: ModelShape) 
     assert memory.cache(llama, rows=16, length=1536, size=2) == 16 * 1536 * 2**19
 
 
-def test_logits_are_five_tables(llama: ModelShape) -> None:
-    assert memory.logits(llama, 10, PLAIN) == 5 * 4 * 10 * 32000
-    assert memory.logits(llama, 10, EIGHT) == (5 * 4 + 2) * 10 * 32000
+def test_autocast_copies_blocks_and_the_unembedding(llama: ModelShape) -> None:
+    assert memory.copies(llama, 3, 1, AUTOCAST) == 2 * (3 * llama.block + 4096 * 32000)
+    assert memory.copies(llama, 3, 0, AUTOCAST) == 2 * 3 * llama.block
+    # weights that are bf16 already, or are read in float32
+    assert memory.copies(llama, 3, 1, EIGHT) == memory.copies(llama, 3, 1, PLAIN) == 0
+
+
+def test_the_states_between_blocks_are_float32_under_autocast(llama: ModelShape) -> None:
+    assert (PLAIN.residual, AUTOCAST.residual, IN_BF16.residual) == (4, 4, 2)
+    again = memory.activations(llama, 10, 10, 32, AUTOCAST, recompute=True)
+    one = memory.activations(llama, 10, 10, 1, AUTOCAST, recompute=True)
+    assert again - one == 31 * 10 * 4096 * 4
+
+
+@pytest.mark.parametrize("ways", [PLAIN, AUTOCAST])
+def test_a_loss_has_four_tables_at_once_and_one_is_to_spare(llama: ModelShape, ways: Ways) -> None:
+    """By the most bytes that are alive in forward and backward pass of the tokens' log-probabilities."""
+    count, size, wide = 64, 512, 8
+    shape = replace(llama, width=wide, vocabulary=size)
+    states = torch.randn(count, wide, requires_grad=True)
+    weight = torch.randn(size, wide, requires_grad=True)
+    with Alive() as alive:
+        with torch.autocast("cpu", torch.bfloat16, enabled=ways.autocast):
+            logits = torch.nn.functional.linear(states, weight).float() / 0.7
+        token_logprobs(logits, torch.zeros(count, dtype=torch.long)).sum().backward()
+    table = count * size * 4
+    assert alive.most / table == pytest.approx(4, rel=0.05)
+    # and of logits in bf16 half a table
+    spare = 1.5 if ways.bf16 else 1
+    assert memory.logits(shape, count, ways) / table == 4 + spare
+
+
+class Alive(TorchDispatchMode):
+    """Counts the bytes of what operations make for as long as it is there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = 0
+        self._made: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        read = {id_of(value) for value in tree_leaves((args, kwargs)) if torch.is_tensor(value)}
+        found = func(*args, **(kwargs or {}))
+        for value in tree_leaves(found):
+            # a view makes nothing
+            if torch.is_tensor(value) and id_of(value) not in read:
+                storage = value.untyped_storage()
+                self._made[id_of(value)] = StorageWeakRef(storage), storage.nbytes()
+        self._made = {key: made for key, made in self._made.items() if not made[0].expired()}
+        self.most = max(self.most, sum(size for _, size in self._made.values()))
+        return found
+
+
+def id_of(value: torch.Tensor) -> int:
+    return value.untyped_storage()._cdata
 
 
 @pytest.mark.parametrize("width", [24, 96])
-def test_a_block_keeps_what_autograd_keeps(width: int) -> None:
-    """The difference of a model with four blocks and one with two, on a CPU in float32."""
+@pytest.mark.parametrize(
+    ("ways", "learns"), [(PLAIN, True), (IN_BF16, True), (AUTOCAST, True), (AUTOCAST, False)]
+)
+def test_a_block_keeps_what_autograd_keeps(width: int, ways: Ways, learns: bool) -> None:
+    """The difference of a model with four blocks and one with two, on a CPU.
+
+    Autocast's copies of weights too, whether the weights learn or adapters.
+    """
     kept, shape = [], None
     for blocks in (2, 4):
         torch.manual_seed(0)
@@ -102,13 +169,20 @@ def test_a_block_keeps_what_autograd_keeps(width: int) -> None:
         )
         model = LlamaForCausalLM(config).eval()
         shape = read_shape(config.to_dict(), "test", "test")
-        kept.append(saved_bytes(model, rows=3, width=width))
+        model.to(torch.bfloat16 if ways.weight == 2 else torch.float32)
+        choose_trainable(model, None, None if learns else Lora(rank=1), 1, "test")
+        with torch.autocast("cpu", torch.bfloat16, enabled=ways.autocast):
+            kept.append(saved_bytes(model, rows=3, width=width))
     assert shape is not None
-    planned = memory.block_activations(shape, 3 * width, width, PLAIN)
-    assert (kept[1] - kept[0]) / 2 == pytest.approx(planned, rel=0.05)
+    planned = memory.block_activations(shape, 3 * width, width, ways)
+    planned += memory.copies(shape, 1, 0, ways)
+    if not learns:
+        # its two norms read what they do, and need nothing for their own weights
+        planned -= 3 * width * 2 * shape.width * ways.residual
+    assert (kept[1] - kept[0]) / 2 == pytest.approx(planned, rel=0.02)
 
 
-def saved_bytes(model: LlamaForCausalLM, rows: int, width: int) -> int:
+def saved_bytes(model: PreTrainedModel, rows: int, width: int) -> int:
     """Of all tensors that the backward pass needs, each once, without the weights."""
     weights = {value.untyped_storage().data_ptr() for value in model.parameters()}
     seen: dict[int, int] = {}
