@@ -155,7 +155,10 @@ class Advice:
 
 
 def advise(plan: Plan) -> Advice:
-    """Change one key after the other, what costs least first, until all stages fit or nothing helps."""
+    """Change one key after the other, what costs least first, until all stages fit or nothing helps.
+
+    Changes that later ones have made needless are left out.
+    """
     changes: dict[str, Any] = {}
     now = plan
     for _ in range(_MOST_CHANGES):
@@ -169,7 +172,18 @@ def advise(plan: Plan) -> Advice:
                 break
         else:
             break
-    return Advice(changes, now)
+    return _without_needless(plan, Advice(changes, now))
+
+
+def _without_needless(plan: Plan, advice: Advice) -> Advice:
+    """The advice without each change that all stages fit without; those that learn otherwise go first."""
+    for key in reversed(list(advice.changes)) if advice.fits else ():
+        fewer = {other: value for other, value in advice.changes.items() if other != key}
+        smaller = Advice(fewer, remade(plan, fewer))
+        if smaller.fits:
+            # with this one gone, one before it may still go
+            return _without_needless(plan, smaller)
+    return advice
 
 
 def _helps(now: Plan, other: Plan) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from rlhf.common.yaml import parse_yaml
-from rlhf.plan.choices import Plan, advise, alternatives, for_machine, make_plan
+from rlhf.plan.choices import Plan, advise, alternatives, for_machine, make_plan, remade
 from rlhf.plan.machine import GB, Hardware, parse_machine
 from rlhf.plan.shapes import ModelShape
 from rlhf.plan.stages import Phase, StageMemory, roles
@@ -149,6 +149,22 @@ def test_advice_changes_what_costs_least_first(llama: ModelShape) -> None:
     again = plan_of("hh-7b", llama, parse_machine("8x72"), advice.changes)
     assert [one.peak for one in again.stages] == [one.peak for one in advice.plan.stages]
     assert not any(key.endswith("lora") for key in advice.changes)
+
+
+@pytest.mark.parametrize("machine", ["1x80", "2x80", "8x72", "4x48"])
+def test_no_key_that_is_advised_can_be_left_out(llama: ModelShape, machine: str) -> None:
+    plan = plan_of("hh-7b", llama, parse_machine(machine), {"engine.frozen_models": "whole"})
+    advice = advise(plan)
+    assert plan.misfits and advice.fits
+    for left_out in advice.changes:
+        fewer = {key: value for key, value in advice.changes.items() if key != left_out}
+        without = remade(plan, fewer)
+        assert without is None or without.misfits, left_out
+
+
+def test_one_card_of_80_gb_needs_adapters_and_nothing_else(llama: ModelShape) -> None:
+    advice = advise(plan_of("hh-7b", llama, parse_machine("1x80")))
+    assert list(advice.changes) == ["sft.lora", "reward.lora", "ppo.lora", "gold.lora"]
 
 
 def test_nothing_makes_7b_fit_a_card_of_8_gb(llama: ModelShape) -> None:
