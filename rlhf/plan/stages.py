@@ -135,14 +135,14 @@ def _supervised_phases(
         batch = max(batch, section.min_pairs * longest)
     # a process's share of a step
     step = batch / ways.processes
-    tokens = min(section.micro_batch_tokens, step)
-    length = int(min(longest, tokens))
+    # a row that is longer than a micro-batch may be is one
+    tokens = max(longest, min(section.micro_batch_tokens, step))
     # at worst: prompts are short
     targets = {"sft": tokens, "dpo": tokens, "process": 0.0}.get(stage, tokens / 2)
     if isinstance(section, RewardModel) and section.lm_coefficient == 0:
         targets = 0.0
     resting = _states(stage, own, ways)
-    passes = Passes(tokens, length, targets, several=step > section.micro_batch_tokens)
+    passes = Passes(tokens, longest, targets, several=step > section.micro_batch_tokens)
     yield from learn(stage, shape, own, resting, passes, ways)
 
 

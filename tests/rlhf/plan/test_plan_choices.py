@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from rlhf.common.yaml import parse_yaml
+from rlhf.plan import memory
 from rlhf.plan.choices import Plan, advise, alternatives, for_machine, make_plan, remade
 from rlhf.plan.machine import GB, Hardware, parse_machine
 from rlhf.plan.shapes import ModelShape
-from rlhf.plan.stages import Phase, StageMemory, roles
+from rlhf.plan.stages import Phase, StageMemory, learning, roles
 from rlhf.settings import preset_text
 from rlhf.settings.edit import changed
 from rlhf.settings.variants import VARIANTS
@@ -124,6 +125,23 @@ def test_one_process_of_plain_torch_by_hand(smollm: ModelShape) -> None:
     # states below the top ten blocks, of all 32 rows of 96 + 80 tokens
     assert sizes(phase(plan, "score"), "activations")["trunk"] == 4 * 32 * 176 * 576
     assert not plan.misfits
+
+
+@pytest.mark.parametrize(("name", "answers"), [("sft", 1), ("reward", 2)])
+def test_a_row_that_is_longer_than_a_micro_batch_is_one(
+    smollm: ModelShape, name: str, answers: int
+) -> None:
+    changes = {
+        "data.max_prompt_tokens": 1000,
+        "data.max_response_tokens": 500,
+        f"{name}.micro_batch_tokens": 256,
+    }
+    plan = plan_of("laptop", smollm, parse_machine("cpu", 64 * GB), changes)
+    section = getattr(plan.settings, name)
+    blocks = learning(smollm, section.trainable_layers, section.lora).blocks
+    length = 1000 + answers * 500
+    whole = memory.activations(smollm, length, length, blocks, plan.ways)
+    assert sizes(stage(plan, name).phases[0], "activations") == {name: whole}
 
 
 def test_cards_that_settings_do_not_name(smollm: ModelShape) -> None:
