@@ -38,7 +38,10 @@ def plan(
         str | None, typer.Option(help="A config.json or a known shape, in place of model.source.")
     ] = None,
     host_memory: Annotated[
-        float | None, typer.Option(help="Of the host, in GB; else it is not judged.", min=0.1)
+        float | None,
+        typer.Option(
+            help="Of the host, in GB; else what is here, and with --gpus it is not judged.", min=0.1
+        ),
     ] = None,
     flops: Annotated[
         str | None, typer.Option(help="Operations a second that a card reaches, as 120T.")
@@ -61,19 +64,18 @@ def plan(
     rlhf plan --model my-model/config.json --gpus 1x24
     """
     cli: CliContext = context.obj
+    # before all that takes time
+    rates = {
+        "flops": None if flops is None else parse_rate(flops, "--flops"),
+        "bandwidth": None if bandwidth is None else parse_rate(bandwidth, "--bandwidth"),
+    }
     content, name = _content(cli.workspace, preset, variant)
     machine = _machine(gpus, host_memory)
     content, notes = for_machine(content, machine)
     shape = find_shape(content["model"]["source"], cli.workspace, model)
     found = make_plan(content, shape, machine, fast_bf16=fast_bf16(machine), notes=notes)
     print_plan(cli.console, found, name)
-    speed = speed_of(
-        machine,
-        bf16=found.ways.bf16,
-        flops=None if flops is None else parse_rate(flops, "--flops"),
-        bandwidth=None if bandwidth is None else parse_rate(bandwidth, "--bandwidth"),
-    )
-    print_times(cli.console, found, speed, price)
+    print_times(cli.console, found, speed_of(machine, bf16=found.ways.bf16, **rates), price)
     raise typer.Exit(1 if found.misfits else 0)
 
 
@@ -97,7 +99,7 @@ def _content(
 def _machine(gpus: str | None, host_memory: float | None) -> Hardware:
     host = None if host_memory is None else host_memory * GB
     if gpus is None:
-        return local_machine()
+        return local_machine() if host is None else local_machine().with_host(host)
     if gpus == "cpu" and host is None:
         host = float(usable_memory())
     return parse_machine(gpus, host)

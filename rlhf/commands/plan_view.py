@@ -104,7 +104,7 @@ def _print_alternatives(console: Console, plan: Plan) -> None:
 
 def _print_advice(console: Console, plan: Plan) -> None:
     if not plan.misfits:
-        console.print("\n[green]Every stage fits, with a tenth to spare.[/]")
+        console.print("\n[green]Every training stage fits, with a tenth to spare.[/]")
         return
     names = ", ".join(stage.stage for stage in plan.misfits)
     console.print(f"\n[red]{names}: does not fit with a tenth to spare.[/]")

@@ -69,7 +69,15 @@ def make_plan(
 
     fast_bf16: what `engine.precision: auto` finds on the machine
     """
-    settings = settings_from(content)
+    try:
+        settings = settings_from(content)
+    except SettingsError as error:
+        if not notes:
+            raise
+        raise SettingsError(
+            f"{error}\n{', '.join(notes)}: set for {machine.name}; take another number of cards, "
+            "or change what does not go with it"
+        ) from None
     precision = settings.engine.precision
     bf16 = precision == "bf16" or (precision == "auto" and fast_bf16)
     ways = ways_of(settings, machine, bf16=bf16)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlhf.common.errors import SettingsError
 
@@ -80,6 +80,10 @@ class Hardware:
     def usable(self) -> float:
         """Bytes that a plan may fill, the margin left."""
         return (1 - MARGIN) * self.memory
+
+    def with_host(self, host: float) -> "Hardware":
+        """The same cards with so many bytes of host memory, which is what a CPU has."""
+        return replace(self, host=host, memory=host if self.is_cpu else self.memory)
 
 
 def parse_machine(text: str, host: float | None = None) -> Hardware:

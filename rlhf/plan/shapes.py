@@ -168,7 +168,7 @@ def _random(address: Address) -> ModelShape:
 # -- reading one -----------------------------------------------------------------------------------
 
 
-def read_shape(content: Mapping[str, Any], name: str, source: str) -> ModelShape:
+def read_shape(content: Any, name: str, source: str) -> ModelShape:
     """The shape of what a config.json describes: the model itself, made without data; raises ModelError."""
     # these take seconds to import
     import torch
@@ -176,10 +176,19 @@ def read_shape(content: Mapping[str, Any], name: str, source: str) -> ModelShape
 
     from rlhf.models.blocks import blocks_of, find_stack, norm_of
 
+    if not isinstance(content, Mapping):
+        raise ModelError(
+            f"{source}: expected an object, as a config.json is, found {type(content).__name__}"
+        )
     try:
         config = AutoConfig.for_model(**content)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except ZeroDivisionError:
+        zero = ", ".join(
+            key for key, value in content.items() if value == 0 and key.startswith(("num_", "n_"))
+        )
+        raise ModelError(f"{source}: no number of heads or groups may be 0: {zero}") from None
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{source}: no causal language model that we can read: {error}") from error
     stack = find_stack(model)

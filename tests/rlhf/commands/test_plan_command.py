@@ -16,7 +16,7 @@ def test_the_papers_setting_on_eight_cards(tmp_path: Path, monkeypatch: pytest.M
     code, output = run("plan", "--preset", "hh-7b", "--gpus", "8x80", "--price", "2", root=tmp_path)
     assert code == 0
     assert "llama-7b: 6.74 billion parameters" in output
-    assert "Every stage fits, with a tenth to spare." in output
+    assert "Every training stage fits, with a tenth to spare." in output
     assert "ZeRO-3, frozen host" in output
     assert "communication and" in output and "cost" in output
     # it reads no weights and writes nothing
@@ -44,6 +44,29 @@ def test_the_settings_of_the_workspace(tmp_path: Path) -> None:
     assert code == 1 and "--variant is of a preset" in message
     code, message = run("plan", "--gpus", "lots", root=tmp_path)
     assert code == 1 and "expected CARDSxGIGABYTES" in message
+
+
+def test_host_memory_takes_the_place_of_what_is_here(tmp_path: Path) -> None:
+    assert run("preset", "tiny", root=tmp_path)[0] == 0
+    code, output = run("plan", "--host-memory", "0.1", root=tmp_path)
+    assert code == 1 and "does not fit" in output
+    card = parse_machine("1x24").with_host(8 * GB)
+    assert (card.memory, card.host) == (24 * GB, 8 * GB)
+    assert parse_machine("cpu", 64 * GB).with_host(8 * GB).memory == 8 * GB
+
+
+def test_what_is_refused_before_a_plan_is_made(tmp_path: Path) -> None:
+    assert run("preset", "tiny", root=tmp_path)[0] == 0
+    code, output = run("plan", "--gpus", "1x80", "--flops", "0", root=tmp_path)
+    assert code == 1 and "--flops 0: expected a rate" in output and "GB a card" not in output
+
+
+def test_that_gpus_set_the_processes_is_told(tmp_path: Path) -> None:
+    code, output = run(
+        *("plan", "--preset", "hh-7b", "--gpus", "3x80", "--model", "llama-7b"), root=tmp_path
+    )
+    assert code == 1 and "is not a multiple of" in output
+    assert "engine.processes: 3: set for 3 x 80 GB" in output.replace("\n", " ")
 
 
 def test_the_doctor_warns_before_anything_is_loaded(

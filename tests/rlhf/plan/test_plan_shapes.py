@@ -70,6 +70,13 @@ def test_what_is_asked_for_where_a_shape_is_not_known(tmp_path: Path) -> None:
     path.write_text("{", encoding="utf-8")
     with pytest.raises(ModelError, match="cannot be read"):
         find_shape("starter", workspace, str(path))
+    path.write_text("[1]", encoding="utf-8")
+    with pytest.raises(ModelError, match=r"expected an object, .* found list"):
+        find_shape("starter", workspace, str(path))
+    headless = LITTLE | {"model_type": "llama", "num_attention_heads": 0}
+    path.write_text(json.dumps(headless), encoding="utf-8")
+    with pytest.raises(ModelError, match=r"config\.json: .* may be 0: num_attention_heads$"):
+        find_shape("starter", workspace, str(path))
     path.write_text(json.dumps({"model_type": "no-such"}), encoding="utf-8")
     with pytest.raises(ModelError, match="no causal language model that we can read"):
         find_shape("starter", workspace, str(path))
