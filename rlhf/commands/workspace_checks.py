@@ -141,7 +141,8 @@ def sampler_check(settings: Settings) -> Check:
 def teacher_check(workspace: Workspace, settings: Settings) -> Check:
     """Whether the judge gold is a model that the policy is trained against."""
     if found := judging_rewards(settings, workspace.root):
-        told = f"evaluate.gold {settings.evaluate.gold} and ppo.rewards {', '.join(found)} are one model"
+        gold = f"evaluate.gold {settings.evaluate.gold or 'null, models/gold,'}"
+        told = f"{gold} and ppo.rewards {', '.join(found)} are one model"
         advice = (
             "its verdicts will show how well the policy pleased its own teacher, not how good it is; "
             "have another model judge"

@@ -42,13 +42,15 @@ def use_of_reward_model(settings: Settings) -> str:
     return "PPO is trained against it" + (f": {scorers(settings)}." if len(named) > 1 else ".")
 
 
-def use_of_gold_model(settings: Settings) -> str:
-    """What our own gold model is to the evaluation."""
+def use_of_gold_model(settings: Settings, root: Path) -> str:
+    """What our own gold model is to the evaluation, and to the policy."""
     section = settings.evaluate
     if "gold" not in section.judges:
-        return "It is not among the judges of this run; nothing is trained against it."
+        return "It is not among the judges of this run."
     if section.gold is not None:
         return f"It did not judge: {section.gold} did in its place (evaluate.gold)."
+    if found := judging_rewards(settings, root):
+        return f"It judges, and the policy is trained against it: {', '.join(found)}."
     return "It only judges: nothing is trained against it."
 
 
@@ -76,7 +78,7 @@ def words_of(settings: Settings, root: Path) -> dict[str, object]:
     return {
         "scorers": scorers(settings),
         "use_of_reward_model": use_of_reward_model(settings),
-        "use_of_gold_model": use_of_gold_model(settings),
+        "use_of_gold_model": use_of_gold_model(settings, root),
         "gold_from_elsewhere": gold_from_elsewhere(settings),
         "learns_from_preferences": learns_from_preferences(settings),
         "first_policy": first_policy(settings),

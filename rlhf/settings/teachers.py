@@ -13,15 +13,15 @@ _EXPORTED_HEAD, _EXPORTED = "score.safetensors", "backbone-"
 
 
 def judging_rewards(settings: Settings, root: Path) -> list[str]:
-    """The addresses in `ppo.rewards` of the model that `evaluate.gold` names.
+    """The addresses in `ppo.rewards` of the model that judges as gold: what `evaluate.gold` names, or models/gold.
 
     That is one directory under any name, or a copy of it, or of the reward model what `rlhf
     export-reward` wrote. Only what lies there is found: relative paths are from `root` on.
     """
     section = settings.evaluate
-    if section.gold is None or "gold" not in section.judges:
+    if "gold" not in section.judges:
         return []
-    gold = _directory(Address.parse(section.gold), root)
+    gold = _directory(Address.parse(section.gold or "model:gold"), root)
     found = []
     for source in settings.ppo.rewards:
         place = _directory(source.address, root)

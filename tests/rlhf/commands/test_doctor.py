@@ -206,6 +206,17 @@ def test_an_exported_reward_model_is_the_reward(tmp_path: Path, prepared: Worksp
     assert (found.state, "ppo.rewards model:reward" in found.found) == ("note", True)
 
 
+def test_our_gold_model_as_a_reward_is_the_judge(tmp_path: Path, prepared: Workspace) -> None:
+    workspace, content = Workspace(tmp_path), parse_yaml(preset_text("tiny"), "tiny")
+    shutil.copytree(prepared.model("reward"), workspace.model("gold"))
+    assert content["evaluate"]["gold"] is None
+    assert teacher_check(workspace, settings_from(content)).state == "ok"
+    content["ppo"]["rewards"] = ["hf:models/gold"]
+    found = teacher_check(workspace, settings_from(content))
+    assert found.state == "note"
+    assert "evaluate.gold null, models/gold, and ppo.rewards hf:models/gold are one" in found.found
+
+
 def test_it_tells_of_a_window_that_is_too_short(tmp_path: Path, prepared: Workspace) -> None:
     workspace, content = Workspace(tmp_path), parse_yaml(preset_text("tiny"), "tiny")
     content["evaluate"]["generation"] |= {"max_new_tokens": 16}

@@ -367,6 +367,9 @@ def test_models_of_ours_that_do_not_score_are_not_said_to(few_figures: Workspace
     page = built_page(laptop({"ppo.rewards": [OWN], "evaluate.gold": "hf:theirs"}), few_figures)
     assert f"The policy is not trained against it: {OWN} scores its responses." in page
     assert "It did not judge: hf:theirs did in its place" in page
+    page = built_page(laptop({"ppo.rewards": ["hf:models/gold"]}), few_figures)
+    assert "It judges, and the policy is trained against it: hf:models/gold." in page
+    assert "It only judges" not in page and "pleased its own teacher" in page
     page = built_page(laptop({"ppo.rewards": ["model:reward", "exact"]}), few_figures)
     assert "PPO is trained against it: the reward model + exact." in page
 
