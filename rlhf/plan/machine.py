@@ -9,10 +9,10 @@ from rlhf.common.errors import SettingsError
 GB = 1e9
 # the share of a card that stays free: fragmentation, and what is not counted
 MARGIN = 0.10
-# CUDA's own, its kernels and NCCL's buffers, a process
+# CUDA's own, its kernels and NCCL's buffers, a process: assumed
 _CUDA = 1.5 * GB
-# Python with torch and transformers, a process; measured by tests.benchmarks.plan_memory
-_INTERPRETER = 0.6 * GB
+# Python with torch and transformers, a process: 483 MiB by tests.benchmarks.plan_memory
+_INTERPRETER = 0.5 * GB
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlhf.plan.choices import LORA
 from tests.benchmarks.alone import alone, peak
 
 # tokens of a row, rows of a step
@@ -26,7 +27,6 @@ SPLITS = {"train": 12, "gold": 2, "validation": 3, "test": 3}
 MIB, GIB = 2**20, 2**30
 # bytes from which on a block is a mapping of its own
 _MAPPED = "65536"
-LORA = {"rank": 16, "alpha": 32.0, "dropout": 0.0, "target_modules": None}
 
 # name -> the stage, and what differs
 WAYS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
