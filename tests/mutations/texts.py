@@ -63,7 +63,7 @@ TEXTS = (
     SHOWN_ROWS("data shown", "the prompt is marked as learnt", "[False] * len(prompt) + [True]", "[True] * len(prompt) + [True]"),
     SHOWN_ROWS("data shown", "a part is decoded by itself", "text[len(before) :], is_trained", "text, is_trained"),
     SHOWN_REPORT("data shown", "invisible characters are printed", "or character.isprintable()", "or ord(character) >= 128"),
-    DATA_SHARES("data shown", "what is held out is usable", "{} if uses else _ALONE", "_ALONE"),
+    DATA_SHARES("data shown", "what is held out is usable", "{} if listed else _ALONE", "_ALONE"),
     READ_ROWS("long rows", "a long line is cut off and read", "if size == len(part):", "if True:"),
     PARSED_PAIRS("parting pairs", "sides of any length are a pair", "if len(chosen) != len(rejected):", "if False:"),
     PARSED_PAIRS("parting pairs", "a question where they part", 'if chosen[first].role != "assistant":', "if False:"),
