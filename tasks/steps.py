@@ -19,7 +19,7 @@ from rlhf.common.files import read_json, tree_sha256, write_json
 from rlhf.common.progress import PROGRESS_FILE
 from rlhf.settings import Settings, flatten, load_settings
 from rlhf.stages import STAGES
-from rlhf.watched import refuse_unwatched
+from rlhf.watched import refuse_unwatched_stages
 from rlhf.workspace import Workspace
 from tasks import tracking
 from tasks.errors import StageFailed
@@ -89,11 +89,11 @@ def closing_run(run: TrackedRun) -> Iterator[TrackedRun]:
 def check_inputs(stage: str, root: Path) -> tuple[Settings, Lineage]:
     """Refuse bad settings and missing inputs before any work; hash what the stage reads."""
     settings = load_settings(Workspace(root).params)
-    lineage = stage_lineage(root, stage, settings)
     # an arm of a study lists its code when it is laid out
     if stage in STAGES:
-        refuse_unwatched(stage, settings, lineage.dependencies)
-    return settings, lineage
+        # of all stages: what a later one lacks is told before hours of work
+        refuse_unwatched_stages(root, settings)
+    return settings, stage_lineage(root, stage, settings)
 
 
 @task(task_run_name="open MLflow run of {stage}", cache_policy=NO_CACHE)

@@ -152,11 +152,11 @@ def teacher_check(workspace: Workspace, settings: Settings) -> Check:
 
 
 def code_check(workspace: Workspace, settings: Settings) -> Check:
-    """Whether DVC sees a change of all that the stages run; each stage looks again when it begins."""
+    """Whether DVC sees a change of all that the stages run; each stage looks at all of them again when it begins."""
     try:
         refuse_unwatched_stages(workspace.root, settings)
     except RlhfError as error:
-        return Check("code", "fault", str(error), "the stage would refuse to begin")
+        return Check("code", "fault", str(error), "no stage would begin")
     return Check("code", "ok", "dvc.yaml lists what the stages run")
 
 
