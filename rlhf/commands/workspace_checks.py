@@ -32,7 +32,7 @@ def settings_check(workspace: Workspace) -> tuple[Check, Settings | None]:
 
 
 def addresses_check(workspace: Workspace, settings: Settings) -> Check:
-    """Where model and data come from, as far as that can be checked without a network."""
+    """Where model and data come from and what names rows go by, as far as can be checked without a network."""
     try:
         # takes seconds to import
         from rlhf.data.fetch import check_addresses
@@ -40,6 +40,14 @@ def addresses_check(workspace: Workspace, settings: Settings) -> Check:
         check_addresses(settings, workspace)
     except (RlhfError, ImportError, OSError) as error:
         return Check("model and data", "fault", str(error), "fetch would refuse to begin")
+    try:
+        from rlhf.data.shapes.table import check_columns
+        from rlhf.data.split import check_limits
+
+        check_limits(settings.data.limits)
+        check_columns(settings.data.columns)
+    except RlhfError as error:
+        return Check("model and data", "fault", str(error), "prepare would refuse to begin")
     data = settings.data
     used = (
         *data.sft,
@@ -54,7 +62,7 @@ def addresses_check(workspace: Workspace, settings: Settings) -> Check:
 
 
 def model_check(workspace: Workspace, settings: Settings) -> Check:
-    """The base model's files, and whether the texts of the settings have room in its window.
+    """The base model's files and chat template, and whether the texts of the settings have room in its window.
 
     It is looked at where it lies, or as it was fetched; one that is not here yet, by `fetch` alone.
     """
@@ -64,11 +72,15 @@ def model_check(workspace: Workspace, settings: Settings) -> Check:
             return Check(
                 "base model", "ok", "not here yet: fetch looks at its files and its window"
             )
-        # both take seconds to import
-        from rlhf.data.base_model import check_base_model
+        # these take seconds to import
+        from rlhf.data.base_model import check_base_model, check_fit
+        from rlhf.data.fetch import fit_of
         from rlhf.data.window import check_lengths
 
         check_base_model(directory)
+        # one that was fetched has been fitted
+        if Address.parse(settings.model.source).kind == "path":
+            check_fit(directory, fit_of(settings, workspace))
     except (RlhfError, ImportError, OSError) as error:
         return Check("base model", "fault", str(error), "fetch would refuse it")
     try:

@@ -43,6 +43,14 @@ def check_base_model(directory: Path) -> None:
     _check_config(directory)
 
 
+def check_fit(directory: Path, fit: Fit) -> None:
+    """Refuse a tokenizer that cannot be fitted as the settings want it; nothing is written.
+
+    Raises SourceError that names the setting.
+    """
+    fit_tokenizer(_tokenizer(directory), fit)
+
+
 def finish_base_model(directory: Path, fit: Fit) -> None:
     """Set template, tokens, ends and pad in place, and try the result.
 

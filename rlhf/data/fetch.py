@@ -53,6 +53,20 @@ def check_addresses(settings: Settings, workspace: Workspace) -> None:
     for use in USES:
         for address in addresses(settings, use):
             _check_address(settings, workspace, f"data.{use}", address, use)
+    with _errors_naming("model.chat_template"):
+        template = Address.parse(fit_of(settings, workspace).chat_template)
+        if template.detail and not template.path.is_file():
+            raise SourceError(f"{settings.model.chat_template}: no file {template.path}")
+
+
+def fit_of(settings: Settings, workspace: Workspace) -> Fit:
+    """How the settings want the tokenizer of the base model; raises RlhfError for a path that cannot be read."""
+    model, template = settings.model, settings.model.chat_template
+    if template.startswith("path:"):
+        # relative paths start where params.yaml lies
+        template = f"path:{workspace.root / Address.parse(template).path}"
+    fold = model.system_messages == "fold"
+    return Fit(template, model.add_tokens, model.pad_token, fold)
 
 
 def _check_address(
@@ -75,22 +89,13 @@ def _fetch_model(settings: Settings, workspace: Workspace, directory: Path) -> d
         result = source.fetch_model(request, directory)
     # not every source writes a model that is ready for use
     with _errors_naming(f"model.source: {address}"), writing(workspace.model("base")):
-        finish_base_model(directory, _fit(settings, workspace))
+        finish_base_model(directory, fit_of(settings, workspace))
     with _errors_naming(f"model.source: {address}"):
         check_lengths(settings, directory)
 
     size = tree_bytes(directory)
     log.info("base model: %s, %.0f MB, sha256 %s", address, size / 1e6, result.sha256)
     return _summary("model", address, result, size)
-
-
-def _fit(settings: Settings, workspace: Workspace) -> Fit:
-    model, template = settings.model, settings.model.chat_template
-    if template.startswith("path:"):
-        # relative paths start where params.yaml lies
-        template = f"path:{workspace.root / Address.parse(template).path}"
-    fold = model.system_messages == "fold"
-    return Fit(template, model.add_tokens, model.pad_token, fold)
 
 
 def _fetch_data(settings: Settings, workspace: Workspace, raw: Path) -> dict[str, Value]:

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 
 from rlhf.common.errors import SettingsError
 from rlhf.core.seeds import derive_seed
@@ -191,8 +192,10 @@ def check_limits(limits: Mapping[str, int]) -> None:
         table, _, rest = key.partition(".")
         split, dot, kind = rest.partition(".")
         if f"{table}.{split}" not in known or (dot and kind not in KINDS):
+            near = get_close_matches(f"{table}.{split}", known, 1)
+            hint = f"did you mean {near[0]}? " if near else ""
             raise SettingsError(
-                f"data.limits.{key}: unknown; known: {', '.join(known)}, "
+                f"data.limits.{key}: unknown; {hint}known: {', '.join(known)}, "
                 f"each also with .{', .'.join(KINDS[:3])}"
             )
 

