@@ -82,7 +82,8 @@ def model_check(workspace: Workspace, settings: Settings) -> Check:
         if Address.parse(settings.model.source).kind == "path":
             check_fit(directory, fit_of(settings, workspace))
     except (RlhfError, ImportError, OSError) as error:
-        return Check("base model", "fault", str(error), "fetch would refuse it")
+        found = f"model.source: {settings.model.source}: {error}"
+        return Check("base model", "fault", found, "fetch would refuse it")
     try:
         check_lengths(settings, directory)
     except RlhfError as error:
@@ -122,7 +123,10 @@ def rewards_check(workspace: Workspace, settings: Settings) -> Check:
             from rlhf.models.classifier import check_classifier
 
             for source in elsewhere:
-                architecture = check_classifier(workspace.root / source.address.path)
+                try:
+                    architecture = check_classifier(workspace.root / source.address.path)
+                except RlhfError as error:
+                    raise RlhfError(f"ppo.rewards: {source.reward}: {error}") from error
                 found[source.reward] = f"{source.reward} ({architecture}, one label)"
     except (RlhfError, ImportError, OSError) as error:
         return Check("rewards", "fault", str(error), "ppo would refuse to begin")

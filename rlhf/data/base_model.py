@@ -20,6 +20,7 @@ from rlhf.core.reach import PAIR_ROWS
 from rlhf.core.seeds import generator
 from rlhf.core.tokenizers import read_tokenizer
 from rlhf.data.proofs import prove
+from rlhf.data.sources.base import check_weights
 from rlhf.data.templates import Fit, fit_tokenizer
 from rlhf.models.logits import name_tokens, token_count
 
@@ -80,8 +81,7 @@ def _check_complete(directory: Path) -> None:
     for name in ("config.json", "tokenizer_config.json"):
         if not (directory / name).is_file():
             raise SourceError(f"no {name}: not a Hugging Face model directory")
-    if not any(directory.glob("*.safetensors")):
-        raise SourceError("no *.safetensors weights; other formats are not accepted")
+    check_weights(directory)
 
 
 def _check_config(directory: Path) -> None:

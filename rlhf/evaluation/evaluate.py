@@ -1,12 +1,14 @@
 """The evaluate stage: models answer the held-out prompts, judges compare, figures are written."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pandas as pd
 
 from rlhf.common.address import Address
+from rlhf.common.errors import ModelError
 from rlhf.common.files import staged_directory, write_json
 from rlhf.common.metrics import write_summary
 from rlhf.engine.single import TorchEngine
@@ -110,7 +112,8 @@ def check_ready(
         address = Address.parse(text)
         # kinds that are not here need nothing beside what DVC brought
         if address.kind == "gold" and section.gold is not None:
-            check_classifier(workspace.root / Address.parse(section.gold).path)
+            with _naming(f"evaluate.gold: {section.gold}"):
+                check_classifier(workspace.root / Address.parse(section.gold).path)
         elif address.kind == "api":
             openai_client(address.detail, find_endpoint(address.detail, settings))
         elif address.kind == "people":
@@ -118,7 +121,18 @@ def check_ready(
         elif address.kind == "file":
             read_responses(address.path, read_prompts(workspace))
         elif address.kind == "path":
-            load_answering_tokenizer(address.path)
+            names = [name for name, opponent in section.opponents.items() if opponent == text]
+            with _naming(f"evaluate.opponents.{', '.join(names)}: {text}"):
+                load_answering_tokenizer(address.path)
+
+
+@contextmanager
+def _naming(key: str) -> Iterator[None]:
+    """Put the setting that is at fault in front of messages."""
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(f"{key}: {error}") from error
 
 
 def compare(settings: Settings, workspace: Workspace, engine: TorchEngine) -> JudgedResponses:

@@ -20,7 +20,7 @@ from rlhf.common.errors import RlhfError, TrainingError
 from rlhf.core.source import ROOT
 from rlhf.rewards.answers import checked_scores
 from rlhf.rewards.base import RewardContext
-from rlhf.rewards.records import ResponseRecord
+from rlhf.rewards.records import ResponseRecord, shortened
 from rlhf.settings.rewards import python_place
 
 Function = Callable[[list[ResponseRecord]], Any]
@@ -60,7 +60,9 @@ class PythonReward:
         frames = traceback.extract_tb(error.__traceback__)
         own = [frame for frame in frames if frame.filename == str(self._path)]
         line = f", line {own[-1].lineno}" if own else ""
-        where = f" on {record}" if record is not None else " on a batch, on no record alone"
+        where = " on a batch, on no record alone"
+        if record is not None:
+            where = f" on {record}, {shortened(record.response)!r}"
         return TrainingError(f"{self._who}{line}: {type(error).__name__}: {error}{where}")
 
 

@@ -83,6 +83,9 @@ def _explain(item: dict[str, Any], where: str) -> str:
     message = {"model_type": "must be a mapping of keys", "missing": "missing"}.get(
         item["type"], message
     )
+    if item["type"] == "too_short":
+        least = item["ctx"]["min_length"]
+        message = f"must have at least {least} item{'s' * (least > 1)}"
     harmless = (
         isinstance(item["input"], bool | int | float | None) and item["type"] != "string_type"
     )

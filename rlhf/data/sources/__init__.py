@@ -19,6 +19,11 @@ def find_source(address: str) -> tuple[Source, Address]:
     parsed = Address.parse(address)
     if parsed.kind not in SOURCES:
         known = ", ".join(sorted(SOURCES))
-        raise SourceError(f"{address}: unknown kind of source {parsed.kind!r}; known: {known}")
+        # a kind has neither
+        is_file = "/" in parsed.kind or "." in parsed.kind
+        hint = f"did you mean path:{address}? " if is_file else ""
+        raise SourceError(
+            f"{address}: unknown kind of source {parsed.kind!r}; {hint}known: {known}"
+        )
     source: Source = find(SOURCES, parsed.kind)()
     return source, parsed

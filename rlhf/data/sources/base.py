@@ -15,10 +15,25 @@ from rlhf.data.files import UNREAD_HINT, data_files
 MODEL_SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja")
 # The use of a request for the base model; all others are lists of the section `data`.
 MODEL = "model"
+# Weights in other formats: pickles, which run code when they are read, and those of other programs.
+_OTHER_WEIGHTS = {".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack"}
 # How many files that are not read a message names.
 _MAX_NAMED = 10
 
 log = logging.getLogger(__name__)
+
+
+def check_weights(directory: Path) -> None:
+    """Refuse a model directory without safetensors, naming what lies there instead; raises SourceError."""
+    if any(directory.glob("*.safetensors")):
+        return
+    others = sorted(path.name for path in directory.iterdir() if path.suffix in _OTHER_WEIGHTS)
+    if not others:
+        raise SourceError("no *.safetensors weights")
+    raise SourceError(
+        f"no *.safetensors weights, only {', '.join(others[:_MAX_NAMED])}; other formats are not "
+        "accepted: where you trust it, load it with transformers and save_pretrained"
+    )
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from rlhf.data.sources.base import (
     FetchResult,
     FoundData,
     Source,
+    check_weights,
     copy_files,
     copy_found,
     tell_unread,
@@ -32,6 +33,12 @@ class PathSource(Source):
             raise SourceError(
                 f"{request.address}: {root} is a file, expected a Hugging Face model directory"
             )
+        if (root / "config.json").is_file():
+            try:
+                # what is not copied can be named here alone
+                check_weights(root)
+            except SourceError as error:
+                raise SourceError(f"{request.address}: {root}: {error}") from None
 
         files = [
             path

@@ -127,12 +127,19 @@ def test_it_tells_of_classifiers_that_are_not_there(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     content["ppo"]["rewards"] = ["model:reward", "hf:empty"]
     found = rewards_check(workspace, settings_from(content))
-    assert found.state == "fault" and "empty: no model here" in found.found
+    assert found.state == "fault" and "ppo.rewards: hf:empty: " in found.found
+    assert "empty: no model here" in found.found
 
     content["gold"], content["evaluate"]["gold"] = None, f"hf:{tmp_path}/nowhere"
     content["data"]["gold_fraction"] = 0.0
     found = judges_check(workspace, settings_from(content))
-    assert found.state == "fault" and "nowhere: no model here" in found.found
+    assert found.state == "fault" and f"evaluate.gold: hf:{tmp_path}/nowhere: " in found.found
+    assert "nowhere: no model here" in found.found
+
+    content["evaluate"] |= {"gold": f"hf:{classifier(tmp_path / 'one')}"}
+    content["evaluate"]["opponents"] = {"theirs": f"path:{tmp_path}/empty"}
+    found = judges_check(workspace, settings_from(content))
+    assert found.found.startswith(f"evaluate.opponents.theirs: path:{tmp_path}/empty: ")
 
 
 def classifier(directory: Path, labels: int = 1, seed: int = 0) -> Path:
@@ -265,6 +272,13 @@ def test_it_tells_what_a_directory_is_that_is_no_base(tmp_path: Path, prepared: 
     )
     check = model_check(workspace, settings_from(content))
     assert check.state == "fault" and "a reward model" in check.found
+    write_json(model / "config.json", config)
+    weights = (model / "model.safetensors").rename(model / "pytorch_model.bin")
+    check = model_check(workspace, settings_from(content))
+    assert check.found.startswith(
+        "model.source: path:mine: no *.safetensors weights, only pytorch_model.bin; other formats"
+    )
+    weights.rename(model / "model.safetensors")
     write_json(model / "adapter_config.json", {})
     check = model_check(workspace, settings_from(content))
     assert check.state == "fault" and "an adapter, not a whole model" in check.found
@@ -339,6 +353,7 @@ def test_it_judges_by_numbers(tmp_path: Path) -> None:
     ("section", "key", "value", "told"),
     [
         ("data", "sft", ["startr"], "data.sft: startr: unknown kind of source"),
+        ("data", "sft", ["chats.jsonl"], "did you mean path:chats.jsonl? known: "),
         ("data", "sft", ["starter:x"], "takes nothing after its name"),
         (
             "data",

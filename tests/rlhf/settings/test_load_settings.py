@@ -69,7 +69,7 @@ def test_an_unknown_key_of_a_named_endpoint_is_named_with_those_that_are_known()
         ("sft.optimizer.beta2", 1.0, "less than 1"),
         ("ppo.gae.lambda", 1.5, "less than or equal to 1"),
         ("evaluate.tie_probability", 0.4, "greater than or equal to 0.5"),
-        ("data.sft", [], "at least 1 item"),
+        ("data.sft", [], "data.sft: must have at least 1 item (found [])"),
         ("data.sft", "starter", "must be a list"),
         ("seed", "one", "integer"),
         ("ppo.algorithm", "no-such-one", "must be one of aihf, "),
