@@ -11,9 +11,10 @@ from rlhf.commands.code_links import (
     algorithm_folder,
     link_name,
     linked_code,
+    links_of,
     stage_folder,
 )
-from rlhf.commands.dvc_yaml import pipeline_text
+from rlhf.commands.dvc_yaml import pipeline_text, told
 from rlhf.common.errors import RlhfError
 from rlhf.common.yaml import parse_yaml, read_yaml, write_yaml
 from rlhf.core.source import closure, unwatched
@@ -108,6 +109,14 @@ def test_the_links_are_those_to_the_code_that_is_run() -> None:
     assert {link: link.resolve() for link in links} == expected, "run `make dvc.yaml`"
     # a clone has them
     assert all(link.is_symlink() and not link.readlink().is_absolute() for link in links)
+
+
+def test_it_says_what_it_wrote() -> None:
+    links = [path.relative_to(ROOT).as_posix() for path in (ROOT / LINKS).rglob("*")]
+    assert set(links_of(ROOT)) <= set(links)
+    assert told(False, ["a"], ["a"]) == "dvc.yaml and its links: nothing changed"
+    assert told(False, ["a"], ["a", "c", "b"]) == "linked: b, c"
+    assert told(True, ["a"], []) == "rewritten: dvc.yaml; no longer linked: a"
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -49,6 +49,12 @@ def write_links(root: Path) -> None:
             link.symlink_to(relpath(root / path, link.parent))
 
 
+def links_of(root: Path) -> list[str]:
+    """The links that there are, by their paths in the project."""
+    links = (path for path in (root / LINKS).rglob("*") if path.is_symlink())
+    return sorted(path.relative_to(root).as_posix() for path in links)
+
+
 def _remove_links(root: Path) -> None:
     """All but the files that stand for models, which are outputs of stages; folders of nothing go too."""
     written = {root / path for stage in STAGES.values() for path in stage.stand_ins}

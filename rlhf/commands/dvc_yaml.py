@@ -5,12 +5,12 @@ DVC decides from that file what is stale. What a stage reads, writes and is call
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from textwrap import indent
 from typing import Any
 
 from rlhf import registry
-from rlhf.commands.code_links import algorithm_folder, stage_folder, write_links
+from rlhf.commands.code_links import algorithm_folder, links_of, stage_folder, write_links
 from rlhf.common.command import exit_on_fault
 from rlhf.common.files import write_text
 from rlhf.common.yaml import parse_yaml, write_yaml
@@ -23,11 +23,25 @@ _BEHIND = re.compile(r"^(?=\S)", re.MULTILINE)
 
 
 def main() -> None:
-    """Write dvc.yaml and the links, in the project's root."""
+    """Write dvc.yaml and the links, in the project's root, and say what changed."""
     path = ROOT / "dvc.yaml"
     with exit_on_fault():
-        write_text(path, pipeline_text(path.read_text(encoding="utf-8")))
+        before, links = path.read_text(encoding="utf-8"), links_of(ROOT)
+        text = pipeline_text(before)
+        write_text(path, text)
         write_links(ROOT)
+        print(told(text != before, links, links_of(ROOT)))
+
+
+def told(rewritten: bool, before: Collection[str], after: Collection[str]) -> str:
+    """One line: whether dvc.yaml was rewritten, which links are new, and which are gone."""
+    changes = {
+        "rewritten": ["dvc.yaml"] if rewritten else [],
+        "linked": sorted(set(after) - set(before)),
+        "no longer linked": sorted(set(before) - set(after)),
+    }
+    parts = [f"{what}: {', '.join(names)}" for what, names in changes.items() if names]
+    return "; ".join(parts) or "dvc.yaml and its links: nothing changed"
 
 
 def pipeline_text(text: str) -> str:

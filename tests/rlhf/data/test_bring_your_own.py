@@ -1,5 +1,6 @@
 """The settings of the page are settings, and its reward is a reward."""
 
+import json
 import re
 from collections.abc import Mapping
 from functools import reduce
@@ -12,6 +13,9 @@ import yaml
 
 import rlhf.data
 from rlhf.common.yaml import parse_yaml
+from rlhf.data.parse import parse_row
+from rlhf.data.records import Pair
+from rlhf.data.rules import AS_PUBLISHED
 from rlhf.rewards.records import ResponseRecord
 from rlhf.settings import settings_from
 from rlhf.settings.edit import edited
@@ -44,6 +48,18 @@ def test_its_keys_go_into_the_preset(text: str) -> None:
     for key, value in changes.items():
         if key != "ppo.rewards":
             assert reduce(getitem, key.split("."), found) == value
+
+
+def test_its_pairs_are_pairs() -> None:
+    text = next(text for text in blocks("json") if "chosen" in text)
+    one, other = [parse_row(json.loads(line), None, AS_PUBLISHED) for line in text.splitlines()]
+    assert isinstance(one.record, Pair) and one.record == other.record
+
+
+def test_a_section_of_the_page_can_be_pasted_below_its_keys() -> None:
+    """A section in braces would take the place of the keys that stay."""
+    critics = [text for text in blocks("yaml") if "critic:" in text]
+    assert critics and not [text for text in critics if "critic: {" in text]
 
 
 def test_its_reward_scores_records() -> None:
