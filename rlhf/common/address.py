@@ -29,6 +29,11 @@ class Address:
     @property
     def path(self) -> Path:
         """The detail as a path, `~` and environment variables expanded; raises RlhfError."""
+        return expand_home(self.written_path, f"{self}: ")
+
+    @property
+    def written_path(self) -> str:
+        """The path as it is written, environment variables expanded but not `~`; raises RlhfError."""
         try:
             expanded = Template(self.detail).substitute(os.environ)
         except KeyError as error:
@@ -41,7 +46,7 @@ class Address:
             ) from None
         if not expanded:
             raise RlhfError(f"{self}: a path is missing behind the colon")
-        return expand_home(expanded, f"{self}: ")
+        return expanded
 
 
 def expand_home(path: str, where: str = "") -> Path:

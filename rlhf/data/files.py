@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 TEXT_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
@@ -49,6 +50,15 @@ def is_hidden(name: str) -> bool:
     return any(part.startswith(".") for part in name.split("/"))
 
 
+def given_names(written: str) -> int:
+    """How many names a path ends with, as the settings have it: two in `../mine/a.jsonl`, none in `..`.
+
+    Those before them, of a clone's own directory or of a home, differ from machine to machine.
+    """
+    parts = Path(os.path.normpath(written)).parts
+    return len(list(takewhile(_is_name, reversed(parts))))
+
+
 def _visible_files(root: Path) -> Iterator[Path]:
     seen: set[Path] = set()
     for folder, folders, files in os.walk(root, followlinks=True):
@@ -70,3 +80,8 @@ def _links_last(path: Path) -> tuple[bool, str]:
 def _visible(names: list[str]) -> list[str]:
     # a download leaves its own caches beside the data
     return [name for name in names if not name.startswith(".")]
+
+
+def _is_name(part: str) -> bool:
+    # normpath leaves `..` at the beginning only; a root has a separator
+    return part != ".." and not part.startswith("~") and os.sep not in part

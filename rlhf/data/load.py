@@ -10,7 +10,7 @@ from pathlib import Path
 from rlhf.common.address import Address
 from rlhf.common.errors import DataError
 from rlhf.common.files import tree_sha256
-from rlhf.data.files import data_files, is_data_file
+from rlhf.data.files import data_files, given_names, is_data_file
 from rlhf.data.labels import FileLabels
 from rlhf.data.ledger import REFETCH_HINT, Ledger
 from rlhf.data.names import kind_from_path, published_split
@@ -92,8 +92,8 @@ def load_rows(
 def name_of(address: str, file: str, *, only: bool) -> str:
     """What people call a file below the directory of an address.
 
-    Of a path, by that path: `fetch` puts the name of its directory before those of its files. Of other
-    addresses, behind the address where there are several.
+    Of a path, by that path: `fetch` puts the name that it gives a directory before those of its files. Of
+    other addresses, behind the address where there are several.
     """
     parsed = Address.parse(address)
     if parsed.kind != "path":
@@ -102,7 +102,8 @@ def name_of(address: str, file: str, *, only: bool) -> str:
     # an address may name one file
     if is_data_file(given) and (below or file) == given.name:
         return parsed.detail
-    return os.path.normpath(given / (below or file))
+    has_name = below and given_names(parsed.detail)
+    return os.path.normpath(given / (below if has_name else file))
 
 
 def note_losses(parsed: Parsed, location: RowLocation, ledger: Ledger) -> None:

@@ -4,7 +4,14 @@ import os
 from pathlib import Path
 
 from rlhf.common.errors import RlhfError, SourceError
-from rlhf.data.files import DATA_SUFFIXES, UNREAD_HINT, data_files, is_data_file, unread_files
+from rlhf.data.files import (
+    DATA_SUFFIXES,
+    UNREAD_HINT,
+    data_files,
+    given_names,
+    is_data_file,
+    unread_files,
+)
 from rlhf.data.sources.base import (
     MODEL_SUFFIXES,
     FetchRequest,
@@ -49,18 +56,21 @@ class PathSource(Source):
         return verified_result(request, directory)
 
     def fetch_data(self, request: FetchRequest, directory: Path) -> FetchResult:
-        """Copy data files below the name of their directory, which can name the kind of rows."""
+        """Copy data files below the name that the settings give their directory; it can tell the kind of rows."""
         return copy_found(request, self.find_data(request, directory), directory)
 
     def find_data(self, request: FetchRequest, directory: Path) -> FoundData:
         """The data files of a directory, or the one file."""
         root = _existing_path(request)
+        given = given_names(request.address.written_path)
         if root.is_dir():
-            base, files = root.parent, data_files(root)
+            # its name counts where the settings give it: `.` has one of its own in every clone
+            base, files = root.parent if given else root, data_files(root)
             unread = [path.relative_to(root).as_posix() for path in unread_files(root)]
         else:
-            # the name of its directory counts for a single file too
-            base, files = root.parent.parent, [root] if is_data_file(root) else []
+            # that of its directory counts for a single file too
+            base = root.parent.parent if given > 1 else root.parent
+            files = [root] if is_data_file(root) else []
             unread = []
 
         if not files:

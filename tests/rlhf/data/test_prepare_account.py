@@ -49,7 +49,7 @@ def test_messages_name_files_by_the_path_that_was_given(
     for use in ("sft", "prompts"):
         # as `fetch` leaves it
         write_lines(workspace.raw / use / "1" / "data" / "x.jsonl", [*pairs, "{", "{"])
-        write_lines(workspace.raw / use / "2" / "home" / "y.jsonl", ["{"])
+        write_lines(workspace.raw / use / "2" / "y.jsonl", ["{"])
     added = ["starter", "path:../mine/data", "path:~/y.jsonl"]
     settings = make_settings(sft=added, prompts=added, broken="refuse")
     with (
@@ -70,8 +70,9 @@ def test_messages_name_files_by_the_path_that_was_given(
     [
         ("path:data", "data/x.jsonl", "data/x.jsonl"),
         ("path:./data/", "data/sub/x.jsonl", "data/sub/x.jsonl"),
-        ("path:.", "project/x.jsonl", "x.jsonl"),
-        ("path:x.jsonl", "project/x.jsonl", "x.jsonl"),
+        ("path:.", "x.jsonl", "x.jsonl"),
+        ("path:.", "sub/x.jsonl", "sub/x.jsonl"),
+        ("path:x.jsonl", "x.jsonl", "x.jsonl"),
         ("path:${HOME}/x.jsonl", "me/x.jsonl", "${HOME}/x.jsonl"),
         ("path:/x.jsonl", "x.jsonl", "/x.jsonl"),
         ("hub:people/talk@v1", "data/train.jsonl", "hub:people/talk@v1/data/train.jsonl"),

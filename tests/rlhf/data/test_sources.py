@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf.common.errors import SourceError
 from rlhf.common.files import tree_sha256
+from rlhf.data.load import name_of
 from rlhf.data.sources import Source, find_source
 from rlhf.registry import SOURCES
 
@@ -103,10 +104,43 @@ def test_path_keeps_the_names_that_carry_meaning(
         ("path:${SOME_DATA}/hh", {"hh/harmless-base/train.jsonl.gz", "hh/helpful-base/test.jsonl"}),
         ("path:raw/hh/harmless-base", {"harmless-base/train.jsonl.gz"}),
         ("path:raw/hh/harmless-base/train.jsonl.gz", {"harmless-base/train.jsonl.gz"}),
+        ("path:${SOME_DATA}/hh/helpful-base/test.jsonl", {"helpful-base/test.jsonl"}),
+        ("path:raw/hh/.", {"hh/harmless-base/train.jsonl.gz", "hh/helpful-base/test.jsonl"}),
     ):
         target = tmp_path / "out" / str(len(address))
         fetch_address(address, target, "sft", tmp_path)
         assert names(target) == expected
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("path:a.jsonl", "a.jsonl"),
+        ("path:./a.jsonl", "a.jsonl"),
+        ("path:mine/../a.jsonl", "a.jsonl"),
+        ("path:../a.jsonl", "a.jsonl"),
+        ("path:${HERE}/a.jsonl", "a.jsonl"),
+        ("path:.", "a.jsonl"),
+        ("path:mine", "mine/a.jsonl"),
+    ],
+)
+def test_where_a_clone_lies_is_in_no_name_and_no_hash(
+    address: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HERE", ".")
+    hashes = set()
+    for clone in ("one/harmless-bot", "two/newcomer"):
+        root = tmp_path / clone
+        for folder in ("mine" if address == "path:mine" else ".", ".."):
+            write_lines(root / folder / "a.jsonl", [{"text": "a"}])
+        (root / "mine").mkdir(exist_ok=True)
+        target = tmp_path / "raw" / clone
+        hashes.add(fetch_address(address, target, "sft", root))
+        assert names(target) == {name}
+        # and messages find the way back to what the settings say
+        told = Path(name_of(address, name, only=True))
+        assert told.name == "a.jsonl" and (root / str(told).replace("${HERE}", ".")).is_file()
+    assert len(hashes) == 1
 
 
 @pytest.mark.parametrize("address", ["path:~/data.jsonl", "path:~/$$data.jsonl"])
@@ -117,7 +151,7 @@ def test_path_expands_the_home_directory_and_the_sign_itself(
     name = address.removeprefix("path:~/").replace("$$", "$")
     write_lines(tmp_path / "home" / name, [{"text": "a"}])
     fetch_address(address, tmp_path / "out", "sft", tmp_path / "elsewhere")
-    assert names(tmp_path / "out") == {f"home/{name}"}
+    assert names(tmp_path / "out") == {name}
 
 
 @pytest.mark.parametrize(
