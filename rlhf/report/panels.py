@@ -201,7 +201,7 @@ def ppo_groups(settings: Settings, inputs: ReportInputs) -> list[tuple[str, list
     """(heading, panels) of the policy's training."""
     rows = inputs.steps["ppo"]
     groups = []
-    for group in plot_groups(score_title(settings)):
+    for group in plot_groups(score_title(settings), rows):
         panels = [plot_curves(plot, rows) for plot in group.plots]
         if group.with_reward_histograms:
             panels.append(_reward_ridges(inputs))

@@ -1,8 +1,10 @@
 """The curves of the PPO section, in groups: a table, which `panels.py` draws."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rlhf.report.curves import Curve, CurvePlot
+from rlhf.report.inputs import JsonObject
 
 
 @dataclass(frozen=True)
@@ -147,8 +149,32 @@ _POLICY_AND_CRITIC = PlotGroup(
 )
 
 
-def plot_groups(score_title: str) -> tuple[PlotGroup, ...]:
-    """All groups; `score_title`: what the score is."""
+# of the curves of several rewards; beyond them they are dashed
+_SOURCE_COLORS = ("policy", "harmless", "sft", "other", "base")
+
+
+def plot_groups(score_title: str, rows: Sequence[JsonObject]) -> tuple[PlotGroup, ...]:
+    """All groups; `score_title`: what the score is; rows: of the step log, which names the rewards."""
     score = replace(_SCORE, title=score_title)
-    reward = PlotGroup("Reward", (score, _NORMALISED), with_reward_histograms=True)
+    plots = (score, *_source_plots(rows), _NORMALISED)
+    reward = PlotGroup("Reward", plots, with_reward_histograms=True)
     return reward, _SIGNALS, _POLICY_AND_CRITIC
+
+
+def _source_plots(rows: Sequence[JsonObject]) -> list[CurvePlot]:
+    """Of a sum of rewards, each alone: what rises may be one of them."""
+    # a reward is what has a spread of its own beside it
+    keys = [
+        key
+        for key in dict.fromkeys(key for row in rows for key in row)
+        if key.startswith("reward_") and any(f"{key}_std" in row for row in rows)
+    ]
+    if len(keys) < 2:
+        return []
+    colors = len(_SOURCE_COLORS)
+    curves = tuple(
+        Curve(key, key, _SOURCE_COLORS[place % colors], dashed=place >= colors)
+        for place, key in enumerate(keys)
+    )
+    note = "Means as each reward gives them: before its weight, and before `normalise`."
+    return [CurvePlot("ppo-rewards", "Each reward alone", curves, note)]

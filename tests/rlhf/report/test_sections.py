@@ -6,6 +6,7 @@ from rlhf.common.errors import DataError
 from rlhf.common.files import read_json, write_json
 from rlhf.common.yaml import parse_yaml
 from rlhf.report.inputs import read_inputs
+from rlhf.report.ppo_plots import plot_groups
 from rlhf.report.sections import most_wrong, sample_timelines, settings_sections, stage_timings
 from rlhf.settings.schema import Settings
 from rlhf.workspace import Workspace
@@ -60,3 +61,26 @@ def test_a_wrong_pair_whose_dialogue_cannot_be_read_is_named() -> None:
     assert most_wrong({"most_wrong": [good]}, "gold")[0]["messages"][0]["content"] == "hi"
     with pytest.raises(DataError, match=r"gold_details\.json, most_wrong 1"):
         most_wrong({"most_wrong": [good, {"messages": "{"}]}, "gold")
+
+
+def test_each_of_several_rewards_has_its_curve() -> None:
+    def plots(*names: str) -> list[tuple[str, list[str]]]:
+        means = {f"reward_{name}{end}": 0.5 for name in names for end in ("", "_std")}
+        rows = [{"step": -1, "value_loss": 1.0}, {"step": 0, "reward": 1.0, "reward_std": 1.0}]
+        rows[1] |= {"reward_normalised": 0.1, "reward_model_failures": 0.0, **means}
+        reward = plot_groups("Score", rows)[0]
+        return [(plot.name, [curve.key for curve in plot.curves]) for plot in reward.plots]
+
+    sum_of_all = ("ppo-reward", ["reward", "validation_reward"])
+    normalised = ("ppo-normalised", ["reward_normalised"])
+    # one that reads text is alone in the log: it is the sum
+    assert plots() == plots("python_short") == [sum_of_all, normalised]
+    both = ("ppo-rewards", ["reward_model", "reward_python_short"])
+    assert plots("model", "python_short") == [sum_of_all, both, normalised]
+    # lines of many rewards can still be told apart
+    _, many, _ = plot_groups("Score", _log_of(8))[0].plots
+    assert len({(curve.color, curve.dashed) for curve in many.curves}) == 8
+
+
+def _log_of(rewards: int) -> list[dict[str, float]]:
+    return [{f"reward_r{n}{end}": 0.5 for n in range(rewards) for end in ("", "_std")}]
