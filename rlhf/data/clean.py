@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 _LINE_END = re.compile(r"\r\n?")
-# Control characters but tab and line feed: no tokenizer was trained on them.
-_UNUSABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+# Control characters but tab and line feed: no tokenizer was trained on them. From 80 on
+# they are mostly quotes, dashes and euros of CP1252 that was converted as Latin-1.
+_UNUSABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 # Remains of HTML: entities, and tags that only shape text.
 _ENTITY = re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{1,6}|#x[0-9a-fA-F]{1,5});")
 _BREAK = re.compile(r"<br\s*/?>|</p>", re.IGNORECASE)
@@ -97,8 +98,9 @@ def _without_blanks(text: str) -> str:
 _STEPS: Mapping[str, Callable[[str], str]] = {
     "html": _without_html,
     "line_ends": _with_line_ends,
-    "unusable_characters": _without_unusable,
+    # \x85 is a rare line end to those who ask for plain ones
     "characters": _with_plain_characters,
+    "unusable_characters": _without_unusable,
     "blanks": _without_blanks,
 }
 _ALWAYS = ("line_ends", "unusable_characters")

@@ -48,7 +48,8 @@ _WHAT_IS_READ = "JSON lines, JSON, CSV and TSV, also packed as .gz or .zst, and 
 _FOREIGN = re.compile("[\udc80-\udcff]")
 NOT_UTF8 = (
     "not_utf8",
-    "`iconv -f LATIN1 -t UTF-8 FILE > NEW`, or whatever the encoding is, mends the file",
+    # of Latin-1 every byte is some character: a wrong guess would go unseen
+    "`iconv -f CP1252 -t UTF-8 FILE > NEW` mends a file from Windows; others need their own encoding",
 )
 
 

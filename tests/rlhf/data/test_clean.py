@@ -27,6 +27,14 @@ def test_line_ends_and_what_no_tokenizer_knows_are_always_seen_to() -> None:
     assert clean_text("a\x00b\x1b[0m c\x7f") == "ab[0m c"
 
 
+def test_what_a_wrong_encoding_leaves_of_quotes_and_dashes_is_told() -> None:
+    euros = "10\u20ac \u2013 20\u20ac\u2026 \xe9\xa0".encode("cp1252").decode("latin-1")
+    (change,) = clean(euros)[1]
+    assert change == Change("unusable_characters", euros, "10  20 \xe9\xa0")
+    # where rare line ends become plain ones, a NEL is one
+    assert clean("a\x85b", ("characters",)) == ("a\nb", [Change("characters", "a\x85b", "a\nb")])
+
+
 @pytest.mark.parametrize(
     ("dirty", "clean"),
     [

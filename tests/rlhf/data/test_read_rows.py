@@ -92,7 +92,7 @@ def test_foreign_bytes_are_told_with_what_mends_them(tmp_path: Path) -> None:
     ):
         (_, broken, _), (_, row, _) = read_rows(written(tmp_path / name, data))
         assert isinstance(broken, BrokenRow) and row == {"text": "ok"}
-        assert broken.reason == "not_utf8" and "iconv -f LATIN1 -t UTF-8" in broken.detail
+        assert broken.reason == "not_utf8" and "iconv -f CP1252 -t UTF-8" in broken.detail
     half = written(tmp_path / "b.json", b'[{"text": "\\ud83d"}]')
     assert seen(half) == [(1, "half_a_character")]
 
