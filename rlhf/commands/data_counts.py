@@ -77,6 +77,7 @@ class Counts:
         """A row, what it was parsed to and its shape; None where it was dropped."""
         file, line = parsed_row.file, parsed_row.line
         parsed, location = parsed_row.content, RowLocation("data", file, line)
+        self.ledger.mapped |= parsed.mapped
         if isinstance(parsed, BrokenRow):
             self.ledger.drop(location, parsed.reason, parsed.detail)
             return None

@@ -118,13 +118,13 @@ class Ledger:
         self.unreadable[use, file] = problem
 
     def check_mapped(self, columns: Mapping[str, str]) -> None:
-        """Refuse a name in `data.columns` that no usable row has; raises DataError."""
+        """Refuse a name in `data.columns` that no row has; raises DataError."""
         for known, theirs in columns.items():
             if known not in self.mapped:
                 unread = sorted({column for _, _, column in self.unread})
                 raise DataError(
                     f"data.columns.{known}",
-                    f"no usable row has a column {theirs!r}; not read are {', '.join(unread) or 'none'}"
+                    f"no row has a column {theirs!r}; not read are {', '.join(unread) or 'none'}"
                     f"; {self.first_broken() or 'no row is broken'}",
                 )
 

@@ -78,6 +78,7 @@ def load_rows(
         file = f"{prefix}{row.file}"
         ledger.names[use, file] = name_of(address, row.file, only=only_address)
         location = RowLocation(use, file, row.line)
+        ledger.mapped |= row.content.mapped
         try:
             parsed = _unbroken(row)
             record = record_for(parsed, convert)
@@ -107,11 +108,10 @@ def name_of(address: str, file: str, *, only: bool) -> str:
 
 
 def note_losses(parsed: Parsed, location: RowLocation, ledger: Ledger) -> None:
-    """Enter what a row lost on the way, and which of the mapped columns it has."""
+    """Enter what a row lost on the way."""
     for change in parsed.changes:
         ledger.change(location, change.name, change.before, change.after)
     ledger.leave_unread(location, parsed.unread)
-    ledger.mapped |= parsed.mapped
 
 
 def _unbroken(row: ParsedRow) -> Parsed:

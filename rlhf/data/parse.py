@@ -17,7 +17,7 @@ from rlhf.data.records import (
 )
 from rlhf.data.rows import BrokenRow
 from rlhf.data.rules import AS_PUBLISHED, Rules
-from rlhf.data.shapes.columns import Columns, RawRow
+from rlhf.data.shapes.columns import Columns, RawRow, spelt_otherwise
 from rlhf.data.shapes.table import shape_of
 
 # Values of the column `kind` of a row.
@@ -50,13 +50,21 @@ def parse_row(row: RawRow, kind: Kind | None = None, rules: Rules = AS_PUBLISHED
     BrokenRow with the reason.
     """
     columns = Columns(row, rules)
+    try:
+        return _parsed(columns, kind, rules)
+    except BrokenRow as broken:
+        raise BrokenRow(broken.reason, broken.detail, frozenset(columns.mapped)) from None
+
+
+def _parsed(columns: Columns, kind: Kind | None, rules: Rules) -> Parsed:
     own_kind = _own_kind(columns)
 
     # 1. what the row says
     shape = shape_of(columns)
     if shape is None:
-        found = ", ".join(columns.names()) or "none"
-        raise BrokenRow("unknown_shape", f"columns {found}; data.columns maps them")
+        found = ", ".join(columns.own_names) or "none"
+        told = spelt_otherwise(dict(rules.columns), columns.own_names) or "data.columns maps them"
+        raise BrokenRow("unknown_shape", f"columns {found}; {told}")
     try:
         written = shape.record(columns)
     except BrokenRow as broken:

@@ -12,11 +12,12 @@ class BrokenRow(Exception):
 
     reason: one word, the same for all rows with that fault
     detail: what a person needs to mend it, "" where the reason says it all
+    mapped: known names that `data.columns` gave to its columns all the same
     """
 
-    def __init__(self, reason: str, detail: str = "") -> None:
+    def __init__(self, reason: str, detail: str = "", mapped: frozenset[str] = frozenset()) -> None:
         super().__init__(reason)
-        self.reason, self.detail = reason, detail
+        self.reason, self.detail, self.mapped = reason, detail, mapped
 
 
 class UnreadableFile(DataError):

@@ -28,6 +28,8 @@ class Columns:
         self._read: set[str] = set()
         self._unread_within: set[str] = set()
         self._values = {name: value for name, value in row.items() if not is_missing(value)}
+        # as the file calls them
+        self.own_names = sorted(self._values)
         self._classes = {} if is_message else dict(rules.class_labels)
         self._rename(
             {known: at for known, at in rules.columns if (known in MESSAGE_KEYS) == is_message}
@@ -118,10 +120,6 @@ class Columns:
             if not isinstance(self._values[name], str | list | Mapping)
         )
 
-    def names(self) -> list[str]:
-        """The columns of the row."""
-        return sorted(self._values)
-
     def unread(self) -> list[str]:
         """The columns that hold something and were not read, those of messages too."""
         unread = {name for name in self._values if self.holds(name)} - self._read
@@ -136,6 +134,16 @@ class Columns:
         if said is not None:
             self._read.add(name)
         return said
+
+
+def spelt_otherwise(columns: Mapping[str, str], names: Collection[str]) -> str:
+    """Which names in `data.columns` the columns of a file have but for capitals; "" for none."""
+    by_letters = {name.casefold(): name for name in names}
+    return "; ".join(
+        f"data.columns.{known}: {theirs!r} is written {by_letters[theirs.casefold()]!r} here"
+        for known, theirs in columns.items()
+        if theirs not in names and theirs.casefold() in by_letters
+    )
 
 
 def is_missing(value: Any) -> bool:

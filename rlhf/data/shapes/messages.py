@@ -102,7 +102,9 @@ def _message(item: Any, row: Columns) -> Message:
     message = row.message(item)
     stated = message.first("role", "from")
     if stated is None:
-        raise BrokenRow("unknown_role", f"no role beside {', '.join(message.names()) or 'nothing'}")
+        raise BrokenRow(
+            "unknown_role", f"no role beside {', '.join(message.own_names) or 'nothing'}"
+        )
     name = str(stated).strip().lower()
     if name in TOOL_ROLES or any(message.get(column) for column in _TOOL_COLUMNS):
         raise BrokenRow("tool_use", "a call of a tool or its answer, which no dialogue here holds")

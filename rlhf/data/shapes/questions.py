@@ -94,7 +94,7 @@ def awaiting_answer(row: Columns) -> Messages:
     """The question of a row that holds its answer in another column; it ends with the user."""
     messages = question(row)
     if messages is None:
-        raise BrokenRow("no_question", f"columns {', '.join(row.names())}")
+        raise BrokenRow("no_question", f"columns {', '.join(row.own_names)}")
     messages = in_order(messages, row)
     if messages[-1].role != "user":
         raise BrokenRow("not_ending_with_user")

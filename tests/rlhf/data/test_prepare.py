@@ -203,7 +203,7 @@ def test_one_long_text_is_validated_on_at_its_end(
         ({"columns": {"prmpt": "frage"}}, r"data\.columns\.prmpt: unknown; .* to one of chosen, "),
         (
             {"columns": {"prompt": "frage"}},
-            r"data\.columns\.prompt: no usable row has a column 'frage'; not read are .*fault",
+            r"data\.columns\.prompt: no row has a column 'frage'; not read are .*fault",
         ),
     ],
 )
