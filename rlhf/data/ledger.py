@@ -227,7 +227,8 @@ class Ledger:
             **self._noted(),
             **self._changed(),
             "dropped": sum(dropped.values()),
-            "broken": len(self.broken),
+            # a row that several uses have is one, in the log as here
+            "broken": self.broken_rows,
             "broken_first": self.first_broken(),
             "files_not_read": len(self.unreadable),
         }

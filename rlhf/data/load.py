@@ -126,8 +126,9 @@ def record_for(parsed: Parsed, convert: Callable[[Record], Record]) -> Record:
         record = convert(parsed.record)
     except BrokenRow as broken:
         # what is missing may stand in a column of another name
-        unread = f"columns that are not read: {', '.join(parsed.unread)}" if parsed.unread else ""
-        raise BrokenRow(broken.reason, unread) from None
+        texts = ", ".join(parsed.unread_texts)
+        hint = f"what is missing may stand in a column that is not read: {texts}" if texts else ""
+        raise BrokenRow(broken.reason, hint) from None
     if isinstance(record, Prompt):
         return replace(record, reference=read_reference(parsed.reference))
     return record

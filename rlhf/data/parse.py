@@ -30,6 +30,7 @@ class Parsed:
 
     shape: the columns that the row was recognised by
     unread: columns that hold something and that its shape does not read
+    unread_texts: those of them that hold several words, and may be what the row lacks
     reference: the right answer, as the row has it; a prompt takes it along
     mapped: known names that `data.columns` gave to columns of the row
     """
@@ -41,6 +42,7 @@ class Parsed:
     changes: tuple[Change, ...] = field(default=(), compare=False)
     unread: tuple[str, ...] = field(default=(), compare=False)
     mapped: frozenset[str] = field(default=frozenset(), compare=False)
+    unread_texts: tuple[str, ...] = field(default=(), compare=False)
 
 
 def parse_row(row: RawRow, kind: Kind | None = None, rules: Rules = AS_PUBLISHED) -> Parsed:
@@ -89,9 +91,14 @@ def _parsed(columns: Columns, kind: Kind | None, rules: Rules) -> Parsed:
     kind = own_kind or kind or shape.kind
     mapped = frozenset(columns.mapped)
     shown = ", ".join(shape.columns_of(columns))
-    return Parsed(
-        record, kind, reference, shown, tuple(changes.values()), tuple(columns.unread()), mapped
-    )
+    unread = tuple(columns.unread())
+    texts = tuple(name for name in unread if _is_prose(columns.peek(name)))
+    return Parsed(record, kind, reference, shown, tuple(changes.values()), unread, mapped, texts)
+
+
+def _is_prose(value: Any) -> bool:
+    # an id or the name of a source is one word
+    return isinstance(value, str) and len(value.split()) > 1
 
 
 def _own_kind(columns: Columns) -> Kind | None:

@@ -86,11 +86,13 @@ def test_a_row_that_one_list_cannot_take_is_kept_by_the_others(workspace: Worksp
 
 
 def test_rows_that_a_list_has_no_use_for_are_lost_to_it(workspace: Workspace) -> None:
-    rows = [*pairs(5), {"prompt": "Why?", "completion": "So.", "source": "me"}]
+    # an id or a source is no answer
+    unread = {"source": "me", "loser": "Who knows?"}
+    rows = [*pairs(5), {"prompt": "Why?", "completion": "So.", **unread}]
     report = report_of(with_lists(workspace, rows, "preferences"), workspace)
     assert report.lost["preferences"]["not_a_pair"] == 1
     (dropped,) = report.dropped
-    assert dropped.reason == "not_a_pair" and dropped.hint == "columns that are not read: source"
+    assert dropped.reason == "not_a_pair" and dropped.hint.endswith(" not read: loser")
     # it is shown all the same
     assert {row.shape for row in report.shown} == {
         "pair (chosen, rejected)",

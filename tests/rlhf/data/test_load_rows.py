@@ -53,3 +53,17 @@ def test_one_record_serves_several_uses() -> None:
     ):
         with pytest.raises(BrokenRow, match=reason):
             convert(record)
+
+
+def test_a_broken_row_of_two_lists_is_counted_once(tmp_path: Path) -> None:
+    row = {"id": "chat-7", "messages": [{"role": "user", "content": "Why?"}], "note": "So it is."}
+    write_lines(tmp_path / "a.jsonl", ["{oops", row])
+    ledger = Ledger()
+    for use in ("sft", "prompts"):
+        list(load_rows(tmp_path, use, 0, ledger, "path:a.jsonl"))
+    # one is broken for both, the other for one of them
+    summary = ledger.summary(frozenset())
+    assert len(ledger.broken) == 3 and summary["broken"] == ledger.broken_rows == 2
+    # an id is not what the row lacks
+    hint = ledger.hints["sft", "a.jsonl", "not_ending_with_assistant"]
+    assert hint == "what is missing may stand in a column that is not read: note"
