@@ -325,7 +325,7 @@ def test_the_command_escapes_and_marks(fetched: Workspace) -> None:
     assert (
         "[red]x[/red]" in output
         and "\\u202egnp" in output
-        and "⟦a\\x9bb\\u200e<|im_end|>⟧" in output
+        and "⟦ab\\u200e<|im_end|>⟧" in output
     )
     assert not any(sign in output for sign in "\x07\x1b\u202e\u009b")
     assert "a\\x1b[2Jb.jsonl" in output
