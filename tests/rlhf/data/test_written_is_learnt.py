@@ -52,7 +52,7 @@ few = settings(max_examples=10, deadline=None)
 
 def kept(text: str) -> str:
     """The text with line feeds for line ends, without control characters but tabs."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "", re.sub(r"\r\n|\r", "\n", text))
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "", re.sub(r"\r\n|\r", "\n", text))
 
 
 @pytest.fixture(scope="module", params=ANSWERS)
