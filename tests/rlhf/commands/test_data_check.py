@@ -322,11 +322,7 @@ def test_the_command_escapes_and_marks(fetched: Workspace) -> None:
     code, output = run("doctor", "--data", str(name), root=fetched.root)
     assert code == 0
     assert "usable: 1 rows; for data.sft 1, prompts 1, evaluation 1" in output
-    assert (
-        "[red]x[/red]" in output
-        and "\\u202egnp" in output
-        and "⟦ab\\u200e<|im_end|>⟧" in output
-    )
+    assert "[red]x[/red]" in output and "\\u202egnp" in output and "⟦ab\\u200e<|im_end|>⟧" in output
     assert not any(sign in output for sign in "\x07\x1b\u202e\u009b")
     assert "a\\x1b[2Jb.jsonl" in output
 
