@@ -1,5 +1,6 @@
 """The page of one run: what each section shows, and the rendering of the template."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,23 @@ _HERE = Path(__file__).parent
 _RANKING_STAGES = ("reward", "gold")
 
 
-def render(settings: Settings, inputs: ReportInputs, commit: str | None, root: Path) -> str:
-    """The whole page as HTML text; `root`: the workspace, whose models are not read."""
+def render(
+    settings: Settings,
+    inputs: ReportInputs,
+    commit: str | None,
+    root: Path,
+    outdated: Sequence[str] = (),
+) -> str:
+    """The whole page as HTML text.
+
+    root: the workspace, whose models are not read; outdated: why figures are not of these settings
+    """
     return render_template(
         "page.html",
         settings=settings,
         preset=nearest_preset(settings),
         commit=commit,
+        outdated=outdated,
         summaries=inputs.summaries,
         **_evaluation(settings, inputs),
         **_training(settings, inputs),

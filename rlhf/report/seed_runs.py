@@ -1,15 +1,15 @@
 """Which workspaces of many seeds belong into one table, and why the others do not."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rlhf.common.errors import RlhfError
 from rlhf.common.files import read_json
 from rlhf.common.yaml import read_yaml
 from rlhf.report.inputs import JsonObject
+from rlhf.report.stale import stale
 from rlhf.settings import flatten
 from rlhf.workspace import Workspace
 
@@ -91,23 +91,7 @@ def _faults(workspace: Workspace) -> Iterator[str]:
     for path in (workspace.params, workspace.root / "dvc.lock"):
         if not path.is_file():
             yield f"{path.name} is missing"
-    # what DVC has noted of each stage: what it read, by content, and the settings
-    stages = read_yaml(workspace.root / "dvc.lock")["stages"]
-    settings = read_yaml(workspace.params)
-    written = {out["path"]: out for stage in stages.values() for out in stage.get("outs", ())}
-    for name, stage in stages.items():
-        for read in stage.get("deps", ()):
-            if written.get(read["path"], read).get("md5") != read.get("md5"):
-                yield f"{name} has not run since {read['path']} was made anew"
-        for key, value in stage.get("params", {}).get("params.yaml", {}).items():
-            if _value(settings, key) != value:
-                yield f"{name} has not run since {key} was changed"
-
-
-def _value(settings: Any, key: str) -> Any:
-    for part in key.split("."):
-        settings = settings.get(part) if isinstance(settings, Mapping) else None
-    return settings
+    yield from stale(workspace)
 
 
 # -- is it of the same settings? -------------------------------------------------------------------
