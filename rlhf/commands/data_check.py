@@ -68,7 +68,7 @@ class DataReport:
     shapes: rows by what they were recognised as
     listed: the lists of `data` that have the address; where none has it, each is asked alone
     usable: rows that any list keeps; serves: how many each keeps
-    lost: rows that a list could have and does not keep, by list and reason
+    lost: rows that a list could have and does not keep, although another does, by list and reason
     notes: what happens to rows that stay (prompt_shortened); told: what is not kept as it was written
     unmapped: names in `data.columns` that no row here has
     refused: what `prepare` would stop at

@@ -30,7 +30,7 @@ class Loss(NamedTuple):
 class Kept:
     """Rows of an address that `prepare` keeps.
 
-    rows: by the list that has them; lost: by list and reason
+    rows: by the list that has them; lost: those that another list keeps, by list and reason
     usable: how many any list keeps
     unusable: the others, with why the first list that could have them does not
     broken: rows that a list drops for a fault of their own
@@ -102,7 +102,9 @@ class Shares:
         }
         lost: dict[str, Counter[str]] = {use: Counter() for use in USES}
         for loss in account.dropped.values():
-            lost[loss.location.use][loss.reason] += 1
+            # what no list keeps is told as such
+            if (loss.location.file, loss.location.line) in usable:
+                lost[loss.location.use][loss.reason] += 1
         rows_kept = Counter(place.use for place in places)
         return Kept(
             {use: rows_kept[use] for use in USES},

@@ -62,7 +62,7 @@ def _use_lines(report: DataReport) -> list[str]:
     ]
     for use, lost in report.lost.items():
         reasons = ", ".join(f"{rows:,} x {reason}" for reason, rows in lost.items())
-        lines.append(f"of the others data.{use} does not keep: {reasons}")
+        lines.append(f"of these data.{use} does not keep: {reasons}")
     for dropped in report.dropped:
         hint = f" ({dropped.hint})" if dropped.hint else ""
         lines.append(f"not usable: {dropped.rows:,} x {dropped.reason}, as {dropped.example}{hint}")
