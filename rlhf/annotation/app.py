@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from rlhf.annotation.store import Choice, DisplayedPair, VoteStore
+from rlhf.annotation.token import TokenGate
 
 _HERE = Path(__file__).parent
 _TEMPLATES = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined)
@@ -48,13 +49,16 @@ GUIDELINES = {
 router = APIRouter()
 
 
-def make_app(store: VoteStore, hosts: list[str]) -> FastAPI:
+def make_app(store: VoteStore, hosts: list[str], token: str | None = None) -> FastAPI:
     """The pages over one store.
 
-    Requests under host names other than `hosts`, and forms posted by other sites, are refused.
+    Requests under host names other than `hosts`, without the token if there is one, and forms posted by
+    other sites are refused.
     """
     # the pages of documentation would load scripts from elsewhere
     app = FastAPI(title="rlhf annotate", docs_url=None, redoc_url=None, openapi_url=None)
+    if token is not None:
+        app.middleware("http")(TokenGate(token))
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     app.state.store = store
     app.include_router(router)

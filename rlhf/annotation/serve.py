@@ -1,7 +1,10 @@
 """Serving the annotators' pages until Ctrl-C."""
 
+import os
+import secrets
 import socket
 from collections.abc import Callable
+from urllib.parse import urlencode
 
 import uvicorn
 
@@ -10,20 +13,25 @@ from rlhf.annotation.store import VoteStore
 from rlhf.common.errors import RlhfError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+# the same token after a restart, for links that were sent around
+TOKEN_VARIABLE = "RLHF_ANNOTATE_TOKEN"
 _ALL_ADDRESSES = ("0.0.0.0", "::")
 
 
 def serve(store: VoteStore, host: str, port: int, echo: Callable[[str], None]) -> None:
     """Serve until Ctrl-C; port 0 takes a free one. `echo` is given the address of the page.
 
-    Raises RlhfError if the address cannot be had.
+    On an address that other machines reach the pages are behind a token: of RLHF_ANNOTATE_TOKEN, or a
+    fresh one. Raises RlhfError if the address cannot be had.
     """
     listener = _listen(host, port)
+    token = None if host in LOOPBACK else os.environ.get(TOKEN_VARIABLE) or secrets.token_urlsafe()
     url = f"http://{_shown_host(host)}:{listener.getsockname()[1]}/"
-    echo(f"{url} (Ctrl-C ends; every vote is saved)")
+    address = url if token is None else f"{url}?{urlencode({'token': token})}"
+    echo(f"{address} (Ctrl-C ends; every vote is saved)")
 
     # the socket is ours, so that the address is known before the server runs
-    app = make_app(store, _allowed_hosts(host))
+    app = make_app(store, _allowed_hosts(host), token)
     config = uvicorn.Config(app, log_level="warning", access_log=False)
     uvicorn.Server(config).run(sockets=[listener])
 

@@ -15,7 +15,9 @@ def annotate(
     baseline: Annotated[str, typer.Argument(help="Model to compare it with.")] = "sft",
     host: Annotated[
         str,
-        typer.Option(help="Where to listen; another address lets others in, without a password."),
+        typer.Option(
+            help="Where to listen. On another address others get in by the link that is printed."
+        ),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8765,
     export: Annotated[
