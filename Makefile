@@ -17,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help venv repro ui test test-long style lint format dvc.yaml clean distclean
+.PHONY: help venv repro ui test test-long style lint format audit dvc.yaml clean distclean
 
 help: ## list the targets
 	@grep -hE '^[a-z.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z.-]+):.*## (.*)/make \1\t\2/' | expand -t 16
@@ -53,6 +53,12 @@ test: style ## check style, then run the tests, the check of types among them
 test-long: $(STAMP) ## run the proofs that `make test` leaves out for their time
 	$(BIN)/python -m pytest -m long
 
+audit: ## ask the package index for known vulnerabilities of the locked versions (needs network)
+	$(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/pip install --quiet "pip-audit>=2.10,<3"
+	# strict: a version that the index does not know is not passed over
+	$(VENV)-audit/bin/pip-audit --strict --requirement requirements.lock --no-deps --disable-pip
+
 dvc.yaml: $(STAMP) ## write what stages read and run into dvc.yaml, after a change of either
 	$(BIN)/python -m rlhf.commands.dvc_yaml
 
@@ -61,4 +67,4 @@ clean: ## remove caches and logs; data, models and records stay
 	find rlhf tasks flows tests -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environment and all that a fresh clone does not have, DVC's cache and MLflow's records included
-	rm -rf $(VENV) rlhf.egg-info data models metrics reports studies mlruns mlflow.db .prefect .checkpoints .failures .pending .dvc/cache .dvc/tmp rlhf/.code/algorithms/*/*.json
+	rm -rf $(VENV) $(VENV)-audit rlhf.egg-info data models metrics reports studies mlruns mlflow.db .prefect .checkpoints .failures .pending .dvc/cache .dvc/tmp rlhf/.code/algorithms/*/*.json
