@@ -17,7 +17,7 @@ from filelock import FileLock
 from xdist.scheduler import LoadScopeScheduling
 
 from tasks.server import shared_server
-from tests.project_copy import Project, copy_project
+from tests.project_copy import LOOK_UPS, ONLY_LOOPBACK, Project, copy_project
 from tests.waiting import kill_below
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -112,7 +112,12 @@ def _chain_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for name in ("rlhf", "making"):
                 shutil.rmtree(folder / name, ignore_errors=True)
             project = copy_project(folder / "rlhf", "tiny")
-            project.repro()
+            # test_only_loopback.py reads what the processes of the chain asked of other machines
+            watched = {
+                "PYTHONPATH": f"{ONLY_LOOPBACK}{os.pathsep}{project.root}",
+                "ONLY_LOOPBACK_LOG": str(folder / LOOK_UPS),
+            }
+            project.repro(**watched)
             # without Prefect's state: its server is still ending; the copies use one of their own
             shutil.copytree(
                 project.root,

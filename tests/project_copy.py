@@ -13,6 +13,9 @@ from rlhf.common.yaml import write_yaml
 from rlhf.settings import preset_text
 from tests.source_tree import ROOT
 
+# a directory for PYTHONPATH, and the file beside the finished chain that gets what it noted
+ONLY_LOOPBACK = ROOT / "tests" / "only_loopback"
+LOOK_UPS = "look-ups.jsonl"
 _RECORDS = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME", "RLHF_EXECUTION")
 _AUTHOR = ("user.name=Test", "user.email=test@example.org", "commit.gpgsign=false")
 # the first stage waits as long as there is a file `hold`
