@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from rlhf.settings.evaluation import Evaluate
+from rlhf.settings.hosts import Hosts, unequal
 from rlhf.settings.policy import Ppo
 from rlhf.settings.reads import NEEDS_WHOLE_WEIGHTS, OPTIONAL_MODELS
 from rlhf.settings.section import Addresses, Count, Fraction, Name, Positive, Section
@@ -125,7 +126,7 @@ class Mlflow(Section):
 class Settings(Section):
     """The whole of params.yaml."""
 
-    LATER = frozenset({"mlflow"})
+    LATER = frozenset({"hosts", "mlflow"})
 
     # torch's generator on a CPU takes 32 bits of what is derived from it
     seed: int = 1
@@ -134,6 +135,8 @@ class Settings(Section):
     model: Model
     data: Data
     engine: EngineSettings = EngineSettings()
+    # null: this machine alone
+    hosts: Hosts | None = None
     sft: Sft
     # null: off, where ppo.rewards names others
     reward: RewardModel | None
@@ -224,6 +227,24 @@ class Settings(Section):
                         f"ppo.{name}.{key} {count} is not a multiple of "
                         f"engine.processes = {processes}"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _several_hosts(self) -> Self:
+        if self.hosts is None:
+            return self
+        if self.engine.kind != "deepspeed":
+            raise ValueError(
+                f"hosts needs engine.kind: deepspeed; {self.engine.kind} is one process"
+            )
+        slots, processes = self.hosts.slots, self.engine.processes
+        if slots is not None and sum(slots.values()) != processes:
+            raise ValueError(f"hosts.slots: {unequal(slots, processes)}")
+        if self.ppo.sampling.sampler == "vllm":
+            raise ValueError(
+                "hosts needs another ppo.sampling.sampler than vllm, such as local: its server answers "
+                "the processes of its own machine alone"
+            )
         return self
 
     @model_validator(mode="after")

@@ -25,7 +25,7 @@ class EngineSettings(Section):
     kind: Annotated[str, one_of(ENGINES)] = "torch"
     # auto: bf16 where the hardware multiplies it faster, else fp32
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
-    # per machine, one per GPU
+    # one per GPU; those of all hosts together
     processes: Count = 1
     # deepspeed only
     zero_stage: Literal[1, 2, 3] = 2
