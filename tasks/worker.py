@@ -1,6 +1,7 @@
 """The command line and the environment of a stage's worker.
 
-It is `rlhf.commands.worker`, in one process or under torchrun.
+It is `rlhf.commands.worker`, in one process or under torchrun; on several hosts `tasks.hosts` starts
+it on each.
 """
 
 import os
@@ -29,6 +30,8 @@ _OFFLINE = {
 
 def worker_command(stage: str, settings: Settings) -> list[str]:
     """Give the command that runs `stage` in the workspace that is its current directory."""
+    if on_several_hosts(stage, settings):
+        return [sys.executable, "-m", "tasks.hosts", stage]
     processes = settings.engine.processes
     launcher = []
     if trains(stage) and processes > 1:
@@ -51,7 +54,8 @@ def worker_environment(
 ) -> dict[str, str]:
     """Give the worker's environment: `inherited`, and what its kind of work wants.
 
-    No network but where the table of stages says so; the allocator's setting on a CPU.
+    No network but where the table of stages says so; then what the machine wants, which on several
+    hosts each adds for itself.
     """
     environment = dict(inherited)
     environment["PYTHONUNBUFFERED"] = "1"
@@ -59,17 +63,36 @@ def worker_environment(
     environment.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if stage not in STAGES or not STAGES[stage].downloads:
         environment |= _OFFLINE
+    if on_several_hosts(stage, settings):
+        return environment
+    return machine_environment(
+        settings, settings.engine.processes if trains(stage) else 1, environment
+    )
+
+
+def machine_environment(
+    settings: Settings, processes: int, inherited: Mapping[str, str]
+) -> dict[str, str]:
+    """Give `inherited`, and what `processes` on this machine want.
+
+    The allocator's setting on a CPU; their share of the cores.
+    """
+    environment = dict(inherited)
     if not _GPU.exists():
         # or DeepSpeed warns that it found no other
         environment.setdefault("DS_ACCELERATOR", "cpu")
         if sys.platform == "linux":
             environment.setdefault("GLIBC_TUNABLES", _LARGE_PAGES)
-    engine = settings.engine
     # or torchrun gives each process one thread
-    if trains(stage) and engine.processes > 1:
-        share = max((os.cpu_count() or 1) // engine.processes, 1)
-        environment.setdefault("OMP_NUM_THREADS", str(engine.threads or share))
+    if processes > 1:
+        share = max((os.cpu_count() or 1) // processes, 1)
+        environment.setdefault("OMP_NUM_THREADS", str(settings.engine.threads or share))
     return environment
+
+
+def on_several_hosts(stage: str, settings: Settings) -> bool:
+    """Whether the hosts of the settings share a stage's processes."""
+    return trains(stage) and settings.hosts is not None
 
 
 def trains(stage: str) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rlhf.commands.check import Check
+from rlhf.commands.hosts_check import hosts_check
 from rlhf.commands.machine_checks import (
     bf16_check,
     bf16_instructions,
@@ -85,6 +86,8 @@ def diagnose(workspace: Workspace, imports: Iterable[str]) -> Diagnosis:
     checks += [settings_finding, locks_check(workspace)]
     # without settings there is nothing to check
     if settings is not None:
+        if settings.hosts is not None:
+            checks.append(hosts_check(workspace))
         addresses = addresses_check(workspace, settings)
         checks.append(addresses)
         # what is not found is told once

@@ -93,6 +93,9 @@ def gpu_check(settings: Settings | None) -> Check:
     if count == 0:
         return Check("gpu", "note", "none", _advice_without_gpu())
     found = f"{count} x {torch.cuda.get_device_name(0)}"
+    # the processes are spread over all hosts
+    if settings is not None and settings.hosts is not None:
+        return Check("gpu", "ok", found)
     # settings that cannot be read have a check of their own
     processes = settings.engine.processes if settings is not None else 1
     if processes > count:

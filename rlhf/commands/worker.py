@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rlhf.common.command import run_as_command
 from rlhf.common.errors import RlhfError
+from rlhf.common.rank_log import write_own_log
 from rlhf.settings import load_settings
 from rlhf.stages import STAGES, find_stage
 from rlhf.workspace import Workspace
@@ -17,6 +18,7 @@ from rlhf.workspace import Workspace
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the stage named on the command line; gives the exit code."""
+    write_own_log()
     return run_as_command(partial(_run, sys.argv[1:] if arguments is None else arguments))
 
 

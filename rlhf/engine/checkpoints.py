@@ -79,7 +79,8 @@ class Checkpoints:
 
         until: of a run of so many steps; one beyond is none of it
         """
-        steps = self._complete()
+        # as the main process sees them: on a shared disk another host may see them a little later
+        (steps,) = all_gather([self._complete()] if is_main() else [])
         if not steps:
             self._tell_difference()
             return None
@@ -162,12 +163,10 @@ class Checkpoints:
 
 def _hashes(directory: Path) -> dict[str, str]:
     """The hash of each file below `directory`, by its path there; every process reads a share."""
-    files = sorted(path for path in directory.rglob("*") if path.is_file())
-    return dict(
-        all_gather(
-            [(path.relative_to(directory).as_posix(), sha256(path)) for path in share_of(files)]
-        )
-    )
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    # on a shared disk a host may not see yet what another wrote
+    names = sorted(set(all_gather([path.relative_to(directory).as_posix() for path in files])))
+    return dict(all_gather([(name, sha256(directory / name)) for name in share_of(names)]))
 
 
 def _damaged_files(checkpoint: Path) -> list[str]:

@@ -2,12 +2,14 @@ import multiprocessing
 import os
 import re
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rlhf.common.files import read_json
+from rlhf.engine import checkpoints as checkpoints_module
 from rlhf.engine.checkpoints import REGISTRY, Checkpoints, differences, fingerprint
 from rlhf.workspace import Workspace
 
@@ -71,6 +73,42 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     damage(before)
     assert checkpoints.latest() is None
     assert "is whole: begins anew" in caplog.text
+
+
+def test_what_another_host_wrote_counts_though_it_is_not_listed_here_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shared disk may list a file late; the host that wrote it knows its name."""
+    checkpoints = Checkpoints(tmp_path, "sft", "key")
+    listed = Path.rglob
+
+    def late(directory: Path, pattern: str) -> list[Path]:
+        return [path for path in listed(directory, pattern) if path.name != "state"]
+
+    def of_two_hosts(items: Sequence[Any]) -> list[Any]:
+        known = ["state"] if all(isinstance(item, str) for item in items) else []
+        return [*items, *known]
+
+    monkeypatch.setattr(Path, "rglob", late)
+    monkeypatch.setattr(checkpoints_module, "all_gather", of_two_hosts)
+    checkpoints.save(1, touch)
+    hashes = read_json(checkpoints.directory / "step-00000001" / "sha256.json")
+    assert set(hashes) == {"state"}
+
+
+def test_all_hosts_resume_from_the_step_that_the_main_one_sees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = Checkpoints(tmp_path, "sft", "key")
+    for step in (1, 2):
+        checkpoints.save(step, touch)
+    seen = [(step, checkpoints.directory / f"step-{step:08d}") for step in (1, 2)]
+    # here the last one is not listed yet
+    monkeypatch.setattr(checkpoints, "_complete", lambda: seen[:1])
+    monkeypatch.setattr(checkpoints_module, "is_main", lambda: False)
+    gather = checkpoints_module.all_gather
+    monkeypatch.setattr(checkpoints_module, "all_gather", lambda items: gather(items or [seen]))
+    assert checkpoints.latest() == seen[1]
 
 
 def test_another_key_or_stage_sees_nothing(tmp_path: Path) -> None:

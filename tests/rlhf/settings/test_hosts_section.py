@@ -85,7 +85,9 @@ def test_its_path_may_hold_a_variable(tmp_path: Path, monkeypatch: pytest.Monkey
     """That of a scheduler's job."""
     hosts = Hosts(file="hostfile.${JOB}")
     monkeypatch.delenv("JOB", raising=False)
-    with pytest.raises(RlhfError, match=r"hosts.file:hostfile.*the environment variable JOB is not"):
+    with pytest.raises(
+        RlhfError, match=r"hosts.file:hostfile.*the environment variable JOB is not"
+    ):
         host_slots(hosts, 1, tmp_path)
     monkeypatch.setenv("JOB", "7")
     (tmp_path / "hostfile.7").write_text("gpu1 slots=1\n")
