@@ -28,10 +28,9 @@ PAGE = (ROOT / "rlhf" / "engine" / "several_hosts.md").read_text(encoding="utf-8
 # what torchrun gives each process: the tests may run under it
 DISTRIBUTED = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
 MANY = {"engine.kind": "deepspeed", "engine.processes": 2, "ppo.micro_batch": 2}
-# several micro-batches a step, and checkpoints
-CHANGES = {**MANY, "sft.micro_batch_tokens": 60, "sft.checkpoint_every": 1}
-
-Run = Callable[..., tuple[int, list[str]]]
+# several steps of several micro-batches
+STEPS = {"sft.batch_tokens": 200, "sft.micro_batch_tokens": 60}
+CHANGES = {**MANY, **STEPS, "sft.checkpoint_every": 1}
 
 
 def free_port() -> int:
@@ -68,7 +67,7 @@ def on_hosts(launcher: Path, address: str, changes: Mapping[str, Any] = CHANGES)
 
 def test_two_hosts_give_the_numbers_of_one_process(workspace: Workspace, tmp_path: Path) -> None:
     alone = copy_workspace(workspace, tmp_path / "alone")
-    sft.train(tiny_settings({"sft.micro_batch_tokens": 60}), alone)
+    sft.train(tiny_settings(STEPS), alone)
 
     settings = on_hosts(write_launcher(tmp_path), "127.0.0.1")
     code, last_lines = run_sft(workspace, settings)
