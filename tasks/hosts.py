@@ -70,7 +70,7 @@ class HostProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
             errors="replace",
             # a Ctrl-C is for this process, which closes the pipe
             start_new_session=True,
@@ -169,8 +169,10 @@ class HostGroup:
         message = heard(line)
         if message is None:
             host.lines = [*host.lines, line][-_LAST_LINES:]
-            if host.ready:
-                print(line if host.order.number == 0 else f"[{host.host}] {line}", flush=True)
+            # whoever cancelled does not listen any more
+            with suppress(BrokenPipeError):
+                if host.ready:
+                    print(line if host.order.number == 0 else f"[{host.host}] {line}", flush=True)
         elif "failed" in message:
             failed = message["failed"]
             self._faults.append(HostFault(host.host, failed["rank"], failed["code"]))
