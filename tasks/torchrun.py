@@ -13,7 +13,8 @@ from tasks.host_messages import tell
 def main(arguments: list[str]) -> int:
     """Run processes as torchrun does; gives the exit code."""
     try:
-        run(parse_args(arguments))
+        # torch has no types for them
+        run(parse_args(arguments))  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         tell(failed={"rank": rank, "code": failure.exitcode})
