@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 from rlhf.engine.adapters import adapter_dropout
 from rlhf.engine.base import Item, Loss, Model, NonFiniteError, Trainer, learning_rate
 from rlhf.engine.precision import precision_of
-from rlhf.engine.state import load_state, save_state
 from rlhf.engine.threads import set_threads
+from rlhf.engine.trainer_state import Shard, load_trainer_state, save_trainer_state
 from rlhf.settings.training import EngineSettings, Optimizer
 
 
@@ -44,15 +44,16 @@ class TorchTrainer:
 
     def step(self, losses: Sequence[Loss]) -> float:
         # 1. gradients add up over the micro-batches, whose graphs are freed one by one
-        with recomputing(self.module), adapter_dropout(self.module, self.steps):
-            for compute in losses:
-                loss = compute()
-                if not torch.isfinite(loss):
-                    self._optimizer.zero_grad(set_to_none=True)
-                    raise NonFiniteError(f"loss is {float(loss.detach())}")
-                # one of weight 0 may reach no parameter
-                if loss.requires_grad:
-                    loss.backward()
+        with recomputing(self.module):
+            for index, compute in enumerate(losses):
+                with adapter_dropout(self.module, self.steps, index):
+                    loss = compute()
+                    if not torch.isfinite(loss):
+                        self._optimizer.zero_grad(set_to_none=True)
+                        raise NonFiniteError(f"loss is {float(loss.detach())}")
+                    # one of weight 0 may reach no parameter
+                    if loss.requires_grad:
+                        loss.backward()
 
         # 2. clip the gradient of the whole step
         norm = torch.nn.utils.clip_grad_norm_(
@@ -71,28 +72,13 @@ class TorchTrainer:
         return float(norm)
 
     def save(self, directory: Path) -> None:
-        moments = {
-            name: dict(self._optimizer.state.get(value, {})) for name, value in self._named.items()
-        }
-        save_state(
-            directory,
-            "trainer",
-            {"steps": self.steps, "weights": dict(self._named), "optimizer": moments},
-        )
+        save_trainer_state(directory, 0, self.steps, self._shards(), self._optimizer)
 
     def load(self, directory: Path) -> None:
-        state = load_state(directory, "trainer")
-        self.steps = state["steps"]
-        with torch.no_grad():
-            for name, value in self._named.items():
-                value.copy_(state["weights"][name])
-        self._optimizer.state.clear()
-        for name, value in self._named.items():
-            if state["optimizer"][name]:
-                moments = state["optimizer"][name]
-                self._optimizer.state[value] = {
-                    key: moment.to(value.device) for key, moment in moments.items()
-                }
+        self.steps = load_trainer_state(directory, self._shards(), self._optimizer)
+
+    def _shards(self) -> list[Shard]:
+        return [Shard(name, 0, value, slice(None)) for name, value in self._named.items()]
 
     @contextmanager
     def gathered(self) -> Iterator[nn.Module]:

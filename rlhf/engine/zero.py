@@ -23,26 +23,16 @@ import torch.distributed as dist
 from deepspeed.utils import set_log_level_from_string
 from torch import Tensor, nn
 
-from rlhf.common.errors import TrainingError
 from rlhf.engine.adapters import adapter_dropout, has_adapters, learning_parts
 from rlhf.engine.base import Item, Loss, Model, NonFiniteError, Trainer, learning_rate
 from rlhf.engine.precision import Precision, precision_of
 from rlhf.engine.processes import all_gather
 from rlhf.engine.shards import move_others, spread
 from rlhf.engine.single import enable_gradient_checkpointing, recomputing
-from rlhf.engine.state import load_state, save_state
 from rlhf.engine.threads import set_threads
+from rlhf.engine.trainer_state import Shard, load_trainer_state, save_trainer_state
+from rlhf.engine.zero_state import refresh_weights, shards_of
 from rlhf.settings.training import EngineSettings, Optimizer
-
-# where DeepSpeed 0.19 keeps this process's part of the float32 weights
-MASTER_WEIGHTS = (
-    # ZeRO 1 and 2
-    "single_partition_of_fp32_groups",
-    # ZeRO 1 in bf16
-    "fp32_groups_flat_partition",
-    # ZeRO 3
-    "fp32_partitioned_groups_flat",
-)
 
 # How long processes wait for one of them. It alone hashes the input models and writes the outputs,
 # which with large ones on a slow disk takes longer than the usual ten minutes. Not how long they wait
@@ -108,12 +98,14 @@ class ZeroTrainer:
     def step(self, losses: Sequence[Loss]) -> float:
         # 1. gradients; ZeRO averages over processes, so each loss is multiplied by their number
         self._expect_equal_counts(len(losses))
-        dropout = adapter_dropout(self.module, self.steps, dist.get_rank())
-        with recomputing(self.module), dropout:
-            for compute in losses:
-                loss = self._engine(compute)
-                self._refuse_bad_loss(loss)
-                self._engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)
+        with recomputing(self.module):
+            for index, compute in enumerate(losses):
+                # processes take turns, as in `share`: the number of a micro-batch in the whole batch
+                number = index * dist.get_world_size() + dist.get_rank()
+                with adapter_dropout(self.module, self.steps, number):
+                    loss = self._engine(compute)
+                    self._refuse_bad_loss(loss)
+                    self._engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)
 
         # 2. step
         for group in self._engine.optimizer.optimizer.param_groups:
@@ -126,32 +118,11 @@ class ZeroTrainer:
         return norm
 
     def save(self, directory: Path) -> None:
-        master = self._master_weights()
-        moments = [dict(self._moments.get(part, {})) for part in master]
-        state = {
-            "steps": self.steps,
-            "world_size": dist.get_world_size(),
-            "weights": master,
-            "optimizer": moments,
-        }
-        save_state(directory, f"rank-{dist.get_rank()}", state)
+        save_trainer_state(directory, dist.get_rank(), self.steps, *self._kept())
 
     def load(self, directory: Path) -> None:
-        state = load_state(directory, f"rank-{dist.get_rank()}")
-        if state["world_size"] != dist.get_world_size():
-            raise TrainingError(
-                f"{directory}: written by {state['world_size']} processes, "
-                f"this run has {dist.get_world_size()}; resume with as many, or remove the checkpoint"
-            )
-        self.steps = state["steps"]
-        for part, saved, moments in zip(
-            self._master_weights(), state["weights"], state["optimizer"], strict=True
-        ):
-            part.data.copy_(saved)
-            self._moments.pop(part, None)
-            if moments:
-                self._moments[part] = {key: value.to(part.device) for key, value in moments.items()}
-        self._refresh_weights()
+        self.steps = load_trainer_state(directory, *self._kept())
+        refresh_weights(self._engine.optimizer)
 
     @contextmanager
     def gathered(self) -> Iterator[nn.Module]:
@@ -170,28 +141,10 @@ class ZeroTrainer:
             finally:
                 offload._register_deepspeed_module(offload.module)
 
-    @property
-    def _moments(self) -> dict[Any, Any]:
-        return self._engine.optimizer.optimizer.state
-
-    def _master_weights(self) -> list[Tensor]:
+    def _kept(self) -> tuple[list[Shard], torch.optim.Optimizer]:
+        """This process's part of the float32 weights, and the optimiser that has their moments."""
         wrapper = self._engine.optimizer
-        return list(
-            next(getattr(wrapper, name) for name in MASTER_WEIGHTS if hasattr(wrapper, name))
-        )
-
-    def _refresh_weights(self) -> None:
-        """Bring the model's own weights in line with the master copy."""
-        wrapper = self._engine.optimizer
-        if hasattr(wrapper, "update_lp_params"):
-            wrapper.update_lp_params()
-            return
-        # ZeRO 3: parts from the master copy, then the small parameters that stay whole
-        wrapper._partition_all_parameters()
-        for index in range(len(wrapper.fp16_groups)):
-            wrapper._reassign_or_swap_out_partitioned_parameters(index)
-        if wrapper.persistent_parameters:
-            wrapper.persistent_parameters[0].all_gather(wrapper.persistent_parameters)
+        return shards_of(self.module, wrapper), wrapper.optimizer
 
     def _expect_equal_counts(self, count: int) -> None:
         fewest = _all_reduce(

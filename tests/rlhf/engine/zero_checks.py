@@ -9,10 +9,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import exchange
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from toy import copies, same, toy_batches, toy_loss, toy_model
+from toy_steps import (
+    COUNT,
+    DROPPING,
+    LORA,
+    OPTIMIZER,
+    STEP_BATCHES,
+    STEPS,
+    gathered_weights,
+    share_of,
+    take_step,
+    zero_engine,
+)
 
 from rlhf.batches.padding import TokenBatch
 from rlhf.engine.base import Loss, NonFiniteError, Trainer
@@ -23,40 +36,10 @@ from rlhf.engine.zero import ZeroEngine
 from rlhf.models.backbone import hidden_states, target_logits
 from rlhf.models.roles import Models
 from rlhf.models.trainable import choose_trainable
-from rlhf.settings.training import EngineSettings, Lora, Optimizer
+from rlhf.settings.training import Lora
 
-STEPS, MICRO, COUNT = 5, 4, 4 * 2 * 8
-OPTIMIZER = Optimizer(learning_rate=1e-3, epsilon=1e-4, max_gradient_norm=0.5, weight_decay=0.01)
-LORA = Lora(rank=4, alpha=8.0)
-DROPPING = Lora(rank=4, alpha=8.0, dropout=0.2)
-STEP_BATCHES = [toy_batches(MICRO, rows=2, seed=seed) for seed in range(STEPS)]
-
-
-def zero_engine(stage: int, **settings: Any) -> ZeroEngine:
-    common = {"kind": "deepspeed", "zero_stage": stage, "processes": 2}
-    return ZeroEngine(EngineSettings.model_validate({**common, **settings}))
-
-
-def share_of(engine: ZeroEngine, step: int) -> list[TokenBatch]:
-    return STEP_BATCHES[step][engine.rank :: engine.world_size]
-
-
-def take_step(trainer: Trainer, batches: list[TokenBatch]) -> tuple[float, float]:
-    """One step; gives this process's summed loss and the gradient norm."""
-    seen: list[float] = []
-
-    def compute(batch: TokenBatch) -> Tensor:
-        loss = toy_loss(trainer.module, batch, COUNT)
-        seen.append(float(loss.detach()))
-        return loss
-
-    norm = trainer.step([partial(compute, batch) for batch in batches])
-    return sum(seen), norm
-
-
-def gathered_weights(trainer: Trainer) -> dict[str, Tensor]:
-    with trainer.gathered() as module:
-        return copies(module)
+# of the exchange of checkpoints, what takes seconds: test_zero.py has the rest under `long`
+QUICK: exchange.Sides = {"fp32": ("torch", "stage 3")}
 
 
 def parity(
@@ -91,6 +74,20 @@ def parity(
     differences = [weights[name] - plain_weights[name] for name in weights]
     worst["weights"] = max(float(difference.abs().max()) for difference in differences)
     return worst
+
+
+def dropout(engine: ZeroEngine) -> float:
+    """How far the gradient norms of steps with dropout are from those of one process."""
+    plain_model, model = toy_model(), toy_model()
+    for one in (plain_model, model):
+        choose_trainable(one, None, DROPPING, 1, "toy")
+    plain = TorchTrainer(plain_model, OPTIMIZER, STEPS)
+    zero = engine.trainer(model, OPTIMIZER, STEPS)
+    norms = [
+        (take_step(plain, STEP_BATCHES[step])[1], take_step(zero, share_of(engine, step))[1])
+        for step in range(2)
+    ]
+    return max(abs(one - two) for one, two in norms)
 
 
 def save_trainer(trainer: Trainer, directory: Path) -> None:
@@ -212,6 +209,7 @@ def main(output: Path) -> None:
         }
         findings[f"adapters stage {stage}"] = {
             "parity": parity(engine, lora=LORA),
+            "dropout": dropout(engine),
             "resume": resume(engine, output.parent / f"adapters-{stage}", DROPPING),
         }
     # 1 has an optimiser of its own in bf16; 2 and 3 share the way of accumulating
@@ -230,6 +228,8 @@ def main(output: Path) -> None:
     findings["spread"] = spread("sharded", "fp32", gathers_first=False)
     findings["spread bf16"] = spread("sharded", "bf16", gathers_first=True)
     findings["spread host"] = spread("host", "fp32", gathers_first=False)
+    exchange.write(output.parent / "exchange", QUICK)
+    findings["exchange"] = exchange.go_on(output.parent / "exchange", QUICK)
     findings["gather"] = engine.all_gather([("rank", engine.rank)] * (1 + engine.rank))
     findings["sum"] = engine.all_sum(torch.tensor([1.0, float(engine.rank)])).tolist()
     if engine.rank == 0:

@@ -113,8 +113,8 @@ def test_checkpoints_hold_adapters_and_head_alone(chain: Workspace) -> None:
     (run,) = (chain.checkpoints / "ppo").iterdir()
     newest = max(run.glob("step-*"))
     for role, heads in (("policy", set()), ("critic", {"head.weight", "head.bias"})):
-        names = load_file(newest / role / "trainer" / "state.safetensors")
-        weights = {key.removeprefix("/weights/") for key in names if key.startswith("/weights/")}
+        saved = load_file(newest / role / "weights-00000.safetensors")
+        weights = {key.removesuffix("@0") for key in saved}
         assert {name for name in weights if ".lora_" not in name} == heads
         assert len(weights) == 2 * 14 + len(heads)
 

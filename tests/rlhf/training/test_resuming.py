@@ -185,7 +185,7 @@ def test_a_damaged_checkpoint_costs_time_and_moves_no_number(
 ) -> None:
     kill(workspace, SFT, 8)
     before, newest = sorted(workspace.checkpoints.glob("sft/*/step-*"))
-    weights = newest / "trainer" / "trainer" / "state.safetensors"
+    weights = newest / "trainer" / "weights-00000.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
