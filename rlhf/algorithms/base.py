@@ -86,7 +86,10 @@ class Sources(Protocol):
         ...
 
     def plain_text(self, windows: int, step: int) -> TokenBatch:
-        """Windows of plain text for optimiser step `step` (from 0) of the run; each process its own."""
+        """Windows of plain text for optimiser step `step` (from 0) of the run; each process its part.
+
+        With fewer windows than processes some have one without a target: it keeps step with the others.
+        """
         ...
 
     def rows(self, table: str) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """What each training stage has in memory, phase by phase, on one card; and on the host while it loads."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -323,7 +324,7 @@ def _ppo_phases(settings: Settings, shape: ModelShape, ways: Ways) -> Iterator[P
             passes = Passes(pairs * micro * length, length, wanted, several)
             yield from learn(role.name, shape, own, [*resting, *trunk], passes, ways)
     if ppo.ptx is not None:
-        text = ppo.ptx.windows * data.pretrain_tokens
+        text = math.ceil(ppo.ptx.windows / ways.processes) * data.pretrain_tokens
         passes = Passes(text, data.pretrain_tokens, text, several=True)
         for phase in learn("policy", shape, own, [*resting, *trunk], passes, ways):
             yield replace(phase, name="learn plain text")

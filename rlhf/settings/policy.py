@@ -124,7 +124,7 @@ class Ptx(Section):
     """Pretraining loss mixed into the policy's (eq. 17)."""
 
     coefficient: Positive
-    # of plain text, per mini-batch and process
+    # of plain text, per mini-batch, however many processes share them
     windows: Count
 
 

@@ -64,13 +64,14 @@ class RunSources:
         return self._draw(role, prompts, self._next_draw(role, "response to given prompts"))
 
     def plain_text(self, windows: int, step: int) -> TokenBatch:
-        """Windows of plain text for optimiser step `step` of the run; each process takes its own."""
-        table = self._pretrain
-        # processes take turns, steps follow each other, the table begins anew at its end
-        start = (step * self._share.world_size + self._share.rank) * windows
-        rows = [(start + offset) % len(table) for offset in range(windows)]
-        texts = [[int(token) for token in table["input_ids"].iloc[row]] for row in rows]
-        masks = [[True] * len(text) for text in texts]
+        """This process's part of the `windows` of plain text for optimiser step `step` of the run."""
+        table, share = self._pretrain, self._share
+        # steps follow each other, the table begins anew at its end; processes take turns
+        rows = [(step * windows + offset) % len(table) for offset in range(windows)]
+        own = rows[share.rank :: share.world_size]
+        texts = [[int(token) for token in table["input_ids"].iloc[row]] for row in own or rows[:1]]
+        # without one of its own a process reads another's to keep step: no token of it counts
+        masks = [[bool(own)] * len(text) for text in texts]
         return pad(texts, masks, self._pad_id).to(self._run.engine.device)
 
     def rows(self, table: str) -> pd.DataFrame:

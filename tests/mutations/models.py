@@ -93,7 +93,8 @@ MODELS = (
             "first = iteration * count", "first = iteration * (count // responses)"),
     PROMPTS("prompts", "processes take turns", "place % size * share.world_size // size == share.rank", "place % share.world_size == share.rank"),
     PROMPTS("prompts", "counts that do not divide", "if size % (responses * share.world_size) or count % size:", "if count % size:"),
-    SOURCES("plain text", "the same for every process", "(step * self._share.world_size + self._share.rank) * windows", "step * windows"),
+    SOURCES("plain text", "the same for every process", "rows[share.rank :: share.world_size]", "rows"),
+    SOURCES("plain text", "a stand-in counts", "[bool(own)] * len(text)", "[True] * len(text)"),
 
     # -- the loop -------------------------------------------------------------------------------------
     LOOP("the loop", "epochs in one order", "iteration, *names, epoch)", "iteration, *names, 0)"),

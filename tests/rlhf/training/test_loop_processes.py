@@ -26,17 +26,13 @@ COMMON: Mapping[str, Any] = {
 }
 
 
-def plain_text(windows: int, algorithm: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The windows of a mini-batch are per process; neighbours read none."""
-    return {"ppo.ptx": None} if algorithm else {"ppo.ptx.windows": windows}
-
-
 WORKER = ("-m", "rlhf.commands.worker", "ppo")
 
 
 def on_two_processes(
     workspace: Workspace, stage: int, changes: Mapping[str, Any], program: Sequence[str] = WORKER
-) -> None:
+) -> str:
+    """Run a stage there; gives what it printed."""
     engine = {"engine.kind": "deepspeed", "engine.processes": 2, "engine.zero_stage": stage}
     write_settings(workspace, tiny_settings({**engine, **changes}))
     environment = {key: value for key, value in os.environ.items() if key not in DISTRIBUTED}
@@ -58,6 +54,7 @@ def on_two_processes(
         timeout=600,
     )
     assert done.returncode == 0, done.stdout[-6000:]
+    return done.stdout
 
 
 # what asks the other process: the std of all rollouts, the mean length of a mini-batch
@@ -67,8 +64,9 @@ _GRPO = {**GRPO, "ppo.grpo": {"kl_coefficient": 0.04, "scale": "batch", "loss": 
 @pytest.mark.parametrize(
     ("stage", "algorithm"),
     [
-        pytest.param(2, {}, id="ppo-max-stage-2", marks=pytest.mark.long),
-        pytest.param(3, {}, id="ppo-max-stage-3"),
+        # three windows of plain text for two processes; one, which leaves none for the other
+        pytest.param(2, {"ppo.ptx.windows": 3}, id="ppo-max-stage-2", marks=pytest.mark.long),
+        pytest.param(3, {"ppo.ptx.windows": 1}, id="ppo-max-stage-3"),
         pytest.param(2, APA, id="apa-stage-2", marks=pytest.mark.long),
         pytest.param(2, _GRPO, id="grpo-stage-2", marks=pytest.mark.long),
         pytest.param(2, RLOO, id="rloo-stage-2", marks=pytest.mark.long),
@@ -85,8 +83,10 @@ def test_two_processes_give_the_numbers_of_one(
     workspace: Workspace, tmp_path: Path, stage: int, algorithm: Mapping[str, Any]
 ) -> None:
     alone = copy_workspace(workspace, tmp_path / "alone")
-    loop.train(tiny_settings({**COMMON, **algorithm, **plain_text(2, algorithm)}), alone)
-    on_two_processes(workspace, stage, {**COMMON, **algorithm, **plain_text(1, algorithm)})
+    no_text = {} if "ppo.ptx.windows" in algorithm else {"ppo.ptx": None}
+    changes = {**COMMON, **no_text, **algorithm}
+    loop.train(tiny_settings(changes), alone)
+    on_two_processes(workspace, stage, changes)
     # a critic learns alone first
     first = 0 if "ppo.critic" in algorithm else -1
     assert_same(alone, workspace, steps=list(range(first, 4)))
