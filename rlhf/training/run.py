@@ -1,5 +1,6 @@
 """What every training stage does around its loop: engine, fingerprint, checkpoints, evidence."""
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,9 +15,12 @@ from rlhf.core.steps import StepLog
 from rlhf.engine import Engine, NonFiniteError, Trainer, make_engine
 from rlhf.engine.checkpoints import REGISTRY, Checkpoints, fingerprint
 from rlhf.engine.state import load_state, save_state
+from rlhf.registry import ENGINES, module_of
 from rlhf.settings import Settings
 from rlhf.stages import find_stage
 from rlhf.workspace import Workspace
+
+log = logging.getLogger("rlhf")
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,13 @@ class TrainingRun:
         """Training time so far, interrupted runs included."""
         return self.seconds_before + time.monotonic() - self.began
 
+    @property
+    def _machine(self) -> str:
+        """Who computes, as it is told: numbers depend on it by their rounding alone."""
+        engine, count = self.settings.engine, self.engine.world_size
+        kind = f"ZeRO-{engine.zero_stage}" if engine.kind == "deepspeed" else engine.kind
+        return f"{count} {'process' if count == 1 else 'processes'} of {kind}"
+
     # -- logs and checkpoints ----------------------------------------------------------------------
 
     def open_log(self, path: Path, resumed: Resumed | None) -> StepLog | None:
@@ -76,10 +87,11 @@ class TrainingRun:
             for name, trainer in trainers.items():
                 trainer.save(directory / name)
             if self.is_main:
-                save_state(directory, "loop", {**loop, "seconds": self.seconds})
-            for log in logs:
-                if log is not None:
-                    log.copy_to(directory)
+                own = {"seconds": self.seconds, "written_by": self._machine}
+                save_state(directory, "loop", {**loop, **own})
+            for one in logs:
+                if one is not None:
+                    one.copy_to(directory)
 
         # a full disk is told as such
         with writing(self.checkpoints.directory):
@@ -94,6 +106,13 @@ class TrainingRun:
         for name, trainer in trainers.items():
             trainer.load(directory / name)
         loop = load_state(directory, "loop")
+        if self.is_main and loop["written_by"] != self._machine:
+            log.info(
+                "%s was written by %s and goes on with %s: the same numbers but for rounding",
+                directory,
+                loop["written_by"],
+                self._machine,
+            )
         self.seconds_before = loop["seconds"]
         return Resumed(step, directory, loop)
 
@@ -123,7 +142,8 @@ def begin(
     """Start the engine and find this stage's checkpoints.
 
     They are keyed by the settings' `sections`, the inputs, and the code that the stage runs: its
-    files, and what the settings' names stand for.
+    files, and what the settings' names stand for. Section `engine` is none of it but for the number
+    format, since no more than rounding depends on the others: another engine goes on.
 
     any_value: dotted keys of the stage's own section that no step depends on
     """
@@ -131,18 +151,20 @@ def begin(
     engine = make_engine(settings.engine)
     # what the settings' keys mean on this machine counts, not only what they say
     content = settings.model_dump(mode="json")
-    chosen = {part: content[part] for part in ("seed", "engine", *sections)}
+    chosen = {part: content[part] for part in ("seed", *sections)}
     for key in any_value:
         _leave_out(chosen[name], key)
     chosen["precision"] = engine.precision
     stage = find_stage(name)
-    # a name may come to mean another class of the same file
-    chosen[REGISTRY] = stage.chosen(settings)
+    # a name may come to mean another class of the same file; any engine may have run before
+    places = dict.fromkeys([*ENGINES.items(), *stage.chosen(settings)])
+    chosen[REGISTRY] = list(places)
+    modules = [*stage.modules(settings), *(module_of(ENGINES, kind) for kind in ENGINES)]
 
     # input models are large: one process hashes them, the others are given the key
     prints = []
     if engine.rank == 0:
-        prints = [fingerprint(name, chosen, inputs, stage.modules(settings))]
+        prints = [fingerprint(name, chosen, inputs, modules)]
     (found,) = engine.all_gather(prints)
     checkpoints = Checkpoints(workspace.checkpoints, name, found.key, found.parts)
     return TrainingRun(name, settings, workspace, engine, checkpoints)
