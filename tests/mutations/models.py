@@ -23,6 +23,7 @@ from tests.mutations.places import (
     SHARING_ROLES,
     SOURCES,
     TRAINABLE,
+    TRAINER_STATE,
 )
 
 MODELS = (
@@ -75,6 +76,10 @@ MODELS = (
     CHECKPOINTS("checkpoints", "a lost file is no damage", "written.keys() - found.keys()", "()"),
     CHECKPOINTS("checkpoints", "the one before goes", "self._remove_but(step, self._step_before(step))", "self._remove_but(step)"),
     CHECKPOINTS("checkpoints", "all stay", "if step not in kept:", "if False:"),
+    TRAINER_STATE("checkpoints", "each file begins where a shard does", "stored[first - begin : last - begin]", "stored[: last - first]"),
+    TRAINER_STATE("checkpoints", "without moments", "_read(directory, kind, found)", "pass"),
+    TRAINER_STATE("checkpoints", "Adam counts anew", 'state["step"].clamp_(min=updates[shard.name])', "pass"),
+    TRAINER_STATE("checkpoints", "what is missing is let pass", "if count:", "if False:"),
 
     # -- random streams and prompts -------------------------------------------------------------------
     SAMPLER("random streams", "no response number", "(number,) if number else ()", "()"),
