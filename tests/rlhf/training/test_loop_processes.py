@@ -29,11 +29,19 @@ COMMON: Mapping[str, Any] = {
 WORKER = ("-m", "rlhf.commands.worker", "ppo")
 
 
-def on_two_processes(
-    workspace: Workspace, stage: int, changes: Mapping[str, Any], program: Sequence[str] = WORKER
+def on_processes(
+    workspace: Workspace,
+    count: int,
+    zero_stage: int,
+    changes: Mapping[str, Any],
+    program: Sequence[str] = WORKER,
 ) -> str:
     """Run a stage there; gives what it printed."""
-    engine = {"engine.kind": "deepspeed", "engine.processes": 2, "engine.zero_stage": stage}
+    engine = {
+        "engine.kind": "deepspeed",
+        "engine.processes": count,
+        "engine.zero_stage": zero_stage,
+    }
     write_settings(workspace, tiny_settings({**engine, **changes}))
     environment = {key: value for key, value in os.environ.items() if key not in DISTRIBUTED}
     torchrun = [
@@ -42,7 +50,7 @@ def on_two_processes(
         "torch.distributed.run",
         "--standalone",
         "--nproc-per-node",
-        "2",
+        str(count),
     ]
     done = subprocess.run(
         [*torchrun, *program],
@@ -55,6 +63,13 @@ def on_two_processes(
     )
     assert done.returncode == 0, done.stdout[-6000:]
     return done.stdout
+
+
+def on_two_processes(
+    workspace: Workspace, stage: int, changes: Mapping[str, Any], program: Sequence[str] = WORKER
+) -> str:
+    """As `on_processes`, with two and ZeRO's stage `stage`."""
+    return on_processes(workspace, 2, stage, changes, program)
 
 
 # what asks the other process: the std of all rollouts, the mean length of a mini-batch
