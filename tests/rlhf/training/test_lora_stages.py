@@ -25,7 +25,7 @@ SFT = {
 }
 REWARD = {
     **lora("reward", dropout=0.1),
-    "reward.epochs": 3.0,
+    "reward.epochs": 6.0,
     "reward.batch_tokens": 256,
     "reward.optimizer.learning_rate": 1e-2,
     "reward.checkpoint_every": 2,
