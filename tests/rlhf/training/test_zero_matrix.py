@@ -3,8 +3,8 @@
 Each run is held to one process in plain torch with the same global batch. Where numbers may differ, they
 do so by the order of float32 sums: gradients are added up over other parts of a batch, and matrix
 products have other shapes. One step moves a loss of order 1 by 1e-7; the steps of these runs carry that
-on, and PPO's ratios and advantages widen it. `CLOSE` is ten times what was seen. A wrong mean (over
-processes in place of tokens, say) is off by percents.
+on, and PPO's ratios and advantages widen it. `CLOSE` is the bound of `test_loop_processes.py`. A wrong
+mean (over processes in place of tokens, say) is off by percents.
 """
 
 from collections.abc import Mapping
