@@ -28,6 +28,8 @@ REGISTRY = "registry"
 _PARTS = "made-from.json"
 # in a checkpoint: the hash of each of its files
 _HASHES = "sha256.json"
+# another algorithm differs in dozens of settings: one line can hold no more
+_MOST_TOLD = 6
 
 log = logging.getLogger("rlhf")
 
@@ -157,8 +159,11 @@ class Checkpoints:
         if self._parts is None or not others or not is_main():
             return
         newest = max(others, key=lambda path: path.stat().st_mtime)
-        found = "; ".join(differences(read_json(newest), self._parts))
-        log.info("begins anew: %s was made with other %s", newest.parent, found)
+        found = differences(read_json(newest), self._parts)
+        told = found[:_MOST_TOLD]
+        if len(found) > _MOST_TOLD:
+            told.append(f"and {len(found) - _MOST_TOLD} more")
+        log.info("begins anew: %s was made with other %s", newest.parent, "; ".join(told))
 
 
 def _hashes(directory: Path) -> dict[str, str]:

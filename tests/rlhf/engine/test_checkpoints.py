@@ -227,3 +227,19 @@ def test_differences_say_what_a_user_can_change(inputs: dict[str, Path]) -> None
     assert differences(before, other) == ["settings: ppo.algorithm (ppo-max, now apa)"]
     moved = parts("ppo-max", ("ppo-max", "rlhf.a:Mine"), ("local", "rlhf.s:Local"))
     assert differences(before, moved) == ["code: ppo-max stands for rlhf.a:Mine, not rlhf.a:Max"]
+
+
+def test_a_run_with_many_other_settings_names_the_first_and_how_many_more(
+    tmp_path: Path, inputs: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    def parts(value: int) -> Mapping[str, Any]:
+        settings = {f"key-{number}": value for number in range(8)}
+        return fingerprint("ppo", settings, inputs, MODULES).parts
+
+    Checkpoints(tmp_path, "ppo", "before", parts(1)).save(1, touch)
+    with caplog.at_level("INFO", logger="rlhf"):
+        assert Checkpoints(tmp_path, "ppo", "now", parts(2)).latest() is None
+    (told,) = caplog.messages
+    assert "begins anew" in told
+    assert told.count("(1, now 2)") == 6
+    assert told.endswith("; and 2 more")
