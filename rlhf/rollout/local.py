@@ -19,6 +19,7 @@ from rlhf.engine import Engine
 from rlhf.models.backbone import next_token_states, unembed
 from rlhf.models.saving import without_adapters
 from rlhf.rollout.cache import read_prompts
+from rlhf.rollout.few_rows import few_rows
 from rlhf.rollout.records import Sampled
 from rlhf.rollout.sampler import SamplingRule
 
@@ -115,7 +116,8 @@ def decode(
 
     for step in range(rule.max_new_tokens):
         # 1. one token for each row
-        logits = unembed(model, hidden)
+        with few_rows(device):
+            logits = unembed(model, hidden)
         # padding is no token that was said: it must not be penalised
         seen = torch.where(mask, ids, ids[:, -1:])
         tokens, logprobs = draw(logits, uniforms[rows, step], seen, rule)
@@ -133,7 +135,8 @@ def decode(
         new = tokens[:, None]
         ids = torch.cat([ids, new], dim=1)
         mask = torch.cat([mask, torch.ones_like(new, dtype=torch.bool)], dim=1)
-        hidden = next_token_states(model, new, mask, cache)
+        with few_rows(device):
+            hidden = next_token_states(model, new, mask, cache)
 
 
 def _goes_on(tokens: Tensor, rule: SamplingRule) -> Tensor:

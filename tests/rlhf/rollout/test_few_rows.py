@@ -1,0 +1,71 @@
+"""few_rows: the other side of the transposed product, where it pays and nowhere else."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rlhf.rollout.few_rows import few_rows
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def products(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """On a CPU like the measured one: the shapes of what is multiplied weights first."""
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX2")
+    shapes: list[tuple[int, ...]] = []
+    multiply = torch.mm
+
+    def noted(left: Tensor, right: Tensor) -> Tensor:
+        shapes.append((*left.shape, *right.shape))
+        return multiply(left, right)
+
+    monkeypatch.setattr(torch, "mm", noted)
+    return shapes
+
+
+def both(layer: nn.Module, states: Tensor) -> tuple[Tensor, Tensor]:
+    with few_rows(CPU):
+        inside = layer(states)
+    return inside, layer(states)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(2, 24), (32, 24), (3, 4, 24)])
+def test_the_product_is_the_same(
+    products: list[tuple[int, ...]], bias: bool, shape: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    inside, outside = both(nn.Linear(24, 40, bias=bias), torch.randn(*shape))
+    assert products == [(40, 24, 24, inside.numel() // 40)]
+    assert inside.shape == outside.shape
+    torch.testing.assert_close(inside, outside, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "states", [torch.ones(1, 24), torch.ones(33, 24), torch.ones(4, 24).bfloat16()]
+)
+def test_what_would_not_gain_is_left_as_it_is(
+    products: list[tuple[int, ...]], states: Tensor
+) -> None:
+    inside, outside = both(nn.Linear(24, 40).to(states.dtype), states)
+    assert not products
+    assert torch.equal(inside, outside)
+
+
+def test_named_arguments_are_left_as_they_are(products: list[tuple[int, ...]]) -> None:
+    states, weight = torch.ones(4, 24), torch.ones(40, 24)
+    with few_rows(CPU):
+        functional.linear(states, weight=weight)
+    assert not products
+
+
+@pytest.mark.parametrize(("kind", "device"), [("AVX512", "cpu"), ("AVX2", "cuda")])
+def test_elsewhere_it_does_nothing(
+    products: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch, kind: str, device: str
+) -> None:
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: kind)
+    with few_rows(torch.device(device)):
+        nn.Linear(24, 40)(torch.ones(4, 24))
+    assert not products
