@@ -8,6 +8,7 @@ states who gives the second response, and how its loss explores.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -21,6 +22,7 @@ from rlhf.algorithms.scored_policy import ScoredPolicy
 from rlhf.core.seeds import generator
 from rlhf.engine import Loss
 from rlhf.models.backbone import scatter_to_mask, target_tokens, token_logprobs
+from rlhf.models.kept_trunks import KeptTrunks
 from rlhf.ppo.dpo import dpo_loss, ipo_loss
 from rlhf.ppo.kl import kl_estimate
 from rlhf.rollout.records import Rollout
@@ -56,6 +58,7 @@ class OnlinePreference(ScoredPolicy, ABC):
         self._pad_id = int(context.tokenizer.pad_token_id)
         # of the iterations before, those of all processes in one order
         self._past: list[SampledPair] = []
+        self._trunks = KeptTrunks(self.models)
 
     # -- what a member states ----------------------------------------------------------------------
 
@@ -94,6 +97,8 @@ class OnlinePreference(ScoredPolicy, ABC):
         pairs = [*self._past, *fresh]
         if self.pairing.accumulate:
             self._past = pairs
+        else:
+            self._trunks.forget()
         all_sum = self.engine.all_sum
         metrics = pair_metrics(first, first_scores, second_scores, own, all_sum)
         metrics |= source_metrics(first_scores.sources, all_sum)
@@ -137,7 +142,8 @@ class OnlinePreference(ScoredPolicy, ABC):
         count = max(1.0, float(self.engine.all_sum(step.batch.weights.sum().double())))
         # micro_batch counts responses
         pairs_at_once = max(1, self.settings.micro_batch // 2)
-        parts = step.batch.split(pairs_at_once)
+        batch = replace(step.batch, batch=self._trunks.join(step.batch.batch))
+        parts = batch.split(pairs_at_once)
         return [partial(self._loss, part, count, iteration, step) for part in parts]
 
     def _loss(

@@ -50,7 +50,7 @@ class Models:
         self._trainers: dict[str, Trainer] = {}
         # the roles that have their lowest blocks in common, and how many those are
         self._sharing: list[str] = []
-        self._trunk_blocks = 0
+        self.trunk_blocks = 0
 
     def train(self, role: str, model: AnyModel, optimizer: Optimizer, total_steps: int) -> None:
         """Take a model over for training in its top layers; raises ValueError if the role is taken.
@@ -144,21 +144,21 @@ class Models:
         # the first one alone has nobody to share with
         if len(sharing) > 1:
             self._sharing = sharing
-            self._trunk_blocks = backbone.trunk_size(model, layers)
+            self.trunk_blocks = backbone.trunk_size(model, layers)
 
     @torch.no_grad()
     def with_trunk_states(self, batch: TokenBatch, micro_batch: int) -> TokenBatch:
         """The batch with the states of the shared trunk, if there is one: computed once for its roles."""
-        if not self._trunk_blocks:
+        if not self.trunk_blocks:
             return batch
         # their lower blocks are the same
         anyone = self.language_model(self._sharing[0])
         states = []
         for part in batch.micro_batches(micro_batch):
             with self._engine.autocast():
-                own = backbone.trunk_states(anyone, self._trunk_blocks, part)
+                own = backbone.trunk_states(anyone, self.trunk_blocks, part)
             states.append(pad_width(own, batch.width))
-        return replace(batch, trunk_states=torch.cat(states), trunk_blocks=self._trunk_blocks)
+        return replace(batch, trunk_states=torch.cat(states), trunk_blocks=self.trunk_blocks)
 
     # -- forward passes ----------------------------------------------------------------------------
 
