@@ -343,7 +343,8 @@ def test_blocks_of_several_types_share_no_trunk() -> None:
         num_attention_heads=4,
         num_key_value_heads=2,
         use_sliding_window=True,
-        sliding_window=4,
+        # longer than the text by which parts and whole are compared
+        sliding_window=64,
         layer_types=["full_attention", "sliding_attention"],
     )
     mixed = Qwen2ForCausalLM(config)
