@@ -76,8 +76,9 @@ LEARNS_A_NEW_HEAD = frozenset({"etpo"})
 # those that do not learn from one scored rollout an iteration: whoever compares two draws would
 # measure them by two histories
 WITHOUT_SCORED_ROLLOUT = frozenset({"dpo", "online-dpo", "xpo", "aihf-direct"})
-# those without a loss of the single tokens that were sampled: pairs, or all words of each state
-WITHOUT_TOKEN_WEIGHTS = WITHOUT_SCORED_ROLLOUT | {"etpo"}
+# those without a loss of the single tokens that were sampled: pairs, all words of each state, or whole
+# responses, each with one ratio
+WITHOUT_TOKEN_WEIGHTS = WITHOUT_SCORED_ROLLOUT | {"etpo", "rloo"}
 # how a key is off where that is not null
 _OFF: Mapping[str, Any] = {"importance": "policy", "responses": 1}
 # what an algorithm that reads it cannot do without

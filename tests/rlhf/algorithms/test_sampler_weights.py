@@ -15,11 +15,14 @@ from torch import Tensor
 from rlhf.algorithms.scored_policy import ScoredPolicy
 from rlhf.batches.padding import pad
 from rlhf.rollout.records import Rollout
+from rlhf.settings.reads import WITHOUT_TOKEN_WEIGHTS
 from rlhf.workspace import Workspace
 
 CAP = 2.0
 WEIGHED = {"ppo.sampling": {"temperature": TEMPERATURE, "importance_cap": CAP}}
-MEMBERS = {**WITH_CRITIC, **CRITIC_FREE}
+# those with a loss of single sampled tokens
+_ALL = {**WITH_CRITIC, **CRITIC_FREE}
+MEMBERS = {name: member for name, member in _ALL.items() if name not in WITHOUT_TOKEN_WEIGHTS}
 each_weighed = pytest.mark.parametrize("member", MEMBERS.values(), ids=MEMBERS)
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from neighbours import ETPO, xpo
+from neighbours import ETPO, RLOO, xpo
 from tiny import tiny_settings
 
 from rlhf.common.errors import SettingsError
@@ -64,6 +64,8 @@ def test_a_server_that_runs_on_this_machine(address: str) -> None:
         (sampling(importance_cap=0.5), "importance_cap: must be greater than or equal to 1"),
         ({**xpo(), **sampling(importance_cap=2.0)}, "algorithm xpo has no loss of single sampled"),
         ({**ETPO, **sampling(importance_cap=2.0)}, "algorithm etpo has no loss of single sampled"),
+        # a token's weight would be that of its whole response
+        ({**RLOO, **sampling(importance_cap=2.0)}, "algorithm rloo has no loss of single sampled"),
     ],
 )
 def test_what_is_refused(changes: dict[str, Any], message: str) -> None:
