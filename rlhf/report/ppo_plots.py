@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from rlhf.report.curves import Curve, CurvePlot
 from rlhf.report.inputs import JsonObject
+from rlhf.report.neighbour_plots import added_plots
 
 
 @dataclass(frozen=True)
@@ -107,19 +108,19 @@ _POLICY_AND_CRITIC = PlotGroup(
         ),
         CurvePlot(
             name="ppo-clip",
-            title="Clipped share of tokens",
+            title="Clipped share",
             curves=(
                 Curve("clip_fraction", "policy ratio"),
                 Curve("value_clip_fraction", "value", "harmless", dashed=True),
             ),
-            note="Details 11 and 7.",
+            note="Of tokens (of responses with rloo); details 11 and 7.",
             percent=True,
         ),
         CurvePlot(
-            name="ppo-surrogate",
-            title="Surrogate loss",
-            curves=(Curve("policy_loss", "surrogate"),),
-            note="Eq. 15, what is minimised.",
+            name="ppo-policy-loss",
+            title="Loss of the policy",
+            curves=(Curve("policy_loss", "loss"),),
+            note="What is minimised: with PPO-max the surrogate of eq. 15.",
         ),
         CurvePlot(
             name="ppo-ptx",
@@ -158,7 +159,9 @@ def plot_groups(score_title: str, rows: Sequence[JsonObject]) -> tuple[PlotGroup
     score = replace(_SCORE, title=score_title)
     plots = (score, *_source_plots(rows), _NORMALISED)
     reward = PlotGroup("Reward", plots, with_reward_histograms=True)
-    return reward, _SIGNALS, _POLICY_AND_CRITIC
+    added = added_plots(rows)
+    of_algorithm = (PlotGroup("What this algorithm adds", added),) if added else ()
+    return reward, _SIGNALS, _POLICY_AND_CRITIC, *of_algorithm
 
 
 def _source_plots(rows: Sequence[JsonObject]) -> list[CurvePlot]:
