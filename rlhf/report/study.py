@@ -21,7 +21,7 @@ from rlhf.report.inputs import JsonObject
 from rlhf.report.page import render_template
 from rlhf.report.seed_bands import plot_seed_bands
 from rlhf.settings import load_settings
-from rlhf.studies.claims import START, Finding, Verdict, judge
+from rlhf.studies.claims import START, Claim, Finding, Verdict, judge
 from rlhf.studies.figures import STUDIES
 from rlhf.workspace import Workspace
 
@@ -109,7 +109,7 @@ def finding_row(figure: str, finding: Finding) -> JsonObject:
         "claim": claim.text,
         "metric": claim.metric,
         "arm": claim.arm,
-        "against": "its own start" if claim.against == START else claim.against,
+        "against": _other_side(claim),
         "paper": claim.direction,
         "difference": finding.difference,
         # the interval of a single seed is infinite, which JSON cannot hold
@@ -118,6 +118,12 @@ def finding_row(figure: str, finding: Finding) -> JsonObject:
         "seeds": finding.seeds,
         "verdict": finding.verdict,
     }
+
+
+def _other_side(claim: Claim) -> str:
+    if claim.against == START:
+        return "its own start"
+    return f"{claim.against}, {claim.baseline}" if claim.baseline else claim.against
 
 
 def arm_row(arm: str, records: Sequence[JsonObject]) -> JsonObject:

@@ -60,6 +60,9 @@ _FOUR_ROUNDS: Changes = {
     "ppo.samples_every": 1,
     "ppo.checkpoint_every": 1,
 }
+# Eight more responses an iteration, to the demonstrations' prompts: 60 iterations of 32 sample as many as
+# 80 of 24.
+_IN_PLACE_OF_DEMONSTRATIONS: Changes = {"ppo.iterations": 60}
 # a target network of 0.995 would stand still in 240 steps
 _ETPO_IN_SHORT = {"beta": 0.1, "polyak": 0.8}
 
@@ -118,6 +121,7 @@ ARMS: dict[str, Changes] = {
     # by the gold judge: on three seeds for RTO, AIHF and RLOO, which one seed misled, on one for the rest.
     # advantage-induced policy alignment (arXiv 2306.02231), and its control
     "apa": _section("apa", **{"lambda": 0.3}),
+    "apa-0.05": _section("apa", **{"lambda": 0.05}),
     "apa-0.1": _variant("apa"),
     "apa-1": _section("apa", **{"lambda": 1.0}),
     "awr": _variant("awr"),
@@ -132,7 +136,7 @@ ARMS: dict[str, Changes] = {
     "xpo-large": _section("xpo", alpha=[0.01]) | _FOUR_ROUNDS | _rate(1e-4),
     "online-dpo": _section("online-dpo", beta=0.3) | _PAIRS_OF_AN_ITERATION,
     # reward and policy in turns (arXiv 2406.06874)
-    "aihf": _variant("aihf"),
+    "aihf": _variant("aihf") | _IN_PLACE_OF_DEMONSTRATIONS,
     "aihf-direct": _variant("aihf-direct"),
     # soft Q of every token (arXiv 2402.06700), and the loss of its published code
     "etpo": _section("etpo", **_ETPO_IN_SHORT),

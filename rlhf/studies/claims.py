@@ -24,6 +24,7 @@ class Claim:
     """`metric` of `arm` is higher or lower than, or the same as, that of `against`.
 
     against: an arm, or START
+    baseline: the metric of the other side, where that is another one
     """
 
     text: str
@@ -31,6 +32,7 @@ class Claim:
     arm: str
     against: str
     direction: Direction
+    baseline: str | None = None
 
     def __post_init__(self) -> None:
         if self.direction == "same" and self.against == START:
@@ -38,6 +40,8 @@ class Claim:
                 f"{self.text}: 'same' is measured by how far the other side came; "
                 "a start came nowhere"
             )
+        if self.baseline is not None and (self.direction == "same" or self.against == START):
+            raise ValueError(f"{self.text}: a baseline is of an arm, and higher or lower")
         needs_start = self.direction == "same" or self.against == START
         if needs_start and not self.metric.endswith("_last"):
             raise ValueError(
@@ -90,7 +94,7 @@ def judge(claim: Claim, measured: Mapping[str, Runs]) -> Finding | None:
     if claim.against == START:
         others, reference = runs, claim.metric_at_start
     else:
-        others, reference = measured.get(claim.against, {}), claim.metric
+        others, reference = measured.get(claim.against, {}), claim.baseline or claim.metric
     needed = {reference}
     if claim.direction == "same":
         needed.add(claim.metric_at_start)

@@ -17,6 +17,7 @@ from rlhf.engine.single import TorchEngine
 from rlhf.evaluation.plain_text import plain_text_loss
 from rlhf.models.scoring import ResponseScorer
 from rlhf.settings import Settings
+from rlhf.studies.beams import searched
 from rlhf.studies.credit import credit_auc, plant
 from rlhf.workspace import Workspace
 
@@ -36,7 +37,8 @@ def run_record(settings: Settings, workspace: Workspace) -> dict[str, Any]:
 
     `curves` are by iteration, `looks` by validation, `summary` by name: the run's own, and `gold`,
     `reward_tail` and `credit_auc` (each with _first and _last) and `plain_text_loss`; and what
-    `checked_additions` says.
+    `checked_additions` says; of the model of stage dpo also `chosen_logprob_first` and `_last`, held-out,
+    and what `searched` finds.
     """
     samples = read_steps(workspace.samples("ppo"))
     # the prompts are the same at each validation, so that the scores can be compared
@@ -59,7 +61,21 @@ def run_record(settings: Settings, workspace: Workspace) -> dict[str, Any]:
     start = workspace.model(settings.ppo.initial)
     summary["credit_auc_first"] = credit_auc(start, reference, planted, engine)
     summary["credit_auc_last"] = credit_auc(policy, reference, planted, engine)
+    if settings.ppo.algorithm == "dpo":
+        summary |= _chosen_logprobs(workspace) | searched(settings, workspace, engine)
     return {"curves": _curves(workspace), "looks": validations, "summary": summary}
+
+
+def _chosen_logprobs(workspace: Workspace) -> dict[str, float]:
+    """Of the reference and of the DPO model; empty for a model that the run did not train itself."""
+    path = workspace.metrics("dpo")
+    if not path.is_file():
+        return {}
+    metrics = read_json(path)
+    return {
+        "chosen_logprob_first": metrics["test_reference_chosen_logprob"],
+        "chosen_logprob_last": metrics["test_chosen_logprob"],
+    }
 
 
 def spent_at_validations(workspace: Workspace) -> dict[int, dict[str, float]]:

@@ -24,6 +24,15 @@ _DPO = (
     # arXiv 2404.18922, table 1: PPO is above DPO
     Claim("PPO ends above DPO", "gold_last", "ppo-max", "dpo", "higher"),
 )
+# arXiv 2404.12358, sections 5.2 to 5.4: five beams are better than one and more run away in length; the
+# likelihood of the chosen answers falls
+_DPO_ALONE = (
+    Claim("better than PPO-max does", "credit_auc_last", "dpo", "ppo-max", "higher"),
+    Claim("five beams find better", "gold_beams_5", "dpo", "dpo", "higher", "gold_beams_1"),
+    Claim("twenty find worse", "gold_beams_20", "dpo", "dpo", "lower", "gold_beams_5"),
+    Claim("and longer", "length_beams_20", "dpo", "dpo", "higher", "length_beams_5"),
+    Claim("chosen answers get less likely", "chosen_logprob_last", "dpo", START, "lower"),
+)
 # arXiv 2405.21046, abstract: more sample-efficient than without exploration
 _XPO = (
     Claim("XPO rises above where it began", "gold_last", "xpo", START, "higher"),
@@ -64,7 +73,7 @@ NEIGHBOURS: dict[str, Study] = {
     ),
     "apa": Study(
         "Advantage-induced policy alignment (arXiv 2306.02231)",
-        ("ppo-max", "apa", "apa-0.1", "apa-1", "awr"),
+        ("ppo-max", "apa", "apa-0.05", "apa-0.1", "apa-1", "awr"),
         (
             *_APA,
             Claim("a larger lambda holds it nearer", "kl_last", "apa-1", "apa", "lower"),
@@ -81,10 +90,7 @@ NEIGHBOURS: dict[str, Study] = {
     "dpo": Study(
         "DPO as a token-level Q function (arXiv 2404.12358)",
         ("ppo-max", "dpo"),
-        (
-            *_DPO,
-            Claim("better than PPO-max does", "credit_auc_last", "dpo", "ppo-max", "higher"),
-        ),
+        (*_DPO, *_DPO_ALONE),
         in_paper=False,
     ),
     "xpo": Study(

@@ -2,6 +2,7 @@
 
 from tests.mutations.places import (
     ACTION_VALUES,
+    ADDED_PLOTS,
     AIHF,
     AIHF_DIRECT,
     AIHF_LOSSES,
@@ -32,7 +33,10 @@ from tests.mutations.places import (
     RLOO,
     SEAM,
     SETTINGS,
+    STUDY_BEAMS,
+    STUDY_CLAIMS,
     STUDY_CREDIT,
+    WEIGHT_READS,
     XPO,
     XPO_LOSS,
 )
@@ -210,4 +214,9 @@ NEIGHBOURS = (
     STUDY_CREDIT("planted errors", "the last token too", "torch.randint(len(response) - 1,", "torch.randint(len(response),"),
     STUDY_CREDIT("planted errors", "the right token", "[[*special, response[place]]]", "[[*special]]"),
     STUDY_CREDIT("planted errors", "the highest credit", "rankdata([-credit for", "rankdata([credit for"),
+    STUDY_BEAMS("beams", "one whatever is asked", "prompt, width, longest", "prompt, 3, longest"),
+    STUDY_BEAMS("beams", "no longest response", "width, longest, ends[0]", "width, longest + 4, ends[0]"),
+    STUDY_CLAIMS("claims", "always the same metric", "claim.baseline or claim.metric", "claim.metric"),
+    ADDED_PLOTS("report", "every plot on every page", "if plot.curves[0].key in logged", "if True"),
+    WEIGHT_READS("rloo", "weights of single tokens", '| {"etpo", "rloo"}', '| {"etpo"}'),
 )  # fmt: skip

@@ -84,3 +84,15 @@ def test_against_the_start_of_the_same_run() -> None:
     finding = judge(Claim("", "gold_last", "a", START, "lower"), runs)
     assert finding is not None and finding.verdict == "agrees"
     assert finding.difference == pytest.approx(-0.6)
+
+
+def test_one_metric_of_an_arm_against_another() -> None:
+    """As what five beams find against what one finds, seed by seed."""
+    runs: Runs = {
+        "a": {seed: {"five": 2.0 + seed, "one": 1.0 + seed + 0.1 * seed} for seed in range(3)}
+    }
+    finding = judge(Claim("", "five", "a", "a", "higher", "one"), runs)
+    assert finding is not None
+    assert (finding.difference, finding.verdict) == (pytest.approx(0.9), "agrees")
+    with pytest.raises(ValueError, match="a baseline is of an arm"):
+        Claim("", "five_last", "a", START, "higher", "one")
