@@ -25,7 +25,7 @@ _PLOTS = (
         name="ppo-ties",
         title="Pairs with nothing to prefer",
         curves=(Curve("ties", "share"),),
-        note="Of equal scores, or of equal responses: they count for nothing.",
+        note="Equal scores or responses, or one that no reward could judge: they count for nothing.",
         percent=True,
     ),
     CurvePlot(

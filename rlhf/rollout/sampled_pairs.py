@@ -39,8 +39,9 @@ def ranked_pairs(
 ) -> list[SampledPair]:
     """One pair a prompt from two rollouts of the same prompts, ranked by their scores.
 
-    Pairs of equal scores and pairs of equal responses get weight 0; the first response is then the
-    chosen one. Raises ValueError for rollouts of different prompts.
+    Pairs of equal scores and pairs of equal responses get weight 0, and so do those of which a reward
+    could tell of one response alone; the first response is then the chosen one. Raises ValueError for
+    rollouts of different prompts.
     """
     if first.prompts.positions != second.prompts.positions:
         raise ValueError("the two rollouts of a pair must be of the same prompts, in one order")
@@ -52,12 +53,13 @@ def ranked_pairs(
         second_scores.scores.tolist(),
         first_scores.reference_logprobs.sum(dim=1).tolist(),
         second_scores.reference_logprobs.sum(dim=1).tolist(),
+        _half_judged(first_scores, second_scores),
         strict=True,
     )
     pairs = []
-    for prompt, one, other, score, other_score, reference, other_reference in rows:
+    for prompt, one, other, score, other_score, reference, other_reference, half_judged in rows:
         # equal responses may get scores that rounding sets apart
-        tied = score == other_score or one == other
+        tied = half_judged or score == other_score or one == other
         second_wins = other_score > score and not tied
         pairs.append(
             SampledPair(
@@ -71,6 +73,17 @@ def ranked_pairs(
             )
         )
     return pairs
+
+
+def _half_judged(first: Scores, second: Scores) -> list[bool]:
+    """Whether a reward could tell of one response of a pair alone: the other's 0 is no score of it."""
+    half = torch.zeros_like(first.scores, dtype=torch.bool)
+    for name, source in first.sources.items():
+        one, other = source.failed, second.sources[name].failed
+        if one is not None and other is not None:
+            half = half | (one != other)
+    judged: list[bool] = half.tolist()
+    return judged
 
 
 # -- what is learnt from ---------------------------------------------------------------------------

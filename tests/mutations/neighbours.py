@@ -169,6 +169,7 @@ NEIGHBOURS = (
     PAIR_METRICS("pairs", "accuracy for the first response alone", "torch.where(second_wins, -lead, lead)", "lead"),
     PAIRS("pairs", "the worse response is chosen", "second_wins = other_score > score", "second_wins = other_score < score"),
     PAIRS("pairs", "equal scores count", "score == other_score or one == other", "one == other"),
+    PAIRS("pairs", "what one could not judge counts", "half_judged or score == other_score", "score == other_score"),
     PAIRS("pairs", "equal responses count", "score == other_score or one == other", "score == other_score"),
     PAIRS("pairs", "a selection mixes rows", "[2 * pairs, 2 * pairs + 1]", "[pairs, pairs + 1]"),
     PAIR_ADVICE("pairs", "no word on a large alpha", "max(xpo.alpha) > xpo.beta / 2", "False"),

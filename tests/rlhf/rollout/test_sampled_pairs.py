@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from tiny import EOS, PAD, prompts_of
 from torch import Tensor
 
 from rlhf.engine.state import load_state, save_state
-from rlhf.rollout.records import Rollout, Sampled, Scores, make_rollout
+from rlhf.rollout.records import Rollout, Sampled, Scores, SourceScores, make_rollout
 from rlhf.rollout.sampled_pairs import (
     SampledPair,
     pair_experience,
@@ -57,6 +58,22 @@ def test_a_tie_counts_for_nothing_and_keeps_its_place() -> None:
     assert [pair.weight for pair in pairs] == [0.0] * 3
     assert [pair.second_is_chosen for pair in pairs] == [False] * 3
     assert [pair.chosen for pair in pairs] == FIRST
+
+
+def test_a_response_that_a_reward_could_not_judge_neither_wins_nor_loses() -> None:
+    """Its score is 0, which is above one of -1; where both were not judged, the others decide."""
+    one, other = rollout_of(FIRST), rollout_of([[30, EOS], [31, EOS], [33, 34, EOS]])
+    failed = [True, False, True], [False, False, True]
+    found = [
+        replace(
+            scores_of(each, scores, 0.0),
+            sources={"http": SourceScores(torch.zeros(3), torch.tensor(own))},
+        )
+        for each, scores, own in zip(
+            (one, other), ([0.0, 0.5, 0.2], [-1.0, 0.4, 0.1]), failed, strict=True
+        )
+    ]
+    assert [pair.weight for pair in ranked_pairs(one, other, *found)] == [0.0, 1.0, 1.0]
 
 
 def test_draws_of_other_prompts_are_refused() -> None:
