@@ -13,7 +13,7 @@ Where we differ on purpose; a test below shows each line marked *:
 | log pi_ref               | computed at each step                   | computed once, kept with the pair        |
 | alpha of a list          | by the float epoch, which no list takes | by the iteration                         |
 | second draw of XPO       | the reference's                         | that, or the policy's, with a bound      |
-| missing end token        | penalty on the score, if asked for      | none                                     |
+| missing end token        | penalty on the score, if asked for      | a reward of its own: `missing-end`       |
 
 The loss of one step is a mean over pairs on both sides.
 """

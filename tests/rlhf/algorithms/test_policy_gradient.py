@@ -102,7 +102,10 @@ def everything_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take out the places where losses, head and transformer go to float32 by name."""
     softmax = nn.functional.softmax
 
-    def softmax_as_it_is(values: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    # a sampler's mode of torch functions hands more on than it was given
+    def softmax_as_it_is(
+        values: Tensor, dim: int, dtype: torch.dtype | None = None, **_: Any
+    ) -> Tensor:
         return softmax(values, dim=dim)
 
     def norm(self: LlamaRMSNorm, values: Tensor) -> Tensor:
