@@ -10,8 +10,9 @@ from rlhf.models.kept_trunks import KeptTrunks
 from rlhf.models.roles import Models
 from rlhf.workspace import Workspace
 
-PROMPTS = [[2, 9, 30], [2, 11], [2, 5, 6, 7, 8, 40, 41]]
-RESPONSES = [[12, 13, 14, 1], [15, 1], [16]]
+# the first and the last are responses to one prompt
+PROMPTS = [[2, 9, 30], [2, 11], [2, 9, 30]]
+RESPONSES = [[12, 13, 14, 1], [15, 1], [12, 40, 41, 42, 43]]
 
 
 @pytest.fixture
