@@ -8,7 +8,8 @@ import counted_tokens
 import pytest
 import torch
 from given import step_loss, update_of
-from neighbours import APA
+from members import FORMS
+from neighbours import APA, AWR, ETPO, REINFORCE_PP, RLOO
 from slow_ppo import make, move, roll
 from tiny import PAD
 from torch import Tensor, nn
@@ -118,22 +119,38 @@ def everything_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("everything_in_float64")
-@pytest.mark.parametrize("role", ["policy", "critic"])
-@pytest.mark.parametrize("changes", [EVERY_TERM, APA], ids=["ppo-max", "apa"])
+@pytest.mark.parametrize(
+    ("changes", "role"),
+    [
+        pytest.param(EVERY_TERM, "policy", id="ppo-max-policy"),
+        pytest.param(EVERY_TERM, "critic", id="ppo-max-critic"),
+        pytest.param(APA, "policy", id="apa-policy"),
+        pytest.param(APA, "critic", id="apa-critic"),
+        pytest.param(AWR, "policy", id="awr-policy"),
+        pytest.param(RLOO, "policy", id="rloo-policy"),
+        pytest.param(FORMS["grpo-sequence"], "policy", id="grpo-policy"),
+        pytest.param(REINFORCE_PP, "policy", id="reinforce-pp-policy"),
+        pytest.param(ETPO, "policy", id="etpo-policy"),
+        pytest.param(ETPO, "critic", id="etpo-critic"),
+    ],
+)
 def test_gradients_equal_finite_differences_in_float64(
     prepared: Workspace, changes: Mapping[str, Any], role: str
 ) -> None:
     """Of the whole loss with every term in it, after some updates, on the tiny model."""
     algorithm = make(prepared, changes)
-    for name in ("policy", "critic", "reference", "reward"):
+    frozen = ("reference", "reward", *(["target"] if changes is ETPO else []))
+    for name in (*algorithm.models.trainers, *frozen):
         algorithm.models[name].double()
     text = pad([[5, 6, 7, 8]], [[True] * 4], PAD)
     update = update_of(algorithm, role, roll(algorithm, rows=range(4)), text=text)
     module = algorithm.models[role]
-    move(module, seed=7)
+    # ETPO's policy learns from a critic that starts at 0
+    for learner in algorithm.models.trainers:
+        move(algorithm.models[learner], seed=7)
 
     def total() -> Tensor:
-        return step_loss(update).total
+        return step_loss(update, role=role).total
 
     module.zero_grad()
     total().backward()

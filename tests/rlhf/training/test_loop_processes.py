@@ -9,7 +9,19 @@ from typing import Any
 
 import made_up
 import pytest
-from neighbours import AIHF, AIHF_DIRECT, APA, ETPO, GRPO, REINFORCE_PP, RLOO, RTO, lora, xpo
+from neighbours import (
+    AIHF,
+    AIHF_DIRECT,
+    APA,
+    ETPO,
+    GRPO,
+    REINFORCE_PP,
+    RLOO,
+    RTO,
+    lora,
+    online_dpo,
+    xpo,
+)
 from tiny import copy_workspace, numbers, tiny_settings, write_settings
 
 from rlhf.registry import ALGORITHMS
@@ -90,6 +102,7 @@ _GRPO = {**GRPO, "ppo.grpo": {"kl_coefficient": 0.04, "scale": "batch", "loss": 
         pytest.param(2, ETPO, id="etpo-stage-2", marks=pytest.mark.long),
         pytest.param(2, AIHF, id="aihf-stage-2", marks=pytest.mark.long),
         pytest.param(2, AIHF_DIRECT, id="aihf-direct-stage-2", marks=pytest.mark.long),
+        pytest.param(2, online_dpo(), id="online-dpo-stage-2", marks=pytest.mark.long),
         pytest.param(2, lora("ppo"), id="lora-stage-2", marks=pytest.mark.long),
         pytest.param(3, lora("ppo"), id="lora-stage-3", marks=pytest.mark.long),
     ],
