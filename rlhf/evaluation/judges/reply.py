@@ -8,16 +8,28 @@ from typing import Any
 
 from rlhf.evaluation.types import Preference
 
-_PREFERRED: Mapping[str, Preference] = {"a": "first", "b": "second", "tie": "tie"}
+_PREFERRED: Mapping[str, Preference] = {"a": "first", "b": "second", "tie": "tie", "c": "tie"}
 # A, **B**, (tie), Answer A
 _VERDICT = r"[\W_]*(?:(?:answer|response|assistant|option)\s+)?[\W_]*(a|b|tie)[\W_]*"
 _VALUE = re.compile(_VERDICT, re.IGNORECASE)
-_LINE = re.compile(rf"[\W_]*(?:final )?verdict[\W_]*[:=]{_VERDICT}", re.IGNORECASE)
+_LINE = re.compile(
+    rf"[\W_]*(?:(?:my|the|final)\s+)*(?:verdict|answer|winner)(?:\s+is)?[\W_]*[:=]{_VERDICT}",
+    re.IGNORECASE,
+)
+# as MT-Bench has it, C for a tie
+_BRACKETS = re.compile(r"\[\[(a|b|c|tie)\]\]", re.IGNORECASE)
+# What was meant as an object and is no JSON: quotes within a text, single quotes, keys without any.
+_BRACES = re.compile(r"\{[^{}]*\}")
+_QUOTE = "[\"'\u2018\u2019\u201c\u201d]?"
+_FIELD = re.compile(
+    rf"{_QUOTE}\bverdict{_QUOTE}\s*:\s*{_QUOTE}(?:(?:answer|response)\s+)?(a|b|tie){_QUOTE}\s*[,}}]",
+    re.IGNORECASE,
+)
 # A server without a parser of its own for them sends the thoughts along, between marks such as
 # <think>, [THINK] and ◁think▷. Templates of some models begin them in the prompt, so that the answer
 # has their end alone.
 _MARK = re.compile(
-    r"(?:<\|?|◁|\[(?=/?think\]))(/?)(?:think|thinking|thought|thoughts|reasoning)(?:\|?>|▷|\])",
+    r"(?:<\|?|◁|\[(?=/?think\]))(/?)(?:seed:)?(?:think|thinking|thought|thoughts|reasoning)(?:\|?>|▷|\])",
     re.IGNORECASE,
 )
 # models write them, JSON forbids them
@@ -37,14 +49,14 @@ def parse_reply(text: str, shown: str = "") -> Preference | None:
     """Read the verdict of a JSON object `{"reason": ..., "verdict": "A"}` in a judge's answer.
 
     shown: what the judge was asked; an object that stands there word for word is a quotation
-    None without a verdict, and where two of them differ. Without any object a last line
-    `Verdict: A` counts.
+    None without a verdict, and where two of them differ. Without any object that is JSON, one that is
+    meant as such counts, and then a last line `Verdict: A` or `[[A]]`.
     """
     objects = list(_objects(text))
     begin, end = _said(text, objects)
     said = [one for one in objects if begin <= one.start and one.end <= end]
     if not objects:
-        return _last_line(text[begin:end], shown)
+        return _meant(text[begin:end], shown)
     # what was judged may hold verdicts, and none of them must count
     found = {one.verdict for one in said if text[one.start : one.end] not in shown}
     return found.pop() if len(found) == 1 else None
@@ -69,12 +81,23 @@ def _stands_in(place: int, objects: Sequence[_Object]) -> bool:
     return any(one.start <= place < one.end for one in objects)
 
 
-def _last_line(said: str, shown: str) -> Preference | None:
+def _meant(said: str, shown: str) -> Preference | None:
+    """The verdict of objects that are no JSON, else of the last line."""
+    braces = [found[0] for found in _BRACES.finditer(said) if found[0] not in shown]
+    fields = [field.lower() for text in braces for field in _FIELD.findall(text)]
+    if not fields:
+        fields = _in_last_line(said, shown)
+    found = {_PREFERRED[field] for field in fields}
+    return found.pop() if len(found) == 1 else None
+
+
+def _in_last_line(said: str, shown: str) -> list[str]:
     lines = said.strip().splitlines()
-    line = _LINE.fullmatch(lines[-1]) if lines else None
-    if line is None or lines[-1].strip() in shown:
-        return None
-    return _PREFERRED[line[1].lower()]
+    if not lines or lines[-1].strip() in shown:
+        return []
+    line = _LINE.fullmatch(lines[-1])
+    found = [line[1]] if line else _BRACKETS.findall(lines[-1])
+    return [verdict.lower() for verdict in found]
 
 
 def _objects(text: str) -> Iterator[_Object]:

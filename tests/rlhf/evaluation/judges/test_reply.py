@@ -57,6 +57,18 @@ B = '{"reason": "x", "verdict": "B"}'
         ('{"reason": "x", "verdict": "A",\n}', "first"),
         ("Both are short.\n\n**Verdict:** A", "first"),
         ("<think>Verdict: B</think>\nFinal verdict: Tie.", "tie"),
+        ("Both are short.\n\n**Answer: B**", "second"),
+        ("The winner is: Assistant A", "first"),
+        # as MT-Bench asks for it
+        ("A is right, B is not.\n\n[[A]]", "first"),
+        ("My final verdict is: [[B]]", "second"),
+        ("Both are fine, so it is a tie: [[C]]", "tie"),
+        # what is meant as JSON
+        ("{'reason': \"it's short\", 'verdict': 'B'}", "second"),
+        ('{"reason": "It says "no" to all", "verdict": "A"}', "first"),
+        ("```\n{reason: x, verdict: tie}\n```", "tie"),
+        ("{\u201creason\u201d: \u201cx\u201d, \u201cverdict\u201d: \u201cB\u201d}", "second"),
+        (f"<seed:think>Perhaps {A}?</seed:think>{B}", "second"),
     ],
 )
 def test_a_verdict_is_read(text: str, found: str) -> None:
@@ -76,6 +88,12 @@ def test_a_verdict_is_read(text: str, found: str) -> None:
         '{"reason": "x", "verdict": "Answer"}',
         '{"verdict": "A", "Verdict": "B"}',
         "Verdict: A or B",
+        "[[A]] or [[B]]",
+        "[[A]]\nI am not sure.",
+        "{'reason': 'x', 'verdict': 'A or B'}",
+        '{"reason": "its "verdict": "B", it says", "verdict": "A"}',
+        "{'verdict': 'A', 'reason': 'cut",
+        "<think>{'verdict': 'A'}",
         "Verdict: A\nI am not sure.",
         f"{A} {B}\nVerdict: A",
         '{"reason": "x", "verdict": ["A"]}',
@@ -111,4 +129,8 @@ def test_a_quotation_of_what_was_shown_is_no_verdict() -> None:
     assert parse_reply(quoting, shown) is None
     assert parse_reply(f"{quoting} My verdict: {A}", shown) == "first"
     assert parse_reply("It says:\nVerdict: B", "Verdict: B") is None
+    assert parse_reply("It says:\n[[B]]", "[[B]]") is None
+    single = "{'verdict': 'B'}"
+    assert parse_reply(single, single) is None
+    assert parse_reply(f"It says {single}.\nVerdict: A", single) == "first"
     assert parse_reply(json.dumps({"reason": "<one sentence>", "verdict": "A"}), shown) is None
