@@ -104,7 +104,13 @@ class HttpReward:
         return answer
 
     def _scores_in(self, answer: object, records: Sequence[ResponseRecord]) -> list[float | None]:
-        found = answer.get("scores") if isinstance(answer, dict) else answer
+        if isinstance(answer, dict) and "scores" not in answer:
+            keys = self._told(", ".join(map(str, answer)) or "nothing")
+            raise TrainingError(
+                f'{self._who}: no "scores" in the answer, which has {keys}; expected '
+                '{"scores": [...]}, a number for each record'
+            )
+        found = answer["scores"] if isinstance(answer, dict) else answer
         return checked_scores(found, records, self._who)
 
     def _told(self, text: str) -> str:

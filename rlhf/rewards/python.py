@@ -6,6 +6,7 @@ It gets a batch of records (`rlhf/rewards/records.py`) and gives as many numbers
 the function, or in its source's settings, says how far these lie apart; else it is 1.
 """
 
+import copy
 import math
 import sys
 import traceback
@@ -41,7 +42,8 @@ class PythonReward:
         if not records:
             return []
         try:
-            found = self._function(list(records))
+            # what it does to their messages is no other reward's, nor the next iteration's, to see
+            found = self._function(copy.deepcopy(list(records)))
         except Exception as error:
             raise self._told(error, self._at_fault(records)) from error
         return checked_scores(found, records, self._who)
@@ -50,7 +52,7 @@ class PythonReward:
         """The first record that the function fails on by itself."""
         for record in records:
             try:
-                self._function([record])
+                self._function([copy.deepcopy(record)])
             except Exception:
                 return record
         return None
@@ -90,7 +92,8 @@ def load_function(path: Path, name: str, who: str) -> Function:
             for key, value in vars(module).items()
             if callable(value) and getattr(value, "__module__", "") == module.__name__
         ]
-        raise RlhfError(f"{who}: {path.name} has no function {name}; it has {', '.join(there)}")
+        found_there = ", ".join(there) or "none"
+        raise RlhfError(f"{who}: {path.name} has no function {name}; it has {found_there}")
     found: Function = function
     return found
 

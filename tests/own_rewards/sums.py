@@ -67,3 +67,14 @@ def fails_on_many(records: list[ResponseRecord]) -> list[float]:
 
 
 NO_FUNCTION = 3
+
+
+def appends_to_messages(records: list[ResponseRecord]) -> list[float]:
+    for record in records:
+        record.messages.append({"role": "assistant", "content": record.response})
+    return [float(len(record.messages)) for record in records]
+
+
+def appends_and_fails(records: list[ResponseRecord]) -> list[float]:
+    appends_to_messages(records)
+    raise ValueError("after it")

@@ -254,6 +254,17 @@ def test_scores_that_are_none_name_the_record(
     assert f"reward http:mine: {message}" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("answer", "keys"), [({"rewards": [1.0, 2.0]}, "rewards"), ({}, "nothing")]
+)
+def test_an_answer_without_scores_is_told_by_its_keys(
+    server: Server, monkeypatch: pytest.MonkeyPatch, answer: object, keys: str
+) -> None:
+    monkeypatch.setattr(HttpReward, "_post", lambda *_: answer)
+    with pytest.raises(TrainingError, match=f'no "scores" in the answer, which has {keys}; exp'):
+        reward_of(server.url).scores_of(records_of(2))
+
+
 # -- address and key ----------------------------------------------------------------------------
 
 

@@ -108,6 +108,14 @@ def test_a_fault_names_the_function_and_the_record(
     assert message in str(caught.value)
 
 
+def test_what_it_does_to_messages_stays_its_own(records: Sequence[ResponseRecord]) -> None:
+    before = [list(record.messages) for record in records]
+    assert reward_of("appends_to_messages").scores_of(records) == [2.0, 2.0, 2.0]
+    with pytest.raises(TrainingError):
+        reward_of("appends_and_fails").scores_of(records)
+    assert [record.messages for record in records] == before
+
+
 def test_it_may_say_that_it_cannot_tell(records: Sequence[ResponseRecord]) -> None:
     assert reward_of("cannot_tell_of_two").scores_of(records) == [1.0, None, None]
 
