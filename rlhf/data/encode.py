@@ -91,6 +91,7 @@ def encode_up_to_limits(
 # the setting that a reason of a drop, or a note on a row that stays, is about
 _PROMPTS, _RESPONSES = "data.max_prompt_tokens", "data.max_response_tokens"
 MENDED_BY = {
+    "template_refuses_system": "model.system_messages: fold puts it into the user's first turn",
     "prompt_too_long": "the last question alone is over data.max_prompt_tokens, in which the chat "
     "template's own tokens count",
     "long_response": f"{_RESPONSES}, and data.long_responses: truncate, would keep it",

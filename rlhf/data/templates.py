@@ -45,7 +45,8 @@ _RESERVED = re.compile(r"reserved|unused|extra_id", re.IGNORECASE)
 
 # Llama's own default, for templates that write today's date: the same dialogue gives the same tokens on any day
 _DAY = datetime(2024, 7, 26)
-_TODAY = re.compile(r"""strftime_now\(\s*(["'])(?P<format>.*?)\1\s*\)""")
+_TODAY = re.compile(r"""strftime_now\(\s*(?:format\s*=\s*)?(["'])(?P<format>.*?)\1\s*\)""")
+_CALL = re.compile(r"strftime_now\s*\([^()]*\)?")
 _QUESTION = [{"role": "user", "content": "Question"}]
 _ANSWER = "Answer7"
 _OTHERS = "plain (text alone), chatml or path:FILE sets another"
@@ -113,8 +114,8 @@ def _set_template(tokenizer: PreTrainedTokenizerBase, choice: str) -> None:
         raise SourceError(
             f"model.chat_template: {choice}: templates for {names}, and none called default; {_OTHERS}"
         ) from None
-    tokenizer.chat_template = _on_one_day(template)
     try:
+        tokenizer.chat_template = _on_one_day(template)
         behind = _behind_answer(tokenizer)
     except (SourceError, TemplateError) as error:
         raise SourceError(f"model.chat_template: {choice}: {error}; {_OTHERS}") from None
@@ -139,8 +140,13 @@ def _set_chatml(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def _on_one_day(template: str) -> str:
-    """The template with a fixed date in place of today's."""
+    """The template with a fixed date in place of today's; raises SourceError where that cannot be done."""
     found = _TODAY.sub(lambda match: repr(_DAY.strftime(match["format"])), template)
+    if left := _CALL.search(found):
+        raise SourceError(
+            f"it writes today's date in a format that stands elsewhere, {left[0]}, so that the tokens of "
+            "a row would change every day; put a fixed date there"
+        )
     if found != template:
         log.warning(
             "the chat template writes today's date: fixed to %s, so that a run can be repeated",

@@ -119,9 +119,22 @@ class ChatEncoder:
         """Why the template refuses these messages; None where it takes them."""
         try:
             self._render(dialogue, generation_prompt=dialogue[-1].role != "assistant")
+            if dialogue[0].role == "system" and self._moves_system(dialogue):
+                return "it writes a system message elsewhere, or not at all, once an answer follows"
         except TemplateError as error:
             return str(error)
         return None
+
+    def _moves_system(self, dialogue: Messages) -> bool:
+        """Whether answers do not stand behind what they are sampled behind, as Mistral's template has it."""
+        whole = dialogue
+        if whole[-1].role != "assistant":
+            whole = (*dialogue, Message("assistant", "?"))
+        text = self._render(whole, generation_prompt=False)
+        befores = [whole[:place] for place, turn in enumerate(whole) if turn.role == "assistant"]
+        return not all(
+            text.startswith(self._render(before, generation_prompt=True)) for before in befores
+        )
 
     def prompts(self, dialogues: Sequence[Messages]) -> list[EncodedPrompt | None]:
         """Encode messages that end with the user, generation prompt included.
@@ -299,6 +312,9 @@ class ChatEncoder:
             return self._template.render(
                 messages=as_list(messages),
                 add_generation_prompt=generation_prompt,
+                # as apply_chat_template has them: a template may ask whether they are none
+                tools=None,
+                documents=None,
                 **self._special_tokens,
             )
 

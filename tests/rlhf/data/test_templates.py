@@ -154,6 +154,10 @@ OPENS_THOUGHTS = TURNS + "{% if add_generation_prompt %}<turn>assistant\n<think>
         (TURNS.replace("'content'] ", "'content'] | upper ") + ASKING, "does not write the answer"),
         (TURNS.replace("m['role']", "m['role'] + 1") + ASKING, "TypeError: can only concatenate"),
         (GEMMA.replace("'system'", "'user'"), "no system"),
+        (
+            "{% set form = '%d %b' %}{{ strftime_now(form) }}" + TURNS + ASKING,
+            r"today's date in a format that stands elsewhere, strftime_now\(form\), so that",
+        ),
         ("{% for m in messages %}", "Unexpected end of template"),
         ({"rag": GEMMA, "tool_use": GEMMA}, "templates for rag, tool_use, and none called default"),
     ],
@@ -208,6 +212,59 @@ def test_a_system_message_that_the_template_refuses(bare: Path, fold: bool) -> N
         assert found is None and encoder.refusal(dialogue) == "no system"
 
 
+# the first as Mistral's, which forgets the system message once an answer follows; the second as its
+# tokenizers of later versions, which put it into the last question
+FORGETS = "loop.last"
+LAST_QUESTION = (
+    "loop.index0 == messages | length - (2 if messages[-1]['role'] == 'assistant' else 1)"
+)
+
+
+@pytest.mark.parametrize("where", [FORGETS, LAST_QUESTION])
+def test_a_system_message_that_moves_is_refused_and_folded_where_asked(
+    tokenizer: PreTrainedTokenizerFast, where: str
+) -> None:
+    system = Message("system", "Be kind.")
+    template = (
+        "{% for m in messages %}{% if m['role'] == 'user' %}<turn>"
+        "{% if messages[0]['role'] == 'system' and WHERE %}{{ messages[0]['content'] }} {% endif %}"
+        "{{ m['content'] }}<ask>{% elif m['role'] == 'assistant' %}{{ m['content'] }}<end>{% endif %}"
+        "{% endfor %}"
+    ).replace("WHERE", where)
+    for fold in (False, True):
+        own = copy.deepcopy(tokenizer)
+        own.add_tokens(["<turn>", "<ask>", "<end>"], special_tokens=True)
+        own.chat_template = template
+        fit_tokenizer(own, Fit("own", fold_system=fold))
+        encoder = ChatEncoder(own, WIDE, WIDE)
+        dialogue = (system, *turns("Why?", "So.", "And?"))
+        found, other = encoder.prompts([dialogue, turns("Why?", "So.", "And?")])
+        assert other is not None
+        if fold:
+            assert found is not None
+            text = own.decode(found.ids)
+            assert text == "<turn>Be kind.\n\nWhy?<ask>So.<end><turn>And?<ask>"
+        else:
+            assert found is None
+            assert "once an answer follows" in str(encoder.refusal(dialogue))
+
+
+def test_a_template_may_ask_whether_there_are_tools(tokenizer: PreTrainedTokenizerFast) -> None:
+    """As transformers renders it, with none."""
+    own = copy.deepcopy(tokenizer)
+    own.add_tokens(["<turn>", "<end>"], special_tokens=True)
+    asks = "{% if NAME is not none %}{{ NAME | tojson }}{% endif %}"
+    own.chat_template = "".join(
+        [*(asks.replace("NAME", name) for name in ("tools", "documents")), TURNS, ASKING]
+    )
+    fit_tokenizer(own, Fit("own"))
+    encoder = ChatEncoder(own, WIDE, WIDE)
+    assert whole_text(encoder, turns("Why?", "So.")) == (
+        "<turn>user\nWhy?<end>\n<turn>assistant\nSo.<end>"
+    )
+    encoder.check_boundaries([turns("Why?")], ["So."])
+
+
 def test_thoughts_are_text_and_those_of_earlier_turns_are_counted(bare: Path) -> None:
     with_template(bare, THINKING, "<turn>", "<end>", "<think>", "</think>")
     finish_base_model(bare, Fit("own"))
@@ -226,9 +283,10 @@ def test_thoughts_are_text_and_those_of_earlier_turns_are_counted(bare: Path) ->
 
 
 def test_the_date_of_today_is_fixed(bare: Path) -> None:
-    with_template(bare, "{{ strftime_now('%d %b %Y') }}\n" + GEMMA, "<turn>", "<end>")
+    date = "{% if strftime_now is defined %}{{ strftime_now(format='%d %b %Y') }}{% endif %}"
+    with_template(bare, date + GEMMA, "<turn>", "<end>")
     finish_base_model(bare, Fit("own"))
-    assert whole_text(encoder_of(bare), turns("Why?", "So.")).startswith("26 Jul 2024\n<turn>")
+    assert whole_text(encoder_of(bare), turns("Why?", "So.")).startswith("26 Jul 2024<turn>")
 
 
 def sentencepiece(text: str) -> PreTrainedTokenizerFast:
