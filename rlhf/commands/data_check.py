@@ -6,7 +6,7 @@ Files, rows and tokens come from the readers of `fetch` and `prepare`; nothing i
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -18,7 +18,8 @@ from rlhf.common.address import Address, expand_home
 from rlhf.common.errors import DataError, RlhfError, SourceError
 from rlhf.data.encode import CHUNK
 from rlhf.data.ledger import Ledger
-from rlhf.data.load import parse_file
+from rlhf.data.load import ParsedRow, parse_file
+from rlhf.data.names import published_splits
 from rlhf.data.read import file_format
 from rlhf.data.records import RowLocation
 from rlhf.data.rows import UnreadableFile
@@ -110,9 +111,11 @@ def inspect_data(text: str, settings: Settings, workspace: Workspace) -> DataRep
         counts = Counts(encoder, Shares(settings, listed))
 
         # 2. their rows, never all of them in memory
-        for path in found.files:
+        splits = published_splits([path.relative_to(found.base) for path in found.files])
+        for path, split in zip(found.files, splits.values(), strict=True):
             name = _name_of(path, found.base, text, address, workspace)
-            report.files.append(_read_file(path, name, found.base, settings, counts))
+            parsed = parse_file(path, found.base, rules_of(settings.data), split)
+            report.files.append(_read_file(path, name, parsed, settings, counts))
 
     # 3. the account
     report.shapes = dict(counts.shapes.most_common())
@@ -202,12 +205,13 @@ def _name_of(path: Path, base: Path, text: str, address: str, workspace: Workspa
     return os.path.normpath(Path(asked) / path.relative_to(place))
 
 
-def _read_file(path: Path, name: str, base: Path, settings: Settings, counts: Counts) -> DataFile:
-    rules, form, rows = rules_of(settings.data), "", 0
+def _read_file(
+    path: Path, name: str, parsed: Iterator[ParsedRow], settings: Settings, counts: Counts
+) -> DataFile:
+    form, rows = "", 0
     splits: dict[str, None] = {}
     try:
         form = file_format(path)
-        parsed = parse_file(path, base, rules)
         while chunk := list(islice(parsed, CHUNK)):
             rows += len(chunk)
             splits |= {row.published_split: None for row in chunk if row.published_split}

@@ -13,7 +13,7 @@ from rlhf.common.files import tree_sha256
 from rlhf.data.files import data_files, given_names, is_data_file
 from rlhf.data.labels import FileLabels
 from rlhf.data.ledger import REFETCH_HINT, Ledger
-from rlhf.data.names import kind_from_path, published_split
+from rlhf.data.names import kind_from_path, published_splits
 from rlhf.data.parse import Parsed, parse_row
 from rlhf.data.read import read_rows
 from rlhf.data.records import (
@@ -160,9 +160,10 @@ def _parse_directory(directory: _HashedDirectory, rules: Rules) -> _ParsedDirect
     if not files:
         raise DataError(directory.root, f"no data files; {REFETCH_HINT}")
     parsed = _ParsedDirectory([], {})
-    for file in files:
+    splits = published_splits([file.relative_to(directory.root) for file in files])
+    for file, split in zip(files, splits.values(), strict=True):
         try:
-            parsed.rows.extend(parse_file(file, directory.root, rules))
+            parsed.rows.extend(parse_file(file, directory.root, rules, split))
         except UnreadableFile as fault:
             parsed.unreadable[file.relative_to(directory.root).as_posix()] = fault.problem
             # there are no others
@@ -171,10 +172,15 @@ def _parse_directory(directory: _HashedDirectory, rules: Rules) -> _ParsedDirect
     return parsed
 
 
-def parse_file(path: Path, directory: Path, rules: Rules) -> Iterator[ParsedRow]:
-    """Read a file row by row, broken rows too; raises DataError for one unreadable as a whole."""
+def parse_file(
+    path: Path, directory: Path, rules: Rules, split: PublishedSplit = None
+) -> Iterator[ParsedRow]:
+    """Read a file row by row, broken rows too; raises DataError for one unreadable as a whole.
+
+    split: of its rows, where they have none of their own (`published_splits`)
+    """
     name = path.relative_to(directory)
-    kind, split = kind_from_path(name), published_split(name)
+    kind = kind_from_path(name)
     labels = FileLabels(path, rules)
     for line, row, own_split in read_rows(path):
         content: Parsed | BrokenRow

@@ -12,7 +12,7 @@ from raw_files import fetch_address, seen, write_lines, written
 from rlhf.common.errors import DataError
 from rlhf.data import json_rows
 from rlhf.data.files import data_files, unread_files
-from rlhf.data.names import kind_from_path, published_split
+from rlhf.data.names import kind_from_path, published_split, published_splits
 from rlhf.data.read import file_format, read_rows
 from rlhf.data.rows import BrokenRow, UnreadableFile
 
@@ -200,6 +200,11 @@ def test_names_tell_split_and_kind() -> None:
         "validation_matched-0.parquet": "validation",
         "val.csv": "validation",
         "dev.json": "validation",
+        # as the library datasets has them
+        "training.csv": "train",
+        "eval.jsonl": "test",
+        "evaluation-0.parquet": "test",
+        "evaluated.jsonl": None,
         "testimony.jsonl": None,
         "values.jsonl": None,
         "data.jsonl": None,
@@ -211,6 +216,27 @@ def test_names_tell_split_and_kind() -> None:
         "hh/a.jsonl": None,
     }
     assert {name: kind_from_path(Path(name)) for name in kinds} == kinds
+
+
+def test_folders_tell_the_split_where_they_are_called_so_together() -> None:
+    """As the hub has its own parquet files."""
+
+    def splits(*names: str) -> list[str | None]:
+        return list(published_splits([Path(name) for name in names]).values())
+
+    assert splits("default/train/0.parquet", "default/Test/0.parquet", "mine/x.csv") == [
+        "train",
+        "test",
+        None,
+    ]
+    assert splits("train/a.jsonl", "dev/a.jsonl", "dev/train.csv") == [
+        "train",
+        "validation",
+        "train",
+    ]
+    # a folder of such a name alone is anybody's
+    assert splits("test/a.jsonl", "test/b.jsonl") == [None, None]
+    assert splits("dev/a.jsonl", "test/b.jsonl") == [None, None]
 
 
 def test_links_are_followed_and_what_is_no_data_is_listed(tmp_path: Path) -> None:
