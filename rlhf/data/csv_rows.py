@@ -8,24 +8,29 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from rlhf.common.errors import DataError
+from rlhf.data.json_values import check_keys, load_json
 from rlhf.data.ledger import REFETCH_HINT
 from rlhf.data.rows import BrokenRow, ReadRow, RowOrFault
 from rlhf.data.text import NOT_UTF8, is_utf8
 
 _LONGEST_CELL = 2**31 - 1
-_SEPARATORS = ",;\t"
+_SEPARATORS = ",;\t|"
 # the first line of some spreadsheets' CSV
 _TOLD_SEPARATOR = re.compile(r"sep=([,;|\t])\r?\n?")
 # what programs write where there is no value; an empty cell is empty text
 _MISSING_CELLS = frozenset(
     {"NaN", "nan", "None", "null", "NULL", "NA", "<NA>", "N/A", "n/a", "#N/A"}
 )
+# A list of messages in a cell: JSON, and as Python prints it, which pandas writes to CSV.
+_KEY = "(?:role|content|from|value)"
+_MESSAGES = re.compile(rf'\s*\[\s*\{{\s*"{_KEY}"\s*:')
+_PRINTED_MESSAGES = re.compile(rf"\s*\[\s*\{{\s*'{_KEY}'\s*:.*\]\s*", re.DOTALL)
 # with a quote inside doubled
 _QUOTED_CELL = re.compile(r'"(?:[^"]|"")*"')
 
 
 def read_csv_rows(path: Path, stream: TextIO) -> Iterator[ReadRow]:
-    """Rows of a table with commas, semicolons or tabs, as its first line has them."""
+    """Rows of a table with commas, semicolons, tabs or bars, as its first line has them."""
     csv.field_size_limit(_LONGEST_CELL)
     header, line = stream.readline(), 1
     told = _TOLD_SEPARATOR.fullmatch(header)
@@ -113,4 +118,28 @@ def _checked_cells(row: dict[str, Any]) -> RowOrFault:
         return BrokenRow("wrong_number_of_cells")
     if not all(is_utf8(cell) for cell in row.values()):
         return BrokenRow(*NOT_UTF8)
-    return {name: None if cell in _MISSING_CELLS else cell for name, cell in row.items()}
+    try:
+        return {name: _value(name, cell) for name, cell in row.items()}
+    except BrokenRow as broken:
+        return broken
+
+
+def _value(name: str, cell: str) -> Any:
+    """Text, but for what says that there is none and for a list of messages; raises BrokenRow."""
+    if cell in _MISSING_CELLS:
+        return None
+    if _PRINTED_MESSAGES.fullmatch(cell):
+        raise BrokenRow(
+            "not_json",
+            f"{name}: messages as Python prints them; in a table they are JSON (json.dumps), or write "
+            "JSON lines or parquet",
+        )
+    if not _MESSAGES.match(cell):
+        return cell
+    try:
+        found = load_json(cell)
+    # text that begins so
+    except (ValueError, RecursionError):
+        return cell
+    check_keys(found)
+    return found

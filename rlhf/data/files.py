@@ -14,7 +14,8 @@ DATA_SUFFIXES = (
 )
 UNREAD_HINT = (
     "unpack xz, bz2 and zip files; pandas writes JSON lines of others: "
-    "pandas.read_excel(FILE).to_json('FILE.jsonl', orient='records', lines=True)"
+    "pandas.read_excel(FILE).to_json('FILE.jsonl', orient='records', lines=True), and of .arrow files: "
+    "datasets.load_from_disk(DIRECTORY).to_json('FILE.jsonl')"
 )
 # What hubs and libraries keep beside data.
 _NO_ROWS = (

@@ -20,6 +20,10 @@ from rlhf.data.text import NOT_UTF8, is_utf8
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 # The keys under which an object may hold rows of a whole file, beside the names of splits.
 _WRAPPERS = ("data", "rows")
+_BY_COLUMNS = (
+    "one object holds the cells of each column together, as pandas' to_json() and datasets' to_dict() "
+    "give them: rows are wanted, to_json(FILE, orient='records', lines=True)"
+)
 # Characters of a line: a longer one is no row but a file that lost its line ends, and would fill the memory.
 LONGEST_ROW = 2**25
 
@@ -93,6 +97,8 @@ def _unwrapped(path: Path, value: Any) -> list[tuple[Any, PublishedSplit]]:
     lists = [key for key, rows in value.items() if _has_objects(rows)]
     around = [key for key in lists if key in _WRAPPERS or key.lower() in SPLIT_NAMES]
     if not around:
+        if _is_by_columns(value):
+            raise UnreadableFile(path, _BY_COLUMNS)
         return [(value, None)]
 
     lost = [key for key in lists if key not in around]
@@ -105,6 +111,18 @@ def _unwrapped(path: Path, value: Any) -> list[tuple[Any, PublishedSplit]]:
             f"({', '.join(SPLIT_NAMES)})",
         )
     return [(row, SPLIT_NAMES.get(key.lower())) for key in around for row in value[key]]
+
+
+def _is_by_columns(value: dict[str, Any]) -> bool:
+    """Whether an object holds the cells of each column together: by number, or as lists of one length."""
+    columns = list(value.values())
+    if len(columns) < 2 or not any(key in KNOWN_COLUMNS for key in value):
+        return False
+    if all(isinstance(cells, dict) and cells for cells in columns):
+        return all(key.isdigit() for cells in columns for key in cells)
+    if not all(isinstance(cells, list) and cells for cells in columns):
+        return False
+    return len({len(cells) for cells in columns}) == 1 and not any(map(_has_objects, columns))
 
 
 def _has_objects(value: Any) -> bool:
@@ -144,7 +162,8 @@ def _parse_line(line: str) -> RowOrFault:
     if not is_utf8(line):
         return BrokenRow(*NOT_UTF8)
     try:
-        value = load_json(line.rstrip())
+        # files with a byte order mark may have been joined
+        value = load_json(line.rstrip().removeprefix("\ufeff"))
     except json.JSONDecodeError as error:
         return BrokenRow("not_json", _fault(error))
     except RecursionError:

@@ -22,6 +22,8 @@ from rlhf.data.shapes.table import shape_of
 
 # Values of the column `kind` of a row.
 _KINDS: Mapping[str, Kind] = {"helpful": "helpful", "harmless": "harmless", "other": "other"}
+# Faults of what stands in the column that was read last.
+_OF_ONE_COLUMN = ("wrong_type", "not_text", "unknown_role", "no_content")
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def _parsed(columns: Columns, kind: Kind | None, rules: Rules) -> Parsed:
     try:
         written = shape.record(columns)
     except BrokenRow as broken:
-        named = ", ".join(columns.not_text()) if broken.reason == "wrong_type" else ""
+        named = columns.last_read if broken.reason in _OF_ONE_COLUMN else ""
         raise BrokenRow(
             broken.reason, f"{named}: {broken.detail}" if named else broken.detail
         ) from None

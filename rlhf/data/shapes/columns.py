@@ -26,6 +26,8 @@ class Columns:
         self.changes: set[str] = set()
         self.mapped: set[str] = set()
         self._read: set[str] = set()
+        # the column that was read last, where something is wrong with it
+        self.last_read = ""
         self._unread_within: set[str] = set()
         self._values = {name: value for name, value in row.items() if not is_missing(value)}
         # as the file calls them
@@ -58,6 +60,7 @@ class Columns:
     def get(self, name: str) -> Any:
         """The value of a column, None where it is absent."""
         self._read.add(name)
+        self.last_read = name
         return self._values.get(name)
 
     def peek(self, name: str) -> Any:
@@ -112,14 +115,6 @@ class Columns:
         self.changes |= item.changes
         self.mapped |= item.mapped
 
-    def not_text(self) -> list[str]:
-        """The columns that were read and hold neither text nor anything that is made of texts."""
-        return sorted(
-            name
-            for name in self._read & self._values.keys()
-            if not isinstance(self._values[name], str | list | Mapping)
-        )
-
     def unread(self) -> list[str]:
         """The columns that hold something and were not read, those of messages too."""
         unread = {name for name in self._values if self.holds(name)} - self._read
@@ -147,7 +142,9 @@ def spelt_otherwise(columns: Mapping[str, str], names: Collection[str]) -> str:
 
 
 def is_missing(value: Any) -> bool:
-    """Null, or what libraries of tables write for it."""
+    """Null, or what libraries of tables write for it: NaN, and an object all of whose values are null."""
+    if isinstance(value, Mapping):
+        return bool(value) and all(is_missing(item) for item in value.values())
     return value is None or (isinstance(value, float | Decimal) and math.isnan(value))
 
 

@@ -55,13 +55,13 @@ def answer_messages(value: Any, row: Columns) -> Messages:
 
 def instances(row: Columns) -> Dialogue:
     """An instruction with examples, as in Self-Instruct; the first counts."""
-    examples = row.get("instances")
+    instruction, examples = row.get("instruction"), row.get("instances")
     example = examples[0] if isinstance(examples, list) and examples else None
     if not isinstance(example, Mapping):
-        raise BrokenRow("wrong_type", "instances is no list of examples")
+        raise BrokenRow("wrong_type", "no list of examples")
     if len(examples) > 1:
         row.changes.add("later_examples_left_out")
-    one = row.within({"instruction": row.get("instruction"), **example})
+    one = row.within({"instruction": instruction, **example})
     dialogue = answered(one)
     row.lost_in(one, "instances")
     return dialogue
@@ -84,7 +84,7 @@ def _first_turn(row: Columns, name: str) -> Prompt:
     """The first of several turns of a user: the later ones need answers, and are counted."""
     turns = row.get(name)
     if not isinstance(turns, list) or not turns:
-        raise BrokenRow("wrong_type", f"{name} is no list of turns")
+        raise BrokenRow("wrong_type", "no list of turns")
     if len(turns) > 1:
         row.changes.add("later_turns_left_out")
     asked = Message("user", read_text(turns[0]))

@@ -9,7 +9,7 @@ from typing import Any
 from rlhf.data.json_values import check_keys, load_json
 from rlhf.data.records import Message, Messages, Role
 from rlhf.data.rows import BrokenRow
-from rlhf.data.shapes.columns import Columns, RawRow
+from rlhf.data.shapes.columns import Columns, RawRow, is_missing
 
 # Names of roles in published data sets.
 ROLES: Mapping[str, Role] = {
@@ -34,6 +34,8 @@ _TOOL_COLUMNS = ("tool_calls", "function_call")
 # Keys that say whether an answer is learnt: OpenAI's, and axolotl's.
 _WEIGHTS = ("weight", "train")
 _TEXT_PARTS = ("text", "input_text", "output_text")
+# A question and its answer in one object, in place of two messages: Capybara's, BELLE's and their like.
+_EXCHANGES = (("input", "output"), ("human", "assistant"), ("user", "assistant"), ("human", "gpt"))
 
 _LINE_END = r"(?:\r\n|\r(?!\n)|\n)"
 _TURN = re.compile(_LINE_END + r"{2}(Human|Assistant):")
@@ -46,6 +48,9 @@ def read_text(value: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, list):
+        # a part says what it is; of bare texts nobody knows what stands between them
+        if len(value) > 1 and any(isinstance(part, str) for part in value):
+            raise BrokenRow("wrong_type", f"a list of {len(value)} texts in place of one")
         return "".join(_part(part) for part in value)
     raise BrokenRow("wrong_type", f"{type(value).__name__} in place of text")
 
@@ -55,27 +60,40 @@ def _part(part: Any) -> str:
         return part
     if not isinstance(part, Mapping):
         raise BrokenRow("wrong_type", f"a part that is {type(part).__name__}")
+    if part.keys() & {"role", "from"}:
+        raise BrokenRow("wrong_type", "messages in place of text; data.columns.messages names them")
     kind, text = part.get("type") or "text", part.get("text")
     if kind not in _TEXT_PARTS or not isinstance(text, str):
         raise BrokenRow("not_text", f"a part of type {kind}")
     return text
 
 
+def read_dialogue(value: Any, row: Columns) -> Messages:
+    """A column of a whole dialogue: messages, a transcript, or the texts of user and assistant in turns."""
+    if isinstance(value, str) and is_transcript(value, stripped=True):
+        return read_transcript(value)
+    if isinstance(value, list) and value and all(isinstance(text, str) for text in value):
+        roles: tuple[Role, Role] = ("user", "assistant")
+        return tuple(Message(roles[place % 2], text) for place, text in enumerate(value))
+    return read_messages(value, row)
+
+
 def read_messages(value: Any, row: Columns) -> Messages:
     """A list of messages, or one message, in either way of writing them."""
-    value = _from_json(value) if isinstance(value, str) else value
+    value = from_json(value) if isinstance(value, str) else value
     if isinstance(value, Mapping):
         value = _turned(value) or [value]
     if not isinstance(value, list):
         wanted = "messages" if isinstance(value, str) else "text or messages"
         raise BrokenRow("wrong_type", f"{type(value).__name__} in place of {wanted}")
-    messages = [_message(item, row) for item in value]
+    turns = [turn for item in value if not is_missing(item) for turn in _turns(item)]
+    messages = [_message(turn, row) for turn in turns]
     # a blank system message says nothing
     return tuple(m for m in messages if m.role != "system" or m.content.strip())
 
 
-def _from_json(text: str) -> Any:
-    """Messages in a cell of a table stand there as JSON; other text stays as it is."""
+def from_json(text: str) -> Any:
+    """What stands in a cell of a table as JSON, a list or an object; other text stays as it is."""
     try:
         found = load_json(text)
     except (ValueError, RecursionError):
@@ -91,6 +109,19 @@ def _turned(columns: RawRow) -> list[RawRow] | None:
     if len(lists) < max(2, len(columns)) or len({len(values) for values in lists}) > 1:
         return None
     return [dict(zip(columns, values, strict=True)) for values in zip(*lists, strict=True)]
+
+
+def _turns(item: Any) -> list[Any]:
+    """The two messages of an exchange in one object, the question alone without an answer; else the item."""
+    if not isinstance(item, Mapping) or item.keys() & {"role", "from"}:
+        return [item]
+    for asked, answered in _EXCHANGES:
+        if asked in item and answered in item:
+            rest = {name: item[name] for name in item if name not in (asked, answered)}
+            question = {**rest, "role": "user", "content": item[asked]}
+            answer = {"role": "assistant", "content": item[answered]}
+            return [question] if is_missing(item[answered]) else [question, answer]
+    return [item]
 
 
 def _message(item: Any, row: Columns) -> Message:
@@ -114,7 +145,8 @@ def _message(item: Any, row: Columns) -> Message:
 
     content = message.first_text("content", "value", "text")
     if content is None:
-        raise BrokenRow("no_content", f"a message of {name} without content")
+        keys = ", ".join(message.own_names)
+        raise BrokenRow("no_content", f"a message of {name} without content; its keys: {keys}")
     is_target = False not in [message.says(column) for column in _WEIGHTS]
     row.lost_in(message)
     return Message(role, read_text(content), is_target)

@@ -6,8 +6,10 @@ from rlhf.data.records import Message, Messages
 from rlhf.data.rows import BrokenRow
 from rlhf.data.shapes.columns import Columns
 from rlhf.data.shapes.messages import (
+    from_json,
     in_order,
     is_transcript,
+    read_dialogue,
     read_messages,
     read_text,
     read_transcript,
@@ -30,12 +32,14 @@ def system_and_history(row: Columns) -> Messages:
 def _history(row: Columns) -> Messages:
     """Earlier exchanges: pairs of question and answer, or messages."""
     exchanges = row.get("history") or []
+    if isinstance(exchanges, str):
+        exchanges = from_json(exchanges)
     if not isinstance(exchanges, list):
-        raise BrokenRow("wrong_type", f"history is {type(exchanges).__name__}, not a list")
+        raise BrokenRow("wrong_type", f"{type(exchanges).__name__} in place of a list")
     if not all(isinstance(exchange, list) for exchange in exchanges):
         return read_messages(exchanges, row)
     if not all(len(exchange) == 2 for exchange in exchanges):
-        raise BrokenRow("wrong_type", "history is not in pairs of question and answer")
+        raise BrokenRow("wrong_type", "not in pairs of question and answer")
     messages: list[Message] = []
     for asked, answer in exchanges:
         messages += [Message("user", read_text(asked)), Message("assistant", read_text(answer))]
@@ -47,7 +51,7 @@ def question(row: Columns) -> Messages | None:
     # an empty list says nothing where a column of text does
     is_text = row.holds(*QUESTIONS, *MATERIAL) and not row.holds(*MESSAGES)
     messages = None if is_text else row.first(*MESSAGES)
-    asked = read_messages(messages, row) if messages is not None else _asked(row)
+    asked = read_dialogue(messages, row) if messages is not None else _asked(row)
     if asked is None:
         return None
     before = system_and_history(row)
@@ -65,8 +69,10 @@ def _asked(row: Columns) -> Messages | None:
     value = row.first_text(*QUESTIONS)
     if value is not None and not _is_bare_text(value):
         return prompt_messages(value, row)
-    texts = [value, *(row.text(name) for name in MATERIAL)]
-    written = [read_text(text) for text in texts if text is not None]
+    written = [] if value is None else [value]
+    for name in MATERIAL:
+        if (text := row.text(name)) is not None:
+            written.append(read_text(text))
     if not written:
         return None
     said = [text for text in written if text.strip()]

@@ -15,20 +15,27 @@ STEPS = ("steps", "completions")
 def solution(row: Columns) -> Solution:
     """`steps` and `labels`, as many, beside a question."""
     messages = awaiting_answer(row)
-    texts, labels = row.first(*STEPS), row.get("labels")
     finished = row.get("finished") if "finished" in row else True
-    if not (isinstance(texts, list) and isinstance(labels, list) and isinstance(finished, bool)):
-        raise BrokenRow("wrong_type", "steps and labels are lists, finished is true or false")
-    if len(texts) != len(labels):
+    if not isinstance(finished, bool):
+        raise BrokenRow("wrong_type", "neither true nor false")
+    # each behind its reading, which a message names
+    steps = tuple(read_text(text) for text in _list(row.first(*STEPS)))
+    labels = _list(row.get("labels"))
+    if len(steps) != len(labels):
         raise BrokenRow("labels_are_not_as_many_as_steps")
 
-    steps = tuple(read_text(text) for text in texts)
     found = Solution(messages, steps, tuple(_label(label) for label in labels), finished)
     if not found.steps:
         raise BrokenRow("no_steps")
     if all(label is None for label in found.labels):
         raise BrokenRow("no_labels")
     return found
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise BrokenRow("wrong_type", f"{type(value).__name__} in place of a list")
+    return value
 
 
 def _label(value: Any) -> float | None:

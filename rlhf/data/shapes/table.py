@@ -67,11 +67,12 @@ SHAPES = (
     Shape((MESSAGES,), dialogue_or_prompt),
     Shape((_INSTRUCTION, ("instances",)), instances, "helpful"),
     Shape((_INSTRUCTION, ANSWERS), answered, "helpful"),
-    Shape((("turns",),), turns_of_user, "helpful", asks=True),
     Shape((("Goal",),), goal, "harmless", asks=True),
     Shape((_ASKED, ANSWERS), answered),
     Shape((_INSTRUCTION,), prompt, "helpful", asks=True),
     Shape((QUESTIONS,), prompt, asks=True),
+    # behind the questions: a number of turns stands beside some
+    Shape((("turns",),), turns_of_user, "helpful", asks=True),
     Shape((("text",),), plain_text, "plain"),
 )
 

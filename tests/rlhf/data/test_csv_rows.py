@@ -1,11 +1,17 @@
 """Tables that are text: separators, quotes, names of columns and cells without a value."""
 
+import csv
+import json
 from pathlib import Path
 
 import pytest
 from raw_files import seen, written
 
 from rlhf.common.errors import DataError
+from rlhf.data.parse import parse_row
+from rlhf.data.read import read_rows
+from rlhf.data.records import Message, Pair
+from rlhf.data.rows import BrokenRow
 
 
 @pytest.mark.parametrize(
@@ -82,6 +88,7 @@ def test_blanks_around_the_name_of_a_column_are_no_part_of_it(tmp_path: Path) ->
         ),
         ('prompt,"a; b; c"\nq,a\n', ["prompt", "a; b; c"]),
         ('"say ""so, so, so""";completion\nq;a\n', ['say "so, so, so"', "completion"]),
+        ("prompt|completion\nq|a\n", ["prompt", "completion"]),
     ],
 )
 def test_separators_within_quotes_of_the_header_are_text(
@@ -129,3 +136,29 @@ def test_one_bad_line_changes_no_other_of_a_tab_separated_file(bad: str, tmp_pat
         "wrong_number_of_cells",
         {"question": "q", "answer": "a\nc"},
     ]
+
+
+def test_messages_in_a_cell_are_json_and_no_answer_of_theirs(tmp_path: Path) -> None:
+    """As pandas writes UltraFeedback's: an answer that is a list of messages is not learnt as text."""
+    sides = [
+        [{"content": "Why?", "role": "user"}, {"content": text, "role": "assistant"}]
+        for text in ("It's so.", "No.")
+    ]
+
+    def table(cells: list[str]) -> Path:
+        path = tmp_path / "a.csv"
+        with path.open("w", newline="", encoding="utf-8") as stream:
+            csv.writer(stream).writerows([["prompt", "chosen", "rejected"], ["Why?", *cells]])
+        return path
+
+    ((_, row),) = seen(table([json.dumps(side) for side in sides]))
+    assert parse_row(row).record == Pair((Message("user", "Why?"),), "It's so.", "No.")
+    ((_, broken, _),) = read_rows(table([str(side) for side in sides]))
+    assert isinstance(broken, BrokenRow) and broken.reason == "not_json"
+    assert broken.detail.startswith(
+        "chosen: messages as Python prints them; in a table they are JSON"
+    )
+    # what merely begins so is text
+    texts = ['[{"role": 1}, and so on', "[{'role': 'user'}] is a list"]
+    ((_, row),) = seen(table(texts))
+    assert [row["chosen"], row["rejected"]] == texts

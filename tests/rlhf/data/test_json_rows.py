@@ -73,6 +73,26 @@ def test_what_stands_beside_rows_is_not_lost(value: Any, lost: str, tmp_path: Pa
         list(read_rows(path))
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"prompt": {"0": "a", "1": "b"}, "completion": {"0": "c", "1": "d"}},
+        {"prompt": ["a", "b"], "completion": ["c", "d"]},
+        {"id": [1, 2], "messages": [[{"role": "user", "content": "a"}], []]},
+    ],
+)
+def test_cells_by_columns_are_told_with_what_writes_rows(value: Any, tmp_path: Path) -> None:
+    with pytest.raises(UnreadableFile, match=r"to_json\(FILE, orient='records', lines=True\)"):
+        list(read_rows(as_json(tmp_path / "a.json", value)))
+
+
+def test_a_byte_order_mark_within_a_file_hides_no_row(tmp_path: Path) -> None:
+    """As of files that were joined."""
+    parts = [json.dumps(row).encode("utf-8-sig") for row in (A, B, C)]
+    path = written(tmp_path / "a.jsonl", b"\n".join(parts))
+    assert seen(path) == [(1, A), (2, B), (3, C)]
+
+
 def test_any_other_object_is_a_row(tmp_path: Path) -> None:
     for value in ({**A, "data": [1, 2]}, {"messages": [{"role": "user", "content": "a"}]}, A):
         assert seen(as_json(tmp_path / "a.json", value)) == [(1, value)]

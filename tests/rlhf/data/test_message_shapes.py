@@ -7,7 +7,7 @@ from published_rows import BOWLINE, KNOT, SYSTEM, openai, reason_of, sharegpt
 from raw_files import transcript
 
 from rlhf.data.parse import parse_row
-from rlhf.data.records import Dialogue, Message, Messages, PlainText, Prompt
+from rlhf.data.records import Dialogue, Message, Messages, Pair, PlainText, Prompt
 from rlhf.data.rules import Rules
 
 JOIN = Rules(repeated_roles="join")
@@ -28,7 +28,10 @@ def test_messages_as_parquet_may_have_them() -> None:
     assert parse_row({"prompt": one}).record == Prompt((Message("user", "Why?"),))
     for odd in ({"0": "a", "1": "b"}, {"from": ["human"], "value": ["a", "b"]}):
         assert reason_of({"conversations": odd})[0] == "unknown_role"
-    assert reason_of({"messages": [{"content": "a"}]}) == ("unknown_role", "no role beside content")
+    assert reason_of({"messages": [{"content": "a"}]}) == (
+        "unknown_role",
+        "messages: no role beside content",
+    )
 
 
 def test_messages_in_a_cell_of_a_table_are_json() -> None:
@@ -37,6 +40,72 @@ def test_messages_in_a_cell_of_a_table_are_json() -> None:
     # elsewhere such text is text
     text = json.dumps(openai(KNOT))
     assert parse_row({"prompt": text}).record == Prompt((Message("user", text),))
+
+
+def test_an_exchange_in_one_object_is_two_messages() -> None:
+    """As Capybara, BELLE and others of their kind have it."""
+    for names in (("input", "output"), ("human", "assistant"), ("human", "gpt")):
+        exchanges = [
+            dict(zip(names, (asked.content, answer.content), strict=True))
+            for asked, answer in (KNOT, BOWLINE)
+        ]
+        row = {"conversation": exchanges}
+        assert parse_row(row).record == Dialogue((*KNOT, *BOWLINE))
+        assert parse_row({**row, "system": SYSTEM.content}).record == Dialogue(
+            (SYSTEM, *KNOT, *BOWLINE)
+        )
+        # it may await its answer; what else it holds is told
+        exchanges[1] |= {names[1]: None, "rating": 5}
+        parsed = parse_row(row)
+        assert parsed.record == Prompt((*KNOT, BOWLINE[0]))
+        assert parsed.unread == ("message.rating",)
+    # beside a pair of whole dialogues they are said twice, and told
+    pair = {"chosen": openai(KNOT), "rejected": openai((KNOT[0], Message("assistant", "Soup.")))}
+    parsed = parse_row({**pair, "conversation": [{"input": KNOT[0].content, "output": "Other."}]})
+    assert parsed.record == Pair(KNOT[:1], KNOT[1].content, "Soup.")
+    assert parsed.unread == ("conversation",)
+
+
+def test_a_dialogue_may_be_texts_in_turns_or_a_transcript() -> None:
+    """As LIMA's, and as HH's in a column of another name."""
+    texts = [message.content for message in (*KNOT, *BOWLINE)]
+    assert parse_row({"conversations": texts}).record == Dialogue((*KNOT, *BOWLINE))
+    assert parse_row({"conversations": texts[:1]}).record == Prompt(KNOT[:1])
+    mapped = Rules(columns=(("messages", "transcript"),))
+    for text in (transcript(*texts), transcript(*texts).strip()):
+        assert parse_row({"transcript": text}, None, mapped).record == Dialogue((*KNOT, *BOWLINE))
+
+
+def test_history_in_a_cell_of_a_table_is_json() -> None:
+    row = {"instruction": BOWLINE[0].content, "input": "", "output": BOWLINE[1].content}
+    pairs = json.dumps([[message.content for message in KNOT]])
+    assert parse_row({**row, "history": pairs}).record == Dialogue((*KNOT, *BOWLINE))
+    assert parse_row({**row, "history": "[]"}).record == Dialogue(BOWLINE)
+    reason, told = reason_of({**row, "history": "[('a', 'b')]"})
+    assert (reason, told) == ("wrong_type", "history: str in place of a list")
+
+
+def test_what_is_null_all_through_is_as_absent() -> None:
+    """Parquet gives every row all the fields of an object."""
+    nothing = {"role": None, "content": None}
+    row = {
+        "messages": [*openai(KNOT), nothing, None],
+        "chosen": nothing,
+        "meta": {"a": {"b": None}},
+    }
+    parsed = parse_row(row)
+    assert parsed.record == Dialogue(KNOT) and not parsed.unread
+
+
+def test_a_number_of_turns_hides_no_question() -> None:
+    """As in Nectar."""
+    answers = [{"answer": "For tying.", "rank": 1}]
+    row = {"prompt": transcript(KNOT[0].content) + "\n\nAssistant: ", "turns": 1}
+    parsed = parse_row({**row, "answers": answers})
+    assert parsed.record == Prompt(KNOT[:1]) and parsed.unread == ("answers", "turns")
+    assert parse_row({"question": "Why?", "answer": "So.", "turns": 2}).record == Dialogue(
+        (Message("user", "Why?"), Message("assistant", "So."))
+    )
 
 
 # -- roles out of order --------------------------------------------------------------------------
@@ -100,7 +169,9 @@ def test_a_system_message_in_a_column_and_in_the_messages_is_one() -> None:
 
 def test_an_unknown_role_is_told_with_the_known_ones() -> None:
     _, told = reason_of({"messages": [{"role": "Robot", "content": "x"}]})
-    assert told.startswith("role robot; known: human, user, ") and told.endswith("developer")
+    assert told.startswith("messages: role robot; known: human, user, ") and told.endswith(
+        "developer"
+    )
 
 
 # -- columns of other names ----------------------------------------------------------------------
