@@ -11,9 +11,8 @@ SPLIT_NAMES: Mapping[str, PublishedSplit] = {
     "training": "train",
     "test": "test",
     "testing": "test",
-    # as the library datasets has it
+    # as the library datasets has it; `evaluation` is the name of a list of ours, whatever splits it needs
     "eval": "test",
-    "evaluation": "test",
     "validation": "validation",
     "valid": "validation",
     "val": "validation",

@@ -203,8 +203,7 @@ def test_names_tell_split_and_kind() -> None:
         # as the library datasets has them
         "training.csv": "train",
         "eval.jsonl": "test",
-        "evaluation-0.parquet": "test",
-        "evaluated.jsonl": None,
+        "evaluation.jsonl": None,
         "testimony.jsonl": None,
         "values.jsonl": None,
         "data.jsonl": None,
