@@ -75,7 +75,7 @@ def model_check(workspace: Workspace, settings: Settings) -> Check:
         # these take seconds to import
         from rlhf.data.base_model import check_base_model, check_fit
         from rlhf.data.fetch import fit_of
-        from rlhf.data.window import check_lengths
+        from rlhf.data.window import check_layers, check_lengths
 
         check_base_model(directory)
         # one that was fetched has been fitted
@@ -86,10 +86,16 @@ def model_check(workspace: Workspace, settings: Settings) -> Check:
         return Check("base model", "fault", found, "fetch would refuse it")
     try:
         check_lengths(settings, directory)
+        check_layers(settings, directory)
     except RlhfError as error:
-        advice = "lower one of them, or take a model that reads longer texts; fetch would refuse it"
+        advice = (
+            "lower one of them, or take a model that reads longer texts, or has more layers; fetch "
+            "would refuse it"
+        )
         return Check("base model", "fault", str(error), advice)
-    return Check("base model", "ok", f"{directory}: its files, and its window for these settings")
+    return Check(
+        "base model", "ok", f"{directory}: its files, and its window and layers for these settings"
+    )
 
 
 def _base_model(workspace: Workspace, settings: Settings) -> Path | None:

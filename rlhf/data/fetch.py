@@ -19,7 +19,7 @@ from rlhf.data.sources import FetchRequest, FetchResult, find_source
 from rlhf.data.sources.base import MODEL
 from rlhf.data.templates import Fit
 from rlhf.data.uses import USES, addresses, raw_directory
-from rlhf.data.window import check_lengths
+from rlhf.data.window import check_layers, check_lengths
 from rlhf.settings import Settings
 from rlhf.workspace import Workspace
 
@@ -92,6 +92,7 @@ def _fetch_model(settings: Settings, workspace: Workspace, directory: Path) -> d
         finish_base_model(directory, fit_of(settings, workspace))
     with _errors_naming(f"model.source: {address}"):
         check_lengths(settings, directory)
+        check_layers(settings, directory)
 
     size = tree_bytes(directory)
     log.info("base model: %s, %.0f MB, sha256 %s", address, size / 1e6, result.sha256)

@@ -249,6 +249,9 @@ def test_it_tells_of_a_window_that_is_too_short(tmp_path: Path, prepared: Worksp
         check = found(**changes)
         assert (check.state, told in check.found) == ("fault", True)
         assert "lower one of them, or take a model" in check.advice
+    content["sft"]["trainable_layers"] = 9
+    check = found(pretrain_tokens=16)
+    assert (check.state, "sft.trainable_layers: 9" in check.found) == ("fault", True)
 
 
 def test_it_looks_at_a_model_that_was_fetched_before(tmp_path: Path, prepared: Workspace) -> None:
