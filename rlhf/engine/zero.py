@@ -31,7 +31,7 @@ from rlhf.engine.shards import move_others, spread
 from rlhf.engine.single import enable_gradient_checkpointing, recomputing
 from rlhf.engine.threads import set_threads
 from rlhf.engine.trainer_state import Shard, load_trainer_state, save_trainer_state
-from rlhf.engine.zero_state import refresh_weights, shards_of
+from rlhf.engine.zero_state import forget_gradients, refresh_weights, shards_of
 from rlhf.settings.training import EngineSettings, Optimizer
 
 # How long processes wait for one of them. It alone hashes the input models and writes the outputs,
@@ -63,7 +63,7 @@ class ZeroTrainer:
     def __init__(
         self,
         module: nn.Module,
-        zero_stage: int,
+        engine: EngineSettings,
         precision: Precision,
         settings: Optimizer,
         total_steps: int,
@@ -83,10 +83,9 @@ class ZeroTrainer:
         buffers = {name: value.clone() for name, value in module.named_buffers()}
         # a frozen backbone stays whole in each process, as that of a reference does: it may be theirs
         given = learning_parts(module) if has_adapters(module) else module
+        config = _config(engine, precision, settings)
         self._engine, *_ = deepspeed.initialize(
-            model=_Root(given),
-            optimizer=optimizer,
-            config=_config(zero_stage, precision, settings),
+            model=_Root(given), optimizer=optimizer, config=config
         )
         # DeepSpeed casts buffers too: positions must stay in float32
         for name, value in module.named_buffers():
@@ -111,6 +110,7 @@ class ZeroTrainer:
         for group in self._engine.optimizer.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         self._engine.step()
+        forget_gradients(self._engine.optimizer)
         norm = float(self._engine.get_global_grad_norm())
         if not self._engine.was_step_applied():
             raise NonFiniteError("the gradient norm is not finite")
@@ -193,7 +193,7 @@ class ZeroEngine:
         if has_adapters(model):
             self._cast_frozen(model)
         return ZeroTrainer(
-            model.to(self.device), self.settings.zero_stage, self.precision, optimizer, total_steps
+            model.to(self.device), self.settings, self.precision, optimizer, total_steps
         )
 
     def frozen(
@@ -265,7 +265,12 @@ def _leave_processes() -> None:
         dist.destroy_process_group()
 
 
-def _config(zero_stage: int, precision: Precision, settings: Optimizer) -> dict[str, Any]:
+def _config(engine: EngineSettings, precision: Precision, settings: Optimizer) -> dict[str, Any]:
+    zero: dict[str, Any] = {"stage": engine.zero_stage, "overlap_comm": False}
+    if engine.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if engine.offload == "optimizer-and-parameters":
+        zero["offload_param"] = {"device": "cpu"}
     return {
         # both counts are bookkeeping only: `ZeroTrainer.step` says where a step ends
         "train_micro_batch_size_per_gpu": 1,
@@ -274,6 +279,8 @@ def _config(zero_stage: int, precision: Precision, settings: Optimizer) -> dict[
         "gradient_clipping": settings.max_gradient_norm or 0.0,
         "bf16": {"enabled": precision == "bf16"},
         "data_types": {"grad_accum_dtype": "fp32"},
-        "zero_optimization": {"stage": zero_stage, "overlap_comm": False},
+        "zero_optimization": zero,
+        # torch's fused AdamW steps what is on the host too: DeepSpeed's own has to be compiled there
+        "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": None,
     }

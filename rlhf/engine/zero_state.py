@@ -25,9 +25,7 @@ def shards_of(module: nn.Module, wrapper: Any) -> list[Shard]:
 
 
 def _shards(module: nn.Module, wrapper: Any) -> Iterator[Shard]:
-    groups: list[Tensor] = next(
-        getattr(wrapper, name) for name in MASTER_WEIGHTS if hasattr(wrapper, name)
-    )
+    groups = _master_weights(wrapper)
     # DeepSpeed adds attributes to them
     learning: list[tuple[str, Any]] = [
         (name, value) for name, value in module.named_parameters() if value.requires_grad
@@ -60,3 +58,23 @@ def refresh_weights(wrapper: Any) -> None:
         wrapper._reassign_or_swap_out_partitioned_parameters(index)
     if wrapper.persistent_parameters:
         wrapper.persistent_parameters[0].all_gather(wrapper.persistent_parameters)
+
+
+def forget_gradients(wrapper: Any) -> None:
+    """Clear what DeepSpeed keeps of a step's gradients, on the host and under ZeRO-3.
+
+    Those of a parameter that no loss of the next step reaches would count once more in it.
+    """
+    kept = [part.grad for part in _master_weights(wrapper)]
+    kept.append(getattr(wrapper, "grad_partitions_flat_buffer", None))
+    for gradients in kept:
+        if gradients is not None:
+            gradients.zero_()
+
+
+def _master_weights(wrapper: Any) -> list[Tensor]:
+    """This process's part of the float32 weights, flat."""
+    found: list[Tensor] = next(
+        getattr(wrapper, name) for name in MASTER_WEIGHTS if hasattr(wrapper, name)
+    )
+    return found

@@ -19,7 +19,7 @@ from rlhf.settings.section import (
 class EngineSettings(Section):
     """How training runs on the machine."""
 
-    LATER: ClassVar = frozenset({"frozen_models"})
+    LATER: ClassVar = frozenset({"frozen_models", "offload"})
 
     # torch: one process; deepspeed: any number, with ZeRO
     kind: Annotated[str, one_of(ENGINES)] = "torch"
@@ -33,6 +33,10 @@ class EngineSettings(Section):
     # sharded: a part on each, put together block by block when read; host: the parts in host memory.
     # With ppo.lora they stay whole: they share their weights with the models that learn
     frozen_models: Literal["whole", "sharded", "host"] = "whole"
+    # deepspeed only: what of the models that learn is kept in host memory. optimizer: moments and
+    # float32 weights, which the processor steps; optimizer-and-parameters: with zero_stage 3 the
+    # weights too, fetched where they are run
+    offload: Literal["none", "optimizer", "optimizer-and-parameters"] = "none"
     # recompute activations in the backward pass: less memory, a third more time
     gradient_checkpointing: bool = False
     # of torch on a CPU; null: one per core, or as many as the container's quota allows
@@ -48,6 +52,16 @@ class EngineSettings(Section):
     def _parts_need_deepspeed(self) -> Self:
         if self.frozen_models != "whole" and self.kind == "torch":
             raise ValueError(f"frozen_models: {self.frozen_models} needs kind: deepspeed")
+        return self
+
+    @model_validator(mode="after")
+    def _offload_needs_deepspeed(self) -> Self:
+        if self.offload != "none" and self.kind == "torch":
+            raise ValueError(f"offload: {self.offload} needs kind: deepspeed")
+        if self.offload == "optimizer-and-parameters" and self.zero_stage != 3:
+            raise ValueError(
+                f"offload: {self.offload} needs zero_stage: 3, which alone keeps weights in parts"
+            )
         return self
 
 

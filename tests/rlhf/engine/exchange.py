@@ -39,7 +39,12 @@ def new_trainer(way: str, side: str, seed: int) -> Trainer:
     choose_trainable(model, None, DROPPING if adapters else None, seed, "toy")
     if side == "torch":
         return TorchTrainer(model, OPTIMIZER, STEPS)
-    engine = zero_engine(int(side[-1]), precision="bf16" if way == "bf16" else "fp32")
+    _, stage, *offload = side.split()
+    engine = zero_engine(
+        int(stage),
+        precision="bf16" if way == "bf16" else "fp32",
+        offload=offload[0] if offload else "none",
+    )
     return engine.trainer(model, OPTIMIZER, STEPS)
 
 

@@ -96,6 +96,11 @@ def test_a_wrong_value_is_named_with_what_is_allowed(path: str, value: Any, told
             {"engine.frozen_models": "sharded"},
             "engine: frozen_models: sharded needs kind: deepspeed",
         ),
+        ({"engine.offload": "optimizer"}, "engine: offload: optimizer needs kind: deepspeed"),
+        (
+            {"engine.kind": "deepspeed", "engine.offload": "optimizer-and-parameters"},
+            "engine: offload: optimizer-and-parameters needs zero_stage: 3",
+        ),
         (
             {"engine.kind": "deepspeed", "engine.processes": 2},
             "ppo.mini_batch 4 is not a multiple of ppo.micro_batch",

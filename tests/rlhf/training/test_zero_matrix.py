@@ -54,3 +54,20 @@ def test_every_stage_of_zero_gives_the_numbers_of_one_process(
             for one, other in zip(expected, found, strict=True):
                 where = f"{processes} processes, ZeRO-{zero}, step {one['step']}"
                 assert other == pytest.approx(one, **CLOSE), where
+
+
+@pytest.mark.parametrize(
+    ("what", "zero", "offload"), [("sft", 2, "optimizer"), ("ppo", 3, "optimizer-and-parameters")]
+)
+def test_what_is_in_host_memory_changes_no_number(
+    workspace: Workspace, tmp_path: Path, what: str, zero: int, offload: str
+) -> None:
+    """Beside the same ZeRO with all on the card, whose norm of the gradients alone is summed in another order."""
+    program = ["-m", "rlhf.commands.worker", what]
+    without = copy_workspace(workspace, tmp_path / "without")
+    on_processes(without, 2, zero, CHANGES[what], program)
+    on_processes(workspace, 2, zero, {**CHANGES[what], "engine.offload": offload}, program)
+    expected, found = numbers(without.steps(what)), numbers(workspace.steps(what))
+    assert len(found) == len(expected) > 2
+    for one, other in zip(expected, found, strict=True):
+        assert other == pytest.approx(one, rel=1e-4, abs=2e-6), one["step"]
