@@ -55,4 +55,8 @@ def plan_check(workspace: Workspace, settings: Settings) -> Check:
 
 def _short(plan: Plan) -> str:
     names = ", ".join(stage.stage for stage in plan.misfits)
-    return f"{names} may not fit, with a tenth to spare"
+    told = f"{names} may not fit, with a tenth to spare"
+    too_large = [stage.host for stage in plan.stages if not plan.loads(stage)]
+    if too_large:
+        told += f"; {max(too_large) / GB:.0f} GB of host memory are wanted"
+    return told

@@ -41,7 +41,8 @@ def _print_head(console: Console, plan: Plan, name: str) -> None:
         f"{escape(shape.name)}: {shape.parameters / 1e9:.3g} billion parameters, {shape.blocks} blocks "
         f"({escape(shape.source)})",
         f"{kind}, {'bf16' if ways.bf16 else 'fp32'}, {ways.processes} process(es), activations "
-        f"{'recomputed' if ways.recompute else 'kept'}, frozen models {engine.frozen_models}",
+        f"{'recomputed' if ways.recompute else 'kept'}, frozen models {engine.frozen_models}, "
+        f"offload {engine.offload}",
     ]
     if plan.notes:
         told.append(f"changed for this machine: {', '.join(plan.notes)}")
@@ -53,7 +54,7 @@ def _print_stages(console: Console, plan: Plan) -> None:
     console.print(
         f"\nGB a card of {plan.memory / GB:.1f}, at the peak of each stage; at worst, as long as texts may be"
     )
-    table = Table("stage", "peak while", "GB", "spare", "largest", "host, loading", "", box=None)
+    table = Table("stage", "peak while", "GB", "spare", "largest", "GB of host", "", box=None)
     for stage in plan.stages:
         peak, largest = stage.peak, stage.peak.largest
         fits = "[green]fits[/]" if plan.fits(stage) else "[red]does not fit[/]"
@@ -87,6 +88,26 @@ def _print_items(console: Console, stage: StageMemory) -> None:
     others = [f"{one.name} {one.total / GB:.1f}" for one in stage.phases if one is not peak]
     if others:
         console.print(f"[dim]other phases: {', '.join(others)}[/]")
+    if stage.kept:
+        _print_kept(console, stage)
+
+
+def _print_kept(console: Console, stage: StageMemory) -> None:
+    """What models leave in host memory, and what loading one takes beside it."""
+    models = dict.fromkeys(item.model for item in stage.kept)
+    told = [
+        f"{model} "
+        + " + ".join(
+            f"{_SHORT.get(item.kind, item.kind)} {item.size / GB:.1f}"
+            for item in stage.kept
+            if item.model == model
+        )
+        for model in models
+    ]
+    console.print(
+        f"in host memory, of all processes: {escape('; '.join(told))}; "
+        f"and {stage.loading / GB:.1f} while a model is loaded"
+    )
 
 
 def _print_alternatives(console: Console, plan: Plan) -> None:
@@ -111,8 +132,8 @@ def _print_advice(console: Console, plan: Plan) -> None:
     for stage in plan.misfits:
         if not plan.loads(stage):
             console.print(
-                f"{stage.stage}: {plan.ways.processes} processes load {stage.host / GB:.0f} GB at once; "
-                "fewer processes, or a larger host"
+                f"{stage.stage}: {plan.ways.processes} processes take {stage.host / GB:.0f} GB of the host's "
+                f"{(plan.machine.host or 0) / GB:.0f}; fewer processes, less offload, or a larger host"
             )
     advice = advise(plan)
     if not advice.changes or advice.plan is None:
@@ -128,7 +149,9 @@ def _print_advice(console: Console, plan: Plan) -> None:
     peaks = ", ".join(
         f"{stage.stage} {stage.peak.total / GB:.1f} GB" for stage in advice.plan.stages
     )
-    console.print(f"[dim]then: {peaks}[/]")
+    host = max(stage.host for stage in advice.plan.stages)
+    told = "" if plan.machine.is_cpu else f"; of the host {host / GB:.0f} GB"
+    console.print(f"[dim]then: {peaks}{told}[/]")
 
 
 def print_times(console: Console, plan: Plan, speed: Speed | None, price: float | None) -> None:

@@ -14,6 +14,7 @@ from rlhf.settings.edit import changed
 from rlhf.settings.read import settings_from
 
 LORA: Mapping[str, Any] = {"rank": 16, "alpha": 32.0, "dropout": 0.0, "target_modules": None}
+OFFLOADS = ("optimizer", "optimizer-and-parameters")
 # of a card: what saves less is not worth a change
 _WORTH = 0.02
 _MOST_CHANGES = 60
@@ -119,7 +120,7 @@ def remade(plan: Plan, changes: Mapping[str, Any]) -> Plan | None:
 
 
 def alternatives(plan: Plan) -> Iterator[tuple[str, Plan]]:
-    """What each ZeRO stage, place of the frozen models and LoRA would take, by name."""
+    """What each ZeRO stage, place of the frozen models, offload and LoRA would take, by name."""
     adapters = {key: LORA for key in _lora_keys(plan)}
     off = {key: None for key in adapters}
     if plan.ways.zero == 0:
@@ -130,10 +131,15 @@ def alternatives(plan: Plan) -> Iterator[tuple[str, Plan]]:
             yield from _named(plan, f"{name}, LoRA", {**recompute, **adapters})
         return
     for stage in (1, 2, 3):
+        zero = {"engine.offload": "none", "engine.zero_stage": stage}
         for where in ("whole", "sharded", "host"):
-            changes = {"engine.zero_stage": stage, "engine.frozen_models": where}
-            yield from _named(plan, f"ZeRO-{stage}, frozen {where}", {**changes, **off})
-        yield from _named(plan, f"ZeRO-{stage}, LoRA", {"engine.zero_stage": stage, **adapters})
+            changes = {**zero, "engine.frozen_models": where, **off}
+            yield from _named(plan, f"ZeRO-{stage}, frozen {where}", changes)
+        for offload in () if plan.machine.is_cpu else OFFLOADS:
+            # with all else that can be there
+            on_host = {"engine.frozen_models": "host", "engine.offload": offload}
+            yield from _named(plan, f"ZeRO-{stage}, {offload} on host", {**zero, **on_host, **off})
+        yield from _named(plan, f"ZeRO-{stage}, LoRA", {**zero, **adapters})
 
 
 def _named(plan: Plan, name: str, changes: Mapping[str, Any]) -> Iterator[tuple[str, Plan]]:
@@ -195,7 +201,10 @@ def _without_needless(plan: Plan, advice: Advice) -> Advice:
 
 
 def _helps(now: Plan, other: Plan) -> bool:
-    """Whether a stage that does not fit becomes smaller by something worth it."""
+    """Whether the host comes to hold all, or a stage that does not fit becomes smaller by something worth it."""
+    held, holds = (all(map(one.loads, one.stages)) for one in (now, other))
+    if held != holds:
+        return holds
     after = {stage.stage: stage for stage in other.stages}
     saved = (stage.peak.total - after[stage.stage].peak.total for stage in now.misfits)
     return max(saved) > _WORTH * now.memory
@@ -205,6 +214,8 @@ def _candidates(plan: Plan) -> Iterator[tuple[str, Any]]:
     """Keys and their next values: first those that change no number, last those that learn otherwise."""
     engine, settings = plan.settings.engine, plan.settings
     stages = [stage.stage for stage in plan.misfits]
+    if plan.ways.offloads and not all(map(plan.loads, plan.stages)):
+        yield "engine.offload", "none"
     if "ppo" in stages and plan.ways.zero and engine.frozen_models == "whole":
         yield "engine.frozen_models", "sharded"
     if not engine.gradient_checkpointing:
@@ -225,6 +236,11 @@ def _candidates(plan: Plan) -> Iterator[tuple[str, Any]]:
         yield "engine.zero_stage", plan.ways.zero + 1
     if "ppo" in stages and plan.ways.zero and engine.frozen_models == "sharded":
         yield "engine.frozen_models", "host"
+    if plan.ways.zero and not plan.machine.is_cpu:
+        if not plan.ways.offloads:
+            yield "engine.offload", "optimizer"
+        elif not plan.ways.offloads_weights:
+            yield "engine.offload", "optimizer-and-parameters"
     if not plan.ways.bf16 and not plan.machine.is_cpu:
         yield "engine.precision", "bf16"
     for name in stages:

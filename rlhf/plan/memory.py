@@ -1,8 +1,11 @@
 """How many bytes each thing takes: pure functions of shapes, counts and the engine's ways.
 
+Of a card, or of the host where it says so.
+
 The model states under ZeRO are those of arXiv 1910.02054, section 3, as DeepSpeed 0.19 keeps them.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,6 +42,7 @@ class Ways:
     processes: one a card; zero: 0 is plain torch, else ZeRO's stage
     bf16: of the forward pass; plain torch then keeps float32 weights all the same
     fused: attention that keeps no table of scores, as on a GPU
+    offload: what of a model that learns is in host memory, as in the settings
     """
 
     processes: int
@@ -46,6 +50,17 @@ class Ways:
     bf16: bool
     recompute: bool
     fused: bool
+    offload: Literal["none", "optimizer", "optimizer-and-parameters"] = "none"
+
+    @property
+    def offloads(self) -> bool:
+        """Whether the optimiser is in host memory."""
+        return self.offload != "none"
+
+    @property
+    def offloads_weights(self) -> bool:
+        """Whether the weights are too."""
+        return self.offload == "optimizer-and-parameters"
 
     @property
     def weight(self) -> int:
@@ -72,8 +87,10 @@ class Ways:
 
 
 def weights(total: float, learning: float, ways: Ways) -> float:
-    """Of a model that learns: ZeRO-3 spreads what learns, the rest stays whole."""
+    """Of a model that learns: ZeRO-3 spreads what learns, or leaves it on the host; the rest stays whole."""
     spread = learning / ways.processes if ways.zero == 3 else learning
+    if ways.offloads_weights:
+        spread = 0.0
     return (total - learning + spread) * ways.weight
 
 
@@ -81,19 +98,22 @@ def optimiser(learning: float, ways: Ways) -> float:
     """Adam's two moments, and under ZeRO a float32 copy of the weights: spread over the processes."""
     if ways.zero == 0:
         return 2 * FLOAT * learning
-    return 3 * FLOAT * learning / ways.processes
+    return 0.0 if ways.offloads else 3 * FLOAT * learning / ways.processes
 
 
 def gradients(learning: float, ways: Ways) -> float:
     """While a model learns: of the whole step, and those of the weights' own kind that are reduced.
 
     ZeRO-1 adds up whole float32 gradients; ZeRO-2 and 3 keep a part in float32, and 2 one in the
-    weights' kind beside it.
+    weights' kind beside it. With the optimiser on the host ZeRO-3 adds them up there, and 2 on the card
+    in float32 alone.
     """
     if ways.zero == 0:
         return FLOAT * learning
     if ways.zero == 1:
         return (FLOAT + ways.weight) * learning
+    if ways.offloads:
+        return FLOAT * learning / ways.processes if ways.zero == 2 else 0.0
     own = ways.weight if ways.zero == 2 else 0
     return (FLOAT + own) * learning / ways.processes
 
@@ -102,15 +122,45 @@ def resting_gradients(learning: float, ways: Ways) -> float:
     """What of them stays between the steps of a model."""
     if ways.zero == 1 and ways.bf16:
         return FLOAT * learning
-    return FLOAT * learning / ways.processes if ways.zero == 3 else 0.0
+    kept = ways.zero == 3 and not ways.offloads
+    return FLOAT * learning / ways.processes if kept else 0.0
 
 
-def buffers(learning: float, ways: Ways) -> float:
-    """DeepSpeed's, while a model learns: a bucket of gradients; under ZeRO-3 a float32 copy and the window."""
+def offloaded(learning: float, ways: Ways, *, pinned: bool) -> dict[Kind, float]:
+    """Of a model that learns, in host memory, of all processes together.
+
+    Moments, float32 weights and gradients; a copy in the weights' kind, by which ZeRO-1 and 2 hand them
+    back; gradients that ZeRO-3 adds up, and in float32 the other two; the weights, if they are there.
+    pinned: torch rounds such a block up to a power of two
+    """
+    if not ways.offloads:
+        return {}
+    part = learning / ways.processes
+
+    def block(size: float) -> float:
+        return 2.0 ** math.ceil(math.log2(size)) if pinned and size > 0 else size
+
+    gradients = block(FLOAT * part)
+    if ways.zero == 3:
+        masters, gradients = FLOAT * part, 2 * gradients
+    else:
+        masters = block(FLOAT * part) + block(ways.weight * part)
+        gradients += 0.0 if ways.bf16 else FLOAT * part
+    own: dict[Kind, float] = {"optimiser": 2 * FLOAT * part + masters, "gradients": gradients}
+    if ways.offloads_weights:
+        own["weights"] = block(ways.weight * part)
+    return {kind: ways.processes * size for kind, size in own.items()}
+
+
+def buffers(learning: float, ways: Ways, largest: float = 0.0) -> float:
+    """DeepSpeed's, while a model learns: a bucket of gradients; under ZeRO-3 a float32 copy and the window.
+
+    largest: elements of the largest weight; ZeRO-1 and 2 send a gradient to the host by way of one more
+    """
     if ways.zero == 0:
         return 0.0
     if ways.zero < 3:
-        return _BUCKET * ways.weight
+        return (_BUCKET + (largest if ways.offloads else 0.0)) * ways.weight
     return _BUCKET * (ways.weight + FLOAT) + window(learning, ways)
 
 

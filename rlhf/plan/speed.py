@@ -9,8 +9,8 @@ from rlhf.common.errors import SettingsError
 from rlhf.plan import memory
 from rlhf.plan.machine import BANDWIDTH_SHARE, COMPUTE_SHARE, Hardware
 from rlhf.plan.memory import Ways
+from rlhf.plan.models import Learning, TrainedSection, learning, roles, shares_trunk
 from rlhf.plan.shapes import ModelShape
-from rlhf.plan.stages import Learning, TrainedSection, learning, roles, shares_trunk
 from rlhf.settings import Settings
 from rlhf.settings.training import Dpo, RewardModel, Sft
 

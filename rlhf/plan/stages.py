@@ -1,16 +1,17 @@
 """What each training stage has in memory, phase by phase, on one card; and on the host while it loads."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from rlhf.plan import memory
 from rlhf.plan.machine import GB, Hardware
 from rlhf.plan.memory import Kind, Ways
+from rlhf.plan.models import Learning, Role, TrainedSection, learning, roles, shares_trunk
 from rlhf.plan.shapes import ModelShape
 from rlhf.settings import Settings
-from rlhf.settings.training import Dpo, Lora, ProcessRewardModel, RewardModel, Sft
+from rlhf.settings.training import Dpo, RewardModel
 
 # in the order in which they run
 STAGE_NAMES = ("sft", "reward", "dpo", "process", "ppo", "gold")
@@ -20,8 +21,6 @@ _HOST_PROCESS = 3 * GB
 PROCESS = "process"
 # tables [rows, V] that the sampler has at once
 _SAMPLER_TABLES = 5
-
-TrainedSection = Sft | RewardModel | Dpo | ProcessRewardModel
 
 
 @dataclass(frozen=True)
@@ -53,11 +52,20 @@ class Phase:
 
 @dataclass(frozen=True)
 class StageMemory:
-    """A stage's phases on one card, and bytes of host memory while its models are loaded."""
+    """A stage's phases on one card, and its host memory.
+
+    loading: bytes of all processes while a model is loaded; kept: what models leave on the host, of all
+    """
 
     stage: str
     phases: tuple[Phase, ...]
-    host: float
+    loading: float
+    kept: tuple[MemoryItem, ...] = ()
+
+    @property
+    def host(self) -> float:
+        """Bytes of host memory, the last model being loaded while the others are there."""
+        return self.loading + sum(item.size for item in self.kept)
 
     @property
     def peak(self) -> Phase:
@@ -65,59 +73,54 @@ class StageMemory:
         return max(self.phases, key=lambda phase: phase.total)
 
 
-@dataclass(frozen=True)
-class Learning:
-    """What of a model learns.
-
-    total, count: parameters with its adapters, and those that learn; blocks: how many have some
-    """
-
-    total: int
-    count: int
-    blocks: int
-
-
-def learning(shape: ModelShape, layers: int | None, lora: Lora | None) -> Learning:
-    """What learns of a model under the keys trainable_layers and lora."""
-    blocks = min(layers or shape.blocks, shape.blocks)
-    if lora is not None:
-        added = shape.adapters(lora.rank, lora.target_modules, blocks)
-        return Learning(shape.parameters + added, added, blocks)
-    if layers is None:
-        return Learning(shape.parameters, shape.parameters, blocks)
-    return Learning(shape.parameters, blocks * shape.block + shape.norm + shape.head, blocks)
-
-
 def ways_of(settings: Settings, machine: Hardware, *, bf16: bool) -> Ways:
     """How the engine of the settings runs on the machine; bf16: what `precision` means there."""
     engine = settings.engine
     zero: Literal[0, 1, 2, 3] = engine.zero_stage if engine.kind == "deepspeed" else 0
     recompute, fused = engine.gradient_checkpointing, not machine.is_cpu
-    return Ways(engine.processes, zero, bf16, recompute, fused)
+    return Ways(engine.processes, zero, bf16, recompute, fused, engine.offload)
 
 
 def stage_memory(
     stage: str, settings: Settings, shape: ModelShape, machine: Hardware, ways: Ways
 ) -> StageMemory | None:
     """The memory of a stage; None where the settings leave it out."""
-    runtime = MemoryItem(PROCESS, "runtime", machine.reserved)
+    if getattr(settings, stage) is None:
+        return None
+    # 1. what lies on the host, while a model is loaded and after
+    loading = ways.processes * (shape.parameters * ways.weight + _HOST_PROCESS)
+    kept = tuple(_present(_kept(stage, settings, shape, ways, pinned=not machine.is_cpu)))
+
+    # 2. what is there beside it; a CPU's card is the host
+    always = [MemoryItem(PROCESS, "runtime", machine.reserved)]
+    if machine.is_cpu:
+        always += [replace(item, size=item.size / ways.processes) for item in kept]
     if stage == "ppo":
-        phases = tuple(_ppo_phases(settings, shape, ways))
-        loaded = shape.parameters * ways.weight
-        kept = 0.0
-        if settings.engine.frozen_models == "host" and settings.ppo.lora is None:
-            kept = len(_frozen(settings)) * shape.blocks * shape.block * ways.weight
+        phases = _ppo_phases(settings, shape, ways)
     else:
-        section: TrainedSection | None = getattr(settings, stage)
-        if section is None:
-            return None
-        phases = tuple(_supervised_phases(stage, section, settings, shape, ways))
-        loaded, kept = shape.parameters * ways.weight, 0.0
-    whole = tuple(Phase(one.name, (*_present(one.items), runtime)) for one in phases)
-    return StageMemory(stage, whole, ways.processes * (loaded + _HOST_PROCESS) + kept)
+        phases = _supervised_phases(stage, getattr(settings, stage), settings, shape, ways)
+    whole = tuple(Phase(one.name, (*_present(one.items), *always)) for one in phases)
+    return StageMemory(stage, whole, loading, kept)
 
 
-def _present(items: Sequence[MemoryItem]) -> Iterator[MemoryItem]:
+def _kept(
+    stage: str, settings: Settings, shape: ModelShape, ways: Ways, *, pinned: bool
+) -> Iterator[MemoryItem]:
+    """What models leave in host memory while a stage runs, of all processes."""
+    section, models = getattr(settings, stage), [Role(stage, stage, learns=True)]
+    if stage == "ppo":
+        models = roles(settings)
+    own = learning(shape, section.trainable_layers, section.lora)
+    parts = settings.engine.frozen_models == "host" and section.lora is None
+    for role in models:
+        if role.learns:
+            for kind, size in memory.offloaded(own.count, ways, pinned=pinned).items():
+                yield MemoryItem(role.name, kind, size)
+        elif parts and role.name != "policy":
+            yield MemoryItem(role.name, "weights", shape.blocks * shape.block * ways.weight)
+
+
+def _present(items: Iterable[MemoryItem]) -> Iterator[MemoryItem]:
     return (item for item in items if item.size > 0)
 
 
@@ -181,7 +184,8 @@ def learn(
     tokens, length = passes.tokens, passes.length
     whole = memory.gradients(own.count, ways) - memory.resting_gradients(own.count, ways)
     gradients = MemoryItem(role, "gradients", whole)
-    buffers = MemoryItem(role, "buffers", memory.buffers(own.count, ways))
+    largest = min(shape.width * shape.vocabulary, own.count)
+    buffers = MemoryItem(role, "buffers", memory.buffers(own.count, ways, largest))
     kept = memory.activations(shape, tokens, length, own.blocks, ways)
     copies = memory.copies(
         shape, _copied_blocks(shape, own, in_graph=not ways.recompute), passes.targets, ways
@@ -206,48 +210,6 @@ def _copied_blocks(shape: ModelShape, own: Learning, *, in_graph: bool) -> int:
 
 
 # -- the policy stage ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Role:
-    """A model of the policy stage; origin: the model that it begins as."""
-
-    name: str
-    origin: str
-    learns: bool
-
-
-def roles(settings: Settings) -> list[Role]:
-    """The models of the policy stage in the order in which they are loaded."""
-    ppo = settings.ppo
-    found = [Role("policy", ppo.initial, True), Role("reference", "sft", False)]
-    if ppo.algorithm == "dpo":
-        found[0] = Role("policy", "dpo", False)
-    if ppo.critic is not None:
-        found.append(Role("critic", ppo.critic.initial, True))
-    if ppo.algorithm == "etpo" and ppo.critic is not None:
-        found.append(Role("target", ppo.critic.initial, False))
-    if ppo.algorithm == "aihf":
-        found.append(Role("moving reward", "reward", True))
-    if ppo.algorithm in ("rto", "process"):
-        model = "dpo" if ppo.algorithm == "rto" else "process"
-        found.append(Role(f"{model} model", model, False))
-    for source in ppo.rewards:
-        if source.address.kind == "model":
-            found.append(Role("reward", source.address.detail, False))
-        elif source.address.kind == "hf":
-            # taken to be as large as the base model
-            found.append(Role(str(source.address), str(source.address), False))
-    return found
-
-
-def shares_trunk(settings: Settings, ways: Ways) -> bool:
-    """Whether blocks that learn in no model are run once for all; taken for granted where they may be."""
-    return ways.zero == 0 and settings.ppo.trainable_layers is not None
-
-
-def _frozen(settings: Settings) -> list[Role]:
-    return [role for role in roles(settings) if not role.learns]
 
 
 def _resting(

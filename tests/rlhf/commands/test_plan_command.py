@@ -36,6 +36,21 @@ def test_what_does_not_fit_is_told_with_what_to_change(tmp_path: Path) -> None:
     assert "gold.lora" in output or "engine.zero_stage" in output
 
 
+def test_what_is_on_the_host_is_told_and_judged(tmp_path: Path) -> None:
+    assert run("preset", "hh-7b", root=tmp_path)[0] == 0
+    params = tmp_path / "params.yaml"
+    text = params.read_text(encoding="utf-8").replace("offload: none", "offload: optimizer")
+    params.write_text(text, encoding="utf-8")
+    command = ("plan", "--model", "llama-7b", "--gpus", "8x80", "--host-memory")
+    code, output = run(*command, "512", root=tmp_path)
+    assert code == 0 and "offload optimizer" in output
+    told = " ".join(output.split())
+    assert "in host memory, of all processes: policy optim 105.4 + grad 34.4; critic optim" in told
+    code, output = run(*command, "256", root=tmp_path)
+    told = " ".join(output.split())
+    assert code == 1 and "ppo: 8 processes take 411 GB of the host's 256" in told
+
+
 def test_the_settings_of_the_workspace(tmp_path: Path) -> None:
     assert run("preset", "tiny", root=tmp_path)[0] == 0
     code, output = run("plan", "--gpus", "cpu", "--host-memory", "8", root=tmp_path)

@@ -9,8 +9,9 @@ from rlhf.common.yaml import parse_yaml
 from rlhf.plan import memory
 from rlhf.plan.choices import Plan, advise, alternatives, for_machine, make_plan, remade
 from rlhf.plan.machine import GB, Hardware, parse_machine
+from rlhf.plan.models import learning, roles
 from rlhf.plan.shapes import ModelShape
-from rlhf.plan.stages import Phase, StageMemory, learning, roles
+from rlhf.plan.stages import Phase, StageMemory
 from rlhf.settings import preset_text
 from rlhf.settings.edit import changed
 from rlhf.settings.variants import VARIANTS
@@ -110,6 +111,61 @@ def test_a_host_that_is_too_small_to_load_is_told(llama: ModelShape) -> None:
     assert not advise(plan).fits
 
 
+# -- offload ---------------------------------------------------------------------------------------
+
+
+def test_the_optimiser_moves_from_the_cards_to_the_host(llama: ModelShape) -> None:
+    eight = parse_machine("8x80")
+    before = plan_of("hh-7b", llama, eight)
+    plan = plan_of("hh-7b", llama, eight, {"engine.offload": "optimizer"})
+    assert sizes(phase(plan, "sample"), "optimiser") == {}
+    gone = sum(sizes(phase(before, "sample"), "optimiser").values())
+    assert phase(before, "sample").total - phase(plan, "sample").total == gone
+    found = stage(plan, "ppo")
+    assert {(item.model, item.kind) for item in found.kept} == {
+        (model, kind) for model in ("policy", "critic") for kind in ("optimiser", "gradients")
+    }
+    # moments; float32 weights and gradients of 3.4 GB a process, as torch pins them; a copy in bf16
+    each = 8 * llama.parameters + 8 * (2 * 2**32 + 2**31)
+    assert sum(item.size for item in found.kept) == 2 * each
+    assert found.host == stage(before, "ppo").host + 2 * each
+    assert stage(before, "ppo").kept == ()
+
+
+def test_weights_on_the_host_leave_the_card_what_is_run(llama: ModelShape) -> None:
+    changes = {"engine.zero_stage": 3, "engine.offload": "optimizer-and-parameters"}
+    plan = plan_of("hh-7b", llama, parse_machine("8x80"), changes)
+    assert "policy" not in sizes(phase(plan, "score"), "weights")
+    kept = {(item.model, item.kind): item.size for item in stage(plan, "ppo").kept}
+    assert kept["policy", "weights"] == 8 * 2**31
+
+
+def test_on_a_cpu_nothing_is_gained(smollm: ModelShape) -> None:
+    cpu = parse_machine("cpu", 24 * GB)
+    deepspeed = {"engine.kind": "deepspeed"}
+    before = plan_of("laptop", smollm, cpu, deepspeed)
+    plan = plan_of("laptop", smollm, cpu, {**deepspeed, "engine.offload": "optimizer"})
+    for name in ("sft", "ppo"):
+        assert stage(plan, name).peak.total > stage(before, name).peak.total
+    assert not any("on host" in name for name, _ in alternatives(before))
+
+
+def test_offload_is_advised_where_the_host_can_hold_it(llama: ModelShape) -> None:
+    plan = plan_of("hh-7b", llama, parse_machine("1x80", host=512 * GB))
+    advice = advise(plan)
+    assert advice.fits and advice.plan is not None
+    assert advice.changes["engine.offload"] == "optimizer"
+    assert not any(key.endswith("lora") for key in advice.changes)
+    assert max(one.host for one in advice.plan.stages) < 512 * GB
+
+
+def test_offload_that_the_host_cannot_hold_is_advised_against(llama: ModelShape) -> None:
+    machine = parse_machine("8x80", host=256 * GB)
+    advice = advise(plan_of("hh-7b", llama, machine, {"engine.offload": "optimizer"}))
+    assert advice.fits
+    assert advice.changes == {"engine.offload": "none"}
+
+
 # -- other settings --------------------------------------------------------------------------------
 
 
@@ -180,8 +236,10 @@ def test_no_key_that_is_advised_can_be_left_out(llama: ModelShape, machine: str)
         assert without is None or without.misfits, left_out
 
 
-def test_one_card_of_80_gb_needs_adapters_and_nothing_else(llama: ModelShape) -> None:
-    advice = advise(plan_of("hh-7b", llama, parse_machine("1x80")))
+def test_one_card_of_80_gb_with_a_small_host_needs_adapters_and_nothing_else(
+    llama: ModelShape,
+) -> None:
+    advice = advise(plan_of("hh-7b", llama, parse_machine("1x80", host=64 * GB)))
     assert list(advice.changes) == ["sft.lora", "reward.lora", "ppo.lora", "gold.lora"]
 
 
@@ -193,13 +251,16 @@ def test_nothing_makes_7b_fit_a_card_of_8_gb(llama: ModelShape) -> None:
 def test_other_choices_are_planned_as_settings_with_them(llama: ModelShape) -> None:
     plan = plan_of("hh-7b", llama, parse_machine("8x80"))
     found = dict(alternatives(plan))
-    assert len(found) == 12
+    assert len(found) == 16
     assert stage(found["ZeRO-2, frozen sharded"], "ppo").peak == stage(plan, "ppo").peak
     totals = {name: stage(other, "ppo").peak.total for name, other in found.items()}
     assert totals["ZeRO-1, frozen whole"] > totals["ZeRO-2, frozen whole"]
     assert totals["ZeRO-3, frozen whole"] > totals["ZeRO-3, frozen sharded"]
     assert totals["ZeRO-3, frozen sharded"] > totals["ZeRO-3, frozen host"]
     assert totals["ZeRO-2, LoRA"] < totals["ZeRO-2, frozen host"]
+    assert totals["ZeRO-2, optimizer on host"] < totals["ZeRO-2, frozen host"]
+    both = "ZeRO-3, optimizer-and-parameters on host"
+    assert totals[both] < totals["ZeRO-3, optimizer on host"]
 
 
 @pytest.mark.parametrize(

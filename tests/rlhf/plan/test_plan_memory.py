@@ -54,6 +54,42 @@ def test_zero_by_hand(
     assert memory.resting_gradients(P, ways) == resting
 
 
+@pytest.mark.parametrize(
+    ("zero", "offload", "weights", "gradients", "host"),
+    [
+        # float32 weights, moments and gradients; the bf16 copy by which weights come back
+        (1, "optimizer", 2 * P, 6 * P, 18 * P),
+        # the card adds gradients up in float32
+        (2, "optimizer", 2 * P, 4 * P / 8, 18 * P),
+        # the host does, in a place of their own
+        (3, "optimizer", 2 * P / 8, 0.0, 20 * P),
+        (3, "optimizer-and-parameters", 0.0, 0.0, 22 * P),
+    ],
+)
+def test_what_is_on_the_host_by_hand(
+    zero: int, offload: str, weights: float, gradients: float, host: float
+) -> None:
+    ways = replace(EIGHT, zero=zero, offload=offload)
+    assert memory.weights(P, P, ways) == weights
+    assert memory.optimiser(P, ways) == 0
+    assert memory.gradients(P, ways) == gradients
+    assert memory.resting_gradients(P, ways) == (4 * P if zero == 1 else 0)
+    assert sum(memory.offloaded(P, ways, pinned=False).values()) == host
+    assert memory.offloaded(P, replace(EIGHT, zero=zero), pinned=False) == {}
+
+
+def test_pinned_blocks_are_rounded_up_to_a_power_of_two() -> None:
+    """float32 weights of 500 bytes a process, their copy of 250, and gradients; moments are not pinned."""
+    ways = replace(EIGHT, offload="optimizer")
+    found = memory.offloaded(P, ways, pinned=True)
+    assert found == {"optimiser": 8 * (8 * 125 + 512 + 256), "gradients": 8 * 512}
+
+
+def test_a_gradient_goes_to_the_host_by_way_of_one_more() -> None:
+    on_host = replace(EIGHT, offload="optimizer")
+    assert memory.buffers(P, on_host, 10.0) - memory.buffers(P, EIGHT, 10.0) == 2 * 10
+
+
 def test_zero_3_is_what_deepspeed_estimates() -> None:
     ways = replace(EIGHT, zero=3)
     count = 7_000_000_000

@@ -12,8 +12,8 @@ from transformers import GPT2Config, LlamaConfig, LlamaForCausalLM
 
 from rlhf.common.errors import ModelError
 from rlhf.models.trainable import choose_trainable
+from rlhf.plan.models import learning
 from rlhf.plan.shapes import KNOWN, ModelShape, find_shape, read_shape
-from rlhf.plan.stages import learning
 from rlhf.settings.training import Lora
 from rlhf.workspace import Workspace
 

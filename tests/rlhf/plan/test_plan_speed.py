@@ -5,6 +5,7 @@ from test_plan_choices import plan_of
 
 from rlhf.common.errors import SettingsError
 from rlhf.plan.machine import GB, parse_machine
+from rlhf.plan.models import Learning
 from rlhf.plan.shapes import ModelShape
 from rlhf.plan.speed import (
     Speed,
@@ -15,7 +16,6 @@ from rlhf.plan.speed import (
     stage_time,
     step_flops,
 )
-from rlhf.plan.stages import Learning
 
 
 def test_two_operations_a_weight_and_token(llama: ModelShape) -> None:
