@@ -84,12 +84,17 @@ class ZeroTrainer:
         # a frozen backbone stays whole in each process, as that of a reference does: it may be theirs
         given = learning_parts(module) if has_adapters(module) else module
         config = _config(engine, precision, settings)
+        if engine.zero_stage == 3:
+            if precision == "bf16":
+                given.bfloat16()
+            # one weight after the other goes to the card and is dealt out: no card ever has them all
+            deepspeed.zero.Init(module=given, config_dict_or_path=config)
         self._engine, *_ = deepspeed.initialize(
             model=_Root(given), optimizer=optimizer, config=config
         )
-        # DeepSpeed casts buffers too: positions must stay in float32
+        # they are cast and left where they were: positions must stay in float32
         for name, value in module.named_buffers():
-            value.data = buffers[name].to(value.device)
+            value.data = buffers[name].to(self._engine.device)
 
     def learning_rate(self) -> float:
         return learning_rate(self.settings, self.steps, self.total_steps)
@@ -192,9 +197,10 @@ class ZeroEngine:
             enable_gradient_checkpointing(model)
         if has_adapters(model):
             self._cast_frozen(model)
-        return ZeroTrainer(
-            model.to(self.device), self.settings, self.precision, optimizer, total_steps
-        )
+        # what ZeRO-3 deals out it moves itself, and adapters' backbone stays whole
+        if self.settings.zero_stage < 3 or has_adapters(model):
+            model.to(self.device)
+        return ZeroTrainer(model, self.settings, self.precision, optimizer, total_steps)
 
     def frozen(
         self, model: Model, trunk: nn.Module | None = None, blocks: Sequence[nn.Module] = ()
