@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from test_zero import assert_exchanged, run_processes
 
+pytestmark = pytest.mark.long
+
 WAYS = ("stage 1", "stage 2", "stage 3", "stage 3, weights")
 
 

@@ -123,7 +123,7 @@ def test_two_processes_give_the_numbers_of_one(
 @pytest.mark.parametrize(
     ("stage", "where"),
     [
-        pytest.param(2, "sharded", id="stage-2-sharded"),
+        pytest.param(2, "sharded", id="stage-2-sharded", marks=pytest.mark.long),
         pytest.param(3, "host", id="stage-3-host", marks=pytest.mark.long),
     ],
 )

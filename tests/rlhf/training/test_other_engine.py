@@ -44,7 +44,7 @@ def test_a_run_is_the_same_whatever_computes_it(
 @pytest.mark.parametrize(
     ("stage", "train", "changes"),
     [
-        pytest.param("sft", sft.train, SFT, id="sft"),
+        pytest.param("sft", sft.train, SFT, id="sft", marks=pytest.mark.long),
         pytest.param("ppo", loop.train, PPO, id="ppo", marks=pytest.mark.long),
     ],
 )
