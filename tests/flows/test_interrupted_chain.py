@@ -108,6 +108,7 @@ def test_ctrl_c_ends_everything_and_is_recorded(copied_chain: Project) -> None:
     assert rows == [("CRASHED",)]
 
 
+@pytest.mark.long
 def test_a_killed_worker_fails_the_stage_with_one_message(copied_chain: Project) -> None:
     set_params(copied_chain, forever)
     run = copied_chain.start("dvc", "repro", "sft")

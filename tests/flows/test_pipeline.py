@@ -42,6 +42,7 @@ def test_where_all_is_up_to_date_the_flow_runs_nothing_and_completes(
     assert flow_runs(changed_chain.prefect, "pipeline")[name[1]] == "COMPLETED"
 
 
+@pytest.mark.long
 def test_the_flow_gives_the_lock_file_of_a_repro_by_hand(changed_chain: Project) -> None:
     params = changed_chain.root / "params.yaml"
     before = params.read_text()

@@ -228,6 +228,7 @@ def wait_for_scheduled_run(page: Page, deployment: str) -> dict[str, Any]:
     return first()
 
 
+@pytest.mark.long
 def test_what_is_not_committed_goes_nowhere(caller: Clone) -> None:
     new = caller.project.root / "rlhf" / "rewards" / "mine.py"
     new.touch()

@@ -89,6 +89,7 @@ def test_what_the_form_does_not_offer_is_refused(page: Page) -> None:
         page.post(path, {"parameters": {"preset": "laptopp"}, "state": {"type": "SCHEDULED"}})
 
 
+@pytest.mark.long
 def test_a_quick_run_goes_through_dvc_and_shows_its_results(project: Project, page: Page) -> None:
     before = (project.root / "dvc.lock").read_text()
     run = page.run("report", {"targets": ["report"], "overrides": {"report.dialogues": 3}})

@@ -107,6 +107,7 @@ def test_mlflow_is_stopped_where_prefect_does_not_start(
     assert process.returncode is not None
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("without_nohup")
 def test_both_interfaces_show_this_workspace_whatever_holds_the_usual_ports_and_end_with_their_terminal(
     repository: Project,

@@ -19,6 +19,8 @@ from tests.mutations import MUTATIONS
 from tests.mutations.places import Mutation
 from tests.source_tree import ROOT
 
+# how pytest ends
+PASSED, NONE_CHOSEN = 0, 5
 COPIED = ("rlhf", "tests", "tasks", "flows", "pyproject.toml")
 
 
@@ -34,14 +36,32 @@ def mutate(tree: Path, mutation: Mutation) -> str:
 
 
 def first_failure(tree: Path, tests: tuple[str, ...]) -> str | None:
-    """Run the tests below `tree` up to the first that fails, and name it."""
-    command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    """Run the tests below `tree` up to the first that fails, and name it; the long ones last."""
+    ended = []
+    for which in ("not long", "long"):
+        done = _pytest(tree, ["-m", which, *tests])
+        if done.returncode not in (PASSED, NONE_CHOSEN):
+            return _name_of_failed(done)
+        ended.append(done.returncode)
+    if PASSED not in ended:
+        sys.exit(f"no test in {', '.join(tests)}")
+    return None
+
+
+def _pytest(tree: Path, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
     environment = os.environ | {"PYTHONPATH": str(tree), "COLUMNS": "400"}
-    done = subprocess.run(
-        command, cwd=tree, env=environment, capture_output=True, text=True, check=False
+    return subprocess.run(
+        [*command, *arguments],
+        cwd=tree,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    if done.returncode == 0:
-        return None
+
+
+def _name_of_failed(done: subprocess.CompletedProcess[str]) -> str:
     found = re.search(r"^(?:FAILED|ERROR) (\S+::\S+)", done.stdout, re.MULTILINE)
     # an error of pytest itself says nothing about the tests
     if done.returncode != 1 or found is None:

@@ -83,7 +83,8 @@ TEXTS = (
 
     # -- judges -----------------------------------------------------------------------------------------
     REPLY("judges", "thoughts are verdicts", "begin = ends[-1].end() if ends else 0", "begin = 0"),
-    REPLY("judges", "of two verdicts either counts", "found.pop() if len(found) == 1 else None", "found.pop() if found else None"),
+    REPLY("judges", "of two verdicts either counts", "not in shown}\n    return found.pop() if len(found) == 1", "not in shown}\n    return found.pop() if found"),
+    REPLY("judges", "of two verdicts in no JSON either counts", "for field in fields}\n    return found.pop() if len(found) == 1", "for field in fields}\n    return found.pop() if found"),
     REPLY("judges", "a quotation is a verdict", "if text[one.start : one.end] not in shown}", "}"),
     REPLY("judges", "a mark within a reason ends thoughts", "if not _stands_in(mark.start(), objects)]", "]"),
     REPLY("judges", "the later of two keys counts", "if len(content) < len(pairs):", "if False:"),

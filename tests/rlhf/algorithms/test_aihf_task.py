@@ -38,6 +38,7 @@ def counts(workspace: Workspace) -> tuple[float, float]:
 
 
 @pytest.mark.long
+@pytest.mark.long
 @pytest.mark.parametrize(
     "algorithm",
     [

@@ -177,6 +177,7 @@ def test_micro_batches_change_no_number_of_a_run(workspace: Workspace) -> None:
         assert one == pytest.approx(other, rel=1e-3, abs=1e-3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("changes", "near"),
     [pytest.param(APA, 5.4, id="apa"), pytest.param(AWR, 5.0, id="awr", marks=pytest.mark.long)],

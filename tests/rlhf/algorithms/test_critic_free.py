@@ -362,6 +362,7 @@ def test_a_whole_run_and_what_it_logs(workspace: Workspace, member: Mapping[str,
     assert not same_models(workspace.model("policy"), workspace.model("sft"))
 
 
+@pytest.mark.long
 @each_critic_free
 def test_it_solves_the_bandit_of_counted_tokens(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, member: Mapping[str, Any]

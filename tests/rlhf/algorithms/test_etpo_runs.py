@@ -76,6 +76,7 @@ def form(name: str) -> dict[str, Any]:
     return {"ppo.etpo": {"beta": 0.1, "polyak": 0.5, "huber": 10.0, "form": name}}
 
 
+@pytest.mark.long
 def test_it_solves_the_bandit_of_counted_tokens(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,6 +85,7 @@ def test_it_solves_the_bandit_of_counted_tokens(
     assert last > 5.4
 
 
+@pytest.mark.long
 def test_the_published_form_does_not_improve_on_it(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

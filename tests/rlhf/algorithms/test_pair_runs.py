@@ -74,6 +74,7 @@ def test_a_run_with_nothing_to_prefer_ends_as_it_began(
     assert read_json(workspace.metrics("ppo"))["collapsed"] is False
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "algorithm",
     [online_dpo(), xpo(second="policy", accumulate=False), xpo(accumulate=False)],

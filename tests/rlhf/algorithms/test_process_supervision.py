@@ -191,6 +191,7 @@ def test_micro_batches_change_no_number_of_a_run(workspace: Workspace) -> None:
         assert one == pytest.approx(other, rel=1e-3, abs=1e-3)
 
 
+@pytest.mark.long
 def test_it_learns_to_write_steps_that_are_taken_for_right(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

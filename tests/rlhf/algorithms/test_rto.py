@@ -178,6 +178,7 @@ def test_a_whole_run_and_what_it_logs(workspace: Workspace) -> None:
     assert not same_models(workspace.model("policy"), workspace.model("sft"))
 
 
+@pytest.mark.long
 def test_it_solves_the_bandit_of_counted_tokens(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -127,6 +127,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", place], check=True)
 
 
+@pytest.mark.long
 def test_a_full_disk_ends_the_run_with_the_name_of_what_could_not_be_written(
     workspace: Workspace, small_disk: Path
 ) -> None:

@@ -89,6 +89,7 @@ def test_lengthened_twice_and_killed_in_between_it_still_does(
     assert outcome(workspace, "ppo", "policy") == outcome(whole, "ppo", "policy")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "schedule",
     [
@@ -117,6 +118,7 @@ def test_where_the_schedule_follows_the_length_that_is_told(
     assert [rates[0][step] == rates[1][step] for step in (1, 2, 3)] == [False, True, True]
 
 
+@pytest.mark.long
 def test_a_shorter_run_begins_anew_and_equals_one_in_a_fresh_workspace(
     prepared: Workspace, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -165,6 +165,7 @@ sys.exit(main(["ppo"]))
 """
 
 
+@pytest.mark.long
 def test_an_algorithm_of_its_own_kind_gives_the_numbers_of_one_process_too(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

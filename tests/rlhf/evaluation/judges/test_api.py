@@ -314,7 +314,7 @@ def test_a_trial_tells_which_texts_moved_the_judge(tmp_path: Path) -> None:
 # -- a server that fails ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [200, pytest.param(1000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.long)])
 def test_comparisons_with_faults_are_all_judged_none_twice(tmp_path: Path, count: int) -> None:
     script, items = Script(fault_rate=0.2, seed=3), cases(count)
     with scripted(script) as url:
