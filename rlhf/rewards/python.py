@@ -26,6 +26,9 @@ from rlhf.settings.rewards import python_place
 
 Function = Callable[[list[ResponseRecord]], Any]
 
+# what a function must not end the stage with: by sys.exit(0) it would pass for done
+_FAULTS = (Exception, SystemExit)
+
 
 class PythonReward:
     """Asks the function for all records at once; what it raises is told with the record at fault."""
@@ -44,7 +47,7 @@ class PythonReward:
         try:
             # what it does to their messages is no other reward's, nor the next iteration's, to see
             found = self._function(copy.deepcopy(list(records)))
-        except Exception as error:
+        except _FAULTS as error:
             raise self._told(error, self._at_fault(records)) from error
         return checked_scores(found, records, self._who)
 
@@ -53,11 +56,11 @@ class PythonReward:
         for record in records:
             try:
                 self._function([copy.deepcopy(record)])
-            except Exception:
+            except _FAULTS:
                 return record
         return None
 
-    def _told(self, error: Exception, record: ResponseRecord | None) -> TrainingError:
+    def _told(self, error: BaseException, record: ResponseRecord | None) -> TrainingError:
         # the line of the user's own code, the innermost that is not a library's
         frames = traceback.extract_tb(error.__traceback__)
         own = [frame for frame in frames if frame.filename == str(self._path)]
@@ -80,7 +83,7 @@ def load_function(path: Path, name: str, who: str) -> Function:
         raise RlhfError(f"{who}: no file {path}; it is named from the project's root")
     try:
         module = _module_of(path)
-    except Exception as error:
+    except _FAULTS as error:
         raise RlhfError(
             f"{who}: {path} cannot be loaded: {type(error).__name__}: {error}"
         ) from error

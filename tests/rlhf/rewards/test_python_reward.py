@@ -96,6 +96,7 @@ def test_no_records_are_not_asked_about() -> None:
         ("not_a_number", "gave nan for the response to 'w5'; expected a finite number"),
         ("too_large", "gave inf for the response to 'w11'; expected a finite number"),
         ("fails_on_w15", "ZeroDivisionError: division by zero on the response to 'w11', 'w15'"),
+        ("gives_up", "SystemExit: 0 on the response to 'w9 w30'"),
         ("fails_on_many", "RuntimeError: too many on a batch, on no record alone"),
     ],
 )
