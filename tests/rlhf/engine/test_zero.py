@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.long
-
 HERE = Path(__file__).parent
 STAGES = ("stage 1", "stage 2", "stage 3")
 ADAPTERS = ("adapters stage 1", "adapters stage 2", "adapters stage 3")
@@ -97,6 +95,7 @@ def test_plain_torch_and_two_processes_go_on_from_each_other(findings: dict[str,
     assert_exchanged(findings["exchange"], 2)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ways", [["fp32"], ["adapters", "bf16"]], ids=" ".join)
 def test_any_number_of_processes_and_stage_goes_on_from_any_other(
     tmp_path: Path, ways: list[str]
