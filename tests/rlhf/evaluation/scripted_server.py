@@ -86,9 +86,9 @@ class Script:
     def fault(self) -> str | None:
         with self.lock:
             self.requests += 1
-            fault = (
-                self.random.choice(self.faults) if self.random.random() < self.fault_rate else None
-            )
+            # in turn, so that a short run meets each kind
+            turn = self.failed.total() % len(self.faults)
+            fault = self.faults[turn] if self.random.random() < self.fault_rate else None
             if fault == "timeout" and self.failed[fault] == HELD_UP_TIMES:
                 fault = "500"
             if fault:
