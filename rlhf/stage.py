@@ -58,6 +58,10 @@ REWARDS = Choice(
     lambda settings: [source.address.kind for source in settings.ppo.rewards],
     lambda settings: [source.file for source in settings.ppo.rewards if source.file],
 )
+PAIR_JUDGES = Choice(
+    registry.JUDGES,
+    lambda settings: _kinds([settings.ppo.pair_judge] if settings.ppo.pair_judge else []),
+)
 JUDGES = Choice(registry.JUDGES, lambda settings: _kinds(settings.evaluate.judges))
 
 

@@ -5,7 +5,7 @@ A new stage is a row here, its function, and `flows/<name>.py`; `make dvc.yaml` 
 """
 
 from rlhf.common.errors import RlhfError
-from rlhf.stage import ALGORITHMS, JUDGES, REWARDS, SAMPLERS, SOURCES, Stage
+from rlhf.stage import ALGORITHMS, JUDGES, PAIR_JUDGES, REWARDS, SAMPLERS, SOURCES, Stage
 
 _RANKING_METRICS = (
     "accuracy",
@@ -177,7 +177,7 @@ BEFORE_REPORT = (
         tables=("pretrain", "prompts"),
         models=("base", "reward", "sft"),
         params=("seed", "engine", "ppo", "data.max_response_tokens"),
-        chooses=(ALGORITHMS, SAMPLERS, REWARDS),
+        chooses=(ALGORITHMS, SAMPLERS, REWARDS, PAIR_JUDGES),
         model="policy",
         # `evaluate` makes its version the registry's challenger
         registered=True,

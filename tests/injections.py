@@ -14,7 +14,7 @@ from pathlib import Path
 from rlhf.evaluation.both_orders import judge_both_orders
 from rlhf.evaluation.judges.api import ApiJudge
 from rlhf.evaluation.types import Case, Judge, Outcome
-from rlhf.settings.evaluation import Endpoint
+from rlhf.settings.endpoints import Endpoint
 
 FAKE_CODE = "0123456789ab"
 

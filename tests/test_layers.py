@@ -14,6 +14,8 @@ LAYERS = (
     ("rlhf.common", "rlhf.registry", "rlhf.workspace"),
     ("rlhf.core",),
     ("rlhf.settings", "rlhf.presets"),
+    # what judges are given and give back
+    ("rlhf.evaluation.types",),
     ("rlhf.stage",),
     ("rlhf.stages",),
     ("rlhf.watched",),
@@ -27,6 +29,14 @@ LAYERS = (
     # a base model is proved with the code that will read it
     ("rlhf.data.fetch", "rlhf.data.base_model", "rlhf.data.proofs"),
     ("rlhf.rewards",),
+    # algorithms ask judges to rank pairs
+    (
+        "rlhf.evaluation.judges",
+        "rlhf.evaluation.both_orders",
+        "rlhf.evaluation.endpoints",
+        "rlhf.evaluation.answer_cache",
+        "rlhf.evaluation.agreement",
+    ),
     ("rlhf.algorithms",),
     ("rlhf.training",),
     ("rlhf.evaluation",),

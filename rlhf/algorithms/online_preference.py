@@ -1,6 +1,6 @@
 """Learning from pairs that are drawn anew each iteration: what xpo and online-dpo share.
 
-    two draws a prompt -> scores of all models -> pairs ranked by the rewards -> policy
+    two draws a prompt -> scores of all models -> pairs ranked by the rewards or a judge -> policy
 
 `ppo.rollouts` counts prompts here, each with two responses, and `ppo.mini_batch` pairs. A member
 states who gives the second response, and how its loss explores.
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from rlhf.algorithms.base import POLICY, Context, Sources, Step, Update, Updates
 from rlhf.algorithms.metrics import signals_of, source_metrics
-from rlhf.algorithms.pair_metrics import pair_metrics
+from rlhf.algorithms.pair_judge import PairJudge
+from rlhf.algorithms.pair_metrics import judge_metrics, pair_metrics
 from rlhf.algorithms.scored_policy import ScoredPolicy
 from rlhf.core.seeds import generator
 from rlhf.engine import Loss
@@ -32,6 +33,7 @@ from rlhf.rollout.sampled_pairs import (
     pair_experience,
     pairs_from_state,
     pairs_state,
+    preferences_of_scores,
     ranked_pairs,
 )
 from rlhf.settings.neighbours import PairSettings
@@ -53,6 +55,9 @@ class OnlinePreference(ScoredPolicy, ABC):
     def __init__(self, context: Context) -> None:
         # before the models: the number of their steps depends on it
         self.pairing = self.section(context.settings.ppo)
+        judge = self.pairing.judge
+        # before the models too: a key that is missing is told at once
+        self._judge = PairJudge(judge, context) if judge else None
         super().__init__(context)
         self._seed = context.settings.seed
         self._pad_id = int(context.tokenizer.pad_token_id)
@@ -92,7 +97,9 @@ class OnlinePreference(ScoredPolicy, ABC):
         first_scores, second_scores = self.score(first), self.score(second)
 
         # 2. pairs, those of all processes
-        own = ranked_pairs(first, second, first_scores, second_scores)
+        by_scores = preferences_of_scores(first_scores, second_scores)
+        preferences = self._judge.preferences(first, second) if self._judge else by_scores
+        own = ranked_pairs(first, second, first_scores, second_scores, preferences)
         fresh = self._gathered(first, own)
         pairs = [*self._past, *fresh]
         if self.pairing.accumulate:
@@ -102,6 +109,9 @@ class OnlinePreference(ScoredPolicy, ABC):
         all_sum = self.engine.all_sum
         metrics = pair_metrics(first, first_scores, second_scores, own, all_sum)
         metrics |= source_metrics(first_scores.sources, all_sum)
+        if self._judge:
+            facts, device = self._judge.facts(), self.engine.device
+            metrics |= judge_metrics(preferences, by_scores, facts, device, all_sum)
         kl = kl_estimate(first_scores.logprobs, first_scores.reference_logprobs)
 
         # 3. learn from them; an update without roles is logged, and learns nothing

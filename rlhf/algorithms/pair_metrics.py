@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rlhf.common.metrics import Value
 from rlhf.core.tally import Tally
+from rlhf.evaluation.types import Facts, Preference
 from rlhf.ppo.kl import kl_estimate
 from rlhf.ppo.moments import AllSum
 from rlhf.rollout.records import Rollout, Scores
@@ -25,7 +26,7 @@ def pair_metrics(
 
     reward_second: of the second draw; reward_margin: how much better the first is
     ties: the share of pairs that count for nothing
-    pair_accuracy: the share of the others that the implicit reward ranks as the rewards do, a half
+    pair_accuracy: the share of the others that the implicit reward ranks as they are ranked, a half
         for each that it does not rank; None where there are none
     """
     mask = first.response_mask
@@ -56,7 +57,7 @@ def pair_metrics(
 def _agreement(
     first: Scores, second: Scores, pairs: Sequence[SampledPair], all_sum: AllSum
 ) -> dict[str, Value]:
-    """How many pairs count, and how many of them the implicit reward ranks as the rewards do."""
+    """How many pairs count, and how many of them the implicit reward ranks as they are ranked."""
     device = first.scores.device
     counts = torch.tensor([pair.weight > 0 for pair in pairs], device=device)
     second_wins = torch.tensor([pair.second_is_chosen for pair in pairs], device=device)
@@ -71,6 +72,34 @@ def _agreement(
     return {
         "ties": 1 - counting / total,
         "pair_accuracy": right / counting if counting else None,
+    }
+
+
+def judge_metrics(
+    judged: Sequence[Preference | None],
+    by_scores: Sequence[Preference | None],
+    facts: Facts,
+    device: torch.device,
+    all_sum: AllSum,
+) -> dict[str, Value]:
+    """What a judge that ranks pairs is described by, over all processes.
+
+    unjudged: the share of pairs for which it gave no readable answer
+    judge_agreement: of the pairs in which judge and rewards prefer a response, the share in which it is
+        the same one; None where there are none
+    judge_<fact>: what the judge reports of itself since the run began or was resumed, such as its price
+    """
+    rows = zip(judged, by_scores, strict=True)
+    decided = [pair for pair in rows if set(pair) <= {"first", "second"}]
+    same = sum(one == other for one, other in decided)
+    known = {name: value for name, value in facts.items() if value is not None}
+    own = [list(judged).count(None), len(judged), same, len(decided), *known.values()]
+    totals = all_sum(torch.tensor(own, dtype=torch.float64, device=device)).tolist()
+    unjudged, pairs, agreed, compared, *values = totals
+    return {
+        "unjudged": unjudged / pairs,
+        "judge_agreement": agreed / compared if compared else None,
+        **{f"judge_{name}": value for name, value in zip(known, values, strict=True)},
     }
 
 

@@ -112,7 +112,8 @@ def _base_model(workspace: Workspace, settings: Settings) -> Path | None:
 def rewards_check(workspace: Workspace, settings: Settings) -> Check:
     """What `ppo.rewards` names, looked at as stage ppo does it, hours later.
 
-    Functions are loaded; of classifiers the files and the configuration are read.
+    Functions are loaded; of classifiers the files and the configuration are read; of a judge of pairs
+    the key is looked for.
     """
     sources = settings.ppo.rewards
     own = [source for source in sources if source.file is not None]
@@ -134,6 +135,13 @@ def rewards_check(workspace: Workspace, settings: Settings) -> Check:
                 except RlhfError as error:
                     raise RlhfError(f"ppo.rewards: {source.reward}: {error}") from error
                 found[source.reward] = f"{source.reward} ({architecture}, one label)"
+        judge = Address.parse(settings.ppo.pair_judge or "")
+        if judge.kind == "api":
+            from rlhf.evaluation.endpoints import openai_client
+
+            key = f"ppo.endpoints.{judge.detail}"
+            openai_client(key, settings.ppo.endpoints[judge.detail])
+            found[str(judge)] = f"{judge} ranks the pairs"
     except (RlhfError, ImportError, OSError) as error:
         return Check("rewards", "fault", str(error), "ppo would refuse to begin")
     return Check("rewards", "ok", ", ".join(found.values()))

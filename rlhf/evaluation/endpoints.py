@@ -24,7 +24,7 @@ from rlhf.common.errors import JudgeError, SettingsError
 from rlhf.common.progress import Progress
 from rlhf.evaluation.answer_cache import AnswerCache, CachedAnswer
 from rlhf.evaluation.types import Facts
-from rlhf.settings.evaluation import Endpoint
+from rlhf.settings.endpoints import Endpoint
 from rlhf.settings.schema import Settings
 
 Message = Mapping[str, str]
@@ -65,11 +65,16 @@ class AnswerForm:
 
 
 class EndpointClient:
-    """Asks an endpoint several questions at a time, and caches each answer."""
+    """Asks an endpoint several questions at a time, and caches each answer.
 
-    def __init__(self, name: str, endpoint: Endpoint, cache: Path) -> None:
+    stage: the section of the settings that the endpoint stands in
+    """
+
+    def __init__(self, name: str, endpoint: Endpoint, cache: Path, stage: str = "evaluate") -> None:
         self.name, self.endpoint = name, endpoint
-        self._openai = openai_client(name, endpoint)
+        # as messages name it
+        self._settings_key = f"{stage}.endpoints.{name}"
+        self._openai = openai_client(self._settings_key, endpoint)
         self._cache = AnswerCache(cache)
         # guards the counters below: answers come in several threads
         self._lock = threading.Lock()
@@ -178,7 +183,7 @@ class EndpointClient:
         text = repr(answer.text[:_SHOWN_ANSWER]) + ("..." if answer.text[_SHOWN_ANSWER:] else "")
         cut = "; it was cut off: allow more tokens in `parameters`" if not answer.finished else ""
         return (
-            f"evaluate.endpoints.{self.name}: none of the first {self._unreadable} answers of "
+            f"{self._settings_key}: none of the first {self._unreadable} answers of "
             f"{self.endpoint.model} at {self.endpoint.base_url} can be read, say {text}{cut}; a judge "
             'answers {"reason": "...", "verdict": "A"}, thoughts and prose around it are passed over. '
             "Stopped, for such answers are no votes (give_up_after)"
@@ -226,7 +231,7 @@ class EndpointClient:
         Raises JudgeError that names the endpoint: at once for a fault of the settings, else when
         all tries have failed.
         """
-        key, base_url = f"evaluate.endpoints.{self.name}", self.endpoint.base_url
+        key, base_url = self._settings_key, self.endpoint.base_url
         for attempt in range(self.endpoint.retries + 1):
             if self._stopped.is_set():
                 raise JudgeError(f"{key}: given up, for the run ends")
@@ -282,15 +287,17 @@ def find_endpoint(name: str, settings: Settings) -> Endpoint:
     return endpoints[name]
 
 
-def openai_client(name: str, endpoint: Endpoint) -> openai.OpenAI:
+def openai_client(settings_key: str, endpoint: Endpoint) -> openai.OpenAI:
     """Make a client that tries once; its key comes from the environment and is written nowhere.
+
+    settings_key: of the endpoint, such as evaluate.endpoints.gpt4
 
     Raises JudgeError when the variable is not set.
     """
     key = os.environ.get(endpoint.key_variable)
     if not key:
         raise JudgeError(
-            f"evaluate.endpoints.{name}.key_variable: {endpoint.key_variable} is not set; it holds "
+            f"{settings_key}.key_variable: {endpoint.key_variable} is not set; it holds "
             f"the key for {endpoint.base_url} (any text where the server asks for none)"
         )
     return openai.OpenAI(

@@ -115,7 +115,8 @@ def check_ready(
             with _naming(f"evaluate.gold: {section.gold}"):
                 check_classifier(workspace.root / Address.parse(section.gold).path)
         elif address.kind == "api":
-            openai_client(address.detail, find_endpoint(address.detail, settings))
+            endpoint = find_endpoint(address.detail, settings)
+            openai_client(f"evaluate.endpoints.{address.detail}", endpoint)
         elif address.kind == "people":
             make_judge(text, settings, workspace)
         elif address.kind == "file":

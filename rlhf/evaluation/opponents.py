@@ -23,7 +23,7 @@ from rlhf.evaluation.responses import EvaluationPrompt, Response, generate_respo
 from rlhf.evaluation.types import Facts
 from rlhf.models.saving import load_answering_tokenizer, load_tokenizer
 from rlhf.settings import Settings
-from rlhf.settings.evaluation import Endpoint
+from rlhf.settings.endpoints import Endpoint
 from rlhf.workspace import Workspace
 
 # the kind of the models that stages wrote; no address in the settings has it

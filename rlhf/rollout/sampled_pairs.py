@@ -1,4 +1,4 @@
-"""Pairs of sampled responses: ranked by their scores, kept over iterations, learnt from.
+"""Pairs of sampled responses: ranked, kept over iterations, learnt from.
 
     two rollouts -> SampledPair, one a prompt -> PairExperience, one a mini-batch
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rlhf.batches.padding import Ids, TokenBatch, pad_responses
+from rlhf.evaluation.types import Preference
 from rlhf.rollout.records import Rollout, Scores
 
 
@@ -35,13 +36,18 @@ class SampledPair:
 
 
 def ranked_pairs(
-    first: Rollout, second: Rollout, first_scores: Scores, second_scores: Scores
+    first: Rollout,
+    second: Rollout,
+    first_scores: Scores,
+    second_scores: Scores,
+    preferences: Sequence[Preference | None],
 ) -> list[SampledPair]:
-    """One pair a prompt from two rollouts of the same prompts, ranked by their scores.
+    """One pair a prompt from two rollouts of the same prompts.
 
-    Pairs of equal scores and pairs of equal responses get weight 0, and so do those of which a reward
-    could tell of one response alone; the first response is then the chosen one. Raises ValueError for
-    rollouts of different prompts.
+    preferences: which response of each pair is better; None: nobody could tell
+
+    Ties, pairs that nobody could judge, and pairs of equal responses get weight 0; the first response
+    is then the chosen one. Raises ValueError for rollouts of different prompts.
     """
     if first.prompts.positions != second.prompts.positions:
         raise ValueError("the two rollouts of a pair must be of the same prompts, in one order")
@@ -49,18 +55,16 @@ def ranked_pairs(
         first.prompts.ids,
         first.responses,
         second.responses,
-        first_scores.scores.tolist(),
-        second_scores.scores.tolist(),
         first_scores.reference_logprobs.sum(dim=1).tolist(),
         second_scores.reference_logprobs.sum(dim=1).tolist(),
-        _half_judged(first_scores, second_scores),
+        preferences,
         strict=True,
     )
     pairs = []
-    for prompt, one, other, score, other_score, reference, other_reference, half_judged in rows:
+    for prompt, one, other, reference, other_reference, preferred in rows:
         # equal responses may get scores that rounding sets apart
-        tied = half_judged or score == other_score or one == other
-        second_wins = other_score > score and not tied
+        decided = preferred in ("first", "second") and one != other
+        second_wins = decided and preferred == "second"
         pairs.append(
             SampledPair(
                 prompt=prompt,
@@ -69,14 +73,30 @@ def ranked_pairs(
                 reference_chosen=other_reference if second_wins else reference,
                 reference_rejected=reference if second_wins else other_reference,
                 second_is_chosen=second_wins,
-                weight=0.0 if tied else 1.0,
+                weight=1.0 if decided else 0.0,
             )
         )
     return pairs
 
 
+def preferences_of_scores(first: Scores, second: Scores) -> list[Preference | None]:
+    """The response of each pair with the higher score.
+
+    None where a reward could tell of one response alone: the other's 0 is no score of it.
+    """
+    preferences: list[Preference | None] = []
+    lead = (first.scores - second.scores).tolist()
+    for difference, half_judged in zip(lead, _half_judged(first, second), strict=True):
+        if half_judged:
+            preferences.append(None)
+        elif difference == 0:
+            preferences.append("tie")
+        else:
+            preferences.append("first" if difference > 0 else "second")
+    return preferences
+
+
 def _half_judged(first: Scores, second: Scores) -> list[bool]:
-    """Whether a reward could tell of one response of a pair alone: the other's 0 is no score of it."""
     half = torch.zeros_like(first.scores, dtype=torch.bool)
     for name, source in first.sources.items():
         one, other = source.failed, second.sources[name].failed

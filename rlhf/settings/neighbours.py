@@ -6,9 +6,11 @@ authors' code. Which algorithm reads what is in `reads.py`.
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from rlhf.settings.section import Count, Decay, NonNegative, Positive, Section
+from rlhf.common.address import Address
+from rlhf.registry import JUDGES
+from rlhf.settings.section import Count, Decay, NonNegative, Positive, Section, of_kind
 from rlhf.settings.training import Optimizer
 
 # -- other losses, other rewards -------------------------------------------------------------------
@@ -96,12 +98,31 @@ class ReinforcePpSettings(Section):
 class PairSettings(Section):
     """What algorithms that learn from pairs share."""
 
+    LATER: ClassVar = frozenset({"judge"})
+
     # of the implicit reward beta log pi / pi_ref; 0.1 in TRL, oat and RLHFlow's online recipe
     beta: Positive = 0.1
     # rlhf/ppo/dpo.py has both
     loss: Literal["sigmoid", "ipo"] = "sigmoid"
     # whether an iteration learns from all pairs so far: its steps then grow with its number
     accumulate: bool = False
+    # who ranks the responses: null, the rewards; else a judge that sees both, asked in both orders:
+    # rules, api:NAME of `ppo.endpoints`, or one of your own
+    judge: Annotated[str, of_kind(JUDGES)] | None = None
+
+    @field_validator("judge")
+    @classmethod
+    def _judge_that_may_teach(cls, judge: str | None) -> str | None:
+        address = Address.parse(judge) if judge else None
+        if address is None:
+            return judge
+        if address.kind == "gold":
+            raise ValueError("gold judges the finished policy, which must not have learnt from it")
+        if address.kind == "people":
+            raise ValueError("nobody votes while a policy learns; rules or api:NAME can be asked")
+        if address.kind == "api" and not address.detail:
+            raise ValueError("expected api:NAME, a name of ppo.endpoints")
+        return judge
 
 
 class OnlineDpoSettings(PairSettings):

@@ -4,7 +4,9 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from rlhf.common.address import Address
 from rlhf.registry import ALGORITHMS
+from rlhf.settings.endpoints import Endpoint
 from rlhf.settings.neighbours import (
     AihfDirectSettings,
     AihfSettings,
@@ -141,7 +143,9 @@ class Ppo(Section):
     """The policy stage (sections 3 and 5): by PPO-max, or by the algorithm that is named."""
 
     LATER: ClassVar = (
-        frozenset({"rewards", "reward_services", "responses", "keep_checkpoint", "lora"})
+        frozenset(
+            {"rewards", "reward_services", "responses", "endpoints", "keep_checkpoint", "lora"}
+        )
         | NEIGHBOUR_SECTIONS
     )
 
@@ -167,6 +171,8 @@ class Ppo(Section):
     rewards: tuple[RewardSource, ...] = (RewardSource(reward="model:reward"),)
     # what `http:NAME` asks, by name
     reward_services: dict[Name, RewardService] = Field(default_factory=dict)
+    # what a judge of pairs `api:NAME` asks, by name, as in evaluate.endpoints
+    endpoints: dict[Name, Endpoint] = Field(default_factory=dict)
     kl: Kl | None
     # detail 2, what the ratio divides by; policy: the one that sampled
     importance: Literal["policy", "reference"] = "policy"
@@ -319,6 +325,14 @@ class Ppo(Section):
         return self
 
     @model_validator(mode="after")
+    def _known_endpoint(self) -> Self:
+        address = Address.parse(self.pair_judge or "")
+        if address.kind == "api" and address.detail not in self.endpoints:
+            there = ", ".join(sorted(self.endpoints)) or "none"
+            raise ValueError(f"{address}: no such endpoint; ppo.endpoints has {there}")
+        return self
+
+    @model_validator(mode="after")
     def _reward_that_can_learn(self) -> Self:
         if self.algorithm == "aihf" and self.rewards != (RewardSource(reward="model:reward"),):
             raise ValueError(
@@ -335,3 +349,9 @@ class Ppo(Section):
                 "normalise must be null; weight brings rewards to one scale"
             )
         return self
+
+    @property
+    def pair_judge(self) -> str | None:
+        """The judge that ranks pairs for the algorithm; None where the rewards do, or nothing is ranked."""
+        pairs = self.xpo or self.online_dpo
+        return pairs.judge if pairs else None

@@ -66,7 +66,11 @@ def _absent(section: Section, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 # below here a secret may stand by mistake: such a text is not repeated
-_MAY_HOLD_SECRETS = (("evaluate", "endpoints"), ("ppo", "reward_services"))
+_MAY_HOLD_SECRETS = (
+    ("evaluate", "endpoints"),
+    ("ppo", "endpoints"),
+    ("ppo", "reward_services"),
+)
 
 
 def _explain(item: dict[str, Any], where: str) -> str:

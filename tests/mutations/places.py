@@ -101,8 +101,12 @@ ONLINE_PREFERENCE = (
     "algorithms/test_online_preference_batches.py",
 )
 XPO = Place("algorithms/xpo.py", ONLINE_PREFERENCE)
-OF_PAIRS = Place("algorithms/online_preference.py", ONLINE_PREFERENCE)
+OF_PAIRS = Place(
+    "algorithms/online_preference.py", (*ONLINE_PREFERENCE, "algorithms/test_pair_judge.py")
+)
 PAIR_METRICS = Place("algorithms/pair_metrics.py", ONLINE_PREFERENCE)
+PAIR_JUDGE = Place("algorithms/pair_judge.py", ("algorithms/test_pair_judge.py",))
+JUDGE_METRICS = Place("algorithms/pair_metrics.py", ("algorithms/test_pair_judge.py",))
 PAIRS = Place("rollout/sampled_pairs.py", ("rollout/test_sampled_pairs.py",))
 PAIR_ADVICE = Place("settings/advice.py", ("settings/test_advice.py",))
 PARTS = Place("algorithms/on_policy.py", ON_TWO_PROCESSES)

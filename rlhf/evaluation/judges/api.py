@@ -14,7 +14,7 @@ from rlhf.evaluation.endpoints import AnswerForm, EndpointClient, Messages, find
 from rlhf.evaluation.judges.reply import parse_reply
 from rlhf.evaluation.judges.rubric import ANSWER_AGAIN, question
 from rlhf.evaluation.types import Case, Facts, Verdict
-from rlhf.settings.evaluation import Endpoint
+from rlhf.settings.endpoints import Endpoint
 from rlhf.settings.schema import Settings
 from rlhf.workspace import Workspace
 
@@ -24,9 +24,11 @@ log = logging.getLogger("rlhf")
 class ApiJudge:
     """Asks an endpoint about every case; without a readable answer a verdict has no preference."""
 
-    def __init__(self, name: str, endpoint: Endpoint, cache: Path) -> None:
+    def __init__(self, name: str, endpoint: Endpoint, cache: Path, stage: str = "evaluate") -> None:
+        """stage: the one that asks, in whose section the endpoint stands."""
         self.name = name
-        self._client = EndpointClient(name, endpoint, cache)
+        self._stage = stage
+        self._client = EndpointClient(name, endpoint, cache, stage)
 
     @classmethod
     def load(cls, settings: Settings, workspace: Workspace, detail: str) -> Self:
@@ -49,7 +51,7 @@ class ApiJudge:
 
         questions = [question(cases[index], endpoint.worked_examples) for index in asked]
         answers = self._client.ask_all(
-            f"evaluate: judge {self.name}", questions, AnswerForm(_is_readable, ANSWER_AGAIN)
+            f"{self._stage}: judge {self.name}", questions, AnswerForm(_is_readable, ANSWER_AGAIN)
         )
         unread = 0
         for index, messages, answer in zip(asked, questions, answers, strict=True):

@@ -17,6 +17,7 @@ from rlhf.rollout.sampled_pairs import (
     pair_experience,
     pairs_from_state,
     pairs_state,
+    preferences_of_scores,
     ranked_pairs,
 )
 
@@ -41,7 +42,11 @@ def scores_of(rollout: Rollout, scores: Sequence[float], reference: float) -> Sc
 
 def pairs_with(first: Sequence[float], second: Sequence[float]) -> list[SampledPair]:
     one, other = rollout_of(FIRST), rollout_of(SECOND)
-    return ranked_pairs(one, other, scores_of(one, first, -0.5), scores_of(other, second, -2.0))
+    return by_scores(one, other, scores_of(one, first, -0.5), scores_of(other, second, -2.0))
+
+
+def by_scores(first: Rollout, second: Rollout, *scores: Scores) -> list[SampledPair]:
+    return ranked_pairs(first, second, *scores, preferences_of_scores(*scores))
 
 
 def test_the_better_response_is_the_chosen_one() -> None:
@@ -73,14 +78,23 @@ def test_a_response_that_a_reward_could_not_judge_neither_wins_nor_loses() -> No
             (one, other), ([0.0, 0.5, 0.2], [-1.0, 0.4, 0.1]), failed, strict=True
         )
     ]
-    assert [pair.weight for pair in ranked_pairs(one, other, *found)] == [0.0, 1.0, 1.0]
+    assert [pair.weight for pair in by_scores(one, other, *found)] == [0.0, 1.0, 1.0]
 
 
 def test_draws_of_other_prompts_are_refused() -> None:
     one, other = rollout_of(FIRST), rollout_of(SECOND, positions=[0, 1, 3])
     scores = [scores_of(each, [0.0] * 3, 0.0) for each in (one, other)]
     with pytest.raises(ValueError, match="of the same prompts"):
-        ranked_pairs(one, other, *scores)
+        by_scores(one, other, *scores)
+
+
+def test_any_preferences_rank_whatever_the_scores_say() -> None:
+    one, other = rollout_of(FIRST), rollout_of([[30, EOS], [31, EOS], [33, 34, EOS]])
+    scores = [scores_of(each, [0.0] * 3, -1.0) for each in (one, other)]
+    won, lost, nobody = ranked_pairs(one, other, *scores, ["first", "second", None])
+    assert won.chosen == FIRST[0] and not won.second_is_chosen and won.weight == 1.0
+    assert lost.rejected == FIRST[1] and lost.second_is_chosen and lost.weight == 1.0
+    assert nobody.chosen == FIRST[2] and not nobody.second_is_chosen and nobody.weight == 0.0
 
 
 # -- batches ------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ def test_the_defaults_are_the_vetted_values() -> None:
         "beta": 0.1,
         "loss": "sigmoid",
         "accumulate": True,
+        "judge": None,
         "alpha": (1e-5, 5e-6, 0.0),
         "second": "reference",
     }
@@ -36,6 +37,7 @@ def test_the_defaults_are_the_vetted_values() -> None:
         "beta": 0.1,
         "loss": "sigmoid",
         "accumulate": False,
+        "judge": None,
     }
 
 
@@ -55,6 +57,11 @@ def test_what_was_read_can_be_read_again(changes: dict[str, Any]) -> None:
         (xpo(second="base"), "ppo.xpo.second: must be "),
         (xpo(loss="hinge"), "ppo.xpo.loss: must be "),
         (xpo(lambda_=1.0), "ppo.xpo.lambda_: unknown key"),
+        (xpo(judge="gold"), "ppo.xpo.judge: gold judges the finished policy"),
+        (xpo(judge="people:votes.jsonl"), "ppo.xpo.judge: nobody votes while a policy learns"),
+        (xpo(judge="gpt-4"), "ppo.xpo.judge: must begin with one of api, gold, people, rules"),
+        (xpo(judge="api"), "ppo.xpo.judge: expected api:NAME"),
+        (xpo(judge="api:gpt-4"), "api:gpt-4: no such endpoint; ppo.endpoints has none"),
         ({"ppo.kl": {"coefficient": 0.05, "estimator": "k1"}}, "xpo needs ppo.kl: null"),
         ({"ppo.surrogate_clip": 0.2}, "xpo needs ppo.surrogate_clip: null"),
         ({"ppo.gae": {"gamma": 1.0, "lambda": 0.95}}, "xpo needs ppo.gae: null"),

@@ -340,7 +340,7 @@ def test_killed_at_any_moment_and_started_again_it_gives_the_same_table(tmp_path
     script = Script(fault_rate=0.2, seed=4)
     environment = os.environ | {"SCRIPTED_KEY": "k"}
     with scripted(script) as url:
-        command = [sys.executable, "-c", RUN, url, str(tmp_path), str(Path(__file__).parents[1])]
+        command = [sys.executable, "-c", RUN, url, str(tmp_path), str(Path(__file__).parents[2])]
         for share in (0.2, 0.6):
             script.hold_at, script.going_on = share * 600, threading.Event()
             process = subprocess.Popen(command, env=environment)

@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 from rlhf.evaluation.both_orders import judge_both_orders
 from rlhf.evaluation.judges.api import ApiJudge
 from rlhf.evaluation.types import Case, Judgement
-from rlhf.settings.evaluation import Endpoint
+from rlhf.settings.endpoints import Endpoint
 
 FAULTS = (
     *("429", "500", "timeout", "cut", "not json", "a page", "error inside", "no choices"),
@@ -58,13 +58,25 @@ def verdict(messages: list[dict[str, str]]) -> str:
     return "tie" if first == second else "A" if first > second else "B"
 
 
+def fewer_words(messages: list[dict[str, str]]) -> str:
+    """The answer with fewer words is the better one."""
+    texts = fenced(messages)
+    first, second = (len(texts[f"ANSWER {side}"].split()) for side in "AB")
+    return "tie" if first == second else "A" if first < second else "B"
+
+
 class Script:
-    """Which requests fail, and what was asked and answered."""
+    """Which requests fail, how the others are judged, and what was asked and answered."""
 
     def __init__(
-        self, fault_rate: float = 0.0, faults: tuple[str, ...] = FAULTS, seed: int = 0
+        self,
+        fault_rate: float = 0.0,
+        faults: tuple[str, ...] = FAULTS,
+        seed: int = 0,
+        verdict: Callable[[list[dict[str, str]]], str] = verdict,
     ) -> None:
         self.fault_rate, self.faults = fault_rate, faults
+        self.verdict = verdict
         self.random = random.Random(seed)
         self.lock = threading.Lock()
         self.requests = 0
@@ -122,7 +134,7 @@ class Handler(BaseHTTPRequestHandler):
                 400, {"error": {"message": f"no credit for {self.headers['Authorization']}"}}
             )
         content = FORM.format(
-            json.dumps({"reason": "the rule", "verdict": verdict(body["messages"])})
+            json.dumps({"reason": "the rule", "verdict": script.verdict(body["messages"])})
         )
         if fault == "nonsense":
             content = "?!"
