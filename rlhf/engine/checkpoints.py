@@ -30,6 +30,8 @@ _PARTS = "made-from.json"
 _HASHES = "sha256.json"
 # another algorithm differs in dozens of settings: one line can hold no more
 _MOST_TOLD = 6
+# how the value of a key that only one of two runs has is told
+_ABSENT = "not there"
 
 log = logging.getLogger("rlhf")
 
@@ -197,9 +199,12 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     found = []
     for part in ("settings", "libraries", "inputs"):
         old, new = flatten(before[part]), flatten(now[part])
-        for key in sorted((old.keys() | new.keys()) - {REGISTRY}):
-            if old.get(key) != new.get(key):
-                values = "" if part == "inputs" else f" ({old.get(key)}, now {new.get(key)})"
+        changed = [key for key in sorted(old.keys() & new.keys()) if old[key] != new[key]]
+        # what another version of the code counts or not says less: at the end
+        for key in [*changed, *sorted(old.keys() ^ new.keys())]:
+            was, is_now = old.get(key, _ABSENT), new.get(key, _ABSENT)
+            values = "" if part == "inputs" else f" ({was}, now {is_now})"
+            if key != REGISTRY:
                 found.append(f"{part}: {key}{values}")
     # names that the settings have now are told with the keys that have them
     old, new = (dict(parts["settings"].get(REGISTRY, ())) for parts in (before, now))

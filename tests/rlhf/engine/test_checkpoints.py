@@ -229,6 +229,20 @@ def test_differences_say_what_a_user_can_change(inputs: dict[str, Path]) -> None
     assert differences(before, moved) == ["code: ppo-max stands for rlhf.a:Mine, not rlhf.a:Max"]
 
 
+def test_a_key_that_one_side_lacks_comes_behind_those_that_changed(
+    inputs: dict[str, Path],
+) -> None:
+    before, now = (
+        fingerprint("ppo", settings, inputs, MODULES).parts
+        for settings in ({"engine": {"kind": "torch"}, "seed": 1}, {"cap": None, "seed": 2})
+    )
+    assert differences(before, now) == [
+        "settings: seed (1, now 2)",
+        "settings: cap (not there, now None)",
+        "settings: engine.kind (torch, now not there)",
+    ]
+
+
 def test_a_run_with_many_other_settings_names_the_first_and_how_many_more(
     tmp_path: Path, inputs: dict[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
