@@ -16,9 +16,9 @@ from prefect import Flow, flow, get_run_logger
 from prefect.exceptions import PrefectException, TerminationSignal
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from rlhf.common.command import exit_on_fault
+from rlhf.common.command import TERMINATED, exit_on_fault
 from rlhf.stages import STAGES
-from tasks.execution import Execution, current_execution
+from tasks.execution import Execution, current_execution, has_lost_its_dvc
 from tasks.guard import hangup_as_sigterm, terminate_with
 from tasks.optional_stages import is_off, leave_empty, write_stand_ins
 from tasks.prefect_api import refuse_unusable_prefect
@@ -84,6 +84,9 @@ def main(stage: Flow[P, None], *arguments: P.args, **named: P.kwargs) -> None:
     if not arguments and not named:
         _refuse_arguments(stage)
     execution = current_execution()
+    if has_lost_its_dvc(execution):
+        print(f"{stage.name}: the dvc that started it is gone; nothing is run", file=sys.stderr)
+        sys.exit(TERMINATED)
     if execution.owner != psutil.Process():
         # a killed `dvc repro` must not leave a trainer that writes into its outputs
         terminate_with(execution.owner)

@@ -14,6 +14,8 @@ import psutil
 
 # the environment variable by which a flow names the execution of all stages that it starts
 EXECUTION_VARIABLE = "RLHF_EXECUTION"
+# the one by which DVC tells what it starts which stage that is
+_DVC_VARIABLE = "DVC_STAGE"
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,14 @@ def current_execution() -> Execution:
     ancestors = psutil.Process().parents()
     owner = next((process for process in ancestors if is_dvc(process)), psutil.Process())
     return Execution(os.environ.get(EXECUTION_VARIABLE) or process_key(owner), owner)
+
+
+def has_lost_its_dvc(execution: Execution) -> bool:
+    """Whether DVC started this process and is gone already.
+
+    What a stage imports takes seconds, in which a killed DVC has nobody who would notice.
+    """
+    return _DVC_VARIABLE in os.environ and not is_dvc(execution.owner)
 
 
 @contextmanager

@@ -167,6 +167,19 @@ def test_a_dvc_that_is_killed_or_hung_up_takes_its_trainer_along(
     assert (found["status"], found["parent"]) == ("KILLED", "KILLED")
 
 
+def test_a_dvc_that_is_killed_before_its_stage_has_begun_leaves_none(copied_chain: Project) -> None:
+    """What a stage imports takes seconds, in which nobody watches for the end of DVC."""
+    set_params(copied_chain, forever)
+    run = copied_chain.start("dvc", "repro", "sft")
+    wait_until(lambda: bool(of(copied_chain, "flows.sft")), "the stage did not begin")
+    (stage,) = of(copied_chain, "flows.sft")
+    run.kill()
+    output, _ = run.communicate(timeout=SECONDS)
+    wait_until_gone(stage.pid)
+    assert "sft: the dvc that started it is gone; nothing is run" in output
+    assert of(copied_chain, "rlhf.commands.worker") == []
+
+
 def test_refused_settings_are_told_once_and_nothing_runs(copied_chain: Project) -> None:
     set_params(copied_chain, lambda content: content["report"].update(colour="red"))
     output = copied_chain.repro(code=255)
