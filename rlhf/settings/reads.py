@@ -41,8 +41,11 @@ OWN_SECTION: Mapping[str, str] = {
     "process": "{rule: sum, coefficient: 1.0, score_coefficient: 0.0}",
     "etpo": "{beta: 0.01, polyak: 0.995, huber: 10.0, form: exact}",
     "grpo": "{kl_coefficient: 0.04, scale: group, loss: token}",
-    "online-dpo": "{beta: 0.1, loss: sigmoid, accumulate: false}",
-    "xpo": "{beta: 0.1, alpha: [1.0e-5, 5.0e-6, 0.0], second: reference, loss: sigmoid, accumulate: true}",
+    "online-dpo": "{beta: 0.1, loss: sigmoid, accumulate: false, judge: null}",
+    "xpo": (
+        "{beta: 0.1, alpha: [1.0e-5, 5.0e-6, 0.0], second: reference, loss: sigmoid, accumulate: true, "
+        "judge: null}"
+    ),
     "aihf": _AS_VARIANT.format("aihf"),
     "aihf-direct": _AS_VARIANT.format("aihf-direct"),
 }

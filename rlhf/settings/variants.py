@@ -198,12 +198,13 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
             "second": "reference",
             "loss": "sigmoid",
             "accumulate": True,
+            "judge": None,
         },
     },
     "online-dpo": {
         "ppo.algorithm": "online-dpo",
         **_off("online-dpo"),
-        "ppo.online_dpo": {"beta": 0.1, "loss": "sigmoid", "accumulate": False},
+        "ppo.online_dpo": {"beta": 0.1, "loss": "sigmoid", "accumulate": False, "judge": None},
     },
     # Reward and policy in turns. A reward as bold as its own stage would leave the critic behind.
     "aihf": {

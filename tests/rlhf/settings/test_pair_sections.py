@@ -87,7 +87,7 @@ def test_the_name_alone_is_refused_with_all_that_must_go_with_it() -> None:
     assert str(caught.value) == (
         "settings: ppo: algorithm online-dpo needs ppo.critic: null, ppo.gae: null, ppo.kl: null, "
         "ppo.ptx: null, ppo.surrogate_clip: null, ppo.value_clip: null, "
-        "ppo.online_dpo: {beta: 0.1, loss: sigmoid, accumulate: false}; "
+        "ppo.online_dpo: {beta: 0.1, loss: sigmoid, accumulate: false, judge: null}; "
         "what it does not read must be off"
     )
 
