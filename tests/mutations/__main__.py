@@ -102,6 +102,9 @@ def main() -> int:
     parser.add_argument("details", nargs="*", help="the first words of details: '1 KL' 'apa'")
     words = tuple(parser.parse_args().details)
     chosen = [one for one in MUTATIONS if not words or one.detail.startswith(words)]
+    if not chosen:
+        known = ", ".join(dict.fromkeys(one.detail for one in MUTATIONS))
+        sys.exit(f"no detail begins with {' or '.join(words)}; there are: {known}")
     tests = sorted({test for one in chosen for test in one.tests})
     with tempfile.TemporaryDirectory() as temporary:
         tree = Path(temporary) / "rlhf"
