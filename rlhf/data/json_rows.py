@@ -88,7 +88,7 @@ def _values(text: str, *, is_spread: bool) -> list[Any] | None:
 def _unwrapped(path: Path, value: Any) -> list[tuple[Any, PublishedSplit]]:
     """The rows of an array, or of an object around arrays, with the split that its key names.
 
-    Any other object is a row.
+    Any other object that has a column of a row is one.
     """
     if isinstance(value, list):
         return [(row, None) for row in value]
@@ -99,7 +99,7 @@ def _unwrapped(path: Path, value: Any) -> list[tuple[Any, PublishedSplit]]:
     if not around:
         if _is_by_columns(value):
             raise UnreadableFile(path, _BY_COLUMNS)
-        return [(value, None)]
+        return _under_another_key(path, value, lists)
 
     lost = [key for key in lists if key not in around]
     lost += [key for key in KNOWN_COLUMNS if key not in lists and not is_empty(value.get(key))]
@@ -111,6 +111,25 @@ def _unwrapped(path: Path, value: Any) -> list[tuple[Any, PublishedSplit]]:
             f"({', '.join(SPLIT_NAMES)})",
         )
     return [(row, SPLIT_NAMES.get(key.lower())) for key in around for row in value[key]]
+
+
+def _under_another_key(
+    path: Path, value: dict[str, Any], lists: Sequence[str]
+) -> list[tuple[Any, PublishedSplit]]:
+    """The rows under a key of any name (examples), where the object has no column of a row."""
+    # a column of Self-Instruct's rows, and where LMFlow has all rows
+    others = [key for key in lists if key not in KNOWN_COLUMNS or key == "instances"]
+    if not others or any(
+        key not in others and not is_empty(value.get(key)) for key in KNOWN_COLUMNS
+    ):
+        return [(value, None)]
+    if len(others) > 1:
+        raise UnreadableFile(
+            path,
+            f"objects stand under {', '.join(others)}, and nothing says which are rows: keep them "
+            f"under one key, or under names of splits ({', '.join(SPLIT_NAMES)})",
+        )
+    return [(row, None) for row in value[others[0]]]
 
 
 def _is_by_columns(value: dict[str, Any]) -> bool:

@@ -40,9 +40,13 @@ def broken_of(path: Path) -> list[tuple[str, str]]:
         ({"data": [A, B], "validation": [C]}, [None, None, "validation"]),
         ({"train": [A], "test": [B], "Dev": [C]}, ["train", "test", "validation"]),
         ({"train": [A, B, C], "test": []}, ["train"] * 3),
+        # a key of any name, where it is the only one
+        ({"examples": [A, B, C], "source": "forum", "labels": []}, [None] * 3),
+        ({"type": "text2text", "instances": [A, B, C]}, [None] * 3),
+        ({"RECORDS": [A, B, C]}, [None] * 3),
     ],
 )
-def test_rows_under_known_keys_are_the_rows_of_the_file(
+def test_rows_under_a_key_are_the_rows_of_the_file(
     value: Any, splits: list[str | None], tmp_path: Path
 ) -> None:
     rows = list(read_rows(as_json(tmp_path / "a.json", value)))
@@ -73,6 +77,13 @@ def test_what_stands_beside_rows_is_not_lost(value: Any, lost: str, tmp_path: Pa
         list(read_rows(path))
 
 
+@pytest.mark.parametrize("keys", [("examples", "more"), ("instances", "people", "places")])
+def test_objects_under_several_keys_are_told(keys: tuple[str, ...], tmp_path: Path) -> None:
+    path = as_json(tmp_path / "a.json", {key: [A, B] for key in keys})
+    with pytest.raises(UnreadableFile, match=f"objects stand under {', '.join(keys)}, and nothing"):
+        list(read_rows(path))
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -94,7 +105,14 @@ def test_a_byte_order_mark_within_a_file_hides_no_row(tmp_path: Path) -> None:
 
 
 def test_any_other_object_is_a_row(tmp_path: Path) -> None:
-    for value in ({**A, "data": [1, 2]}, {"messages": [{"role": "user", "content": "a"}]}, A):
+    example = {"input": "a", "output": "b"}
+    for value in (
+        {**A, "data": [1, 2]},
+        {"messages": [{"role": "user", "content": "a"}]},
+        A,
+        {**A, "sources": [{"name": "mine"}]},
+        {"instruction": "Add.", "instances": [example, example]},
+    ):
         assert seen(as_json(tmp_path / "a.json", value)) == [(1, value)]
 
 
