@@ -190,7 +190,7 @@ def _give_embeddings(model: PreTrainedModel, added: Sequence[int], directory: Pa
         bias: Any = getattr(layer, "bias", None)
         if bias is not None:
             bias[list(added)] = bias[:former].float().mean().to(bias.dtype)
-    log.warning("%d tokens added: embeddings for %d tokens", len(added), size)
+    log.warning("tokens added: %d; embeddings for %d tokens", len(added), size)
     for path in (*directory.glob("*.safetensors"), *directory.glob("*.safetensors.index.json")):
         path.unlink()
     model.save_pretrained(directory)

@@ -35,6 +35,7 @@ PADS = (
     "<|endoftext|>",
     "<pad>",
     "<|pad|>",
+    "<|padding|>",
     "[PAD]",
     "<|finetune_right_pad_id|>",
     "<unk>",

@@ -129,6 +129,16 @@ def test_a_pad_is_named_or_kept_in_reserve(bare: Path) -> None:
     assert AutoTokenizer.from_pretrained(bare).pad_token == "<mine>"
 
 
+@pytest.mark.parametrize("pad", ["<|padding|>", "[PAD]"])
+def test_a_pad_of_the_tokenizer_is_found_though_it_names_none(bare: Path, pad: str) -> None:
+    """Pythia's stands in its vocabulary alone."""
+    with_template(bare, "", pad)
+    before = len(AutoTokenizer.from_pretrained(bare))
+    finish_base_model(bare, Fit("plain"))
+    tokenizer = AutoTokenizer.from_pretrained(bare)
+    assert (tokenizer.pad_token, len(tokenizer)) == (pad, before)
+
+
 def test_a_template_of_ones_own_says_what_ends_a_turn(bare: Path, tmp_path: Path) -> None:
     file = tmp_path / "turns.jinja"
     file.write_text(GEMMA)
