@@ -300,10 +300,16 @@ class ChatEncoder:
     def _end_of_answer(self, text: str, before: str) -> int:
         """Where the answer behind `before` ends; behind the last one a template may end the document."""
         end = text.find(self._end_of_turn, len(before))
-        if not text.startswith(before) or end < 0:
+        others = "model.chat_template: chatml, plain or path:FILE sets another"
+        if not text.startswith(before):
             raise ModelError(
-                "the chat template does not put answers after its generation prompt "
-                f"and {self._end_of_turn!r} behind them; model.chat_template names another one"
+                "the chat template does not put answers behind its generation prompt, as behind "
+                f"{before[-80:]!r}; {others}"
+            )
+        if end < 0:
+            raise ModelError(
+                f"the chat template does not put {self._end_of_turn!r} behind every answer, as in "
+                f"{text[len(before) :][:80]!r}; {others}"
             )
         return end + len(self._end_of_turn)
 

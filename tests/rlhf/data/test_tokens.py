@@ -141,16 +141,27 @@ def test_digits_and_line_ends_at_the_cuts(tokenizer: PreTrainedTokenizerBase) ->
     [
         (
             "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %} A:{% endif %}",
-            "behind them",
+            "answers behind its generation prompt, as behind 'a",
         ),
         (
             "{% for m in messages %}{{ m['content'] }}<|im_end|>{% endfor %}{% if add_generation_prompt %}A:{% endif %}",
-            "behind them",
+            "answers behind its generation prompt, as behind 'a",
         ),
         (
             "{% for m in messages %}{% if m['role'] == 'assistant' %}A:{{ m['content'] if loop.last else '...' }}<|im_end|>"
             "{% else %}{{ m['content'] }}{% endif %}{% endfor %}{% if add_generation_prompt %}A:{% endif %}",
             "earlier turns differently",
+        ),
+        # an end behind the last answer alone
+        (
+            "{% for m in messages %}{% if m['role'] == 'assistant' %}A:{% else %}Q:{% endif %}{{ m['content'] }}{% endfor %}"
+            "{% if add_generation_prompt %}A:{% else %}<|im_end|>{% endif %}",
+            r"'<\|im_end\|>' behind every answer, as in 'bQ:cA:'",
+        ),
+        (
+            "{% for m in messages %}\n{{ m['role'] }}: {{ m['content'] }}{% if loop.last and m['role'] == 'assistant' %}"
+            "<|im_end|>{% endif %}{% endfor %}{% if add_generation_prompt %}\nassistant: {% endif %}",
+            r"as in 'buser: cassistant: '",
         ),
     ],
 )
