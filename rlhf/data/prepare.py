@@ -113,7 +113,9 @@ def _load(settings: Settings, workspace: Workspace, use: str, ledger: Ledger) ->
         directory = raw_directory(workspace.raw, use, index)
         only = len(listed) == 1
         rows += load_rows(directory, use, index, ledger, address, only_address=only, rules=rules)
-    log.info("%s: rows read: %d", use, len(rows))
+    # nothing is said of what nobody asked for
+    if listed:
+        log.info("%s: rows read: %d", use, len(rows))
     return rows
 
 
@@ -227,7 +229,9 @@ def _encode_tables(
     for table, table_rows in tables.items():
         counts = Counter(str(row["split"]) for row in table_rows)
         kept = ", ".join(f"{split} {count}" for split, count in counts.items())
-        log.info("%s: %s%s", table, kept, ledger.losses(table))
+        lost = ledger.losses(table)
+        if kept or lost:
+            log.info("%s: %s%s", table, kept or "no rows", lost)
     return tables
 
 

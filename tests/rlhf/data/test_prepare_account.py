@@ -98,6 +98,8 @@ def test_the_log_tells_what_each_table_lost_and_which_setting_is_at_fault(
     (line,) = (text for text in caplog.messages if text.startswith("sft: t"))
     assert "; dropped: prompt_too_long 30" in line
     assert "over data.max_prompt_tokens" in caplog.text
+    # nor a word of a list that is empty
+    assert not [text for text in caplog.messages if text.startswith("steps")]
 
 
 def test_half_a_character_is_a_broken_row(workspace: Workspace, make_settings: Make) -> None:
