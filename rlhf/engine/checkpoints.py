@@ -201,11 +201,13 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         old, new = flatten(before[part]), flatten(now[part])
         changed = [key for key in sorted(old.keys() & new.keys()) if old[key] != new[key]]
         # what another version of the code counts or not says less: at the end
-        for key in [*changed, *sorted(old.keys() ^ new.keys())]:
+        told = [key for key in (*changed, *sorted(old.keys() ^ new.keys())) if key != REGISTRY]
+        for key in told:
             was, is_now = old.get(key, _ABSENT), new.get(key, _ABSENT)
             values = "" if part == "inputs" else f" ({was}, now {is_now})"
-            if key != REGISTRY:
-                found.append(f"{part}: {key}{values}")
+            # the part once, before its first key
+            named = f"{part}: " if key == told[0] else ""
+            found.append(f"{named}{key}{values}")
     # names that the settings have now are told with the keys that have them
     old, new = (dict(parts["settings"].get(REGISTRY, ())) for parts in (before, now))
     found += [

@@ -238,8 +238,8 @@ def test_a_key_that_one_side_lacks_comes_behind_those_that_changed(
     )
     assert differences(before, now) == [
         "settings: seed (1, now 2)",
-        "settings: cap (not there, now None)",
-        "settings: engine.kind (torch, now not there)",
+        "cap (not there, now None)",
+        "engine.kind (torch, now not there)",
     ]
 
 
@@ -255,5 +255,5 @@ def test_a_run_with_many_other_settings_names_the_first_and_how_many_more(
         assert Checkpoints(tmp_path, "ppo", "now", parts(2)).latest() is None
     (told,) = caplog.messages
     assert "begins anew" in told
-    assert told.count("(1, now 2)") == 6
+    assert told.count("(1, now 2)") == 6 and told.count("settings: ") == 1
     assert told.endswith("; and 2 more")
