@@ -85,7 +85,11 @@ def main(stage: Flow[P, None], *arguments: P.args, **named: P.kwargs) -> None:
         _refuse_arguments(stage)
     execution = current_execution()
     if has_lost_its_dvc(execution):
-        print(f"{stage.name}: the dvc that started it is gone; nothing is run", file=sys.stderr)
+        print(
+            f"{stage.name}: the dvc that started it is gone; nothing is run "
+            "(by hand, unset DVC_STAGE)",
+            file=sys.stderr,
+        )
         sys.exit(TERMINATED)
     if execution.owner != psutil.Process():
         # a killed `dvc repro` must not leave a trainer that writes into its outputs

@@ -66,9 +66,10 @@ def process_key(process: psutil.Process) -> str:
 
 
 def is_dvc(process: psutil.Process) -> bool:
-    """Whether a process is DVC's command, started as `dvc` or as `python -m dvc`."""
+    """Whether a process is DVC's command, started as `dvc` or as `python -m dvc`, with options or without."""
     try:
-        arguments = process.cmdline()[:3]
+        # the command's own words follow
+        arguments = process.cmdline()[:4]
     # it has ended, or is another user's
     except psutil.Error:
         return False

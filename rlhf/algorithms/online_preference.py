@@ -110,7 +110,7 @@ class OnlinePreference(ScoredPolicy, ABC):
         metrics = pair_metrics(first, first_scores, second_scores, own, all_sum)
         metrics |= source_metrics(first_scores.sources, all_sum)
         if self._judge:
-            facts, device = self._judge.facts(), self.engine.device
+            facts, device = self._judge.facts, self.engine.device
             metrics |= judge_metrics(preferences, by_scores, facts, device, all_sum)
         kl = kl_estimate(first_scores.logprobs, first_scores.reference_logprobs)
 

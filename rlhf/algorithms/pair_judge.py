@@ -1,7 +1,7 @@
 """A judge that ranks the two responses to each prompt while a policy learns.
 
 Judges are those of `evaluate`. One sees both responses at once, and is asked in both orders: where
-the order decided, the pair is a tie.
+the order decided, the pair is a tie. The main process asks for all: one cache, one limit, one price.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,25 +21,37 @@ _PREFERRED: Mapping[Outcome, Preference] = {"win": "first", "tie": "tie", "lose"
 
 
 class PairJudge:
-    """The judge `address` of an algorithm that learns from pairs; each process asks about its own."""
+    """The judge `address` of an algorithm that learns from pairs.
+
+    facts: what the judge reports of itself since the process began, such as its price
+    """
 
     def __init__(self, address: str, context: Context) -> None:
         """Raises SettingsError or JudgeError where the judge cannot be asked."""
-        self._judge = _made(address, context)
+        self.facts: Facts = {}
+        self._engine = context.engine
         self._tokenizer = context.tokenizer
+        # None where another process asks
+        self._judge = _made(address, context) if context.engine.rank == 0 else None
 
     def preferences(self, first: Rollout, second: Rollout) -> list[Preference | None]:
-        """Which response to each prompt is better; None where the judge gave no readable answer."""
-        cases = cases_of(first, second, self._tokenizer)
-        outcomes = [judgement.outcome for judgement in judge_both_orders(self._judge, cases)]
-        return [None if outcome is None else _PREFERRED[outcome] for outcome in outcomes]
+        """Which response to each prompt of this process is better; None without a verdict."""
+        own = cases_of(first, second, self._tokenizer)
+        cases = self._engine.all_gather(own)
+        told = [self._ask(self._judge, cases)] if self._judge else []
+        ((preferences, self.facts),) = self._engine.all_gather(told)
+        # processes have as many pairs each, in the order of ranks
+        start = self._engine.rank * len(own)
+        return preferences[start : start + len(own)]
 
-    def facts(self) -> Facts:
-        """What this process's questions cost since it began; empty where they cost nothing."""
-        return self._judge.facts()
+    @staticmethod
+    def _ask(judge: Judge, cases: Sequence[Case]) -> tuple[list[Preference | None], Facts]:
+        outcomes = [judgement.outcome for judgement in judge_both_orders(judge, cases)]
+        preferences = [None if outcome is None else _PREFERRED[outcome] for outcome in outcomes]
+        return preferences, judge.facts()
 
 
-def cases_of(first: Rollout, second: Rollout, tokenizer: PreTrainedTokenizerBase) -> Sequence[Case]:
+def cases_of(first: Rollout, second: Rollout, tokenizer: PreTrainedTokenizerBase) -> list[Case]:
     """Two rollouts of the same prompts as a judge sees them, a case a prompt."""
     prompts = first.prompts
     columns = (prompts.positions, prompts.kinds, prompts.messages, prompts.ids)
@@ -63,7 +75,10 @@ def _made(address: str, context: Context) -> Judge:
     parsed = Address.parse(address)
     if parsed.kind != "api":
         return make_judge(address, context.settings, context.workspace)
+    # by its name in the registry: an import here would make its code part of every run of pairs
+    api_judge = find(JUDGES, "api")
     endpoint = context.settings.ppo.endpoints[parsed.detail]
     cache = context.workspace.answer_cache
-    judge: Judge = find(JUDGES, "api")(parsed.detail, endpoint, cache, stage="ppo")
+    # the loop has a bar of its own
+    judge: Judge = api_judge(parsed.detail, endpoint, cache, stage="ppo", show_progress=False)
     return judge

@@ -84,22 +84,21 @@ def judge_metrics(
 ) -> dict[str, Value]:
     """What a judge that ranks pairs is described by, over all processes.
 
-    unjudged: the share of pairs for which it gave no readable answer
+    unjudged: the share of pairs without a verdict: no readable answer, or beyond the judge's `limit`
     judge_agreement: of the pairs in which judge and rewards prefer a response, the share in which it is
         the same one; None where there are none
-    judge_<fact>: what the judge reports of itself since the run began or was resumed, such as its price
+    judge_<fact>: each of `facts`, what the judge reports of itself since the run began or was resumed
     """
     rows = zip(judged, by_scores, strict=True)
     decided = [pair for pair in rows if set(pair) <= {"first", "second"}]
     same = sum(one == other for one, other in decided)
-    known = {name: value for name, value in facts.items() if value is not None}
-    own = [list(judged).count(None), len(judged), same, len(decided), *known.values()]
-    totals = all_sum(torch.tensor(own, dtype=torch.float64, device=device)).tolist()
-    unjudged, pairs, agreed, compared, *values = totals
+    own = [list(judged).count(None), len(judged), same, len(decided)]
+    totals = all_sum(torch.tensor(own, dtype=torch.float64, device=device))
+    unjudged, pairs, agreed, compared = totals.tolist()
     return {
+        **{f"judge_{name}": value for name, value in facts.items()},
         "unjudged": unjudged / pairs,
         "judge_agreement": agreed / compared if compared else None,
-        **{f"judge_{name}": value for name, value in zip(known, values, strict=True)},
     }
 
 

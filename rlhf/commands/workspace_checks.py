@@ -169,7 +169,7 @@ def sampler_check(settings: Settings) -> Check:
 
 
 def teacher_check(workspace: Workspace, settings: Settings) -> Check:
-    """Whether the judge gold is a model that the policy is trained against."""
+    """Whether a judge is what the policy is trained against: the model of gold, or the judge of its pairs."""
     if found := judging_rewards(settings, workspace.root):
         gold = f"evaluate.gold {settings.evaluate.gold or 'null, models/gold,'}"
         told = f"{gold} and ppo.rewards {', '.join(found)} are one model"
@@ -177,6 +177,11 @@ def teacher_check(workspace: Workspace, settings: Settings) -> Check:
             "its verdicts will show how well the policy pleased its own teacher, not how good it is; "
             "have another model judge"
         )
+        return Check("judge and reward", "note", told, advice)
+    ranking = settings.ppo.pair_judge
+    if ranking is not None and ranking in settings.evaluate.judges:
+        told = f"{ranking} ranks the pairs that ppo learns from, and is among evaluate.judges"
+        advice = "its verdicts will show how well the policy pleased it; let another one judge, too"
         return Check("judge and reward", "note", told, advice)
     return Check("judge and reward", "ok", "no model is both")
 

@@ -68,12 +68,21 @@ class EndpointClient:
     """Asks an endpoint several questions at a time, and caches each answer.
 
     stage: the section of the settings that the endpoint stands in
+    show_progress: of each round of questions
     """
 
-    def __init__(self, name: str, endpoint: Endpoint, cache: Path, stage: str = "evaluate") -> None:
+    def __init__(
+        self,
+        name: str,
+        endpoint: Endpoint,
+        cache: Path,
+        stage: str = "evaluate",
+        show_progress: bool = True,
+    ) -> None:
         self.name, self.endpoint = name, endpoint
         # as messages name it
         self._settings_key = f"{stage}.endpoints.{name}"
+        self._show_progress = show_progress
         self._openai = openai_client(self._settings_key, endpoint)
         self._cache = AnswerCache(cache)
         # guards the counters below: answers come in several threads
@@ -97,7 +106,7 @@ class EndpointClient:
         keys = [self._key(messages) for messages in questions]
         # equal questions are asked once
         waiting = dict(zip(keys, questions, strict=True))
-        progress = Progress(description, len(waiting))
+        progress = Progress(description, len(waiting), show=self._show_progress)
         answers: dict[str, CachedAnswer] = {}
         # each is cached as it comes: whatever ends the run, what came is paid for once
         with self._pool() as pool:

@@ -19,13 +19,16 @@ _PLOTS = (
             Curve("reward_second", "second", "harmless", dashed=True),
             Curve("reward", "first"),
         ),
-        note="The better one of each pair is the chosen one.",
+        note="Where the rewards rank the pairs, the better one is the chosen one.",
     ),
     CurvePlot(
         name="ppo-ties",
         title="Pairs with nothing to prefer",
-        curves=(Curve("ties", "share"),),
-        note="Equal scores or responses, or one that no reward could judge: they count for nothing.",
+        curves=(
+            Curve("ties", "all of them"),
+            Curve("unjudged", "a judge gave no verdict", "base", dashed=True),
+        ),
+        note="Equal scores or responses, a tie of a judge's, or no verdict: they count for nothing.",
         percent=True,
     ),
     CurvePlot(

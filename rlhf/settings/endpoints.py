@@ -1,7 +1,7 @@
 """The settings of models behind OpenAI-compatible servers, which judge or answer."""
 
 import re
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
@@ -23,6 +23,11 @@ class Price(Section):
 
 class Endpoint(Section):
     """An OpenAI-compatible server with one of its models, as judge or as opponent."""
+
+    # how it is asked: what it answers does not depend on them
+    OPERATION: ClassVar = frozenset(
+        {"concurrency", "retries", "give_up_after", "timeout_seconds", "price"}
+    )
 
     # https://api.openai.com/v1
     base_url: str

@@ -120,6 +120,8 @@ class PairSettings(Section):
             raise ValueError("gold judges the finished policy, which must not have learnt from it")
         if address.kind == "people":
             raise ValueError("nobody votes while a policy learns; rules or api:NAME can be asked")
+        if address.kind == "rules" and address.detail:
+            raise ValueError("rules stands alone")
         if address.kind == "api" and not address.detail:
             raise ValueError("expected api:NAME, a name of ppo.endpoints")
         return judge

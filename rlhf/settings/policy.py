@@ -329,7 +329,8 @@ class Ppo(Section):
         address = Address.parse(self.pair_judge or "")
         if address.kind == "api" and address.detail not in self.endpoints:
             there = ", ".join(sorted(self.endpoints)) or "none"
-            raise ValueError(f"{address}: no such endpoint; ppo.endpoints has {there}")
+            key = f"{own_section(self.algorithm)}.judge"
+            raise ValueError(f"{key}: {address}: no such endpoint; ppo.endpoints has {there}")
         return self
 
     @model_validator(mode="after")

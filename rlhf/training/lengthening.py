@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterator, Sequence
 
 from rlhf.common.shown import at_iteration
+from rlhf.settings.endpoints import Endpoint
 from rlhf.settings.policy import Ppo
 from rlhf.settings.sampling import VllmSettings
 from rlhf.settings.section import Section
@@ -19,6 +20,7 @@ ANY_VALUE = (
     "iterations",
     "keep_checkpoint",
     *(f"sampling.vllm.{key}" for key in VllmSettings.OPERATION),
+    *(f"endpoints.*.{key}" for key in Endpoint.OPERATION),
 )
 
 log = logging.getLogger("rlhf")

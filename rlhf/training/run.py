@@ -171,12 +171,13 @@ def begin(
 
 
 def _leave_out(section: dict[str, Any], key: str) -> None:
-    """Remove a dotted key; a section in it may be null."""
+    """Remove a dotted key; a section in it may be null, and `*` stands for all names."""
     first, _, rest = key.partition(".")
-    if not rest:
-        del section[first]
-    elif section[first] is not None:
-        _leave_out(section[first], rest)
+    for name in list(section) if first == "*" else [first]:
+        if not rest:
+            del section[name]
+        elif section[name] is not None:
+            _leave_out(section[name], rest)
 
 
 def row_ids(table: Any, rows: Sequence[int]) -> dict[str, Any]:

@@ -24,11 +24,18 @@ log = logging.getLogger("rlhf")
 class ApiJudge:
     """Asks an endpoint about every case; without a readable answer a verdict has no preference."""
 
-    def __init__(self, name: str, endpoint: Endpoint, cache: Path, stage: str = "evaluate") -> None:
+    def __init__(
+        self,
+        name: str,
+        endpoint: Endpoint,
+        cache: Path,
+        stage: str = "evaluate",
+        show_progress: bool = True,
+    ) -> None:
         """stage: the one that asks, in whose section the endpoint stands."""
         self.name = name
         self._stage = stage
-        self._client = EndpointClient(name, endpoint, cache, stage)
+        self._client = EndpointClient(name, endpoint, cache, stage, show_progress)
 
     @classmethod
     def load(cls, settings: Settings, workspace: Workspace, detail: str) -> Self:

@@ -12,13 +12,15 @@ from tiny import numbers, text_of, tiny_settings, tiny_tokenizer
 
 from rlhf.algorithms.pair_judge import cases_of
 from rlhf.algorithms.pair_metrics import judge_metrics
-from rlhf.commands.workspace_checks import rewards_check
+from rlhf.commands.workspace_checks import rewards_check, teacher_check
 from rlhf.common.errors import JudgeError
 from rlhf.evaluation.judges.rules import points
 from rlhf.evaluation.types import Preference
 from rlhf.rollout.records import Rollout
 from rlhf.stages import STAGES
 from rlhf.training import loop
+from rlhf.training.lengthening import ANY_VALUE
+from rlhf.training.run import begin
 from rlhf.workspace import Workspace
 
 CPU = torch.device("cpu")
@@ -74,7 +76,7 @@ def test_its_verdicts_rank_the_pairs_and_the_rewards_do_not(
         algorithm = make_of_pairs(workspace, asking(url, member))
         draws = two_draws(algorithm)
         update = pair_update(algorithm, draws)
-        again = pair_update(algorithm, draws)
+        again = pair_update(make_of_pairs(workspace, asking(url, member)), draws)
 
     first, second = map(words, draws)
     lead = [len(one) - len(other) for one, other in zip(first, second, strict=True)]
@@ -104,9 +106,10 @@ def test_its_verdicts_rank_the_pairs_and_the_rewards_do_not(
     unequal = sum(one != other for one, other in zip(first, second, strict=True))
     assert metrics["judge_answers_asked"] == script.requests == 2 * unequal
     assert metrics["judge_price"] == pytest.approx(2 * unequal * (100 * 2.0 + 10 * 8.0) / 1e6)
-    # an iteration that was cut off and begins again pays for nothing twice
-    assert again.metrics["judge_answers_asked"] == metrics["judge_answers_asked"]
+    # a run that was killed and begins the iteration again pays for nothing twice
+    assert again.metrics["judge_answers_asked"] == 0
     assert again.metrics["judge_answers_kept"] == 2 * unequal
+    assert again.metrics["judge_agreement"] == metrics["judge_agreement"]
 
 
 def test_where_the_order_decided_nothing_is_learnt(workspace: Workspace) -> None:
@@ -128,13 +131,15 @@ def test_an_answer_that_cannot_be_read_is_no_vote(workspace: Workspace) -> None:
     assert all(pair.weight == 0.0 for pair in pairs_of(algorithm))
 
 
-def test_of_several_processes_shares_and_sums_are_of_all() -> None:
+def test_of_several_processes_shares_are_of_all() -> None:
     judged: list[Preference | None] = ["first", "second", "tie", None, "first"]
     by_scores: list[Preference | None] = ["first", "first", "first", "second", "tie"]
     facts = {"answers_asked": 10, "price": None}
     # as if another process had the same
     found = judge_metrics(judged, by_scores, facts, CPU, lambda value: 2 * value)
-    assert found == {"unjudged": 0.2, "judge_agreement": 0.5, "judge_answers_asked": 20.0}
+    # what the judge tells is of all already: one process asks
+    facts_as_they_are = {"judge_answers_asked": 10, "judge_price": None}
+    assert found == {"unjudged": 0.2, "judge_agreement": 0.5, **facts_as_they_are}
 
 
 # -- runs -----------------------------------------------------------------------------------------
@@ -189,7 +194,27 @@ def test_doctor_looks_for_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert found.state == "fault" and "ppo.endpoints.scripted.key_variable" in found.found
 
 
-def test_dvc_watches_the_judge_that_is_chosen() -> None:
+def test_doctor_notes_a_judge_that_teaches_and_evaluates(tmp_path: Path) -> None:
+    settings = tiny_settings({**xpo(judge="rules"), "evaluate.judges": ["gold", "rules"]})
+    found = teacher_check(Workspace(tmp_path), settings)
+    assert found.state == "note" and found.found.startswith("rules ranks the pairs")
+    settings = tiny_settings({**xpo(judge="rules"), "evaluate.judges": ["gold"]})
+    assert teacher_check(Workspace(tmp_path), settings).state == "ok"
+
+
+def test_how_an_endpoint_is_asked_may_change_while_a_run_is_resumed(workspace: Workspace) -> None:
+    def key(**changes: object) -> str:
+        settings = tiny_settings(asking("http://127.0.0.1:9/v1", xpo(), **changes))
+        run = begin("ppo", settings, workspace, ["ppo"], {}, any_value=ANY_VALUE)
+        return run.checkpoints.directory.name
+
+    before = key()
+    assert key(retries=1, concurrency=1, price=None, timeout_seconds=1.0) == before
+    assert key(model="another") != before
+    assert key(asks=1) != before
+
+
+def test_the_judge_that_is_chosen_is_code_of_the_stage() -> None:
     modules = STAGES["ppo"].modules
     chosen = set(modules(tiny_settings(xpo(judge="rules")))) - set(modules(tiny_settings(xpo())))
     assert chosen == {"rlhf.evaluation.judges.rules"}

@@ -14,6 +14,7 @@ from rlhf.evaluation.judges import make_judge
 from rlhf.evaluation.types import Case
 from rlhf.registry import JUDGES
 from rlhf.settings import settings_from
+from rlhf.settings.reads import switched_off
 from rlhf.settings.schema import Settings
 from rlhf.workspace import Workspace
 from tests.readme_examples import python_blocks, register
@@ -46,6 +47,13 @@ def test_the_judge_of_the_readme_judges_by_its_address(settings: Settings) -> No
     found = judge_both_orders(judge, cases)
     assert [judgement.outcome for judgement in found] == ["win", "lose", "tie"]
     assert (judge.name, judge.facts()) == ("concise", {"longest": 3})
+    # the same address ranks pairs
+    content["ppo"] |= {**switched_off("online-dpo"), "algorithm": "online-dpo"}
+    content["ppo"]["online_dpo"] = {
+        **{"beta": 0.1, "loss": "sigmoid", "accumulate": False},
+        "judge": "concise:3",
+    }
+    assert settings_from(content).ppo.pair_judge == "concise:3"
     with pytest.raises(SettingsError, match="expected concise:WORDS"):
         make_judge("concise:few", settings, Workspace())
 

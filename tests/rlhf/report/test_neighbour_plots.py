@@ -5,8 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from rlhf.common.yaml import parse_yaml
 from rlhf.report.neighbour_plots import _PLOTS, added_plots
 from rlhf.report.ppo_plots import plot_groups
+from rlhf.report.scored import use_of_reward_model
+from rlhf.settings import preset_text, settings_from
+from rlhf.settings.edit import changed
+from rlhf.settings.variants import VARIANTS
 
 ROOT = Path(__file__).parents[3]
 # the step log of PPO-max, as far as it matters here
@@ -62,3 +67,12 @@ def test_every_curve_is_of_a_metric_that_an_algorithm_logs() -> None:
     keys = {curve.key.removeprefix("validation_") for plot in _PLOTS for curve in plot.curves}
     assert keys - made <= set(re.findall(r"\w+", code))
     assert len({plot.name for plot in _PLOTS}) == len(_PLOTS)
+
+
+def test_where_a_judge_ranks_the_pairs_nothing_is_trained_against_the_reward() -> None:
+    content = changed(parse_yaml(preset_text("laptop"), "laptop"), VARIANTS["xpo"])
+    assert use_of_reward_model(settings_from(content)) == "PPO is trained against it."
+    told = use_of_reward_model(settings_from(changed(content, {"ppo.xpo.judge": "rules"})))
+    assert told.startswith(
+        "The policy learns from pairs that rules ranks; the reward model chooses"
+    )

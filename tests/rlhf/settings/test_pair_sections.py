@@ -60,8 +60,9 @@ def test_what_was_read_can_be_read_again(changes: dict[str, Any]) -> None:
         (xpo(judge="gold"), "ppo.xpo.judge: gold judges the finished policy"),
         (xpo(judge="people:votes.jsonl"), "ppo.xpo.judge: nobody votes while a policy learns"),
         (xpo(judge="gpt-4"), "ppo.xpo.judge: must begin with one of api, gold, people, rules"),
+        (xpo(judge="rules:3"), "ppo.xpo.judge: rules stands alone"),
         (xpo(judge="api"), "ppo.xpo.judge: expected api:NAME"),
-        (xpo(judge="api:gpt-4"), "api:gpt-4: no such endpoint; ppo.endpoints has none"),
+        (xpo(judge="api:gpt-4"), "xpo.judge: api:gpt-4: no such endpoint; ppo.endpoints has none"),
         ({"ppo.kl": {"coefficient": 0.05, "estimator": "k1"}}, "xpo needs ppo.kl: null"),
         ({"ppo.surrogate_clip": 0.2}, "xpo needs ppo.surrogate_clip: null"),
         ({"ppo.gae": {"gamma": 1.0, "lambda": 0.95}}, "xpo needs ppo.gae: null"),
@@ -110,3 +111,12 @@ def test_what_is_advised_and_what_the_variant_writes_are_the_defaults(
     ppo = settings_from(parse_yaml(text, "laptop")).ppo
     assert section in (ppo.xpo, ppo.online_dpo)
     assert ppo.algorithm == name and ppo.critic is None
+
+
+def test_a_key_that_stands_where_its_variable_should_is_not_repeated() -> None:
+    endpoint = {"base_url": "http://127.0.0.1:1/v1", "model": "m", "key_variable": "sk-hunter2"}
+    with pytest.raises(SettingsError) as caught:
+        tiny_settings({**xpo(judge="api:a"), "ppo.endpoints": {"a": endpoint}})
+    message = str(caught.value)
+    assert "ppo.endpoints.a.key_variable: the name of an environment variable" in message
+    assert "hunter2" not in message

@@ -139,12 +139,13 @@ def test_frozen_models_in_parts_give_the_numbers_of_one_process_too(
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("judge", [None, "rules"])
 def test_pairs_that_accumulate_give_the_numbers_of_one_process_too(
-    workspace: Workspace, tmp_path: Path
+    workspace: Workspace, tmp_path: Path, judge: str | None
 ) -> None:
     """Two draws each, the reference's among them; each process learns from its part of all pairs."""
     alone = copy_workspace(workspace, tmp_path / "alone")
-    changes = {**COMMON, **xpo(alpha=[0.05, 0.01])}
+    changes = {**COMMON, **xpo(alpha=[0.05, 0.01], judge=judge)}
     loop.train(tiny_settings(changes), alone)
     on_two_processes(workspace, 2, changes)
     assert_same(alone, workspace, steps=[0, 1, 2, 3])
