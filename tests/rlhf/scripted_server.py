@@ -73,10 +73,11 @@ class Script:
         fault_rate: float = 0.0,
         faults: tuple[str, ...] = FAULTS,
         seed: int = 0,
-        verdict: Callable[[list[dict[str, str]]], str] = verdict,
+        rule: Callable[[list[dict[str, str]]], str] | None = None,
     ) -> None:
         self.fault_rate, self.faults = fault_rate, faults
-        self.verdict = verdict
+        # None: `verdict`, as it is when it is asked
+        self.rule = rule
         self.random = random.Random(seed)
         self.lock = threading.Lock()
         self.requests = 0
@@ -133,9 +134,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(
                 400, {"error": {"message": f"no credit for {self.headers['Authorization']}"}}
             )
-        content = FORM.format(
-            json.dumps({"reason": "the rule", "verdict": script.verdict(body["messages"])})
-        )
+        rule = script.rule or verdict
+        content = FORM.format(json.dumps({"reason": "the rule", "verdict": rule(body["messages"])}))
         if fault == "nonsense":
             content = "?!"
         elif fault == "cut thoughts":

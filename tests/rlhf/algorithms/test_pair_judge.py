@@ -71,7 +71,7 @@ def test_a_judge_sees_the_dialogue_and_both_texts_without_special_tokens(
 def test_its_verdicts_rank_the_pairs_and_the_rewards_do_not(
     workspace: Workspace, member: dict[str, Any]
 ) -> None:
-    script = Script(verdict=fewer_words)
+    script = Script(rule=fewer_words)
     with scripted(script) as url:
         algorithm = make_of_pairs(workspace, asking(url, member))
         draws = two_draws(algorithm)
@@ -113,7 +113,7 @@ def test_its_verdicts_rank_the_pairs_and_the_rewards_do_not(
 
 
 def test_where_the_order_decided_nothing_is_learnt(workspace: Workspace) -> None:
-    with scripted(Script(verdict=lambda _: "A")) as url:
+    with scripted(Script(rule=lambda _: "A")) as url:
         algorithm = make_of_pairs(workspace, asking(url, online_dpo()))
         update = pair_update(algorithm, two_draws(algorithm))
     assert update.roles == () and update.metrics["ties"] == 1.0
@@ -121,7 +121,7 @@ def test_where_the_order_decided_nothing_is_learnt(workspace: Workspace) -> None
 
 
 def test_an_answer_that_cannot_be_read_is_no_vote(workspace: Workspace) -> None:
-    script = Script(fault_rate=1.0, faults=("nonsense",), verdict=fewer_words)
+    script = Script(fault_rate=1.0, faults=("nonsense",), rule=fewer_words)
     with scripted(script) as url:
         changes = asking(url, xpo(), give_up_after=None, asks=1)
         algorithm = make_of_pairs(workspace, changes)
@@ -221,7 +221,7 @@ def test_the_judge_that_is_chosen_is_code_of_the_stage() -> None:
 
 
 def test_an_endpoint_that_says_no_ends_the_run_by_its_key(workspace: Workspace) -> None:
-    with scripted(Script(fault_rate=1.0, faults=("no credit",), verdict=fewer_words)) as url:
+    with scripted(Script(fault_rate=1.0, faults=("no credit",), rule=fewer_words)) as url:
         algorithm = make_of_pairs(workspace, asking(url, xpo()))
         with pytest.raises(JudgeError, match=r"ppo\.endpoints\.scripted: .* says no: .*no credit"):
             pair_update(algorithm, two_draws(algorithm))
