@@ -66,7 +66,7 @@ def process_key(process: psutil.Process) -> str:
 
 
 def is_dvc(process: psutil.Process) -> bool:
-    """Whether a process is DVC's command, started as `dvc` or as `python -m dvc`, with options or without."""
+    """Whether a process is DVC's command: `dvc`, `python -m dvc`, with an option of Python or without."""
     try:
         # the command's own words follow
         arguments = process.cmdline()[:4]

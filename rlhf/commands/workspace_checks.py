@@ -169,7 +169,7 @@ def sampler_check(settings: Settings) -> Check:
 
 
 def teacher_check(workspace: Workspace, settings: Settings) -> Check:
-    """Whether a judge is what the policy is trained against: the model of gold, or the judge of its pairs."""
+    """Whether a judge is the policy's teacher too: the model of gold, or the judge of its pairs."""
     if found := judging_rewards(settings, workspace.root):
         gold = f"evaluate.gold {settings.evaluate.gold or 'null, models/gold,'}"
         told = f"{gold} and ppo.rewards {', '.join(found)} are one model"

@@ -38,7 +38,10 @@ def use_of_reward_model(settings: Settings) -> str:
     """What our own reward model is to the policy."""
     named = [source.reward for source in settings.ppo.rewards]
     if judge := settings.ppo.pair_judge:
-        return f"The policy learns from pairs that {judge} ranks; {scorers(settings)} chooses the best iteration."
+        return (
+            f"The policy learns from pairs that {judge} ranks; "
+            f"{scorers(settings)} chooses the best iteration."
+        )
     if _OURS not in named:
         return f"The policy is not trained against it: {scorers(settings)} scores its responses."
     return "PPO is trained against it" + (f": {scorers(settings)}." if len(named) > 1 else ".")
