@@ -38,7 +38,6 @@ def counts(workspace: Workspace) -> tuple[float, float]:
 
 
 @pytest.mark.long
-@pytest.mark.long
 @pytest.mark.parametrize(
     "algorithm",
     [
