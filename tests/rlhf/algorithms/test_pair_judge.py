@@ -10,7 +10,8 @@ from scripted_server import Script, endpoint, fewer_words, scripted
 from slow_pairs import make_of_pairs, pair_update, pairs_of, two_draws
 from tiny import numbers, text_of, tiny_settings, tiny_tokenizer
 
-from rlhf.algorithms.pair_judge import cases_of
+from rlhf.algorithms.base import Context
+from rlhf.algorithms.pair_judge import PairJudge, cases_of
 from rlhf.algorithms.pair_metrics import judge_metrics
 from rlhf.commands.workspace_checks import rewards_check, teacher_check
 from rlhf.common.errors import JudgeError
@@ -140,6 +141,28 @@ def test_of_several_processes_shares_are_of_all() -> None:
     # what the judge tells is of all already: one process asks
     facts_as_they_are = {"judge_answers_asked": 10, "judge_price": None}
     assert found == {"unjudged": 0.2, "judge_agreement": 0.5, **facts_as_they_are}
+
+
+def test_another_process_asks_nobody_and_takes_its_own_part(
+    prepared: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second of two, which has no key: what the first was told comes in the order of ranks."""
+    monkeypatch.delenv("SCRIPTED_KEY")
+    draws = two_draws(make_of_pairs(prepared, xpo()))
+    told = ["first", "second"] * len(draws[0])
+
+    class Second:
+        rank = 1
+
+        def all_gather(self, items: list[Any]) -> list[Any]:
+            return [*items, *items] if items else [(told, {"price": 1.0})]
+
+    settings = tiny_settings(asking("http://127.0.0.1:9/v1", xpo()))
+    engine: Any = Second()
+    judge = PairJudge("api:scripted", Context(settings, prepared, engine, tiny_tokenizer()))
+    told[-1] = "tie"
+    assert judge.preferences(*draws) == told[len(draws[0]) :]
+    assert judge.facts == {"price": 1.0}
 
 
 # -- runs -----------------------------------------------------------------------------------------
