@@ -1,4 +1,8 @@
-"""AIHF on a task with a known optimum: all demonstrations say GOOD, six times, and so should the policy."""
+"""AIHF on a task with a known optimum: all that is shown or chosen says GOOD, six times.
+
+So should the policy. The pairs are the task's own too: chosen answers that end sooner would pull
+the policy away from the demonstrations.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +10,7 @@ from typing import Any
 import pytest
 from counted_tokens import BEST, TASK
 from neighbours import AIHF, AIHF_DIRECT
-from tiny import GOOD, numbers, tiny_settings
+from tiny import GOOD, numbers, text_of, tiny_settings
 
 from rlhf.batches.tables import read_table, write_table
 from rlhf.training import loop
@@ -14,7 +18,7 @@ from rlhf.workspace import Workspace
 
 
 def demonstrate(workspace: Workspace) -> None:
-    """Put the answer of six times GOOD in the place of all others."""
+    """Put the answer of six times GOOD in the place of all that are demonstrated or chosen."""
     rows = read_table(workspace, "sft").to_dict("records")
     for row in rows:
         prompt = [
@@ -25,6 +29,12 @@ def demonstrate(workspace: Workspace) -> None:
         row["input_ids"] = [*prompt, *[GOOD] * BEST]
         row["loss_mask"] = [*[False] * len(prompt), *[True] * BEST]
     write_table(workspace.prepared, "sft", rows)
+
+    pairs = read_table(workspace, "preferences").to_dict("records")
+    for pair in pairs:
+        pair["chosen_ids"] = [GOOD] * BEST
+        pair["chosen"] = text_of(pair["chosen_ids"])
+    write_table(workspace.prepared, "preferences", pairs)
 
 
 def counts(workspace: Workspace) -> tuple[float, float]:
