@@ -78,6 +78,7 @@ def test_nobody_without_a_password_is_let_in(team: Team) -> None:
         assert reply.status_code == code
 
 
+@pytest.mark.long
 def test_a_schedule_makes_runs_on_postgresql_too(team: Team) -> None:
     def post(path: str, content: Any) -> Any:
         url, auth = f"{team.prefect}/{path}", (USER, PASSWORD)

@@ -41,17 +41,10 @@ def looked(root: Path) -> tuple[list[str], list[str]]:
     return holders(root, lines.append), lines
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        '{"write": {"/w/one.txt": {"pid": 12',
-        "\0" * 40,
-        "[]",
-        '{"write": {"/w/one.txt": {"pid": "12", "cmd": "dvc repro"}}}',
-        '{"write": {}, "read": {}}{"pid"',
-    ],
-)
+TORN = '{"write": {"/w/one.txt": {"pid": 12'
+
+
+@pytest.mark.parametrize("text", ["", TORN], ids=["empty", "torn"])
 def test_a_torn_lock_is_put_aside_with_one_line_and_the_chain_runs(
     repository: Project, text: str
 ) -> None:
@@ -66,6 +59,25 @@ def test_a_torn_lock_is_put_aside_with_one_line_and_the_chain_runs(
     again: list[str] = []
     repro(repository.root, [], {}, again.append, wait=False)
     assert not any("rwlock" in line for line in again)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        TORN,
+        "\0" * 40,
+        "[]",
+        '{"write": {"/w/one.txt": {"pid": "12", "cmd": "dvc repro"}}}',
+        '{"write": {}, "read": {}}{"pid"',
+    ],
+)
+def test_what_is_no_lock_is_put_aside_as_it_was(tmp_path: Path, text: str) -> None:
+    rwlock = write_lock(tmp_path, text)
+    living, lines = looked(tmp_path)
+    assert living == [] and len(lines) == 1 and "rwlock.torn" in lines[0]
+    assert rwlock.with_name("rwlock.torn").read_text() == text
+    assert not rwlock.exists() and looked(tmp_path) == ([], [])
 
 
 @pytest.mark.parametrize("kind", ["write", "read"])

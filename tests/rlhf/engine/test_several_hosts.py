@@ -65,6 +65,7 @@ def on_hosts(launcher: Path, address: str, changes: Mapping[str, Any] = CHANGES)
     return tiny_settings({**changes, "hosts": hosts})
 
 
+@pytest.mark.long
 def test_two_hosts_give_the_numbers_of_one_process(workspace: Workspace, tmp_path: Path) -> None:
     alone = copy_workspace(workspace, tmp_path / "alone")
     sft.train(tiny_settings(STEPS), alone)
