@@ -1,6 +1,6 @@
 """`rlhf preset`: whole settings files."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -10,8 +10,9 @@ from rich.table import Table
 from rlhf.commands.context import CliContext
 from rlhf.common.errors import SettingsError
 from rlhf.common.files import write_text
+from rlhf.common.yaml import parse_yaml
 from rlhf.settings import preset_names, preset_text
-from rlhf.settings.edit import edited
+from rlhf.settings.edit import changed, edited
 from rlhf.settings.presets import preset_about
 from rlhf.settings.variants import VARIANTS
 from rlhf.workspace import Workspace
@@ -85,18 +86,20 @@ def _written_preset(workspace: Workspace) -> str | None:
     if not workspace.params.is_file():
         return None
     # a file that is not UTF-8 is no preset
-    content = workspace.params.read_bytes().decode(errors="replace")
-    for name, text in _preset_texts():
-        if text == content:
-            return name
-    return None
-
-
-def _preset_texts() -> Iterator[tuple[str, str]]:
-    """What `rlhf preset` can write, by name: the presets, then their variants."""
+    text = workspace.params.read_bytes().decode(errors="replace")
     # a variant may be what a preset says anyway: then the preset's name is the better one
     presets = {name: preset_text(name) for name in preset_names()}
-    yield from presets.items()
-    for name, text in presets.items():
+    for name, whole in presets.items():
+        if whole == text:
+            return name
+    try:
+        content = parse_yaml(text, str(workspace.params))
+    except SettingsError:
+        return None
+    for name, whole in presets.items():
+        plain = parse_yaml(whole, name)
         for variant, changes in VARIANTS.items():
-            yield f"{name}, {variant}", edited(text, changes, name)
+            # most are another one by their values; to write one out takes long
+            if changed(plain, changes) == content and edited(whole, changes, name) == text:
+                return f"{name}, {variant}"
+    return None
