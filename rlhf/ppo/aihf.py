@@ -5,7 +5,7 @@
 
 The full text of the paper was not at hand: the objective is as its abstract and public reviews
 state it, the gradient is derived from that, the logistic form is that of the same group's code
-(JasonJiaxiangLi/Reward_learning_SFT).
+(JasonJiaxiangLi/Reward_learning_SFT). How the paper weighs the two terms is not verified.
 """
 
 from torch import Tensor

@@ -76,7 +76,8 @@ def etpo_published_loss(logits: Tensor, q: Tensor, beta: float) -> Tensor:
     L = 1/V sum_w (beta log pi(w|s) - Q(s, w)),  Q without a gradient.
 
     The plain mean leaves nothing of Q in the gradient, which on logit k is beta (1 / V - pi_k): the
-    policy sharpens whatever the critic says. There is no pi_ref in it either.
+    policy sharpens whatever the critic says. There is no pi_ref in it either. The code has an
+    expectation under pi beside it, commented out; which of both gave the paper's results is not known.
     """
     return (beta * logits.log_softmax(dim=1) - q.detach()).mean(dim=1)
 

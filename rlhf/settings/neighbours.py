@@ -132,7 +132,10 @@ class OnlineDpoSettings(PairSettings):
 
 
 class XpoSettings(PairSettings):
-    """Exploratory preference optimisation: the section of algorithm xpo (arXiv 2405.21046)."""
+    """Exploratory preference optimisation: the section of algorithm xpo (arXiv 2405.21046).
+
+    The paper's learning rate, batches and base model are not verified.
+    """
 
     # as in Algorithm 1; false is TRL's form
     accumulate: bool = True
@@ -149,7 +152,8 @@ class XpoSettings(PairSettings):
 class Weights(Section):
     """How much demonstrations and pairs weigh, and how many an iteration takes; as AIHF joins them."""
 
-    # of the mean over demonstrations, and of the mean over pairs; 1 and 1 in the code
+    # of the mean over demonstrations, and of the mean over pairs; 1 and 1 are the code's defaults, its
+    # script takes 1 and 0, and the paper's values are not verified
     demonstration_weight: NonNegative = 1.0
     pair_weight: NonNegative = 1.0
     # rows of tables sft and preferences an iteration
