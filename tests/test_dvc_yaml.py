@@ -159,6 +159,16 @@ def test_an_algorithm_that_is_not_chosen_is_no_dependency() -> None:
         assert own.parent not in paths
 
 
+def test_no_neighbour_makes_ppo_max_stale() -> None:
+    """Neither its file nor what the formulas of its own are in."""
+    formulas = ("aihf", "apa", "dpo", "etpo", "groups", "steps", "xpo")
+    others = {module_of(ALGORITHMS, name) for name in ALGORITHMS if name != "ppo-max"}
+    others |= {f"rlhf.ppo.{name}" for name in formulas}
+    paths = [ROOT / entry for entry in listed("ppo", preset("laptop"))]
+    run = {link.resolve() for path in paths if path.is_dir() for link in path.iterdir()} | {*paths}
+    assert not {(ROOT / name.replace(".", "/")).with_suffix(".py") for name in others} & run
+
+
 def test_a_stage_that_makes_an_optional_model_writes_beside_the_code_of_those_that_read_it() -> (
     None
 ):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ from neighbours import AIHF_DIRECT
 from slow_ppo import make_scored, mean, roll
 from test_on_policy_batches import assert_same_gradients
 from tiny import EOS, GOOD, numbers, same_models, tiny_settings
+from torch import nn
 
 from rlhf.algorithms.aihf_direct import AihfDirect, DirectBatch
 from rlhf.algorithms.base import Update
+from rlhf.batches.padding import TokenBatch
 from rlhf.batches.tables import read_rows_of
 from rlhf.engine.single import TorchTrainer
 from rlhf.models.saving import load_causal_lm
@@ -103,6 +106,26 @@ def test_micro_batches_change_no_gradient(prepared: Workspace) -> None:
         found.append(gradients(algorithm, update))
     for other in found[1:]:
         assert_same_gradients(found[0], other)
+
+
+def test_padding_changes_no_gradient(prepared: Workspace) -> None:
+    algorithm = direct(prepared)
+    update = update_of(prepared, algorithm)
+    (batch,) = update.mini_batches
+    pairs = replace(batch.pairs, batch=padded(batch.pairs.batch))
+    wide = replace(batch, demonstrations=padded(batch.demonstrations), pairs=pairs)
+    plain = gradients(algorithm, update)
+    assert_same_gradients(plain, gradients(algorithm, replace(update, mini_batches=[wide])))
+
+
+def padded(batch: TokenBatch) -> TokenBatch:
+    """The same answers with garbage behind them, which no mask shows."""
+    return replace(
+        batch,
+        input_ids=nn.functional.pad(batch.input_ids, (0, 3), value=33),
+        attention_mask=nn.functional.pad(batch.attention_mask, (0, 3), value=False),
+        target_mask=nn.functional.pad(batch.target_mask, (0, 3), value=False),
+    )
 
 
 def test_demonstrations_are_told(prepared: Workspace) -> None:

@@ -157,10 +157,15 @@ def right_padded(responses: list[list[int]], device: torch.device) -> Tensor:
 
 
 @pytest.mark.parametrize("loss", ["sigmoid", "ipo"])
-def test_a_step_of_xpo_has_the_same_loss(
+def test_a_step_of_xpo_has_the_same_loss_and_gradient(
     xpo_module: ModuleType, prepared: Workspace, loss: str
 ) -> None:
     algorithm, found = ours(prepared, xpo(alpha=[0.2], beta=0.3, loss=loss), SCORES)
+    policy = algorithm.models.language_model("policy")
+    found.total.backward()
+    slopes = {name: value.grad.clone() for name, value in policy.named_parameters()}
+
+    policy.zero_grad()
     device = algorithm.engine.device
     trainer = their_xpo(xpo_module, 0.2, 0.3, loss)
     trainer.processing_class = tiny_tokenizer()
@@ -169,7 +174,6 @@ def test_a_step_of_xpo_has_the_same_loss(
     outputs = [torch.cat([ids, right_padded(rows, device)], dim=1) for rows in (FIRST, SECOND)]
     prompts = {"input_ids": ids, "attention_mask": mask, "raw": PROMPTS}
     data = trainer._process_completions(*outputs, prompts)
-    policy = algorithm.models.language_model("policy")
     logprobs = trainer._compute_logprobs(policy, *data, ids.shape[1])
     total, pairs, explored = trainer._compute_losses(*logprobs, (SCORES[0] >= SCORES[1]).to(device))
 
@@ -178,6 +182,9 @@ def test_a_step_of_xpo_has_the_same_loss(
     assert found.metrics["exploration_loss"] == pytest.approx(
         float(explored.mean().detach()), rel=1e-5
     )
+    total.backward()
+    for name, value in policy.named_parameters():
+        torch.testing.assert_close(value.grad, slopes[name], rtol=1e-4, atol=1e-5)
 
 
 def their_online_dpo(
