@@ -2,9 +2,11 @@
 
 from tests.mutations.places import (
     BEAM,
+    CREDIT,
     DPO,
     DPO_LOSS,
     DPO_MODEL,
+    DPO_POLICY,
     PAIR_ANSWERS,
     PARSED_STEPS,
     PROCESS,
@@ -73,6 +75,10 @@ STEPS_AND_PAIRS = (
     DPO("DPO", "rows in the order of their lengths", "for _, sums in sorted(self.engine.all_gather(found))", "for _, sums in self.engine.all_gather(found)"),
     DPO("DPO", "the reference is asked each time", "return load_state(directory, _REFERENCE)", "pass"),
     DPO_MODEL("DPO", "any reference will do", "if note.reference != weights_sha256(reference):", "if False:"),
+    DPO_POLICY("DPO", "the SFT model as the policy", "self.models.freeze(POLICY, policy, whole=True)", "self.models.freeze(POLICY, load_causal_lm(sft, dtype), whole=True)"),
+    CREDIT("credit", "of the reference over the model", "implicit_rewards(ours, theirs, beta)", "implicit_rewards(theirs, ours, beta)"),
+    CREDIT("credit", "any reference will do", "load_dpo_model(directory, reference), note.beta", "load_causal_lm(directory), note.beta"),
+    CREDIT("credit", "half a character is shown", "if text.endswith(_INCOMPLETE) and end < len(ids):", "if False:"),
     TOKEN_REWARDS("RTO", "no clamp", "clip(coefficient * (dpo_logprobs - reference_logprobs), clamp)", "coefficient * (dpo_logprobs - reference_logprobs)"),
     TOKEN_REWARDS("RTO", "clamped before it is scaled", "clip(coefficient * (dpo_logprobs - reference_logprobs), clamp)", "coefficient * clip(dpo_logprobs - reference_logprobs, clamp)"),
     TOKEN_REWARDS("RTO", "padding is paid", "torch.where(response_mask, scaled, torch.zeros_like(scaled))", "scaled"),

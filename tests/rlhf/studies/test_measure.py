@@ -118,12 +118,13 @@ def addition_row(prompt: str, *lines: str) -> dict[str, str]:
 def test_answers_to_additions_are_checked_line_by_line() -> None:
     samples = [
         addition_row("17+25", "7+5+0=12", "1+2+1=04", "042"),
+        addition_row("17+25", "7+5+0=12", "1+2+1=04", "042"),
         # the sum, by luck: a wrong line before it
         addition_row("17+25", "7+5+0=02", "1+2+1=04", "042"),
         addition_row("17+25", "7+5+0=12", "043"),
         addition_row("17+25", ""),
     ]
-    assert checked_additions(samples) == {"right": 0.5, "flawed": 0.5, "lines": 9 / 4}
-    assert checked_additions(samples[2:])["flawed"] == 0.0
+    assert checked_additions(samples) == {"right": 3 / 5, "flawed": 1 / 3, "lines": 12 / 5}
+    assert checked_additions(samples[3:])["flawed"] == 0.0
     # other prompts have no such figures
     assert checked_additions([*samples, addition_row("How many?", "042")]) == {}
