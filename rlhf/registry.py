@@ -66,6 +66,7 @@ SOURCES: dict[str, str] = {
     "starter": "rlhf.data.sources.starter:StarterSource",
     "random": "rlhf.data.sources.random_model:RandomSource",
     "world": "rlhf.data.sources.world:WorldSource",
+    "planted": "rlhf.data.sources.planted:PlantedSource",
     "additions": "rlhf.data.sources.additions:AdditionsSource",
 }
 

@@ -282,13 +282,14 @@ FAULTS: Mapping[str, Callable[[Question, random.Random], str]] = {
 # -- rows --
 
 
-def _question_row(question: Question) -> dict[str, object]:
+def question_row(question: Question) -> dict[str, object]:
+    """What a row about a question has beside its answers."""
     kind = "harmless" if question.harmful else "helpful"
     return {"kind": kind, "messages": [{"role": "user", "content": question.text}]}
 
 
 def _prompt(rng: random.Random) -> dict[str, object]:
-    return _question_row(draw_question(rng))
+    return question_row(draw_question(rng))
 
 
 def _demonstration(rng: random.Random) -> dict[str, object]:
@@ -298,14 +299,14 @@ def _demonstration(rng: random.Random) -> dict[str, object]:
         {"role": "user", "content": question.text},
         {"role": "assistant", "content": draw_answer(question, rng)},
     ]
-    return _question_row(question) | {"messages": messages}
+    return question_row(question) | {"messages": messages}
 
 
 def _pair(rng: random.Random) -> dict[str, object]:
     question = draw_question(rng)
     chosen = good_answer(question, rng)
     rejected = faulty_answer(question, rng)
-    return _question_row(question) | {"chosen": chosen, "rejected": rejected}
+    return question_row(question) | {"chosen": chosen, "rejected": rejected}
 
 
 def _plain_text(rng: random.Random) -> dict[str, object]:

@@ -22,7 +22,8 @@ def names(directory: Path) -> set[str]:
 
 def test_unknown_kinds_are_refused_with_the_known_ones() -> None:
     with pytest.raises(
-        SourceError, match="'ftp'; known: additions, hub, path, random, starter, wheel, world"
+        SourceError,
+        match="'ftp'; known: additions, hub, path, planted, random, starter, wheel, world",
     ):
         find_source("ftp:somewhere")
 
