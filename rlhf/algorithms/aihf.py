@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rlhf.algorithms.base import Context, Inputs, Sources, Step, Update, Updates
+from rlhf.algorithms.base import Context, Inputs, Sources, Step, Update, Updates, Validation
 from rlhf.algorithms.feedback import TABLES, Demonstrations, Feedback
 from rlhf.algorithms.on_policy import TokenRewards
 from rlhf.algorithms.ppo_max import PpoMax
@@ -80,6 +80,7 @@ class Aihf(PpoMax):
         self.aihf = aihf_of(context.settings)
         self.feedback = Feedback(context)
         super().__init__(context)
+        self.held_out = self.feedback.held_out_pairs(self.settings.validation_prompts)
 
     def load_models(self, context: Context) -> None:
         super().load_models(context)
@@ -133,10 +134,8 @@ class Aihf(PpoMax):
 
     def _reward_losses(self, step: Step[RewardBatch]) -> list[Loss]:
         """L = w_d mean over demonstrations + w_p mean over pairs."""
-        # two answers each; a forward pass takes at least one comparison
-        size = max(1, self.settings.micro_batch // 2)
-        demonstrations = step.batch.demonstrations.split(size)
-        pairs = step.batch.pairs.split(size)
+        demonstrations = step.batch.demonstrations.split(self._comparisons)
+        pairs = step.batch.pairs.split(self._comparisons)
         return [
             *(partial(self._demonstration_part, part, step) for part in demonstrations),
             *(partial(self._pair_part, part, step) for part in pairs),
@@ -163,9 +162,22 @@ class Aihf(PpoMax):
         step.tally.add(pair_loss=losses, pair_margin=above, pair_accuracy=ranked_right(above))
         return self.aihf.pair_weight * losses.sum() / self.aihf.pairs
 
+    @property
+    def _comparisons(self) -> int:
+        """Comparisons a forward pass: two answers each, and at least one of them."""
+        return max(1, self.settings.micro_batch // 2)
+
     def _margins(self, part: Comparisons) -> Tensor:
         """R(preferred) - R(other), [C]; exactly 0 where they are the same."""
         return part.weights * margins(self.models.scores(MOVING_REWARD, part.batch))
+
+    @torch.no_grad()
+    def validate(self, rollout: Rollout) -> Validation:
+        """PPO-max's; and whether the moving reward ranks pairs right that it does not learn from."""
+        validation = super().validate(rollout)
+        above = torch.cat([self._margins(part) for part in self.held_out.split(self._comparisons)])
+        right = ranked_right(above)[self.held_out.weights > 0]
+        return replace(validation, metrics={**validation.metrics, "pair_accuracy": right})
 
     # -- what it pays ------------------------------------------------------------------------------
 

@@ -4,7 +4,8 @@ Each table's rows come in an order fixed by the seed, epoch after epoch. Any ite
 process can be asked for, so a resumed run needs no state.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import pandas as pd
 import torch
@@ -14,6 +15,7 @@ from rlhf.algorithms.base import Context, Sources
 from rlhf.batches.comparisons import Comparisons, compare
 from rlhf.batches.demonstrations import last_answer
 from rlhf.batches.padding import TokenBatch, pad_responses
+from rlhf.batches.tables import read_rows_of
 from rlhf.common.errors import DataError
 from rlhf.core.seeds import derive_seed
 from rlhf.rollout.prompts import PromptBatch, PromptStream, Share
@@ -82,6 +84,20 @@ class Feedback:
         rows = self._tables["preferences"].iloc[prompts.table_rows]
         chosen, rejected = list(rows["chosen_ids"]), list(rows["rejected_ids"])
         return compare(prompts.ids, chosen, rejected, self._pad_id, self._device)
+
+    def held_out_pairs(self, count: int) -> Comparisons:
+        """The first `count` pairs of split validation, this process's part.
+
+        Every process has as many: some are there twice, the second time with weight 0.
+        """
+        table = read_rows_of(self._workspace, "preferences", "validation")[:count]
+        size = self._share.world_size
+        places = range(self._share.rank, math.ceil(len(table) / size) * size, size)
+        rows = table.iloc[[min(place, len(table) - 1) for place in places]]
+        answers = list(rows["chosen_ids"]), list(rows["rejected_ids"])
+        pairs = compare(list(rows["prompt_ids"]), *answers, self._pad_id, self._device)
+        counts = torch.tensor([place < len(table) for place in places], device=self._device)
+        return replace(pairs, weights=pairs.weights * counts)
 
     def answered(self, demonstrations: Demonstrations) -> TokenBatch:
         """Each prompt with its demonstration, [D, T]; the targets are the demonstration's tokens."""

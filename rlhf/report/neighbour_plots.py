@@ -52,6 +52,7 @@ _PLOTS = (
         title="Pairs ranked right",
         curves=(
             Curve("pair_accuracy", "pairs"),
+            Curve("validation_pair_accuracy", "pairs held out", "harmless", markers=True),
             Curve("demonstration_accuracy", "demonstration over response", "sft", dashed=True),
         ),
         note="By the reward that learns, or that the policy stands for. Dotted: chance.",

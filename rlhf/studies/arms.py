@@ -60,6 +60,8 @@ _FOUR_ROUNDS: Changes = {
     "ppo.samples_every": 1,
     "ppo.checkpoint_every": 1,
 }
+# how few of the world's answers begin
+_RARE: Changes = {"ppo.rewards": ["format:Look it up.*"]}
 # Eight more responses an iteration, to the demonstrations' prompts: 60 iterations of 32 sample as many as
 # 80 of 24.
 _IN_PLACE_OF_DEMONSTRATIONS: Changes = {"ppo.iterations": 60}
@@ -134,6 +136,10 @@ ARMS: dict[str, Changes] = {
     "xpo": _variant("xpo") | _FOUR_ROUNDS | _rate(1e-4),
     "xpo-0": _section("xpo", alpha=[0.0]) | _FOUR_ROUNDS | _rate(1e-4),
     "xpo-large": _section("xpo", alpha=[0.01]) | _FOUR_ROUNDS | _rate(1e-4),
+    # the same where one answer in a hundred of the SFT model's is of the class that is paid
+    "xpo-rare": _variant("xpo") | _FOUR_ROUNDS | _rate(1e-4) | _RARE,
+    "xpo-rare-0": _section("xpo", alpha=[0.0]) | _FOUR_ROUNDS | _rate(1e-4) | _RARE,
+    "xpo-rare-large": _section("xpo", alpha=[0.01]) | _FOUR_ROUNDS | _rate(1e-4) | _RARE,
     "online-dpo": _section("online-dpo", beta=0.3) | _PAIRS_OF_AN_ITERATION,
     # reward and policy in turns (arXiv 2406.06874)
     "aihf": _variant("aihf") | _IN_PLACE_OF_DEMONSTRATIONS,

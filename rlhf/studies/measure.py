@@ -26,6 +26,8 @@ CURVES = ("reward", "kl", "perplexity", "response_length", "entropy", "finished"
 JUDGED = ("gold", "reward_tail")
 # the same where all prompts are additions (`additions:ROWS`)
 CHECKED = ("right", "flawed", "lines")
+# the share of held-out pairs that a reward ranks right which moves with the policy
+RANKED = ("pair_accuracy",)
 
 _BATCH = 32
 
@@ -35,10 +37,11 @@ SampleRow = dict[str, Any]
 def run_record(settings: Settings, workspace: Workspace) -> dict[str, Any]:
     """A finished policy run as one JSON object.
 
-    `curves` are by iteration, `looks` by validation, `summary` by name: the run's own, and `gold`,
-    `reward_tail` and `credit_auc` (each with _first and _last) and `plain_text_loss`; and what
-    `checked_additions` says; of the model of stage dpo also `chosen_logprob_first` and `_last`, held-out,
-    and what `searched` finds.
+    `curves` are by iteration, `looks` by validation, `summary` by name: the run's own; `gold`,
+    `validation_reward`, `reward_tail`, what `checked_additions` says and `pair_accuracy` of an algorithm
+    whose reward moves, each with _first, _last and _mean (over the validations after the first, so that
+    who rises earlier has more); `credit_auc` (_first and _last) and `plain_text_loss`; of the model of stage dpo also
+    `chosen_logprob_first` and `_last`, held-out, and what `searched` finds.
     """
     samples = read_steps(workspace.samples("ppo"))
     # the prompts are the same at each validation, so that the scores can be compared
@@ -49,9 +52,10 @@ def run_record(settings: Settings, workspace: Workspace) -> dict[str, Any]:
         for row in judged
     ]
     summary = read_json(workspace.metrics("ppo"))
-    for key in (*JUDGED, *(key for key in CHECKED if key in validations[0])):
-        summary[f"{key}_first"] = validations[0][key]
-        summary[f"{key}_last"] = validations[-1][key]
+    for key in (*JUDGED, *(key for key in (*CHECKED, *RANKED) if key in validations[0])):
+        summary |= first_mean_last(key, [validation[key] for validation in validations])
+    rewards = [validation["reward"] for validation in validations]
+    summary |= first_mean_last("validation_reward", rewards)
     engine = TorchEngine(settings.engine)
     policy, reference = workspace.model("policy"), workspace.model("sft")
     summary["plain_text_loss"] = plain_text_loss(policy, workspace, engine)
@@ -64,6 +68,16 @@ def run_record(settings: Settings, workspace: Workspace) -> dict[str, Any]:
     if settings.ppo.algorithm == "dpo":
         summary |= _chosen_logprobs(workspace) | searched(settings, workspace, engine)
     return {"curves": _curves(workspace), "looks": validations, "summary": summary}
+
+
+def first_mean_last(key: str, values: Sequence[float]) -> dict[str, float]:
+    """What the validations of a run say under one name; the mean is without the first."""
+    later = values[1:] or values
+    return {
+        f"{key}_first": values[0],
+        f"{key}_mean": sum(later) / len(later),
+        f"{key}_last": values[-1],
+    }
 
 
 def _chosen_logprobs(workspace: Workspace) -> dict[str, float]:
@@ -79,12 +93,17 @@ def _chosen_logprobs(workspace: Workspace) -> dict[str, float]:
 
 
 def spent_at_validations(workspace: Workspace) -> dict[int, dict[str, float]]:
-    """What each validated policy had cost: KL from SFT in nats a token, and tokens sampled so far."""
+    """What each validated policy had cost: KL from SFT in nats a token, and tokens sampled so far.
+
+    And what the run itself says at its validations that is in RANKED.
+    """
     spent: dict[int, dict[str, float]] = {}
     tokens = 0.0
     for row in read_steps(workspace.steps("ppo")):
         if "validation_kl" in row:
-            spent[int(row["step"])] = {"kl": row["validation_kl"], "tokens": tokens}
+            at = {"kl": row["validation_kl"], "tokens": tokens}
+            at |= {key: row[f"validation_{key}"] for key in RANKED if f"validation_{key}" in row}
+            spent[int(row["step"])] = at
         # an iteration validates before it learns
         tokens += row.get("tokens", 0.0)
     return spent

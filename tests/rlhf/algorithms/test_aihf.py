@@ -242,6 +242,24 @@ def test_a_validation_does_not_move_with_the_reward(
     torch.testing.assert_close(algorithm.models["reward"].state_dict(), lies.state_dict())
 
 
+def test_a_validation_tells_how_the_moving_reward_ranks_pairs_held_out(
+    prepared: Workspace, algorithm: Aihf, rollout: Rollout
+) -> None:
+    found = []
+    for seed in (13, 14, 15):
+        move(moving_of(algorithm), seed=seed, size=0.2)
+        margins = slow_margins(moving_of(algorithm), algorithm.held_out)
+        told = algorithm.validate(rollout).metrics["pair_accuracy"]
+        assert told.tolist() == [float(margin > 0) for margin in margins]
+        found.append(told.tolist())
+    # ppo.validation_prompts of them
+    assert len(found[0]) == 4 and len(set(map(tuple, found))) > 1
+
+    algorithm.held_out = replace(algorithm.held_out, weights=torch.tensor([1.0, 0.0, 1.0, 1.0]))
+    told = algorithm.validate(rollout).metrics["pair_accuracy"]
+    assert told.tolist() == [found[-1][place] for place in (0, 2, 3)]
+
+
 def test_the_moving_reward_starts_as_the_other_lies(prepared: Workspace) -> None:
     algorithm = make(prepared, AIHF)
     start = load_scalar_model(prepared.model("reward")).state_dict()

@@ -77,6 +77,22 @@ def test_rows_are_known_by_the_iteration_alone(prepared: Workspace, sources: Giv
     assert not torch.equal(again.batch.input_ids[0], pairs[2].batch.input_ids[0])
 
 
+def test_pairs_held_out_are_shared_and_each_counts_once(prepared: Workspace) -> None:
+    rows = read_rows_of(prepared, "preferences", "validation")
+    everything = feedback_of(prepared).held_out_pairs(5)
+    assert everything.weights.tolist() == [1.0] * 5
+    ids, masks = everything.batch.input_ids, everything.batch.target_mask
+    answers = [row[mask].tolist() for row, mask in zip(ids, masks, strict=True)]
+    assert answers[::2] == [list(answer) for answer in rows["chosen_ids"].head(5)]
+    assert answers[1::2] == [list(answer) for answer in rows["rejected_ids"].head(5)]
+
+    parts = [feedback_of(prepared, rank=rank, of=2).held_out_pairs(5) for rank in (0, 1)]
+    # a forward pass more on one process would leave the other waiting
+    assert [len(part) for part in parts] == [3, 3]
+    assert [part.weights.tolist() for part in parts] == [[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]]
+    assert len(feedback_of(prepared).held_out_pairs(1000)) == len(rows)
+
+
 def test_demonstrations_and_pairs_have_orders_of_their_own(prepared: Workspace) -> None:
     """Though both tables are as long."""
     dialogues = read_rows_of(prepared, "sft", "train")

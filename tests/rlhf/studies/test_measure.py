@@ -1,11 +1,13 @@
 import math
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 import torch
 from tiny import copy_workspace, tiny_settings
 
 from rlhf.batches.tables import read_table
-from rlhf.core.steps import read_steps
+from rlhf.core.steps import StepLog, read_steps
 from rlhf.engine.single import TorchEngine
 from rlhf.evaluation.plain_text import plain_text_loss
 from rlhf.models.heads import load_scalar_model
@@ -13,9 +15,11 @@ from rlhf.models.saving import load_causal_lm
 from rlhf.settings import Settings
 from rlhf.studies.measure import (
     checked_additions,
+    first_mean_last,
     gold_scores,
     judged_validations,
     run_record,
+    spent_at_validations,
 )
 from rlhf.training import loop, reward
 from rlhf.workspace import Workspace
@@ -63,6 +67,12 @@ def slow_plain_text_loss(workspace: Workspace) -> float:
     return sum(losses) / len(losses)
 
 
+def test_the_mean_over_a_run_is_without_where_it_began() -> None:
+    found = first_mean_last("gold", [-1.0, 0.5, 1.0, 0.0])
+    assert found == {"gold_first": -1.0, "gold_mean": 0.5, "gold_last": 0.0}
+    assert first_mean_last("gold", [2.0])["gold_mean"] == 2.0
+
+
 def test_samples_are_scored_by_the_gold_model(finished: Workspace, settings: Settings) -> None:
     samples = read_steps(finished.samples("ppo"))
     found = gold_scores(settings, finished, samples)
@@ -100,6 +110,19 @@ def test_a_run_s_record_holds_curves_validations_and_a_summary(
     curves = record["curves"]
     assert [row["step"] for row in curves] == [-1, 0, 1, 2]
     assert all(math.isfinite(value) for row in curves for value in row.values())
+
+
+def test_what_a_moving_reward_ranks_right_is_there_by_validation(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    with closing(StepLog(workspace.steps("ppo"))) as log:
+        log.write(-1, {"tokens": 5.0, "pair_accuracy": 0.1})
+        log.write(0, {"tokens": 7.0, "validation_kl": 0.0, "validation_pair_accuracy": 0.5})
+        log.write(1, {"tokens": 9.0})
+        log.write(2, {"validation_kl": 0.25, "validation_pair_accuracy": 0.75})
+    assert spent_at_validations(workspace) == {
+        0: {"kl": 0.0, "tokens": 5.0, "pair_accuracy": 0.5},
+        2: {"kl": 0.25, "tokens": 21.0, "pair_accuracy": 0.75},
+    }
 
 
 def test_the_tail_of_the_rewards() -> None:
