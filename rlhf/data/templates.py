@@ -47,7 +47,8 @@ _RESERVED = re.compile(r"reserved|unused|extra_id", re.IGNORECASE)
 # Llama's own default, for templates that write today's date: the same dialogue gives the same tokens on any day
 _DAY = datetime(2024, 7, 26)
 _TODAY = re.compile(r"""strftime_now\(\s*(?:format\s*=\s*)?(["'])(?P<format>.*?)\1\s*\)""")
-_CALL = re.compile(r"strftime_now\s*\([^()]*\)?")
+# what is left of it, under another name too; a question whether there is such a thing writes nothing
+_CALL = re.compile(r"strftime_now(?!\s+is\s+(?:not\s+)?defined)\)?(?:\s*\([^()]*\)?)?")
 _QUESTION = [{"role": "user", "content": "Question"}]
 _ANSWER = "Answer7"
 _OTHERS = "plain (text alone), chatml or path:FILE sets another"

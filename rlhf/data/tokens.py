@@ -119,22 +119,26 @@ class ChatEncoder:
         """Why the template refuses these messages; None where it takes them."""
         try:
             self._render(dialogue, generation_prompt=dialogue[-1].role != "assistant")
-            if dialogue[0].role == "system" and self._moves_system(dialogue):
-                return "it writes a system message elsewhere, or not at all, once an answer follows"
+            if dialogue[0].role == "system":
+                return self._refusal_of_system(dialogue)
         except TemplateError as error:
             return str(error)
         return None
 
-    def _moves_system(self, dialogue: Messages) -> bool:
-        """Whether answers do not stand behind what they are sampled behind, as Mistral's template has it."""
+    def _refusal_of_system(self, dialogue: Messages) -> str | None:
+        """Why the template has no place for the system message, although it raises nothing."""
         whole = dialogue
         if whole[-1].role != "assistant":
             whole = (*dialogue, Message("assistant", "?"))
         text = self._render(whole, generation_prompt=False)
         befores = [whole[:place] for place, turn in enumerate(whole) if turn.role == "assistant"]
-        return not all(
-            text.startswith(self._render(before, generation_prompt=True)) for before in befores
-        )
+        # answers must stand behind what they are sampled behind: Mistral's template moves the message
+        if not all(text.startswith(self._render(it, generation_prompt=True)) for it in befores):
+            return "it writes a system message elsewhere, or not at all, once an answer follows"
+        # as Phi-3's first one; a template may take blanks off
+        if dialogue[0].content.strip() not in text:
+            return "it does not write a system message"
+        return None
 
     def prompts(self, dialogues: Sequence[Messages]) -> list[EncodedPrompt | None]:
         """Encode messages that end with the user, generation prompt included.

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from rlhf.common.errors import SourceError
 from rlhf.core.tokenizers import end_ids
 from rlhf.data.base_model import finish_base_model
+from rlhf.data.encode import why_no_prompt
 from rlhf.data.records import Message, Messages
 from rlhf.data.templates import Fit, fit_tokenizer
 from rlhf.data.tokens import ChatEncoder
@@ -168,6 +169,14 @@ OPENS_THOUGHTS = TURNS + "{% if add_generation_prompt %}<turn>assistant\n<think>
             "{% set form = '%d %b' %}{{ strftime_now(form) }}" + TURNS + ASKING,
             r"today's date in a format that stands elsewhere, strftime_now\(form\), so that",
         ),
+        (
+            "{% set now = strftime_now %}{{ now('%d %b %Y') }}" + TURNS + ASKING,
+            r"today's date in a format that stands elsewhere, strftime_now, so that",
+        ),
+        (
+            "{{ (strftime_now)('%d %b %Y') }}" + TURNS + ASKING,
+            r"today's date in a format that stands elsewhere, strftime_now\)\('%d %b %Y'\), so that",
+        ),
         ("{% for m in messages %}", "Unexpected end of template"),
         ({"rag": GEMMA, "tool_use": GEMMA}, "templates for rag, tool_use, and none called default"),
     ],
@@ -257,6 +266,33 @@ def test_a_system_message_that_moves_is_refused_and_folded_where_asked(
         else:
             assert found is None
             assert "once an answer follows" in str(encoder.refusal(dialogue))
+
+
+@pytest.mark.parametrize("written", ["", "{{ '<turn>system<end>' }}"])
+def test_a_system_message_that_the_template_leaves_out_is_not_lost_in_silence(
+    tokenizer: PreTrainedTokenizerFast, written: str
+) -> None:
+    """As Phi-3's first template and Vicuna's relatives do: it raises nothing, and has no such branch."""
+    dialogue = (Message("system", "Be kind."), *turns("Why?", "So.", "And?"))
+    for fold in (False, True):
+        own = copy.deepcopy(tokenizer)
+        own.add_tokens(["<turn>", "<end>"], special_tokens=True)
+        own.chat_template = (
+            "{% for m in messages %}{% if m['role'] == 'system' %}WRITTEN{% else %}"
+            "<turn>{{ m['role'] }}\n{{ m['content'] }}<end>\n{% endif %}{% endfor %}" + ASKING
+        ).replace("WRITTEN", written)
+        fit_tokenizer(own, Fit("own", fold_system=fold))
+        encoder = ChatEncoder(own, WIDE, WIDE)
+        found, other = encoder.prompts([dialogue, dialogue[1:]])
+        assert other is not None
+        if fold:
+            assert found is not None and own.decode(found.ids).startswith(
+                "<turn>user\nBe kind.\n\nWhy?<end>"
+            )
+        else:
+            assert found is None
+            assert encoder.refusal(dialogue) == "it does not write a system message"
+            assert why_no_prompt(encoder, dialogue) == "template_refuses_system"
 
 
 def test_a_template_may_ask_whether_there_are_tools(tokenizer: PreTrainedTokenizerFast) -> None:
