@@ -49,13 +49,13 @@ def parse_reply(text: str, shown: str = "") -> Preference | None:
     """Read the verdict of a JSON object `{"reason": ..., "verdict": "A"}` in a judge's answer.
 
     shown: what the judge was asked; an object that stands there word for word is a quotation
-    None without a verdict, and where two of them differ. Without any object that is JSON, one that is
-    meant as such counts, and then a last line `Verdict: A` or `[[A]]`.
+    None without a verdict, and where two of them differ. Without any object that is JSON behind its
+    thoughts, one that is meant as such counts, and then a last line `Verdict: A` or `[[A]]`.
     """
     objects = list(_objects(text))
     begin, end = _said(text, objects)
     said = [one for one in objects if begin <= one.start and one.end <= end]
-    if not objects:
+    if not said:
         return _meant(text[begin:end], shown)
     # what was judged may hold verdicts, and none of them must count
     found = {one.verdict for one in said if text[one.start : one.end] not in shown}

@@ -69,6 +69,9 @@ B = '{"reason": "x", "verdict": "B"}'
         ("```\n{reason: x, verdict: tie}\n```", "tie"),
         ("{\u201creason\u201d: \u201cx\u201d, \u201cverdict\u201d: \u201cB\u201d}", "second"),
         (f"<seed:think>Perhaps {A}?</seed:think>{B}", "second"),
+        # a draft among the thoughts, and behind them no object
+        (f"<think>Perhaps {A}?</think>\nVerdict: B", "second"),
+        (f"<think>{A}</think>\n{{'verdict': 'B'}}", "second"),
     ],
 )
 def test_a_verdict_is_read(text: str, found: str) -> None:
