@@ -5,8 +5,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from numbers import Real
 
+import torch
+
 from rlhf.common.errors import TrainingError
 from rlhf.rewards.records import ResponseRecord, shortened
+
+_LARGEST = torch.finfo(torch.float32).max
 
 
 def checked_scores(
@@ -41,8 +45,13 @@ def checked_score(value: object, record: ResponseRecord, who: str) -> float:
             value = value.item()
     if not isinstance(value, Real):
         raise TrainingError(f"{who}: gave {shortened(repr(value))} for {record}; expected a number")
-    number = float(value)
-    if not math.isfinite(number):
+    try:
+        number = float(value)
+    # an integer of hundreds of digits
+    except OverflowError:
+        number = math.inf
+    # sums are float32, in which a larger number is infinite
+    if not abs(number) <= _LARGEST:
         raise TrainingError(f"{who}: gave {number} for {record}; expected a finite number")
     return number
 

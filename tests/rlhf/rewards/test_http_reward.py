@@ -242,6 +242,9 @@ def test_a_refusal_is_not_asked_again(server: Server) -> None:
             [float("nan"), 1.0],
             "gave nan for the response to 'question 0'; expected a finite number",
         ),
+        # JSON has them, float32 does not
+        ([1.0, 1e39], "gave 1e+39 for the response to 'question 1'; expected a finite number"),
+        ([-(10**400), 1.0], "gave inf for the response to 'question 0'; expected a finite number"),
         ("high", "gave 'high'; expected a list of 2 numbers"),
     ],
 )
