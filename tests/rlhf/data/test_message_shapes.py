@@ -167,6 +167,19 @@ def test_a_system_message_in_a_column_and_in_the_messages_is_one() -> None:
     assert parse_row(row, None, JOIN).record == Dialogue((both, *KNOT))
 
 
+@pytest.mark.parametrize("names", [("role", "content"), ("from", "value")])
+def test_a_system_message_that_is_null_is_none(names: tuple[str, str]) -> None:
+    """As parquet unifies rows: each has the message, few have its text."""
+    role, content = names
+    empty, kept = {role: "system", content: None, "name": None}, openai(KNOT)
+    assert parse_row({"messages": [empty, *kept]}).record == Dialogue(KNOT)
+    sides = {"chosen": "So.", "rejected": "No."}
+    assert parse_row({"prompt": [empty, kept[0]], **sides}).record == Pair(KNOT[:1], "So.", "No.")
+    # its text under a name that nobody knows is no null
+    other = {**empty, "instructions": "Be kind."}
+    assert reason_of({"messages": [other, *kept]})[0] == "no_content"
+
+
 def test_an_unknown_role_is_told_with_the_known_ones() -> None:
     _, told = reason_of({"messages": [{"role": "Robot", "content": "x"}]})
     assert told.startswith("messages: role robot; known: human, user, ") and told.endswith(
