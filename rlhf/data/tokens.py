@@ -45,7 +45,7 @@ class EncodedPrompt:
 class EncodedResponse:
     """Tokens of one answer, ending with the end-of-turn token unless `truncated`.
 
-    rewritten: the template wrote something else than the answer, without its thoughts for one
+    rewritten: the template wrote something else than the answer: without its thoughts, or its blanks
     """
 
     ids: list[int]
@@ -179,9 +179,7 @@ class ChatEncoder:
 
         limit = self.max_response
         return [
-            EncodedResponse(
-                ids[:limit], len(ids) > limit, rewritten=answer.strip() not in piece.text
-            )
+            EncodedResponse(ids[:limit], len(ids) > limit, rewritten=answer not in piece.text)
             for ids, piece, answer in zip(
                 self._tokenise_pieces(pieces), pieces, answers, strict=True
             )

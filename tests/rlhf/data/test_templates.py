@@ -328,6 +328,20 @@ def test_thoughts_are_text_and_those_of_earlier_turns_are_counted(bare: Path) ->
     assert whole_text(encoder, turns("a", "b")).endswith("<think>\n\n</think>\n\nb<end>")
 
 
+def test_answers_whose_blanks_a_template_takes_off_are_counted(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    """As Llama 3's and Gemma's do: an answer in code loses its indentation."""
+    own = copy.deepcopy(tokenizer)
+    own.add_tokens(["<turn>", "<end>"], special_tokens=True)
+    for trims in ("", " | trim"):
+        own.chat_template = TURNS.replace("m['content']", f"(m['content']{trims})") + ASKING
+        fit_tokenizer(own, Fit("own"))
+        encoder = ChatEncoder(own, WIDE, WIDE)
+        found = encoder.responses([turns("Why?")] * 3, ["    return 1", "So.\n", "So."])
+        assert [answer.rewritten for answer in found] == [bool(trims), bool(trims), False]
+
+
 def test_the_date_of_today_is_fixed(bare: Path) -> None:
     date = "{% if strftime_now is defined %}{{ strftime_now(format='%d %b %Y') }}{% endif %}"
     with_template(bare, date + GEMMA, "<turn>", "<end>")
