@@ -48,17 +48,19 @@ def plain_template(tokenizer: PreTrainedTokenizerBase) -> str:
 def rendered_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> str:
     """A prompt by the tokenizer's own template, up to where the answer begins.
 
-    A system message that the template refuses stands in front of the user's first words instead.
-    Raises ModelError where it refuses the rest too.
+    A system message that the template refuses or leaves out stands in front of the user's first words
+    instead. Raises ModelError where it refuses the rest too.
     """
     for variant in (list(messages), folded(messages)):
         try:
             with template_errors():
-                return str(
+                text = str(
                     tokenizer.apply_chat_template(
                         variant, add_generation_prompt=True, tokenize=False
                     )
                 )
+                refuse_without_system(text, variant)
+                return text
         except TemplateError as error:
             refusal = error
     raise ModelError(f"the model's chat template refuses a dialogue: {refusal}")
@@ -73,6 +75,13 @@ def template_errors() -> Iterator[None]:
         raise
     except Exception as error:
         raise TemplateError(f"{type(error).__name__}: {error}") from error
+
+
+def refuse_without_system(text: str, messages: Sequence[dict[str, str]]) -> None:
+    """Raise TemplateError where a template wrote a dialogue without its system message, as Phi-3's first one."""
+    first = messages[0]
+    if first["role"] == "system" and first["content"].strip() not in text:
+        raise TemplateError("it does not write a system message")
 
 
 def folded(messages: Sequence[dict[str, str]]) -> list[dict[str, str]]:

@@ -23,7 +23,13 @@ from transformers import (
 
 from rlhf.common.errors import ModelError
 from rlhf.core.reach import longest_text
-from rlhf.core.tokenizers import folded, read_tokenizer, template_errors, without_thoughts
+from rlhf.core.tokenizers import (
+    folded,
+    read_tokenizer,
+    refuse_without_system,
+    template_errors,
+    without_thoughts,
+)
 from rlhf.engine import Engine
 from rlhf.workspace import HEAD_FILE
 
@@ -137,10 +143,13 @@ class Classifier:
             dialogue = [*before, {"role": "assistant", "content": content}]
             try:
                 with template_errors():
-                    text = self.tokenizer.apply_chat_template(
-                        dialogue, tokenize=False, continue_final_message=cut
+                    text = str(
+                        self.tokenizer.apply_chat_template(
+                            dialogue, tokenize=False, continue_final_message=cut
+                        )
                     )
-                    return str(text)
+                    refuse_without_system(text, dialogue)
+                    return text
             except TemplateError as error:
                 refusals.append(error)
         raise refusals[0]

@@ -192,8 +192,13 @@ NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no syst
 NO_THOUGHTS = TEMPLATE.replace("m['content']", "m['content'].split('</think>')[-1]")
 
 
-def test_a_system_message_that_its_template_refuses_is_folded(tmp_path: Path) -> None:
-    classifier = loaded(saved(tmp_path, template=NO_SYSTEM + TEMPLATE))
+# raises nothing, and has no place for the message
+WITHOUT_SYSTEM = "{% set messages = messages | rejectattr('role', 'equalto', 'system') | list %}"
+
+
+@pytest.mark.parametrize("refuses", [NO_SYSTEM, WITHOUT_SYSTEM])
+def test_a_system_message_that_its_template_refuses_is_folded(tmp_path: Path, refuses: str) -> None:
+    classifier = loaded(saved(tmp_path, template=refuses + TEMPLATE))
     answered = Answered([{"role": "system", "content": "w40"}, *user("w9 w30")], "w12 w13")
     assert classifier.encode(answered) == [2, 40, 9, 30, 1, 2, 12, 13, 1]
 
