@@ -16,7 +16,7 @@ from rlhf.algorithms.on_policy import TokenRewards
 from rlhf.algorithms.ppo_max import PpoMax
 from rlhf.models.backbone import scatter_to_mask, target_tokens, token_logprobs
 from rlhf.models.dpo import load_dpo_model
-from rlhf.ppo.rewards import dpo_reward, return_correction
+from rlhf.ppo.rto import dpo_reward, return_correction
 from rlhf.rollout.records import Rollout, Scores
 from rlhf.settings import Settings
 

@@ -39,13 +39,12 @@ if TYPE_CHECKING:
     from rlhf.ppo.moments import Moments, merge
     from rlhf.ppo.rewards import (
         clip,
-        dpo_reward,
         final_score,
         kl_penalty,
         normalise,
-        return_correction,
         scale,
     )
+    from rlhf.ppo.rto import dpo_reward, return_correction
     from rlhf.ppo.steps import best_of_n, solution_scores, step_loss, step_rewards
     from rlhf.ppo.xpo import alpha_at, bounded_exploration_term, exploration_term
 
@@ -83,12 +82,12 @@ _PLACES = {
     "Moments": "moments",
     "merge": "moments",
     "clip": "rewards",
-    "dpo_reward": "rewards",
     "final_score": "rewards",
     "kl_penalty": "rewards",
     "normalise": "rewards",
-    "return_correction": "rewards",
     "scale": "rewards",
+    "dpo_reward": "rto",
+    "return_correction": "rto",
     "best_of_n": "steps",
     "solution_scores": "steps",
     "step_loss": "steps",

@@ -43,28 +43,3 @@ def final_score(scores: Tensor, response_mask: Tensor) -> Tensor:
 def kl_penalty(kl: Tensor, response_mask: Tensor, coefficient: float) -> Tensor:
     """-eta KL_t at each response token (eq. 19): kl [B, R], mask [B, R] -> [B, R]."""
     return torch.where(response_mask, -coefficient * kl, torch.zeros_like(kl))
-
-
-def dpo_reward(
-    dpo_logprobs: Tensor,
-    reference_logprobs: Tensor,
-    response_mask: Tensor,
-    coefficient: float,
-    clamp: float | None,
-) -> Tensor:
-    """beta_1 (log pi_dpo - log pi_ref) at each response token, in [-clamp, clamp]; all [B, R].
-
-    RTO's dense reward (arXiv 2404.18922, eq. 4.7). The clamp, after scaling, is that of the authors'
-    code (zkshan2002/RTO); None is the paper, which has none.
-    """
-    scaled = clip(coefficient * (dpo_logprobs - reference_logprobs), clamp)
-    return torch.where(response_mask, scaled, torch.zeros_like(scaled))
-
-
-def return_correction(source: Tensor, response_mask: Tensor) -> Tensor:
-    """Minus the sum of another source over a response, at its last token; [B, R] -> [B, R].
-
-    Beside that source it leaves every return from the first token as it was: what the source still
-    does is shaping (the arm RS of arXiv 2404.18922).
-    """
-    return final_score(-source.sum(dim=1), response_mask)

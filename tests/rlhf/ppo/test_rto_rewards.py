@@ -8,7 +8,8 @@ from torch import Tensor
 
 from rlhf.ppo.advantages import gae
 from rlhf.ppo.kl import kl_estimate
-from rlhf.ppo.rewards import dpo_reward, final_score, kl_penalty, return_correction
+from rlhf.ppo.rewards import final_score, kl_penalty
+from rlhf.ppo.rto import dpo_reward, return_correction
 
 MASK = torch.ones(1, 3, dtype=torch.bool)
 
