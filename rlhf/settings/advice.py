@@ -18,7 +18,7 @@ def advice(ppo: Ppo) -> list[str]:
     """One sentence for each questionable choice, beginning with the keys at fault; empty for PPO-max."""
     # what is said of PPO's constraints does not hold for a loss of another kind
     of_ppo = _on_constraints(ppo) if ppo.algorithm in _OF_PPO else ()
-    of_neighbours = [*_on_exploration(ppo), *_on_etpo(ppo)]
+    of_neighbours = [*_on_exploration(ppo), *_on_etpo(ppo), *_on_awr(ppo)]
     of_rewards = () if ppo.algorithm in PAYS_NO_TOKEN else _on_rewards(ppo)
     return [*of_ppo, *of_neighbours, *of_rewards, *_on_starts(ppo)]
 
@@ -46,6 +46,15 @@ def _on_exploration(ppo: Ppo) -> Iterator[str]:
         yield (
             "ppo.xpo.alpha above half of ppo.xpo.beta: exploration outweighs what a pair prefers, "
             "and a second response that wins becomes less likely"
+        )
+
+
+def _on_awr(ppo: Ppo) -> Iterator[str]:
+    apa = ppo.apa
+    if apa is not None and apa.loss == "awr" and apa.lam < 1:
+        yield (
+            "ppo.apa.lambda below 1 with ppo.apa.loss awr: a response weighs exp(A / lambda), and few "
+            "of them count; 1 is what whitened advantages want"
         )
 
 

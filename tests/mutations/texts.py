@@ -98,7 +98,7 @@ TEXTS = (
     SOURCE_METRICS("rewards", "failures are part of a source's mean", "mean = total / count", "mean = total / responses"),
     RULES("rewards", "the soft penalty of length is a step", "return (free - length) / buffer", "return -1.0"),
     RULES("rewards", "numbers are compared as text", "if None not in numbers:", "if False:"),
-    GIVEN_SCORES("rewards", "what is not finite is paid", "if not math.isfinite(number):", "if False:"),
+    GIVEN_SCORES("rewards", "what is not finite is paid", "if not abs(number) <= _LARGEST:", "if False:"),
     SERVICE("rewards", "a service that is busy is not asked again", "if status in _BUSY or status >= 500:", "if False:"),
     SERVICE("rewards of others", "half a key reaches the log", "shortened(self._hidden(text))", "self._hidden(shortened(text))"),
     NAMES("rewards of others", "two have one name", "names.append(_free(name, names))", "names.append(name)"),

@@ -1,7 +1,7 @@
 from typing import Any
 
 import pytest
-from neighbours import online_dpo, xpo
+from neighbours import APA, AWR, online_dpo, xpo
 from tiny import tiny_settings
 
 from rlhf.settings.advice import advice
@@ -32,6 +32,9 @@ def test_ppo_max_is_without_reproach() -> None:
         (xpo(beta=0.1, alpha=[0.05]), []),
         (xpo(beta=0.1, alpha=[0.06], loss="ipo"), []),
         (online_dpo(), []),
+        (AWR, []),
+        (AWR | {"ppo.apa": {"lambda": 0.1, "loss": "awr"}}, ["ppo.apa.lambda below 1 with ppo.apa.loss"]),
+        (APA, []),
         # scores are only compared: how they would be rescaled means nothing
         (online_dpo() | {"ppo.reward": {"normalise": None, "scale": "running", "clip": 0.3}}, []),
     ],
