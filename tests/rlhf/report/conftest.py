@@ -39,3 +39,11 @@ def page(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> str:
 def workspace(tmp_path: Path) -> Workspace:
     """The files of a whole run, for a test to change."""
     return make_workspace(tmp_path)
+
+
+@pytest.fixture
+def few_figures(workspace: Workspace) -> Workspace:
+    """The files of a run without its step logs: its page has no curves, and is drawn soon."""
+    for stage in ("sft", "reward", "gold", "ppo"):
+        workspace.steps(stage).unlink()
+    return workspace
