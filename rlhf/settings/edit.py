@@ -8,6 +8,8 @@ from rlhf.common.errors import SettingsError
 from rlhf.common.yaml import editable, edited_text, parse_yaml
 from rlhf.settings.read import settings_from
 
+_LIMITS = "data.limits."
+
 
 def edited(text: str, values: Mapping[str, Any], where: str) -> str:
     """Give a settings file's text with dotted keys set; raises SettingsError if the result is refused.
@@ -33,10 +35,17 @@ def _resolved(values: Mapping[str, Any], content: Any) -> dict[str, Any]:
     return {key: value(content) if callable(value) else value for key, value in values.items()}
 
 
+def _path(key: str) -> list[str]:
+    """The sections of a dotted key and its name, which has dots of its own in data.limits."""
+    if key.startswith(_LIMITS):
+        return ["data", "limits", key.removeprefix(_LIMITS)]
+    return key.split(".")
+
+
 def put(content: Any, values: Mapping[str, Any]) -> None:
     """Set dotted keys of nested mappings in place; raises SettingsError where a section is missing."""
     for key, value in values.items():
-        *sections, name = key.split(".")
+        *sections, name = _path(key)
         node = content
         for section in sections:
             if not isinstance(node, Mapping) or not isinstance(node.get(section), Mapping):
