@@ -26,8 +26,9 @@ CURVES = ("reward", "kl", "perplexity", "response_length", "entropy", "finished"
 JUDGED = ("gold", "reward_tail")
 # the same where all prompts are additions (`additions:ROWS`)
 CHECKED = ("right", "flawed", "lines")
-# the share of held-out pairs that a reward ranks right which moves with the policy
-RANKED = ("pair_accuracy",)
+# of a reward that moves with the policy: the share of held-out pairs that it ranks right, and how the
+# step log calls it
+RANKED = {"ranked_right": "validation_pair_accuracy"}
 
 _BATCH = 32
 
@@ -38,7 +39,7 @@ def run_record(settings: Settings, workspace: Workspace) -> dict[str, Any]:
     """A finished policy run as one JSON object.
 
     `curves` are by iteration, `looks` by validation, `summary` by name: the run's own; `gold`,
-    `validation_reward`, `reward_tail`, what `checked_additions` says and `pair_accuracy` of an algorithm
+    `validation_reward`, `reward_tail`, what `checked_additions` says and `ranked_right` of an algorithm
     whose reward moves, each with _first, _last and _mean (over the validations after the first, so that
     who rises earlier has more); `credit_auc` (_first and _last) and `plain_text_loss`; of the model of stage dpo also
     `chosen_logprob_first` and `_last`, held-out, and what `searched` finds.
@@ -102,7 +103,7 @@ def spent_at_validations(workspace: Workspace) -> dict[int, dict[str, float]]:
     for row in read_steps(workspace.steps("ppo")):
         if "validation_kl" in row:
             at = {"kl": row["validation_kl"], "tokens": tokens}
-            at |= {key: row[f"validation_{key}"] for key in RANKED if f"validation_{key}" in row}
+            at |= {key: row[name] for key, name in RANKED.items() if name in row}
             spent[int(row["step"])] = at
         # an iteration validates before it learns
         tokens += row.get("tokens", 0.0)

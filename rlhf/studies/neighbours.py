@@ -59,7 +59,7 @@ _XPO_RARE = (
 _AIHF = (Claim("AIHF ends above PPO-max", "gold_last", "aihf", "ppo-max", "higher"),)
 _AIHF_ALONE = (
     Claim("AIHF ends above SFT", "gold_last", "aihf", START, "higher"),
-    Claim("its reward ranks held-out pairs better", "pair_accuracy_last", "aihf", START, "higher"),
+    Claim("its reward ranks held-out pairs better", "ranked_right_last", "aihf", START, "higher"),
 )
 # arXiv 2402.06700, abstract: better than a PPO of RLHF; our reading of the published code: it cannot learn
 _ETPO = (

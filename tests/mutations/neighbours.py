@@ -241,7 +241,7 @@ NEIGHBOURS = (
     GROUP_SETTINGS("groups", "a group of one", "if name in COMPARES_RESPONSES and self.responses < 2:", "if False:"),
     PAIR_ADVICE("APA", "AWR with any lambda", 'apa.loss == "awr" and apa.lam < 1', "False"),
     STUDY_MEASURE("mean over a run", "where it began counts", "later = values[1:] or values", "later = values"),
-    STUDY_MEASURE("pairs ranked right", "of what it learns from", 'row[f"validation_{key}"] for key in RANKED', 'row[key] for key in RANKED'),
+    STUDY_MEASURE("pairs ranked right", "of what it learns from", '"validation_pair_accuracy"}', '"pair_accuracy"}'),
     PLANTED("planted words", "the same word again", "others = [word for word in WORDS if word != pieces[place].lower()]", "others = WORDS"),
     PLANTED("planted words", "never the first", "range(1, len(pieces), 2)", "range(3, len(pieces), 2)"),
     STUDY_MEASURE("additions", "the first line is the answer", "written[-1] == addition", "written[0] == addition"),
