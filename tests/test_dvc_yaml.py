@@ -185,10 +185,12 @@ def test_a_stage_that_makes_an_optional_model_writes_beside_the_code_of_those_th
 @pytest.mark.parametrize("stage", STAGES)
 def test_code_that_a_stage_does_not_run_is_no_dependency(stage: str) -> None:
     judges = {"judges": ("gold", "rules", "api:x", "people:y")}
-    everything = [
-        one.model_copy(update={"evaluate": one.evaluate.model_copy(update=judges)})
-        for one in (preset(name) for name in preset_names())
-    ]
+    # what rlhf/studies/README.md sets for a study
+    pairs = {"preferences": ("starter", "planted:6000")}
+    everything = []
+    for one in map(preset, preset_names()):
+        evaluate, data = one.evaluate.model_copy(update=judges), one.data.model_copy(update=pairs)
+        everything += [one, one.model_copy(update={"evaluate": evaluate, "data": data})]
     files = {path for one in everything for path in closure(STAGES[stage].modules(one))}
     linked = {link.resolve() for link in (ROOT / stage_folder(stage)).iterdir()}
     # DeepSpeed is chosen by hh-7b alone, every other engine and source by some preset
