@@ -70,7 +70,8 @@ class DataReport:
     listed: the lists of `data` that have the address; where none has it, each is asked alone
     usable: rows that any list keeps; serves: how many each keeps
     lost: rows that a list could have and does not keep, although another does, by list and reason
-    notes: what happens to rows that stay (prompt_shortened); told: what is not kept as it was written
+    notes: what happens to rows that stay (prompt_shortened); rewritten: of those, an example of a text
+        that the chat template changes; told: what is not kept as it was written
     unmapped: names in `data.columns` that no row here has
     refused: what `prepare` would stop at
     encoded: whether rows went through the tokens and the template of models/base
@@ -86,6 +87,7 @@ class DataReport:
     lost: dict[str, dict[str, int]] = field(default_factory=dict)
     dropped: list[Dropped] = field(default_factory=list)
     notes: dict[str, int] = field(default_factory=dict)
+    rewritten: dict[str, str] = field(default_factory=dict)
     told: list[str] = field(default_factory=list)
     unmapped: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
@@ -125,6 +127,7 @@ def inspect_data(text: str, settings: Settings, workspace: Workspace) -> DataRep
         counts.ledger.drop(replace(location, use="data"), reason, hint)
     report.dropped = _dropped(counts.ledger)
     report.notes = {note: rows for (_, note), rows in sorted(counts.ledger.notes.items())}
+    report.rewritten = {note: text for (_, note), text in counts.ledger.shown.items()}
     report.told = counts.ledger.told()
     report.unmapped = [name for name in settings.data.columns if name not in counts.ledger.mapped]
     report.refused = [*counts.refused, *kept.empty]

@@ -114,8 +114,10 @@ class Counts:
         # once for rows that are the same: one stays
         if self._is_known(own.record):
             return
-        for note in result.notes if result else ():
+        for note, example in (result.notes if result else {}).items():
             self.ledger.note("data", note)
+            if example:
+                self.ledger.show(RowLocation("data", own.file, own.line), note, example)
 
         shown = self._shown.setdefault(shape, [])
         if len(shown) < SHOWN:

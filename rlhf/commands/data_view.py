@@ -70,16 +70,19 @@ def _use_lines(report: DataReport) -> list[str]:
 
 
 def _loss_lines(report: DataReport) -> list[str]:
-    lines = [
-        f"{note}: {rows:,} rows" + (f" ({MENDED_BY[note]})" if note in MENDED_BY else "")
-        for note, rows in report.notes.items()
-    ]
+    lines = [_note_line(report, note) for note in report.notes]
     lines += report.told
     lines += [
         f"data.columns.{name}: no row here has such a column; prepare refuses it if none anywhere has"
         for name in report.unmapped
     ]
     return lines
+
+
+def _note_line(report: DataReport, note: str) -> str:
+    example = f", {report.rewritten[note]}" if note in report.rewritten else ""
+    hint = f" ({MENDED_BY[note]})" if note in MENDED_BY else ""
+    return f"{note}: {report.notes[note]:,} rows{example}{hint}"
 
 
 def _print_rows(console: Console, report: DataReport) -> None:

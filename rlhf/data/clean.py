@@ -56,7 +56,7 @@ def clean(text: str, cleaning: Collection[str] = ()) -> tuple[str, list[Change]]
         for name in (name for name in _STEPS if name in _ALWAYS or name in cleaning):
             cleaned = _STEPS[name](text)
             if cleaned != text:
-                changes.setdefault(name, _change(name, text, cleaned))
+                changes.setdefault(name, Change(name, *around(text, cleaned)))
             text = cleaned
     return text, list(changes.values())
 
@@ -106,8 +106,9 @@ _STEPS: Mapping[str, Callable[[str], str]] = {
 _ALWAYS = ("line_ends", "unusable_characters")
 
 
-def _change(name: str, before: str, after: str) -> Change:
+def around(before: str, after: str) -> tuple[str, str]:
+    """Two texts around the first place where they differ."""
     same = takewhile(lambda both: both[0] == both[1], zip(before, after, strict=False))
     start = max(0, sum(1 for _ in same) - _CONTEXT)
     end = start + 2 * _CONTEXT
-    return Change(name, before[start:end], after[start:end])
+    return before[start:end], after[start:end]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
 
+from rlhf.data.frames import Rewriting
 from rlhf.data.ledger import Ledger
 from rlhf.data.records import Dialogue, Messages, Pair, PlainText, Prompt, as_list
 from rlhf.data.split import Candidate, opening_of
@@ -26,11 +27,12 @@ R = TypeVar("R")
 class EncodedRow:
     """A row of a table as tokenisation leaves it.
 
-    notes: what happened to it (prompt_shortened, chosen_truncated, ...)
+    notes: what happened to it (prompt_shortened, chosen_truncated, ...); of texts that the template
+        changed, an example
     """
 
     columns: Mapping[str, Any]
-    notes: tuple[str, ...] = ()
+    notes: Mapping[str, Rewriting | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,10 @@ def encode_up_to_limits(
 
             counts.update(_limit_keys(candidate))
             ledger.keep(candidate.row.location, candidate.split)
-            for note in result.notes:
+            for note, example in result.notes.items():
                 ledger.note(candidate.row.use, note)
+                if example:
+                    ledger.show(candidate.row.location, note, example)
             rows.append({**_common_columns(candidate), **result.columns})
     return rows
 
@@ -99,6 +103,11 @@ MENDED_BY = {
     **{
         f"{answer}_truncated": f"over {_RESPONSES}: the model does not see how it ends"
         for answer in ("response", "chosen", "rejected")
+    },
+    **{
+        f"{part}_rewritten": "the chat template changes what was written, mostly blanks at its ends; "
+        "model.chat_template: path:FILE sets another"
+        for part in ("prompt", "response", "chosen", "rejected")
     },
 }
 
@@ -228,14 +237,18 @@ def why_no_prompt(encoder: ChatEncoder, messages: Messages) -> DropReason:
     return "template_refuses_roles" if refused else "prompt_too_long"
 
 
-def notes_of(exchange: Exchange, prompt: EncodedPrompt, responses: _Responses) -> tuple[str, ...]:
-    """What happened to a row that stays."""
+def notes_of(
+    exchange: Exchange, prompt: EncodedPrompt, responses: _Responses
+) -> dict[str, Rewriting | None]:
+    """What happened to a row that stays; of texts that the template changed, an example."""
     is_shortened = len(prompt.messages) < len(exchange.messages)
     shortened = ["prompt_shortened"] if is_shortened else []
     shortened += ["thoughts_cut"] if prompt.thoughts_cut else []
     truncated = [f"{name}_truncated" for name, response in responses.items() if response.truncated]
-    rewritten = [f"{name}_rewritten" for name, response in responses.items() if response.rewritten]
-    return (*shortened, *truncated, *rewritten)
+    found = {"prompt": prompt.rewritten}
+    found |= {name: response.rewritten for name, response in responses.items()}
+    rewritten = {f"{name}_rewritten": example for name, example in found.items() if example}
+    return {**dict.fromkeys([*shortened, *truncated]), **rewritten}
 
 
 def _sft_columns(prompt: EncodedPrompt, answers: _Answers, responses: _Responses) -> TableRow:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from rlhf.common.errors import DataError
 from rlhf.common.metrics import Value
+from rlhf.data.frames import Rewriting
 from rlhf.data.records import RowLocation
 from rlhf.data.tables import OPTIONAL_TABLES, SPLITS
 
@@ -26,21 +27,21 @@ UNWANTED = frozenset(
         "not_drawn",
     }
 )
+_PROMPT_NOTES = ("prompt_shortened", "thoughts_cut", "prompt_rewritten")
 # What can happen to a row that stays, by use.
 NOTES: Mapping[str, tuple[str, ...]] = {
-    "sft": ("prompt_shortened", "thoughts_cut", "response_truncated", "response_rewritten"),
+    "sft": (*_PROMPT_NOTES, "response_truncated", "response_rewritten"),
     "preferences": (
-        "prompt_shortened",
-        "thoughts_cut",
+        *_PROMPT_NOTES,
         "chosen_truncated",
         "rejected_truncated",
         "chosen_rewritten",
         "rejected_rewritten",
         "contradicting",
     ),
-    "prompts": ("prompt_shortened", "thoughts_cut"),
-    "evaluation": ("prompt_shortened", "thoughts_cut"),
-    "steps": ("prompt_shortened", "thoughts_cut", "response_truncated"),
+    "prompts": _PROMPT_NOTES,
+    "evaluation": _PROMPT_NOTES,
+    "steps": (*_PROMPT_NOTES, "response_truncated"),
 }
 # How many broken rows a message names.
 MAX_NAMED = 5
@@ -60,6 +61,7 @@ class Ledger:
     first_lines: of the rows that were dropped for a reason, the line of the first
     hints: what a person needs to mend a row, by (use, file, reason): of the first one
     notes: by (use, note)
+    shown: of a note, the first row whose text the chat template changed, and the text there
     changes: rows whose text changed, by (use, file, what changed it)
     examples: of a change, the first
     unread: rows with a column that holds something and is not read, by (use, file, column)
@@ -73,6 +75,7 @@ class Ledger:
     first_lines: dict[tuple[str, str, str], int] = field(default_factory=dict)
     hints: dict[tuple[str, str, str], str] = field(default_factory=dict)
     notes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    shown: dict[tuple[str, str], str] = field(default_factory=dict)
     changes: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     examples: dict[tuple[str, str, str], Example] = field(default_factory=dict)
     unread: Counter[tuple[str, str, str]] = field(default_factory=Counter)
@@ -102,6 +105,13 @@ class Ledger:
     def note(self, use: str, note: str) -> None:
         """Count something that happened to a row which stays."""
         self.notes[use, note] += 1
+
+    def show(self, location: RowLocation, note: str, rewriting: Rewriting) -> None:
+        """Keep the first example of a note."""
+        before, after = rewriting
+        place = f"{self.name(location.use, location.file)}:{location.line}"
+        text = f"as in {place}: {before!r} became {after!r}"
+        self.shown.setdefault((location.use, note), text)
 
     def change(self, location: RowLocation, what: str, before: str, after: str) -> None:
         """Count a row whose text is not what was written, with the text around the first place."""
@@ -206,11 +216,13 @@ class Ledger:
                 dropped[outcome] += count
         noted = Counter({note: count for (of, note), count in self.notes.items() if of == use})
         told = {"dropped": dropped.most_common(), "kept with": (+noted).most_common()}
-        return "".join(
+        lost = "".join(
             f"; {what}: {', '.join(f'{name} {count}' for name, count in found)}"
             for what, found in told.items()
             if found
         )
+        shown = [f"; {note} {text}" for (of, note), text in self.shown.items() if of == use]
+        return lost + "".join(shown)
 
     def summary(self, splits: frozenset[str]) -> dict[str, Value]:
         """Flat keys: rows by use, file and outcome; dropped rows and notes by use.
@@ -260,7 +272,10 @@ class Ledger:
         return noted
 
     def details(self) -> dict[str, object]:
-        """By file: counts, changes with an example, columns not read, hints. And all broken rows."""
+        """By file: counts, changes with an example, columns not read, hints. And all broken rows.
+
+        By use: an example of what the chat template changes.
+        """
         broken = [
             {"use": row.use, "file": row.file, "line": row.line, "reason": reason}
             for row, reason in self.broken
@@ -269,6 +284,9 @@ class Ledger:
         return {
             "files": _by_file(self.counts),
             "changes": _by_file(changes),
+            "rewritten": {
+                f"{use}: {note}": text for (use, note), text in sorted(self.shown.items())
+            },
             "columns_not_read": _by_file(self.unread),
             "hints": _by_file(self.hints),
             "broken": broken,

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
-from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from rlhf.common.errors import ModelError
-from rlhf.core.tokenizers import template_errors, without_thoughts
+from rlhf.data.chat_template import ChatTemplate, Piece
 from rlhf.data.continuing import continuing_backend
+from rlhf.data.frames import Rewriting
 from rlhf.data.records import Message, Messages, as_list
 from rlhf.data.shortening import shortened_by
 
@@ -32,6 +32,7 @@ class EncodedPrompt:
     answer_mask: True on the tokens of earlier answers, their end-of-turn token included
     target_mask: the same without answers that are not learnt
     thoughts_cut: the template left the thoughts out of an earlier answer, as Qwen3's does
+    rewritten: what it wrote otherwise than a turn says, without its blanks or in small letters
     """
 
     messages: Messages
@@ -39,31 +40,19 @@ class EncodedPrompt:
     answer_mask: list[bool]
     target_mask: list[bool]
     thoughts_cut: bool = False
+    rewritten: Rewriting | None = None
 
 
 @dataclass(frozen=True)
 class EncodedResponse:
     """Tokens of one answer, ending with the end-of-turn token unless `truncated`.
 
-    rewritten: the template wrote something else than the answer: without its thoughts, or its blanks
+    rewritten: what the template wrote otherwise: without the answer's thoughts, or its blanks
     """
 
     ids: list[int]
     truncated: bool
-    rewritten: bool = False
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """A part of a rendered dialogue that is tokenised by itself.
-
-    continues: it goes on from text, so the tokenizer must not begin it as a text of its own
-    """
-
-    text: str
-    is_answer: bool
-    continues: bool = False
-    is_target: bool = False
+    rewritten: Rewriting | None = None
 
 
 class ChatEncoder:
@@ -82,21 +71,13 @@ class ChatEncoder:
             raise ModelError(
                 "the tokenizer needs an eos token, a chat template and a tokenizer.json"
             )
-        self._end_of_turn = str(tokenizer.eos_token)
-        # the names that templates use: bos_token, eos_token, ...
-        self._special_tokens = tokenizer.special_tokens_map
         # the tokenizer of the Rust library, without the wrapper
         self._backend = backend
         # a tokenizer.json may carry limits of its own
         backend.no_truncation()
         backend.no_padding()
         self._continuing = continuing_backend(backend)
-        added = backend.get_added_tokens_decoder().values()
-        # the tokenizer begins anew behind these
-        self._breaks = tuple(token.content for token in added)
-        # apply_chat_template and __call__ do the same at several times the cost; check_boundaries
-        # compares with them.
-        self._template = _compile_jinja_template(tokenizer.get_chat_template())
+        self._template = ChatTemplate(tokenizer)
 
         # tokens that a template writes by itself: within a text they would act as commands
         self.commands = self._commands()
@@ -109,7 +90,7 @@ class ChatEncoder:
         added = self.tokenizer.added_tokens_decoder.values()
         special = {str(token) for token in added if token.special}
         try:
-            turn = self._render((Message("user", "?"),), generation_prompt=True)
+            turn = self._template.render((Message("user", "?"),), generation_prompt=True)
         except TemplateError:
             turn = ""
         written = {str(token) for token in added if str(token) in turn}
@@ -117,28 +98,7 @@ class ChatEncoder:
 
     def refusal(self, dialogue: Messages) -> str | None:
         """Why the template refuses these messages; None where it takes them."""
-        try:
-            self._render(dialogue, generation_prompt=dialogue[-1].role != "assistant")
-            if dialogue[0].role == "system":
-                return self._refusal_of_system(dialogue)
-        except TemplateError as error:
-            return str(error)
-        return None
-
-    def _refusal_of_system(self, dialogue: Messages) -> str | None:
-        """Why the template has no place for the system message, although it raises nothing."""
-        whole = dialogue
-        if whole[-1].role != "assistant":
-            whole = (*dialogue, Message("assistant", "?"))
-        text = self._render(whole, generation_prompt=False)
-        befores = [whole[:place] for place, turn in enumerate(whole) if turn.role == "assistant"]
-        # answers must stand behind what they are sampled behind: Mistral's template moves the message
-        if not all(text.startswith(self._render(it, generation_prompt=True)) for it in befores):
-            return "it writes a system message elsewhere, or not at all, once an answer follows"
-        # as Phi-3's first one; a template may take blanks off
-        if dialogue[0].content.strip() not in text:
-            return "it does not write a system message"
-        return None
+        return self._template.refusal(dialogue)
 
     def prompts(self, dialogues: Sequence[Messages]) -> list[EncodedPrompt | None]:
         """Encode messages that end with the user, generation prompt included.
@@ -171,29 +131,27 @@ class ChatEncoder:
         self, prompts: Sequence[Messages], answers: Sequence[str]
     ) -> list[EncodedResponse]:
         """Encode one answer to each prompt, cut off at max_response tokens."""
-        pieces = []
-        for messages, answer in zip(prompts, answers, strict=True):
-            before = self._render(messages, generation_prompt=True)
-            text = self._answer_text((*messages, Message("assistant", answer)), before)
-            pieces.append(_Piece(text, is_answer=True, continues=self._continues(before)))
+        dialogues = [
+            (*messages, Message("assistant", answer))
+            for messages, answer in zip(prompts, answers, strict=True)
+        ]
+        pieces = [self._template.answer(dialogue) for dialogue in dialogues]
+        rewritings = map(self._template.rewriting_of_answer, dialogues, pieces)
 
         limit = self.max_response
         return [
-            EncodedResponse(ids[:limit], len(ids) > limit, rewritten=answer not in piece.text)
-            for ids, piece, answer in zip(
-                self._tokenise_pieces(pieces), pieces, answers, strict=True
-            )
+            EncodedResponse(ids[:limit], len(ids) > limit, rewriting)
+            for ids, rewriting in zip(self._tokenise_pieces(pieces), rewritings, strict=True)
         ]
 
     def answer_text(self, messages: Messages, answer: str) -> str:
         """An answer as the template writes it behind its prompt, end-of-turn token included."""
-        before = self._render(messages, generation_prompt=True)
-        return self._answer_text((*messages, Message("assistant", answer)), before)
+        return self._template.answer((*messages, Message("assistant", answer))).text
 
     def going_on(self, texts: Sequence[str]) -> list[list[int]]:
         """Encode texts by themselves, each of which goes on from another one."""
         return self._tokenise_pieces(
-            [_Piece(text, is_answer=True, continues=True) for text in texts]
+            [Piece(text, is_answer=True, continues=True) for text in texts]
         )
 
     def texts(self, texts: Sequence[str]) -> list[list[int]]:
@@ -238,7 +196,7 @@ class ChatEncoder:
 
     def _encode(self, dialogues: Sequence[Messages]) -> list[EncodedPrompt]:
         """Encode prompts of any length."""
-        pieces_of_prompts = [self._pieces(messages) for messages in dialogues]
+        pieces_of_prompts = [self._template.pieces(messages) for messages in dialogues]
         # all pieces in one batch, dealt out again below
         tokens = iter(
             self._tokenise_pieces([piece for pieces in pieces_of_prompts for piece in pieces])
@@ -254,79 +212,13 @@ class ChatEncoder:
                 ids += piece_ids
                 answer_mask += [piece.is_answer] * len(piece_ids)
                 target_mask += [piece.is_target] * len(piece_ids)
-            answers = [message.content for message in messages if message.role == "assistant"]
-            written = [piece.text for piece in pieces if piece.is_answer]
-            cut = any(
-                answer.strip() not in text for answer, text in zip(answers, written, strict=True)
+            is_cut, rewriting = self._template.rewriting(messages, pieces)
+            encoded_prompts.append(
+                EncodedPrompt(messages, ids, answer_mask, target_mask, is_cut, rewriting)
             )
-            encoded_prompts.append(EncodedPrompt(messages, ids, answer_mask, target_mask, cut))
         return encoded_prompts
 
-    def _pieces(self, messages: Messages) -> list[_Piece]:
-        """Cut a rendered prompt before and behind each answer."""
-        text = self._render(messages, generation_prompt=True)
-        pieces, position = [], 0
-        for index, message in enumerate(messages):
-            if message.role != "assistant":
-                continue
-            # as the whole has it: Qwen3 leaves the thoughts out of earlier answers
-            before = self._render(messages[:index], generation_prompt=True)
-            end = self._end_of_answer(text, before)
-            if without_thoughts(message.content) not in text[len(before) : end]:
-                raise ModelError(
-                    "the chat template writes earlier turns differently once later ones follow, as "
-                    f"in {text[-80:]!r}; model.chat_template: chatml or plain does not"
-                )
-            pieces.append(self._piece(text, position, len(before)))
-            pieces.append(self._piece(text, len(before), end, message))
-            position = end
-        return [*pieces, self._piece(text, position, len(text))]
-
-    def _piece(self, text: str, start: int, end: int, answer: Message | None = None) -> _Piece:
-        is_target = answer is not None and answer.is_target
-        continues = self._continues(text[:start])
-        return _Piece(text[start:end], answer is not None, continues, is_target)
-
-    def _continues(self, before: str) -> bool:
-        """Whether what stands behind `before` goes on from text, and not from a special token."""
-        return bool(before) and not before.endswith(self._breaks)
-
-    def _answer_text(self, dialogue: Messages, before: str) -> str:
-        """The answer at the end of a dialogue, up to and with its end-of-turn token.
-
-        before: the rendered messages before the answer, generation prompt included
-        """
-        text = self._render(dialogue, generation_prompt=False)
-        return text[len(before) : self._end_of_answer(text, before)]
-
-    def _end_of_answer(self, text: str, before: str) -> int:
-        """Where the answer behind `before` ends; behind the last one a template may end the document."""
-        end = text.find(self._end_of_turn, len(before))
-        others = "model.chat_template: chatml, plain or path:FILE sets another"
-        if not text.startswith(before):
-            raise ModelError(
-                "the chat template does not put answers behind its generation prompt, as behind "
-                f"{before[-80:]!r}; {others}"
-            )
-        if end < 0:
-            raise ModelError(
-                f"the chat template does not put {self._end_of_turn!r} behind every answer, as in "
-                f"{text[len(before) :][:80]!r}; {others}"
-            )
-        return end + len(self._end_of_turn)
-
-    def _render(self, messages: Messages, *, generation_prompt: bool) -> str:
-        with template_errors():
-            return self._template.render(
-                messages=as_list(messages),
-                add_generation_prompt=generation_prompt,
-                # as apply_chat_template has them: a template may ask whether they are none
-                tools=None,
-                documents=None,
-                **self._special_tokens,
-            )
-
-    def _tokenise_pieces(self, pieces: Sequence[_Piece]) -> list[list[int]]:
+    def _tokenise_pieces(self, pieces: Sequence[Piece]) -> list[list[int]]:
         if self._continuing is None:
             return self._tokenise([piece.text for piece in pieces])
         return [

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,26 @@ def test_notes_name_the_setting_at_fault(fetched: Workspace) -> None:
     code, output = run("doctor", "--data", str(fetched.root / "a.jsonl"), root=fetched.root)
     assert code == 0
     assert "prompt_shortened: 1 rows (over data.max_prompt_tokens: the oldest exch" in output
+
+
+def test_what_the_template_changes_is_told_with_an_example(
+    workspace: Workspace, trained: Workspace
+) -> None:
+    base = Path(shutil.copytree(trained.model("policy"), workspace.model("base")))
+    template = base / "chat_template.jinja"
+    text = template.read_text(encoding="utf-8")
+    template.write_text(text.replace("m.content", "(m.content | trim)"))
+    write(workspace.root / "a.jsonl", {"prompt": "Sing", "completion": "La"}, PAIR)
+    file = write(workspace.root / "b.jsonl", {"prompt": "Sing ", "completion": " La"})
+    assert inspect(workspace, workspace.root / "a.jsonl").notes == {}
+    assert inspect(workspace, file).notes == {"prompt_rewritten": 1, "response_rewritten": 1}
+    code, output = run("doctor", "--data", str(file), root=workspace.root)
+    assert code == 0
+    place = f"as in {file}:1: "
+    assert f"response_rewritten: 1 rows, {place}' La<|im_end|>' became 'La<|im_end|>' (" in output
+    assert re.search(
+        rf"prompt_rewritten: 1 rows, {place}'.*Sing <.*' became '.*Sing<.*' \(", output
+    )
 
 
 def test_one_row_of_each_shape_comes_before_the_second_of_any(workspace: Workspace) -> None:

@@ -2,7 +2,10 @@
 
 import json
 import logging
+import re
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,6 +103,33 @@ def test_the_log_tells_what_each_table_lost_and_which_setting_is_at_fault(
     assert "over data.max_prompt_tokens" in caplog.text
     # nor a word of a list that is empty
     assert not [text for text in caplog.messages if text.startswith("steps")]
+
+
+def test_what_the_template_changes_is_told_with_an_example(
+    workspace: Workspace,
+    make_settings: Make,
+    base_model: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As blanks at the ends of turns, in the first row of each list that has them."""
+    base = workspace.model("base")
+    base.unlink()
+    shutil.copytree(base_model, base)
+    template = base / "chat_template.jinja"
+    text = template.read_text(encoding="utf-8")
+    template.write_text(text.replace("message['content']", "(message['content'] | trim)"))
+    rows = [pair_row(f"Question {i}" + " " * (i % 2), "yes") for i in range(60)]
+    replace_raw(workspace, "sft", train=rows)
+    with caplog.at_level(logging.INFO, logger="rlhf"):
+        prepare(make_settings(), workspace)
+    summary = summary_of(workspace)
+    assert summary["sft_prompt_rewritten"] == 30 and summary["sft_response_rewritten"] == 0
+    (line,) = (text for text in caplog.messages if text.startswith("sft: t"))
+    assert "; kept with: prompt_rewritten 30; prompt_rewritten as in " in line
+    shown = read_json(workspace.details("prepare"))["rewritten"]["sft: prompt_rewritten"]
+    assert shown in line and re.fullmatch(
+        r"as in .*train\.jsonl\.gz:\d+: '.*Question \d+ <.*' became '.*Question \d+<.*'", shown
+    )
 
 
 def test_half_a_character_is_a_broken_row(workspace: Workspace, make_settings: Make) -> None:

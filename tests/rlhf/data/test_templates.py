@@ -339,7 +339,62 @@ def test_answers_whose_blanks_a_template_takes_off_are_counted(
         fit_tokenizer(own, Fit("own"))
         encoder = ChatEncoder(own, WIDE, WIDE)
         found = encoder.responses([turns("Why?")] * 3, ["    return 1", "So.\n", "So."])
-        assert [answer.rewritten for answer in found] == [bool(trims), bool(trims), False]
+        assert [bool(answer.rewritten) for answer in found] == [bool(trims), bool(trims), False]
+
+
+CHANGES = {
+    "trim": ["  Why?", "Why?\n", "\nWhy?"],
+    "lower": ["Why?", "A", "U"],
+    "truncate(3, true, '', 0)": ["Why?", "user"],
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_turns_that_a_template_changes_are_counted(
+    tokenizer: PreTrainedTokenizerFast, change: str
+) -> None:
+    """As blanks at the ends, which Llama 3's and Gemma's take off; what stands around turns is no change."""
+    own = copy.deepcopy(tokenizer)
+    own.add_tokens(["<turn>", "<end>"], special_tokens=True)
+    own.chat_template = (
+        "Today is 26 July.\n" + TURNS.replace("m['content']", f"(m['content'] | {change})") + ASKING
+    )
+    # `fetch` refuses one that changes a plain answer
+    own.eos_token = "<end>"
+    encoder = ChatEncoder(own, WIDE, WIDE)
+    for text in CHANGES[change]:
+        rows = [
+            turns(text),
+            (Message("system", text), *turns("w")),
+            turns("w", "x", text),
+            # an earlier answer is learnt too
+            turns("w", text, "y"),
+        ]
+        for row in rows:
+            (found,) = encoder.prompts([row])
+            assert found is not None and found.rewritten and not found.thoughts_cut
+            before, after = found.rewritten
+            assert before != after and after in own.decode(found.ids)
+    kept = [turns("?"), (Message("system", "?"), *turns("w", "x", "y"))]
+    assert [bool(one and one.rewritten) for one in encoder.prompts(kept)] == [False, False]
+
+
+def test_thoughts_that_are_left_out_are_counted_as_that_alone(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    own = copy.deepcopy(tokenizer)
+    own.add_tokens(["<turn>", "<end>"], special_tokens=True)
+    own.chat_template = THINKING
+    fit_tokenizer(own, Fit("own"))
+    encoder = ChatEncoder(own, WIDE, WIDE)
+    thinking = turns("a", "<think>hm</think>\n\nb", "c")
+    blanks = turns("a", "\nb", "c")
+    found = encoder.prompts([thinking, blanks, turns(" a ", "b", "c")])
+    assert [one and (one.thoughts_cut, bool(one.rewritten)) for one in found] == [
+        (True, False),
+        (False, True),
+        (False, False),
+    ]
 
 
 def test_the_date_of_today_is_fixed(bare: Path) -> None:
