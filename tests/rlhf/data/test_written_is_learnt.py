@@ -35,6 +35,13 @@ FITS = {
     "plain": Fit("plain"),
     "own": Fit("own", add_tokens=("<turn>", "<end>")),
 }
+# what templates of others do to turns; the last one writes no system message
+CHANGING = {
+    "trims": OWN.replace("m['content']", "m['content'].strip()"),
+    "lower-cases": OWN.replace("m['content']", "m['content'].lower()"),
+    "cuts": OWN.replace("m['content']", "m['content'][:4]"),
+    "ignores": OWN.replace("messages %}", "messages if m['role'] != 'system' %}"),
+}
 TOKENIZERS: dict[str, PreTrainedTokenizerBase] = {}
 
 # all that a file can hold: control characters and line ends of any kind, blanks at the ends, markup
@@ -76,8 +83,9 @@ def encoded(record: Record, use: str, template: str) -> dict[str, Any] | str:
     (row,) = encoder([DataRow(record, "other", use, 0, "made.jsonl", 1, None)])
     if isinstance(row, str):
         return row
-    assert row.notes == ()
-    return dict(row.columns)
+    # none of these templates changes anything
+    assert not row.notes or template in CHANGING
+    return dict(row.columns) | {"notes": set(row.notes)}
 
 
 def said(ids: list[int], template: str) -> str:
@@ -181,6 +189,57 @@ def test_steps(template: str, question: str, steps: list[str]) -> None:
         return
     answer = "\n".join(map(kept, steps))
     assert said(columns["response_ids"], template) == ANSWERS[template].format(answer)
+
+
+@pytest.fixture(scope="module", params=CHANGING)
+def changing(request: pytest.FixtureRequest, base_model: Any) -> str:
+    """The name of a template that changes turns; its tokenizer is in TOKENIZERS."""
+    name: str = request.param
+    tokenizer = AutoTokenizer.from_pretrained(base_model)
+    tokenizer.add_tokens(["<turn>", "<end>"], special_tokens=True)
+    tokenizer.chat_template, tokenizer.eos_token = CHANGING[name], "<end>"
+    TOKENIZERS[name] = tokenizer
+    return name
+
+
+def as_own(messages: list[dict[str, str]]) -> str:
+    """A prompt as a template writes it that changes nothing."""
+    turns = (f"<turn>{one['role']}\n{one['content']}<end>\n" for one in messages)
+    return "".join(turns) + "<turn>assistant\n"
+
+
+@settings(max_examples=40, deadline=None)
+@given(turns=TURNS, system=st.none() | TEXT, rejected=TEXT)
+def test_what_a_template_changes_is_counted_and_nothing_else(
+    changing: str, turns: list[str], system: str | None, rejected: str
+) -> None:
+    rejected = f"no: {rejected}"
+    if kept(rejected).strip() == kept(turns[-1]).strip():
+        return
+    row = PAIRS["prompt and messages"](dialogue_of(turns, system), rejected)
+    record = as_pair(parse_row(row).record)
+    columns = encoded(record, "preferences", changing)
+    if isinstance(columns, str):
+        is_ignored = changing == "ignores" and system is not None
+        # which two answers become by small letters, or cut off
+        assert columns == ("template_refuses_system" if is_ignored else "equal_once_cut")
+        return
+    assert changing != "ignores" or system is None
+    written = {
+        "prompt": as_own(chat(turns, system)[:-1]),
+        "chosen": f"{kept(turns[-1])}<end>",
+        "rejected": f"{kept(rejected)}<end>",
+    }
+    for name, text in written.items():
+        is_written = said(columns[f"{name}_ids"], changing) == text
+        assert is_written != (f"{name}_rewritten" in columns["notes"])
+    # as a demonstration the same is learnt, and counted
+    demonstration = encoded(as_dialogue(record), "sft", changing)
+    assert not isinstance(demonstration, str)
+    assert demonstration["input_ids"] == columns["prompt_ids"] + columns["chosen_ids"]
+    assert ("prompt_rewritten" in demonstration["notes"]) == (
+        "prompt_rewritten" in columns["notes"]
+    )
 
 
 @pytest.mark.parametrize("shape", ["messages", "question and answer"])
