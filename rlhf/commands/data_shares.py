@@ -8,7 +8,7 @@ from typing import NamedTuple
 from rlhf.commands.data_rows import table_of
 from rlhf.data.assign import assign_splits
 from rlhf.data.ledger import UNWANTED, Ledger
-from rlhf.data.needed import NEEDED_SPLITS, no_rows_left
+from rlhf.data.needed import NEEDED_SPLITS, no_rows_left, use_that_fills
 from rlhf.data.records import Dialogue, Message, PlainText, Record, Row, RowLocation
 from rlhf.data.split import Candidate, candidates, record_id
 from rlhf.data.tables import SPLITS
@@ -126,11 +126,14 @@ class Shares:
     def _empty(self, kept: Sequence[Candidate]) -> Iterator[str]:
         """The splits that are needed, have no row, and get none from another address."""
         found = {(table_of(candidate.row.use), candidate.split) for candidate in kept}
+        tables = {table for table, _ in found}
         for table, splits in NEEDED_SPLITS.items():
             for split in splits:
-                use = "evaluation" if (table, split) == ("prompts", "test") else table
+                use = use_that_fills(table, split)
                 if (table, split) not in found and self._must_fill(use, split):
-                    yield f"data.{use}: {no_rows_left(split)}"
+                    rows = self._rows[use]
+                    empty = no_rows_left(table, split, rows, some_kept=table in tables)
+                    yield f"data.{use}: {empty}"
 
     def _must_fill(self, use: str, split: str) -> bool:
         """Whether a split gets its rows from this address alone."""

@@ -25,7 +25,7 @@ from rlhf.data.encode import (
 from rlhf.data.figures import rows_of_split, summary
 from rlhf.data.ledger import REFETCH_HINT, Ledger
 from rlhf.data.load import load_rows
-from rlhf.data.needed import NEEDED_SPLITS, no_rows_left
+from rlhf.data.needed import NEEDED_SPLITS, no_rows_left, use_that_fills
 from rlhf.data.records import Pair, Row
 from rlhf.data.rules import rules_of
 from rlhf.data.shapes.table import check_columns
@@ -80,7 +80,7 @@ def prepare(settings: Settings, workspace: Workspace) -> None:
 
     # 4. Broken rows and empty splits are reported before anything is written.
     try:
-        _check_account(settings, workspace, tables, ledger)
+        _check_account(settings, workspace, rows, tables, ledger)
     except DataError:
         write_json(failure_details(workspace), ledger.details())
         raise
@@ -148,6 +148,7 @@ def _check_chat_template(encoder: ChatEncoder, rows: Sequence[Row]) -> None:
 def _check_account(
     settings: Settings,
     workspace: Workspace,
+    rows: Mapping[str, Sequence[Row]],
     tables: Mapping[str, Sequence[TableRow]],
     ledger: Ledger,
 ) -> None:
@@ -164,14 +165,19 @@ def _check_account(
     # without a gold model none of its pairs are set aside
     if not settings.data.gold_fraction:
         unused.append("preferences.gold")
-    check_not_empty(tables, unused, failure_details(workspace))
+    check_not_empty(rows, tables, unused, ledger, failure_details(workspace))
 
 
 def check_not_empty(
-    tables: Mapping[str, Sequence[TableRow]], unused: Sequence[str], details: Path
+    rows: Mapping[str, Sequence[Row]],
+    tables: Mapping[str, Sequence[TableRow]],
+    unused: Sequence[str],
+    ledger: Ledger,
+    details: Path,
 ) -> None:
     """Refuse tables that nothing can be trained or judged on, but for those that nobody asked for.
 
+    rows: what was read, by use
     unused: tables, or splits of them (preferences.gold), that nobody asked for
     Raises DataError that points to the file of `details`.
     """
@@ -180,9 +186,13 @@ def check_not_empty(
         for split in () if table in unused else splits:
             is_wanted = f"{table}.{split}" not in unused
             if is_wanted and not rows_of_split(tables[table], split):
+                use = use_that_fills(table, split)
+                empty = no_rows_left(
+                    table, split, rows[use], some_kept=bool(tables[table]), name=ledger.name
+                )
                 raise DataError(
                     f"data.{table}",
-                    f"{no_rows_left(split)}; where most were dropped, the log has "
+                    f"{empty}; where most were dropped, the log has "
                     f"the reasons, and {details} what became of each row",
                 )
 

@@ -1,6 +1,7 @@
 """What `rlhf doctor --data` counts and refuses is what `prepare` keeps and refuses."""
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -156,6 +157,39 @@ def test_a_list_that_would_be_empty_is_told(
     # another address may give what is missing
     several = with_lists(workspace, rows, **{use: ["path:a.jsonl", "starter"]})
     assert report_of(several, workspace).refused == []
+
+
+SAME = [{"prompt": "Why?", "chosen": f"So {n}.", "rejected": "No."} for n in range(30)]
+
+
+@pytest.mark.parametrize(
+    ("use", "name", "rows", "told"),
+    [
+        ("sft", "test_data.jsonl", pairs(30), "the name of {} makes all rows test rows: another"),
+        ("prompts", "test_data.jsonl", pairs(30), "the name of {} makes all rows test rows"),
+        ("preferences", "dev.jsonl", pairs(30), "the name of {} makes all rows validation rows"),
+        ("sft", "mine.jsonl", SAME, "all 30 rows open with the same first question, and rows that"),
+        (
+            "preferences",
+            "mine.jsonl",
+            [*SAME, *pairs(1)],
+            "all 31 rows open with 2 first questions",
+        ),
+        # nor is that so where another thing is the matter
+        ("sft", "mine.jsonl", pairs(1), "more rows"),
+    ],
+)
+def test_what_leaves_a_split_empty_is_told(
+    use: str, name: str, rows: list[Any], told: str, workspace: Workspace
+) -> None:
+    file = workspace.root / name
+    write(workspace, name, rows)
+    settings = with_lists(workspace, rows, **{use: [f"path:{name}"]})
+    refused = inspect_data(str(file), settings, workspace).refused
+    expected = rf"data\.{use}: no rows left for \w+; {re.escape(told)}"
+    assert re.match(expected.replace(r"\{\}", re.escape(str(file))), refused[0])
+    with pytest.raises(DataError, match=expected.replace(r"\{\}", re.escape(name))):
+        prepared(settings, workspace)
 
 
 def test_a_file_that_stops_prepare_stops_the_doctor(workspace: Workspace) -> None:
