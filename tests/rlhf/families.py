@@ -1,5 +1,9 @@
 """One tiny random model of each family, of the words of `tiny`, and what becomes of it."""
 
+import json
+import math
+import re
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +11,7 @@ from typing import Any
 
 import torch
 import transformers as t
-from tiny import EOS, PAD, VOCABULARY, tiny_settings, tiny_tokenizer
+from tiny import EOS, PAD, VOCABULARY, make_workspace, tiny_settings, tiny_tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from rlhf.common.errors import ModelError, SourceError
@@ -115,10 +119,44 @@ class Verdict:
     layers: str = ""
 
     def row(self, name: str) -> str:
-        """A line of the table in rlhf/data/README.md."""
+        """A line of the table in rlhf/data/bring_your_own.md."""
         if self.refusal:
             return f"| {name} | refused: {self.refusal} | | |"
         return f"| {name} | runs | {self.pairs} | {self.layers} |"
+
+
+HEADER = "| family | | answers of a pair in | `trainable_layers` |\n|---|---|---|---|\n"
+
+
+def with_table(page: str, verdicts: Mapping[str, Verdict]) -> str:
+    """The page with what was found of these families; each of FAMILIES has one line, in their order.
+
+    Lines of families that were not tried stay.
+    """
+    before, header, behind = page.partition(HEADER)
+    assert header, f"the page has no table with the header {HEADER}"
+    (old,) = re.findall(r"\A(?:\|.*\n)*", behind)
+    lines = {line.removeprefix("| ").partition(" | ")[0]: line for line in old.splitlines()}
+    lines |= {name: verdict.row(name) for name, verdict in verdicts.items()}
+    table = "".join(f"{lines[name]}\n" for name in FAMILIES if name in lines)
+    return f"{before}{header}{table}{behind.removeprefix(old)}"
+
+
+def through_the_stages(name: str, root: Path) -> Verdict:
+    """What `fetch` says of a family; one that it takes goes through a step of each stage."""
+    workspace = make_workspace(root)
+    shutil.rmtree(workspace.model("base"))
+    verdict = fetched(name, workspace.model("base"))
+    if not verdict.refusal:
+        one_step_each(workspace)
+        check_numbers(workspace)
+    return verdict
+
+
+def check_numbers(workspace: Workspace) -> None:
+    for stage, key in (("sft", "validation_loss"), ("reward", "accuracy"), ("ppo", "kl_last")):
+        value = json.loads(workspace.metrics(stage).read_text())[key]
+        assert math.isfinite(value), f"{stage}: {key} {value}"
 
 
 def random_model(name: str) -> PreTrainedModel:

@@ -1,61 +1,57 @@
 """Models of other families, through fetch's proofs and a step of each stage."""
 
-import json
-import math
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from families import FAMILIES, Verdict, fetched, one_step_each, random_model
-from tiny import make_workspace
+from families import FAMILIES, Verdict, random_model, through_the_stages, with_table
 
 from rlhf.batches.pairs import pad_pairs
 from rlhf.core.reach import PAIR_ROWS
 from rlhf.data.proofs import prove
 from rlhf.models.backbone import pair_hidden_states
-from rlhf.workspace import Workspace
 
-README = Path(__file__).parents[3] / "rlhf" / "data" / "README.md"
+PAGE = Path(__file__).parents[3] / "rlhf" / "data" / "bring_your_own.md"
 # capped logits with a window, ALiBi that sees pairs as one text without an error, learned positions
 QUICK = ("gemma2", "mpt, ALiBi", "opt, narrower embeddings (350M)")
 
 
-def through_the_stages(name: str, root: Path) -> Verdict:
-    workspace = make_workspace(root)
-    shutil.rmtree(workspace.model("base"))
-    verdict = fetched(name, workspace.model("base"))
-    if not verdict.refusal:
-        one_step_each(workspace)
-        check_numbers(workspace)
-    return verdict
-
-
-def check_numbers(workspace: Workspace) -> None:
-    for stage, key in (("sft", "validation_loss"), ("reward", "accuracy"), ("ppo", "kl_last")):
-        value = json.loads(workspace.metrics(stage).read_text())[key]
-        assert math.isfinite(value), f"{stage}: {key} {value}"
-
-
 @pytest.mark.parametrize("name", QUICK)
 def test_families_run_from_fetch_to_ppo(name: str, tmp_path: Path) -> None:
-    verdict = through_the_stages(name, tmp_path)
-    assert verdict.row(name) in README.read_text(encoding="utf-8").splitlines()
+    check_line(name, tmp_path)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name not in QUICK])
 def test_every_family_of_the_table_does_what_it_says(name: str, tmp_path: Path) -> None:
-    verdict = through_the_stages(name, tmp_path)
-    assert verdict.row(name) in README.read_text(encoding="utf-8").splitlines()
+    check_line(name, tmp_path)
 
 
-def test_the_table_has_each_family_once() -> None:
-    rows = re.findall(
-        r"^\| (.+?) \| (?:runs|refused: .*?) \|", README.read_text(encoding="utf-8"), re.MULTILINE
-    )
+def check_line(name: str, root: Path) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    found = with_table(page, {name: through_the_stages(name, root)})
+    # `python -m tests.families_table NAME` writes it
+    assert page == found
+
+
+def test_the_table_has_each_family_once_in_their_order() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    # as none is left over and none is left out
+    assert with_table(page, {}) == page
+    rows = re.findall(r"^\| (.+?) \| (?:runs|refused: .*?) \|", page, re.MULTILINE)
     assert rows == list(FAMILIES)
+
+
+def test_a_line_that_is_wrong_or_missing_is_written() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    line = Verdict(pairs="one row", layers="yes").row("gpt2")
+    assert line in page.splitlines()
+    for broken in (page.replace(f"{line}\n", ""), page.replace(line, "| gpt2 | runs | no |")):
+        assert broken != page
+        assert with_table(broken, {"gpt2": Verdict(pairs="one row", layers="yes")}) == page
+    # and of a family that is none any more none stays
+    assert with_table(page.replace(line, f"| gpt1 | runs |\n{line}"), {}) == page
 
 
 @torch.no_grad()
