@@ -63,9 +63,12 @@ def _part(part: Any) -> str:
     if part.keys() & {"role", "from"}:
         raise BrokenRow("wrong_type", "messages in place of text; data.columns.messages names them")
     kind, text = part.get("type") or "text", part.get("text")
-    if kind not in _TEXT_PARTS or not isinstance(text, str):
+    if kind not in _TEXT_PARTS:
         raise BrokenRow("not_text", f"a part of type {kind}")
-    return text
+    # null is as absent, here too
+    if text is not None and not isinstance(text, str):
+        raise BrokenRow("wrong_type", f"a part whose text is {type(text).__name__}")
+    return text or ""
 
 
 def read_dialogue(value: Any, row: Columns) -> Messages:

@@ -89,6 +89,16 @@ def test_plain_text_and_prompts_are_what_was_written(text: str) -> None:
 @pytest.mark.parametrize(
     ("row", "record"),
     [
+        # a part whose text is null, or is not there, is as absent
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "text", "text": None}, {"text": "Who?"}]},
+                    {"role": "assistant", "content": [{"type": "text"}, {"text": "I."}]},
+                ]
+            },
+            Dialogue((Message("user", "Who?"), Message("assistant", "I."))),
+        ),
         (
             {"instruction": "Who wrote it?", "context": "By M. Arden.", "response": "M. Arden."},
             Dialogue(
@@ -203,6 +213,16 @@ def test_known_shapes(row: Row, record: Record) -> None:
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]},
             "not_text",
             "messages: a part of type image_url",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": 3}]}]},
+            "wrong_type",
+            "messages: a part whose text is int",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": None}]}]},
+            "empty_message",
+            "",
         ),
         ({"instruction": "x", "output": "y", "history": [["a"]]}, "wrong_type", "history: not in"),
         (
