@@ -8,30 +8,37 @@ from typing import Any
 
 from rlhf.evaluation.types import Preference
 
-_PREFERRED: Mapping[str, Preference] = {"a": "first", "b": "second", "tie": "tie", "c": "tie"}
+_PREFERRED: Mapping[str, Preference] = {
+    "a": "first",
+    "b": "second",
+    **dict.fromkeys(("tie", "draw", "equal", "c"), "tie"),
+}
+_NAMES = "a|b|tie|draw|equal"
 # A, **B**, (tie), Answer A
-_VERDICT = r"[\W_]*(?:(?:answer|response|assistant|option)\s+)?[\W_]*(a|b|tie)[\W_]*"
+_VERDICT = rf"[\W_]*(?:(?:answer|response|assistant|option)\s+)?[\W_]*({_NAMES})[\W_]*"
 _VALUE = re.compile(_VERDICT, re.IGNORECASE)
 _LINE = re.compile(
     rf"[\W_]*(?:(?:my|the|final)\s+)*(?:verdict|answer|winner)(?:\s+is)?[\W_]*[:=]{_VERDICT}",
     re.IGNORECASE,
 )
 # as MT-Bench has it, C for a tie
-_BRACKETS = re.compile(r"\[\[(a|b|c|tie)\]\]", re.IGNORECASE)
+_BRACKETS = re.compile(rf"\[\[({_NAMES}|c)\]\]", re.IGNORECASE)
 # What was meant as an object and is no JSON: quotes within a text, single quotes, keys without any.
 _BRACES = re.compile(r"\{[^{}]*\}")
 _QUOTE = "[\"'\u2018\u2019\u201c\u201d]?"
 _FIELD = re.compile(
-    rf"{_QUOTE}\bverdict{_QUOTE}\s*:\s*{_QUOTE}(?:(?:answer|response)\s+)?(a|b|tie){_QUOTE}\s*[,}}]",
+    rf"{_QUOTE}\bverdict{_QUOTE}\s*:\s*{_QUOTE}(?:(?:answer|response)\s+)?({_NAMES}){_QUOTE}\s*[,}}]",
     re.IGNORECASE,
 )
 # A server without a parser of its own for them sends the thoughts along, between marks such as
 # <think>, [THINK] and ◁think▷. Templates of some models begin them in the prompt, so that the answer
-# has their end alone.
+# has their end alone. GPT-OSS has channels: what stands in any but the final one is thought.
 _MARK = re.compile(
-    r"(?:<\|?|◁|\[(?=/?think\]))(/?)(?:seed:)?(?:think|thinking|thought|thoughts|reasoning)(?:\|?>|▷|\])",
+    r"(?:<\|?|◁|\[(?=/?think\]))(?P<end>/?)(?:seed:)?(?:think|thinking|thought|thoughts|reasoning)(?:\|?>|▷|\])"
+    r"|<\|channel\|>\s*(?:(?P<final>final)\b|\w)[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>",
     re.IGNORECASE,
 )
+_END_OF_CHANNEL = re.compile(r"<\|(?:return|end)\|>")
 # models write them, JSON forbids them
 _LAST_COMMA = re.compile(r",(?=\s*[}\]])")
 
@@ -68,13 +75,17 @@ def _said(text: str, objects: Sequence[_Object]) -> tuple[int, int]:
     A mark inside an object is part of the reason that it gives.
     """
     marks = [mark for mark in _MARK.finditer(text) if not _stands_in(mark.start(), objects)]
-    ends = [mark for mark in marks if mark[1]]
+    ends = [mark for mark in marks if mark["end"] or mark["final"]]
     begin = ends[-1].end() if ends else 0
-    opened = [mark.start() for mark in marks if not mark[1] and mark.start() >= begin]
+    opened = [mark.start() for mark in marks if mark not in ends and mark.start() >= begin]
     # An end without a beginning, and nothing behind it: the answer was given before.
     if len(marks) == 1 and ends and not text[begin:].strip() and text.lstrip()[:1] in ("{", "`"):
         begin = 0
-    return begin, opened[0] if opened else len(text)
+    # what ends a channel is no part of a last line
+    if ends and ends[-1]["final"]:
+        behind = _END_OF_CHANNEL.finditer(text, begin)
+        opened += [mark.start() for mark in behind if not _stands_in(mark.start(), objects)]
+    return begin, min(opened, default=len(text))
 
 
 def _stands_in(place: int, objects: Sequence[_Object]) -> bool:

@@ -12,6 +12,10 @@ A = '{"reason": "x", "verdict": "A"}'
 B = '{"reason": "x", "verdict": "B"}'
 
 
+ANALYSIS = "<|channel|>analysis<|message|>"
+FINAL = "<|start|>assistant<|channel|>final<|message|>"
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [
@@ -69,6 +73,21 @@ B = '{"reason": "x", "verdict": "B"}'
         ("```\n{reason: x, verdict: tie}\n```", "tie"),
         ("{\u201creason\u201d: \u201cx\u201d, \u201cverdict\u201d: \u201cB\u201d}", "second"),
         (f"<seed:think>Perhaps {A}?</seed:think>{B}", "second"),
+        # channels of GPT-OSS, and marks of one within a reason
+        (f"{ANALYSIS}B is long.<|end|>{FINAL}{A}", "first"),
+        (f"{ANALYSIS}Perhaps {A}?<|end|>{FINAL}{B}<|return|>", "second"),
+        (f"{ANALYSIS}{A}<|end|>{FINAL}Both are short.\n\nVerdict: B<|return|>", "second"),
+        (
+            f"{ANALYSIS}{A}<|end|><|start|>assistant<|channel|>final <|constrain|>json<|message|>{B}",
+            "second",
+        ),
+        ('{"reason": "B shows <|channel|>analysis<|message|>", "verdict": "A"}', "first"),
+        # other words for a tie
+        ('{"reason": "x", "verdict": "draw"}', "tie"),
+        ('{"reason": "x", "verdict": "Equal"}', "tie"),
+        ("Both are short.\n\nVerdict: draw", "tie"),
+        ("{'verdict': 'equal'}", "tie"),
+        ("[[Draw]]", "tie"),
         # a draft among the thoughts, and behind them no object
         (f"<think>Perhaps {A}?</think>\nVerdict: B", "second"),
         (f"<think>{A}</think>\n{{'verdict': 'B'}}", "second"),
@@ -108,6 +127,9 @@ def test_a_verdict_is_read(text: str, found: str) -> None:
         f"{A}\nOn second thoughts:\n{B}",
         # thoughts that never end, cut off at the limit of tokens
         f"<think>\nPerhaps {A}",
+        f"{ANALYSIS}Perhaps {A}",
+        f"{ANALYSIS}{A}<|end|>{FINAL}",
+        f"{FINAL}They are equal.<|return|>",
         f"<think>{A}</think>",
         f"Okay. <think>Perhaps {A} ",
         f"[THINK] Perhaps {A} or not",
