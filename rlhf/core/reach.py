@@ -60,7 +60,8 @@ def _limits(config: PreTrainedConfig) -> dict[int, str]:
     length = getattr(text, "max_position_embeddings", None)
     # positions by distance alone (ALiBi) have no end
     endless = getattr(text, "alibi", False) or text.model_type in ("bloom", "mpt")
-    if length and not endless:
+    # -1 is XLNet's word for none
+    if length and length > 0 and not endless:
         limits[int(length)] = f"the model's window of {length}"
     for rope in _ropes(text):
         switch = rope.get("original_max_position_embeddings")

@@ -31,6 +31,7 @@ _NO_BASES = {
     "RewardModel": "a reward model",
     "ForQuestionAnswering": "a model that marks answers in a text",
     "ForMaskedLM": "an encoder, which fills gaps in a text",
+    "XLNetLMHeadModel": "a model of texts in shuffled orders, whose words see those behind them",
 }
 # Layers of these types obey the attention mask that keeps the answers of a pair apart.
 _MASKED_LAYER_TYPES = {"full_attention", "sliding_attention"}

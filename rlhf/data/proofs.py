@@ -120,7 +120,9 @@ class _Case:
             yield
         except _ERRORS as error:
             kind = type(self.model).__name__
-            raise ModelError(f"{name}: a {kind} cannot be read as it must be: {error}") from error
+            # some errors say nothing
+            told = str(error) or type(error).__name__
+            raise ModelError(f"{name}: a {kind} cannot be read as it must be: {told}") from error
 
     # -- what is proved ----------------------------------------------------------------------------
 

@@ -80,6 +80,13 @@ def test_positions_that_differ_by_type_of_layer_are_each_looked_at() -> None:
     assert longest_text(layered) == LIMIT
 
 
+def test_a_window_of_minus_one_is_none() -> None:
+    """As XLNet has it."""
+    endless = config(t.XLNetConfig, d_model=32, n_layer=2, n_head=4)
+    assert longest_text(endless) is None
+    check_window(endless, {"data.pretrain_tokens": 10**6})
+
+
 def test_what_is_scaled_once_and_for_all_reads_its_whole_window() -> None:
     yarn = rope("yarn", original_max_position_embeddings=LIMIT)
     assert longest_text(config(t.LlamaConfig, SIZES, rope_parameters=yarn)) == 256

@@ -157,6 +157,7 @@ def test_quantised_weights_are_refused_by_name(model: Path, method: str) -> None
         ({"architectures": ["LlamaForRewardModel"]}, "LlamaForRewardModel: a reward model"),
         ({"architectures": ["LlamaForTokenClassification"]}, "a classifier of tokens"),
         ({"architectures": ["ModernBertForMaskedLM"]}, "an encoder, .*a base is a causal"),
+        ({"architectures": ["XLNetLMHeadModel"]}, "a model of texts in shuffled orders, .*causal"),
         ({"architectures": None, "is_encoder_decoder": True}, "an encoder with a decoder"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from families import FAMILIES, Verdict, random_model, through_the_stages, with_table
+from tiny import VOCABULARY
+from transformers import AutoModelForCausalLM, XLNetConfig
 
 from rlhf.batches.pairs import pad_pairs
+from rlhf.common.errors import ModelError
 from rlhf.core.reach import PAIR_ROWS
 from rlhf.data.proofs import prove
 from rlhf.models.backbone import pair_hidden_states
@@ -52,6 +55,13 @@ def test_a_line_that_is_wrong_or_missing_is_written() -> None:
         assert with_table(broken, {"gpt2": Verdict(pairs="one row", layers="yes")}) == page
     # and of a family that is none any more none stays
     assert with_table(page.replace(line, f"| gpt1 | runs |\n{line}"), {}) == page
+
+
+def test_an_error_without_words_is_told_by_its_kind() -> None:
+    sizes = {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64}
+    model = AutoModelForCausalLM.from_config(XLNetConfig(vocab_size=VOCABULARY, **sizes)).eval()
+    with pytest.raises(ModelError, match=r"XLNetLMHeadModel cannot be read as it must be: [A-Z]"):
+        prove(model)
 
 
 @torch.no_grad()
