@@ -7,6 +7,7 @@ from rlhf.commands.data_check import DataFile, DataReport
 from rlhf.commands.data_counts import ShownRow
 from rlhf.data.encode import MENDED_BY
 from rlhf.data.files import UNREAD_HINT
+from rlhf.data.ledger import counted
 from rlhf.data.sources.base import named_files
 
 # Around what is trained on.
@@ -50,14 +51,14 @@ def _file_lines(report: DataReport) -> list[str]:
 def _file_line(file: DataFile) -> str:
     split = f", published as {file.split}" if file.split else ""
     fault = f"; {file.fault}" if file.fault else ""
-    return f"  {file.name}: {file.format or 'unknown format'}, {file.rows:,} rows{split}{fault}"
+    return f"  {file.name}: {file.format or 'unknown format'}, {counted(file.rows)}{split}{fault}"
 
 
 def _use_lines(report: DataReport) -> list[str]:
     serves = [f"{use} {rows:,}" for use, rows in report.serves.items() if rows]
     listed = f" (listed in data.{', '.join(report.listed)})" if report.listed else ""
     lines = [
-        f"usable: {report.usable:,} rows"
+        f"usable: {counted(report.usable)}"
         + (f"; for data.{', '.join(serves)}{listed}" if serves else "")
     ]
     for use, lost in report.lost.items():
@@ -82,7 +83,7 @@ def _loss_lines(report: DataReport) -> list[str]:
 def _note_line(report: DataReport, note: str) -> str:
     example = f", {report.rewritten[note]}" if note in report.rewritten else ""
     hint = f" ({MENDED_BY[note]})" if note in MENDED_BY else ""
-    return f"{note}: {report.notes[note]:,} rows{example}{hint}"
+    return f"{note}: {counted(report.notes[note])}{example}{hint}"
 
 
 def _print_rows(console: Console, report: DataReport) -> None:

@@ -197,11 +197,11 @@ class Ledger:
             is_shown = example["before"] or example["after"]
             shown = f": {example['before']!r} became {example['after']!r}" if is_shown else ""
             lines.append(
-                f"{use}: {self.name(use, file)}: {what} in {rows} rows, as in line {example['line']}{shown}"
+                f"{use}: {self.name(use, file)}: {what} in {counted(rows)}, as in line {example['line']}{shown}"
             )
         lost: dict[tuple[str, str], list[str]] = {}
         for (use, file, column), rows in sorted(self.unread.items()):
-            lost.setdefault((use, file), []).append(f"{column} ({rows} rows)")
+            lost.setdefault((use, file), []).append(f"{column} ({counted(rows)})")
         for (use, file), columns in lost.items():
             lines.append(
                 f"{use}: {self.name(use, file)}: columns that are not read: {', '.join(columns)}"
@@ -294,6 +294,11 @@ class Ledger:
                 f"{use}: {file}": why for (use, file), why in sorted(self.unreadable.items())
             },
         }
+
+
+def counted(rows: int) -> str:
+    """How many rows, in words."""
+    return f"{rows:,} row" if rows == 1 else f"{rows:,} rows"
 
 
 def _by_file(values: Mapping[tuple[str, str, str], object]) -> dict[str, dict[str, object]]:

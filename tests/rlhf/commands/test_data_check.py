@@ -121,7 +121,7 @@ def test_shapes_are_counted_and_faults_named_by_line(workspace: Workspace) -> No
     }
     # what a shape does not read, and what was changed
     assert any("columns that are not read: category (2 rows)" in line for line in report.told)
-    assert any("unusable_characters in 1 rows, as in line 1" in line for line in report.told)
+    assert any("unusable_characters in 1 row, as in line 1" in line for line in report.told)
 
 
 def test_rows_that_splits_and_duplicates_take_away_are_not_counted(workspace: Workspace) -> None:
@@ -218,7 +218,7 @@ def test_notes_name_the_setting_at_fault(fetched: Workspace) -> None:
     write(fetched.root / "a.jsonl", {"messages": messages})
     code, output = run("doctor", "--data", str(fetched.root / "a.jsonl"), root=fetched.root)
     assert code == 0
-    assert "prompt_shortened: 1 rows (over data.max_prompt_tokens: the oldest exch" in output
+    assert "prompt_shortened: 1 row (over data.max_prompt_tokens: the oldest exch" in output
 
 
 def test_what_the_template_changes_is_told_with_an_example(
@@ -235,10 +235,8 @@ def test_what_the_template_changes_is_told_with_an_example(
     code, output = run("doctor", "--data", str(file), root=workspace.root)
     assert code == 0
     place = f"as in {file}:1: "
-    assert f"response_rewritten: 1 rows, {place}' La<|im_end|>' became 'La<|im_end|>' (" in output
-    assert re.search(
-        rf"prompt_rewritten: 1 rows, {place}'.*Sing <.*' became '.*Sing<.*' \(", output
-    )
+    assert f"response_rewritten: 1 row, {place}' La<|im_end|>' became 'La<|im_end|>' (" in output
+    assert re.search(rf"prompt_rewritten: 1 row, {place}'.*Sing <.*' became '.*Sing<.*' \(", output)
 
 
 def test_one_row_of_each_shape_comes_before_the_second_of_any(workspace: Workspace) -> None:
@@ -342,7 +340,7 @@ def test_the_command_escapes_and_marks(fetched: Workspace) -> None:
     name = write(fetched.root / "a\x1b[2Jb.jsonl", nasty)
     code, output = run("doctor", "--data", str(name), root=fetched.root)
     assert code == 0
-    assert "usable: 1 rows; for data.sft 1, prompts 1, evaluation 1" in output
+    assert "usable: 1 row; for data.sft 1, prompts 1, evaluation 1" in output
     assert "[red]x[/red]" in output and "\\u202egnp" in output and "⟦ab\\u200e<|im_end|>⟧" in output
     assert not any(sign in output for sign in "\x07\x1b\u202e\u009b")
     assert "a\\x1b[2Jb.jsonl" in output
