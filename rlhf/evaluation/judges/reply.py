@@ -83,8 +83,8 @@ def _said(text: str, objects: Sequence[_Object]) -> tuple[int, int]:
         begin = 0
     # what ends a channel is no part of a last line
     if ends and ends[-1]["final"]:
-        behind = _END_OF_CHANNEL.finditer(text, begin)
-        opened += [mark.start() for mark in behind if not _stands_in(mark.start(), objects)]
+        closed = [mark.start() for mark in _END_OF_CHANNEL.finditer(text, begin)]
+        opened += [place for place in closed if not _stands_in(place, objects)]
     return begin, min(opened, default=len(text))
 
 
