@@ -15,19 +15,23 @@ class Page:
         self._client = httpx.Client(base_url=f"{address}/api", timeout=SECONDS, trust_env=False)
 
     def post(self, path: str, content: Any = None) -> Any:
-        answer = self._client.post(path, json=content or {})
-        # its database is locked by another writer: a user would click again
-        while answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
-            time.sleep(1.0)
-            answer = self._client.post(path, json=content or {})
-        assert answer.is_success, answer.text
+        answer = self._ask("POST", path, json=content or {})
         return answer.json() if answer.content else None
 
     def get(self, path: str) -> Any:
         return self._client.get(path).raise_for_status().json()
 
     def delete(self, path: str) -> None:
-        self._client.delete(path).raise_for_status()
+        self._ask("DELETE", path)
+
+    def _ask(self, method: str, path: str, **content: Any) -> httpx.Response:
+        answer = self._client.request(method, path, **content)
+        # its database is locked by another writer: a user would click again
+        while answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+            time.sleep(1.0)
+            answer = self._client.request(method, path, **content)
+        assert answer.is_success, answer.text
+        return answer
 
     def deployments(self) -> dict[str, dict[str, Any]]:
         return {one["name"]: one for one in self.post("/deployments/filter")}
