@@ -59,6 +59,13 @@ def tiny_model(seed: int = 0, std: float = 0.02, tied: bool = True) -> LlamaForC
     return LlamaForCausalLM(config).eval()
 
 
+# a chat template for the tiny tokenizer, which has none
+TURNS = (
+    "{% for m in messages %}<|im_start|> {{ m['content'] }} <|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|> {% endif %}"
+)
+
+
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     words = [
         "<pad>",

@@ -1,11 +1,14 @@
 """Settings, a base model and raw files for the data tests: all real, all small."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from rlhf.common.yaml import parse_yaml
 from rlhf.data.base_model import finish_base_model
@@ -61,3 +64,25 @@ def workspace(tmp_path: Path, base_model: Path) -> Workspace:
         target.parent.mkdir(parents=True)
         target.write_bytes(starter_file(FILES[use]).read_bytes())
     return made
+
+
+@pytest.fixture
+def bare(base_model: Path, tmp_path: Path) -> Path:
+    """A base with one special token for everything, and neither template nor pad."""
+    directory = Path(shutil.copytree(base_model, tmp_path / "bare"))
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    names = {"<|im_start|>": "<word a>", "<|im_end|>": "<word b>"}
+    backend["added_tokens"] = [t for t in backend["added_tokens"] if t["content"] not in names]
+    vocabulary = backend["model"]["vocab"]
+    backend["model"]["vocab"] = {names.get(token, token): id for token, id in vocabulary.items()}
+    for file in ("chat_template.jinja", "tokenizer.json", "tokenizer_config.json"):
+        (directory / file).unlink(missing_ok=True)
+    own = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(backend)), eos_token="<|endoftext|>"
+    )
+    own.save_pretrained(directory)
+    for name in ("config.json", "generation_config.json"):
+        content = json.loads((directory / name).read_text())
+        (directory / name).write_text(json.dumps(content | {"eos_token_id": 0}))
+    return directory

@@ -1,86 +1,30 @@
+"""How a tokenizer and a model are fitted to a chat template."""
+
 import copy
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from turn_templates import (
+    ASKING,
+    GEMMA,
+    TURNS,
+    WIDE,
+    encoder_of,
+    turns,
+    whole_text,
+    with_template,
+)
 
 from rlhf.common.errors import SourceError
 from rlhf.core.tokenizers import end_ids
 from rlhf.data.base_model import finish_base_model
-from rlhf.data.encode import why_no_prompt
-from rlhf.data.records import Message, Messages
+from rlhf.data.records import Message
 from rlhf.data.templates import Fit, fit_tokenizer
 from rlhf.data.tokens import ChatEncoder
 from rlhf.models.saving import load_causal_lm
-
-WIDE = 10_000
-GEMMA = (
-    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
-    "{% for m in messages %}<turn>{{ m['role'] }}\n{{ m['content'] }}<end>\n{% endfor %}"
-    "{% if add_generation_prompt %}<turn>assistant\n{% endif %}"
-)
-# as Qwen3's: the last answer with empty thoughts, earlier ones without theirs
-THINKING = (
-    "{% for m in messages %}<turn>{{ m['role'] }}\n"
-    "{% if m['role'] == 'assistant' %}{% if loop.last %}<think>\n\n</think>\n\n{% endif %}"
-    "{{ m['content'].split('</think>')[-1].lstrip('\n') }}"
-    "{% else %}{{ m['content'] }}{% endif %}<end>\n{% endfor %}"
-    "{% if add_generation_prompt %}<turn>assistant\n{% endif %}"
-)
-
-
-@pytest.fixture
-def bare(base_model: Path, tmp_path: Path) -> Path:
-    """A base with one special token for everything, and neither template nor pad."""
-    directory = Path(shutil.copytree(base_model, tmp_path / "bare"))
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    names = {"<|im_start|>": "<word a>", "<|im_end|>": "<word b>"}
-    backend["added_tokens"] = [t for t in backend["added_tokens"] if t["content"] not in names]
-    vocabulary = backend["model"]["vocab"]
-    backend["model"]["vocab"] = {names.get(token, token): id for token, id in vocabulary.items()}
-    for file in ("chat_template.jinja", "tokenizer.json", "tokenizer_config.json"):
-        (directory / file).unlink(missing_ok=True)
-    own = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(backend)), eos_token="<|endoftext|>"
-    )
-    own.save_pretrained(directory)
-    for name in ("config.json", "generation_config.json"):
-        content = json.loads((directory / name).read_text())
-        (directory / name).write_text(json.dumps(content | {"eos_token_id": 0}))
-    return directory
-
-
-def with_template(directory: Path, template: str, *tokens: str) -> Path:
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    tokenizer.add_tokens([token for token in tokens if "think" not in token], special_tokens=True)
-    tokenizer.add_tokens([token for token in tokens if "think" in token])
-    tokenizer.chat_template = template
-    tokenizer.save_pretrained(directory)
-    model = AutoModelForCausalLM.from_pretrained(directory)
-    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    model.save_pretrained(directory)
-    return directory
-
-
-def encoder_of(directory: Path) -> ChatEncoder:
-    return ChatEncoder(AutoTokenizer.from_pretrained(directory), WIDE, WIDE)
-
-
-def turns(*texts: str) -> Messages:
-    return tuple(Message("assistant" if i % 2 else "user", text) for i, text in enumerate(texts))
-
-
-def whole_text(encoder: ChatEncoder, messages: Messages) -> str:
-    (prompt,) = encoder.prompts([messages[:-1]])
-    (answer,) = encoder.responses([messages[:-1]], [messages[-1].content])
-    assert prompt is not None
-    return str(encoder.tokenizer.decode(prompt.ids + answer.ids))
 
 
 def test_plain_text_needs_no_special_token_but_the_end(bare: Path) -> None:
@@ -151,8 +95,6 @@ def test_a_template_of_ones_own_says_what_ends_a_turn(bare: Path, tmp_path: Path
     assert ends == (encoder.tokenizer.convert_tokens_to_ids("<end>"), 0)
 
 
-TURNS = "{% for m in messages %}<turn>{{ m['role'] }}\n{{ m['content'] }}<end>\n{% endfor %}"
-ASKING = "{% if add_generation_prompt %}<turn>assistant\n{% endif %}"
 # as of DeepSeek-R1's distilled models
 OPENS_THOUGHTS = TURNS + "{% if add_generation_prompt %}<turn>assistant\n<think>\n{% endif %}"
 
@@ -202,99 +144,6 @@ def test_of_several_templates_the_default_is_taken(tokenizer: PreTrainedTokenize
     assert own.eos_token == "<end>"
 
 
-def test_a_template_that_fails_on_a_dialogue_refuses_it(
-    tokenizer: PreTrainedTokenizerFast,
-) -> None:
-    own = copy.deepcopy(tokenizer)
-    own.chat_template = (
-        TURNS.replace("m['content']", "m['content'] + (1 if 'x' in m['content'] else '')") + ASKING
-    )
-    encoder = ChatEncoder(own, WIDE, WIDE)
-    assert encoder.refusal(turns("a")) is None
-    refusal = encoder.refusal(turns("x"))
-    assert refusal is not None and refusal.startswith("TypeError")
-
-
-@pytest.mark.parametrize("fold", [False, True])
-def test_a_system_message_that_the_template_refuses(bare: Path, fold: bool) -> None:
-    with_template(bare, GEMMA, "<turn>", "<end>")
-    finish_base_model(bare, Fit("own", fold_system=fold))
-    encoder = encoder_of(bare)
-    dialogue = (Message("system", "Be kind."), *turns("Why?"))
-    found, other = encoder.prompts([dialogue, turns("Why?")])
-    assert other is not None
-    if fold:
-        assert found is not None
-        text = encoder.tokenizer.decode(found.ids)
-        assert text == "<turn>user\nBe kind.\n\nWhy?<end>\n<turn>assistant\n"
-    else:
-        assert found is None and encoder.refusal(dialogue) == "no system"
-
-
-# the first as Mistral's, which forgets the system message once an answer follows; the second as its
-# tokenizers of later versions, which put it into the last question
-FORGETS = "loop.last"
-LAST_QUESTION = (
-    "loop.index0 == messages | length - (2 if messages[-1]['role'] == 'assistant' else 1)"
-)
-
-
-@pytest.mark.parametrize("where", [FORGETS, LAST_QUESTION])
-def test_a_system_message_that_moves_is_refused_and_folded_where_asked(
-    tokenizer: PreTrainedTokenizerFast, where: str
-) -> None:
-    system = Message("system", "Be kind.")
-    template = (
-        "{% for m in messages %}{% if m['role'] == 'user' %}<turn>"
-        "{% if messages[0]['role'] == 'system' and WHERE %}{{ messages[0]['content'] }} {% endif %}"
-        "{{ m['content'] }}<ask>{% elif m['role'] == 'assistant' %}{{ m['content'] }}<end>{% endif %}"
-        "{% endfor %}"
-    ).replace("WHERE", where)
-    for fold in (False, True):
-        own = copy.deepcopy(tokenizer)
-        own.add_tokens(["<turn>", "<ask>", "<end>"], special_tokens=True)
-        own.chat_template = template
-        fit_tokenizer(own, Fit("own", fold_system=fold))
-        encoder = ChatEncoder(own, WIDE, WIDE)
-        dialogue = (system, *turns("Why?", "So.", "And?"))
-        found, other = encoder.prompts([dialogue, turns("Why?", "So.", "And?")])
-        assert other is not None
-        if fold:
-            assert found is not None
-            text = own.decode(found.ids)
-            assert text == "<turn>Be kind.\n\nWhy?<ask>So.<end><turn>And?<ask>"
-        else:
-            assert found is None
-            assert "once an answer follows" in str(encoder.refusal(dialogue))
-
-
-@pytest.mark.parametrize("written", ["", "{{ '<turn>system<end>' }}"])
-def test_a_system_message_that_the_template_leaves_out_is_not_lost_in_silence(
-    tokenizer: PreTrainedTokenizerFast, written: str
-) -> None:
-    """As Phi-3's first template and Vicuna's relatives do: it raises nothing, and has no such branch."""
-    dialogue = (Message("system", "Be kind."), *turns("Why?", "So.", "And?"))
-    for fold in (False, True):
-        own = copy.deepcopy(tokenizer)
-        own.add_tokens(["<turn>", "<end>"], special_tokens=True)
-        own.chat_template = (
-            "{% for m in messages %}{% if m['role'] == 'system' %}WRITTEN{% else %}"
-            "<turn>{{ m['role'] }}\n{{ m['content'] }}<end>\n{% endif %}{% endfor %}" + ASKING
-        ).replace("WRITTEN", written)
-        fit_tokenizer(own, Fit("own", fold_system=fold))
-        encoder = ChatEncoder(own, WIDE, WIDE)
-        found, other = encoder.prompts([dialogue, dialogue[1:]])
-        assert other is not None
-        if fold:
-            assert found is not None and own.decode(found.ids).startswith(
-                "<turn>user\nBe kind.\n\nWhy?<end>"
-            )
-        else:
-            assert found is None
-            assert encoder.refusal(dialogue) == "it does not write a system message"
-            assert why_no_prompt(encoder, dialogue) == "template_refuses_system"
-
-
 def test_a_template_may_ask_whether_there_are_tools(tokenizer: PreTrainedTokenizerFast) -> None:
     """As transformers renders it, with none."""
     own = copy.deepcopy(tokenizer)
@@ -311,143 +160,11 @@ def test_a_template_may_ask_whether_there_are_tools(tokenizer: PreTrainedTokeniz
     encoder.check_boundaries([turns("Why?")], ["So."])
 
 
-def test_thoughts_are_text_and_those_of_earlier_turns_are_counted(bare: Path) -> None:
-    with_template(bare, THINKING, "<turn>", "<end>", "<think>", "</think>")
-    finish_base_model(bare, Fit("own"))
-    encoder = encoder_of(bare)
-    assert "<think>" not in encoder.commands and {"<turn>", "<end>"} <= encoder.commands
-    thinking, short = turns("a", "<think>hm</think>\n\nb", "c"), turns("a", "b", "c")
-    first, second = encoder.prompts([thinking, short])
-    assert first is not None and second is not None
-    assert first.thoughts_cut and not second.thoughts_cut
-    assert first.ids == second.ids
-    text = encoder.tokenizer.decode(first.ids)
-    assert (
-        text == "<turn>user\na<end>\n<turn>assistant\nb<end>\n<turn>user\nc<end>\n<turn>assistant\n"
-    )
-    assert whole_text(encoder, turns("a", "b")).endswith("<think>\n\n</think>\n\nb<end>")
-
-
-def test_answers_whose_blanks_a_template_takes_off_are_counted(
-    tokenizer: PreTrainedTokenizerFast,
-) -> None:
-    """As Llama 3's and Gemma's do: an answer in code loses its indentation."""
-    own = copy.deepcopy(tokenizer)
-    own.add_tokens(["<turn>", "<end>"], special_tokens=True)
-    for trims in ("", " | trim"):
-        own.chat_template = TURNS.replace("m['content']", f"(m['content']{trims})") + ASKING
-        fit_tokenizer(own, Fit("own"))
-        encoder = ChatEncoder(own, WIDE, WIDE)
-        found = encoder.responses([turns("Why?")] * 3, ["    return 1", "So.\n", "So."])
-        assert [bool(answer.rewritten) for answer in found] == [bool(trims), bool(trims), False]
-
-
-CHANGES = {
-    "trim": ["  Why?", "Why?\n", "\nWhy?"],
-    "lower": ["Why?", "A", "U"],
-    "truncate(3, true, '', 0)": ["Why?", "user"],
-}
-
-
-@pytest.mark.parametrize("change", CHANGES)
-def test_turns_that_a_template_changes_are_counted(
-    tokenizer: PreTrainedTokenizerFast, change: str
-) -> None:
-    """As blanks at the ends, which Llama 3's and Gemma's take off; what stands around turns is no change."""
-    own = copy.deepcopy(tokenizer)
-    own.add_tokens(["<turn>", "<end>"], special_tokens=True)
-    own.chat_template = (
-        "Today is 26 July.\n" + TURNS.replace("m['content']", f"(m['content'] | {change})") + ASKING
-    )
-    # `fetch` refuses one that changes a plain answer
-    own.eos_token = "<end>"
-    encoder = ChatEncoder(own, WIDE, WIDE)
-    for text in CHANGES[change]:
-        rows = [
-            turns(text),
-            (Message("system", text), *turns("w")),
-            turns("w", "x", text),
-            # an earlier answer is learnt too
-            turns("w", text, "y"),
-        ]
-        for row in rows:
-            (found,) = encoder.prompts([row])
-            assert found is not None and found.rewritten and not found.thoughts_cut
-            before, after = found.rewritten
-            assert before != after and after in own.decode(found.ids)
-    kept = [turns("?"), (Message("system", "?"), *turns("w", "x", "y"))]
-    assert [bool(one and one.rewritten) for one in encoder.prompts(kept)] == [False, False]
-
-
-def test_thoughts_that_are_left_out_are_counted_as_that_alone(
-    tokenizer: PreTrainedTokenizerFast,
-) -> None:
-    own = copy.deepcopy(tokenizer)
-    own.add_tokens(["<turn>", "<end>"], special_tokens=True)
-    own.chat_template = THINKING
-    fit_tokenizer(own, Fit("own"))
-    encoder = ChatEncoder(own, WIDE, WIDE)
-    thinking = turns("a", "<think>hm</think>\n\nb", "c")
-    blanks = turns("a", "\nb", "c")
-    found = encoder.prompts([thinking, blanks, turns(" a ", "b", "c")])
-    assert [one and (one.thoughts_cut, bool(one.rewritten)) for one in found] == [
-        (True, False),
-        (False, True),
-        (False, False),
-    ]
-
-
 def test_the_date_of_today_is_fixed(bare: Path) -> None:
     date = "{% if strftime_now is defined %}{{ strftime_now(format='%d %b %Y') }}{% endif %}"
     with_template(bare, date + GEMMA, "<turn>", "<end>")
     finish_base_model(bare, Fit("own"))
     assert whole_text(encoder_of(bare), turns("Why?", "So.")).startswith("26 Jul 2024<turn>")
-
-
-def sentencepiece(text: str) -> PreTrainedTokenizerFast:
-    """A word that begins a text gets a blank before it, as with Llama 2's and Mistral's."""
-    core = Tokenizer(models.BPE(unk_token="<unk>"))
-    core.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
-    )
-    core.decoder = decoders.Sequence(
-        [decoders.Replace("\u2581", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    special = ["<unk>", "<s>", "</s>"]
-    trainer = trainers.BpeTrainer(vocab_size=200, special_tokens=special, show_progress=False)
-    core.train_from_iterator([text] * 9, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
-
-
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{% for m in messages %}[{{ m['role'] }}]\n{{ m['content'] }}</s>\n{% endfor %}"
-        "{% if add_generation_prompt %}[assistant]\n{% endif %}",
-        "{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
-        "{% else %} {{ m['content'] }}</s>{% endif %}{% endfor %}",
-    ],
-)
-def test_pieces_of_sentencepiece_say_what_was_written(template: str) -> None:
-    own = sentencepiece("[user]\n[assistant]\n[INST] why not, so it is [/INST]")
-    own.chat_template = template
-    encoder = ChatEncoder(own, WIDE, WIDE)
-    messages = turns("why", "not so", "why not", "it is")
-    asked = own.apply_chat_template(
-        [{"role": m.role, "content": m.content} for m in messages], tokenize=False
-    )
-    (prompt,) = encoder.prompts([messages[:-1]])
-    (answer,) = encoder.responses([messages[:-1]], ["it is"])
-    assert prompt is not None
-    ids = prompt.ids + answer.ids
-    # the pieces are those of the whole where no token reaches over a cut, and the text always
-    whole = own(asked, add_special_tokens=False)["input_ids"]
-    assert own.decode(whole).startswith(own.decode(ids))
-    blank = own.convert_tokens_to_ids("\u2581")
-    assert answer.ids[0] != blank or template.endswith("{% endif %}{% endfor %}")
-    encoder.check_boundaries([messages[:-1]], ["it is"])
 
 
 @pytest.mark.parametrize("rounded", [0, 40])

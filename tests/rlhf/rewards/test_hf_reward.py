@@ -1,6 +1,5 @@
-"""`hf:DIRECTORY` and our reward models as transformers' sequence classifiers."""
+"""`hf:DIRECTORY`: sequence classifiers from elsewhere as a reward."""
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import EOS, PAD, VOCABULARY, numbers, prompts_of, tiny_settings, tiny_tokenizer
+from tiny import PAD, TURNS, VOCABULARY, numbers, tiny_settings, tiny_tokenizer
 from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
@@ -23,26 +22,14 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from rlhf.batches.padding import pad_responses
-from rlhf.commands.cli import main
 from rlhf.common.errors import ModelError, SettingsError
-from rlhf.common.files import read_json, tree_bytes, write_json
+from rlhf.common.files import read_json, write_json
 from rlhf.engine import make_engine
 from rlhf.models.classifier import Answered, Classifier
-from rlhf.models.export import export_classifier
-from rlhf.models.heads import load_scalar_model, response_scores
-from rlhf.models.roles import Models
 from rlhf.registry import ALGORITHMS, find
-from rlhf.rewards.base import RewardContext, make_rewards
-from rlhf.rollout.records import Rollout, Sampled, make_rollout
 from rlhf.training import loop
 from rlhf.training.reward import train as train_reward
 from rlhf.workspace import Workspace
-
-TEMPLATE = (
-    "{% for m in messages %}<|im_start|> {{ m['content'] }} <|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|> {% endif %}"
-)
 
 
 def classifier_of(family: str, **changes: Any) -> PreTrainedModel:
@@ -65,7 +52,7 @@ def classifier_of(family: str, **changes: Any) -> PreTrainedModel:
 
 
 def saved(
-    folder: Path, family: str = "llama", template: str | None = TEMPLATE, **changes: Any
+    folder: Path, family: str = "llama", template: str | None = TURNS, **changes: Any
 ) -> Path:
     classifier_of(family, **changes).save_pretrained(folder)
     tokenizer = tiny_tokenizer()
@@ -189,7 +176,7 @@ def test_what_does_not_fit_its_window_is_not_judged(tmp_path: Path) -> None:
 
 
 NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
-NO_THOUGHTS = TEMPLATE.replace("m['content']", "m['content'].split('</think>')[-1]")
+NO_THOUGHTS = TURNS.replace("m['content']", "m['content'].split('</think>')[-1]")
 
 
 # raises nothing, and has no place for the message
@@ -198,7 +185,7 @@ WITHOUT_SYSTEM = "{% set messages = messages | rejectattr('role', 'equalto', 'sy
 
 @pytest.mark.parametrize("refuses", [NO_SYSTEM, WITHOUT_SYSTEM])
 def test_a_system_message_that_its_template_refuses_is_folded(tmp_path: Path, refuses: str) -> None:
-    classifier = loaded(saved(tmp_path, template=refuses + TEMPLATE))
+    classifier = loaded(saved(tmp_path, template=refuses + TURNS))
     answered = Answered([{"role": "system", "content": "w40"}, *user("w9 w30")], "w12 w13")
     assert classifier.encode(answered) == [2, 40, 9, 30, 1, 2, 12, 13, 1]
 
@@ -220,9 +207,7 @@ def test_a_cut_response_goes_on_without_the_thoughts_that_its_template_drops(
 
 
 def test_a_dialogue_that_its_template_refuses_is_not_judged(tmp_path: Path) -> None:
-    refusing = TEMPLATE.replace(
-        "m['content']", "m['content'] + (1 if 'w7' in m['content'] else '')"
-    )
+    refusing = TURNS.replace("m['content']", "m['content'] + (1 if 'w7' in m['content'] else '')")
     classifier = loaded(saved(tmp_path, template=refusing))
     refused, other = classifier.scores([Answered(user("w7"), "w8"), ANSWERED[0]])
     assert refused is None and other is not None
@@ -251,7 +236,7 @@ def test_positions_of_roberta_begin_behind_that_of_the_padding(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("template", "changes", "message"),
     [
-        ({"rag": TEMPLATE, "tool_use": TEMPLATE}, {}, "no template named 'default'|'rag'"),
+        ({"rag": TURNS, "tool_use": TURNS}, {}, "no template named 'default'|'rag'"),
         ("{{ raise_exception('never') }}", {}, "never"),
         # ids that have no embedding
         ("{{ 'w63' }}", {"vocab_size": 20}, "index out of range"),
@@ -333,84 +318,3 @@ def test_a_run_with_it_needs_no_reward_model_of_ours(workspace: Workspace, initi
     assert row["reward"] == row["reward_hf_theirs"] and row["value_loss"] > 0
     with pytest.raises(SettingsError, match="reward: null, so there is no such model to train"):
         train_reward(settings, workspace)
-
-
-# -- ours as theirs -----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def rollout() -> Rollout:
-    prompts = prompts_of([[2, 9, 30, 1, 2], [2, 11, 1, 2]])
-    responses = [[12, 13, 14, EOS], [16]]
-    sampled = Sampled(responses, [[0.0] * len(response) for response in responses])
-    return make_rollout(prompts, sampled, EOS, PAD, torch.device("cpu"))
-
-
-@pytest.fixture
-def ours(workspace: Workspace) -> Path:
-    """A reward model with a bias, whose tokenizer has a template."""
-    directory = workspace.model("reward")
-    head = load_scalar_model(directory).head
-    weights = {"weight": head.weight.detach(), "bias": torch.tensor([-0.75])}
-    save_file(weights, directory / "scalar_head.safetensors")
-    tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = TEMPLATE
-    tokenizer.save_pretrained(directory)
-    return directory
-
-
-@torch.no_grad()
-def test_transformers_scores_as_we_do_but_for_the_bias(
-    ours: Path, rollout: Rollout, tmp_path: Path
-) -> None:
-    bias = export_classifier(ours, tmp_path / "out")
-    assert bias == -0.75
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["score_bias"] == -0.75
-    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
-    expected = response_scores(load_scalar_model(ours), rollout.batch)
-    batch = pad_responses(rollout.prompts.ids, rollout.responses, PAD)
-    found = model(input_ids=batch.input_ids, attention_mask=(batch.input_ids != PAD).long()).logits
-    torch.testing.assert_close(found[:, 0] + bias, expected, atol=1e-5, rtol=0)
-
-
-def test_by_text_it_scores_as_the_chain_does(
-    ours: Path, workspace: Workspace, rollout: Rollout
-) -> None:
-    """The end token is the last one: what a template puts behind it is not read."""
-    export_classifier(ours, workspace.root / "out")
-    settings = tiny_settings({"ppo.rewards": ["model:reward", "hf:out"], "ppo.micro_batch": 2})
-    models = Models(make_engine(settings.engine), None)
-    context = RewardContext(settings, workspace, models, tiny_tokenizer())
-    read = make_rewards(context).read(rollout)
-    torch.testing.assert_close(read["hf_out"].scores, read["model"].scores, atol=1e-5, rtol=0)
-
-
-def test_it_takes_no_room_twice(ours: Path, tmp_path: Path) -> None:
-    export_classifier(ours, tmp_path / "out")
-    (weights,) = (tmp_path / "out").glob("backbone-*.safetensors")
-    assert weights.samefile(ours / "model.safetensors")
-    own = [path for path in (tmp_path / "out").iterdir() if path != weights]
-    assert sum(path.stat().st_size for path in own) < tree_bytes(ours) / 4
-
-
-def test_the_command_writes_it_once(
-    ours: Path, workspace: Workspace, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = ["-C", str(workspace.root), "export-reward", "out"]
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert ended.value.code == 0
-    assert "score of models/reward = its score -0.750000" in capsys.readouterr().out
-    assert loaded(workspace.root / "out").window == 256
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert ended.value.code == 1
-    assert "is there already" in capsys.readouterr().err
-
-
-def test_what_is_no_reward_model_of_ours_is_not_exported(
-    prepared: Workspace, tmp_path: Path
-) -> None:
-    with pytest.raises(ModelError, match=r"no scalar_head\.safetensors: this is not a reward"):
-        export_classifier(prepared.model("sft"), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
