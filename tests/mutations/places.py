@@ -49,6 +49,7 @@ XPO_LOSS = Place("ppo/xpo.py", ("ppo/test_xpo_loss.py",))
 STEPS = Place("ppo/steps.py", ("ppo/test_step_rewards.py",))
 REACH = Place("core/reach.py", ("core/test_reach.py",))
 TEMPLATES = Place("data/templates.py", ("data/test_templates.py",))
+FRAMES = Place("data/frames.py", ("data/test_chat_template.py",))
 SEPARATORS = Place("core/separators.py", ("core/test_separators.py",))
 TOKEN_REWARDS = Place("ppo/rto.py", ("ppo/test_rto_rewards.py",))
 

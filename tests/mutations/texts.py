@@ -7,6 +7,7 @@ from tests.mutations.places import (
     CLEANED,
     DATA_CHECK,
     DATA_SHARES,
+    FRAMES,
     GIVEN_SCORES,
     HEADS,
     HELD_OUT,
@@ -52,6 +53,9 @@ TEXTS = (
     # -- chat templates ---------------------------------------------------------------------------
     TEMPLATES("chat templates", "answers elsewhere", "if not told[:begin].startswith(asked):", "if False:"),
     TEMPLATES("chat templates", "the heading is learnt", "if heading and asked", "if False and asked"),
+    FRAMES("chat templates", "changed answers are not told", "return None if written in (expected, texts[-1] + end) else around(expected, written)", "return None"),
+    FRAMES("chat templates", "changed questions are not told", "None if part == (expected := filled(framed, texts)) else around(expected, part)", "None"),
+    FRAMES("chat templates", "thoughts that are left out count twice", "are_thoughts_cut = True\n                continue", "are_thoughts_cut = True"),
     TEMPLATES("chat templates", "no answer", "if begin < 0:", "if False:"),
 
     # -- rows of data ---------------------------------------------------------------------------------
