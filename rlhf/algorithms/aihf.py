@@ -134,8 +134,8 @@ class Aihf(PpoMax):
 
     def _reward_losses(self, step: Step[RewardBatch]) -> list[Loss]:
         """L = w_d mean over demonstrations + w_p mean over pairs."""
-        demonstrations = step.batch.demonstrations.split(self._comparisons)
-        pairs = step.batch.pairs.split(self._comparisons)
+        demonstrations = step.batch.demonstrations.split(self.feedback.comparisons_at_once)
+        pairs = step.batch.pairs.split(self.feedback.comparisons_at_once)
         return [
             *(partial(self._demonstration_part, part, step) for part in demonstrations),
             *(partial(self._pair_part, part, step) for part in pairs),
@@ -162,11 +162,6 @@ class Aihf(PpoMax):
         step.tally.add(pair_loss=losses, pair_margin=above, pair_accuracy=ranked_right(above))
         return self.aihf.pair_weight * losses.sum() / self.aihf.pairs
 
-    @property
-    def _comparisons(self) -> int:
-        """Comparisons a forward pass: two answers each, and at least one of them."""
-        return max(1, self.settings.micro_batch // 2)
-
     def _margins(self, part: Comparisons) -> Tensor:
         """R(preferred) - R(other), [C]; exactly 0 where they are the same."""
         return part.weights * margins(self.models.scores(MOVING_REWARD, part.batch))
@@ -175,7 +170,9 @@ class Aihf(PpoMax):
     def validate(self, rollout: Rollout) -> Validation:
         """PPO-max's; and whether the moving reward ranks pairs right that it does not learn from."""
         validation = super().validate(rollout)
-        above = torch.cat([self._margins(part) for part in self.held_out.split(self._comparisons)])
+        above = torch.cat(
+            [self._margins(part) for part in self.held_out.split(self.feedback.comparisons_at_once)]
+        )
         right = ranked_right(above)[self.held_out.weights > 0]
         return replace(validation, metrics={**validation.metrics, "pair_accuracy": right})
 

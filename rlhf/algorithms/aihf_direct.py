@@ -99,13 +99,8 @@ class AihfDirect(ScoredPolicy):
 
     @torch.no_grad()
     def _reference_logprobs(self, pairs: Comparisons) -> Tensor:
-        parts = pairs.split(self._comparisons)
+        parts = pairs.split(self.feedback.comparisons_at_once)
         return torch.cat([self._response_logprobs(REFERENCE, part.batch) for part in parts])
-
-    @property
-    def _comparisons(self) -> int:
-        """Comparisons a forward pass: two answers each, and at least one of them."""
-        return max(1, self.settings.micro_batch // 2)
 
     # -- losses ------------------------------------------------------------------------------------
 
@@ -118,7 +113,7 @@ class AihfDirect(ScoredPolicy):
         ]
 
     def _pair_parts(self, batch: DirectBatch) -> Iterator[tuple[Comparisons, Tensor]]:
-        size = self._comparisons
+        size = self.feedback.comparisons_at_once
         reference = batch.reference_logprobs.split(2 * size)
         return zip(batch.pairs.split(size), reference, strict=True)
 

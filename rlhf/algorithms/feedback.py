@@ -56,6 +56,8 @@ class Feedback:
 
     def __init__(self, context: Context) -> None:
         settings, engine, tokenizer = context.settings, context.engine, context.tokenizer
+        # comparisons a forward pass: two answers each, and at least one of them
+        self.comparisons_at_once = max(1, settings.ppo.micro_batch // 2)
         self._eos_id = int(tokenizer.eos_token_id)
         self._pad_id = int(tokenizer.pad_token_id)
         self._limit = settings.ppo.max_response_tokens or settings.data.max_response_tokens

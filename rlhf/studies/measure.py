@@ -47,9 +47,9 @@ def run_record(settings: Settings, workspace: Workspace) -> dict[str, Any]:
     samples = read_steps(workspace.samples("ppo"))
     # the prompts are the same at each validation, so that the scores can be compared
     judged = judged_validations(samples, gold_scores(settings, workspace, samples))
-    spent = spent_at_validations(workspace)
+    logged = logged_at_validations(workspace)
     validations = [
-        row | spent[int(row["step"])] | checked_additions(samples_of(samples, row["step"]))
+        row | logged[int(row["step"])] | checked_additions(samples_of(samples, row["step"]))
         for row in judged
     ]
     summary = read_json(workspace.metrics("ppo"))
@@ -93,21 +93,21 @@ def _chosen_logprobs(workspace: Workspace) -> dict[str, float]:
     }
 
 
-def spent_at_validations(workspace: Workspace) -> dict[int, dict[str, float]]:
-    """What each validated policy had cost: KL from SFT in nats a token, and tokens sampled so far.
+def logged_at_validations(workspace: Workspace) -> dict[int, dict[str, float]]:
+    """What the step log says of each validated policy.
 
-    And what the run itself says at its validations that is in RANKED.
+    What it had cost: KL from SFT in nats a token, and tokens sampled so far; and what RANKED names.
     """
-    spent: dict[int, dict[str, float]] = {}
+    logged: dict[int, dict[str, float]] = {}
     tokens = 0.0
     for row in read_steps(workspace.steps("ppo")):
         if "validation_kl" in row:
             at = {"kl": row["validation_kl"], "tokens": tokens}
             at |= {key: row[name] for key, name in RANKED.items() if name in row}
-            spent[int(row["step"])] = at
+            logged[int(row["step"])] = at
         # an iteration validates before it learns
         tokens += row.get("tokens", 0.0)
-    return spent
+    return logged
 
 
 def _curves(workspace: Workspace) -> list[dict[str, Any]]:

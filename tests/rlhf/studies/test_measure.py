@@ -18,8 +18,8 @@ from rlhf.studies.measure import (
     first_mean_last,
     gold_scores,
     judged_validations,
+    logged_at_validations,
     run_record,
-    spent_at_validations,
 )
 from rlhf.training import loop, reward
 from rlhf.workspace import Workspace
@@ -119,7 +119,7 @@ def test_what_a_moving_reward_ranks_right_is_there_by_validation(tmp_path: Path)
         log.write(0, {"tokens": 7.0, "validation_kl": 0.0, "validation_pair_accuracy": 0.5})
         log.write(1, {"tokens": 9.0})
         log.write(2, {"validation_kl": 0.25, "validation_pair_accuracy": 0.75})
-    assert spent_at_validations(workspace) == {
+    assert logged_at_validations(workspace) == {
         0: {"kl": 0.0, "tokens": 5.0, "ranked_right": 0.5},
         2: {"kl": 0.25, "tokens": 21.0, "ranked_right": 0.75},
     }
