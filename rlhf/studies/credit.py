@@ -6,6 +6,7 @@ to Q*", arXiv 2404.12358, eq. 10). The paper shows pictures of it; here it is on
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import pandas as pd
@@ -25,14 +26,15 @@ _BATCH = 32
 
 @dataclass(frozen=True)
 class Planted:
-    """Good answers with one wrong token each.
+    """Good answers with one wrong word or token each.
 
-    prompts, responses: token ids; places: of the wrong token in each response
+    prompts, responses: token ids; errors: which tokens of each response are wrong, one or several
+    that follow each other
     """
 
     prompts: list[list[int]]
     responses: list[list[int]]
-    places: list[int]
+    errors: list[range]
 
 
 @torch.no_grad()
@@ -56,13 +58,39 @@ def plant(pairs: pd.DataFrame, reference: Path, engine: TorchEngine, seed: int) 
     special = load_tokenizer(reference).all_special_ids
     logits = _response_logits(load_causal_lm(reference), prompts, responses, engine)
 
-    planted = Planted(prompts, [], places)
+    planted = Planted(prompts, [], [range(place, place + 1) for place in places])
     for response, place, random, row in zip(responses, places, randoms, logits, strict=True):
         others = row[place].float().cpu()
         others[[*special, response[place]]] = -torch.inf
         wrong = int(torch.multinomial(others.softmax(0), 1, generator=random))
         planted.responses.append([*response[:place], wrong, *response[place + 1 :]])
     return planted
+
+
+def differing(pairs: pd.DataFrame) -> Planted:
+    """The rejected answers of pairs that are one word apart (`planted:ROWS`); that word is the error.
+
+    These are errors of the kind that the pairs taught, unlike those of `plant`. A word's tokens are
+    those between what both answers begin with and what both end with; where a rejected answer has
+    none there (a word of the chosen one is missing) it is left out.
+    """
+    planted = Planted([], [], [])
+    for prompt, chosen, rejected in zip(
+        pairs["prompt_ids"], pairs["chosen_ids"], pairs["rejected_ids"], strict=True
+    ):
+        first = _shared(chosen, rejected)
+        last = len(rejected) - _shared(chosen[first:][::-1], rejected[first:][::-1])
+        if first < last:
+            planted.prompts.append([int(token) for token in prompt])
+            planted.responses.append([int(token) for token in rejected])
+            planted.errors.append(range(first, last))
+    return planted
+
+
+def _shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    same = (token == their for token, their in zip(one, other, strict=False))
+    return sum(1 for _ in takewhile(bool, same))
 
 
 def credit_auc(policy: Path, reference: Path, planted: Planted, engine: TorchEngine) -> float:
@@ -73,23 +101,23 @@ def credit_auc(policy: Path, reference: Path, planted: Planted, engine: TorchEng
         [ours - theirs for ours, theirs in zip(*pair, strict=True)]
         for pair in zip(above, below, strict=True)
     ]
-    return auc(credits, planted.places)
+    return auc(credits, planted.errors)
 
 
-def auc(credits: Sequence[Sequence[float]], places: Sequence[int]) -> float:
-    """The share of (planted, other) tokens of which the planted one has the lower credit; ties half.
+def auc(credits: Sequence[Sequence[float]], errors: Sequence[range]) -> float:
+    """The share of (wrong, other) tokens of which the wrong one has the lower credit; ties half.
 
     By the ranks of all tokens together (Mann-Whitney).
     """
     flat = [credit for row in credits for credit in row]
-    is_planted = [
-        at == place for row, place in zip(credits, places, strict=True) for at in range(len(row))
+    is_wrong = [
+        at in error for row, error in zip(credits, errors, strict=True) for at in range(len(row))
     ]
     # the lowest credit has the highest rank
     ranks = rankdata([-credit for credit in flat])
-    count = sum(is_planted)
+    count = sum(is_wrong)
     others = len(flat) - count
-    total = sum(rank for rank, yes in zip(ranks, is_planted, strict=True) if yes)
+    total = sum(rank for rank, yes in zip(ranks, is_wrong, strict=True) if yes)
     return float((total - count * (count + 1) / 2) / (count * others))
 
 

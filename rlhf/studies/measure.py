@@ -18,7 +18,7 @@ from rlhf.evaluation.plain_text import plain_text_loss
 from rlhf.models.scoring import ResponseScorer
 from rlhf.settings import Settings
 from rlhf.studies.beams import searched
-from rlhf.studies.credit import credit_auc, plant
+from rlhf.studies.credit import credit_auc, differing, plant
 from rlhf.workspace import Workspace
 
 CURVES = ("reward", "kl", "perplexity", "response_length", "entropy", "finished", "value_loss")
@@ -41,8 +41,9 @@ def run_record(settings: Settings, workspace: Workspace) -> dict[str, Any]:
     `curves` are by iteration, `looks` by validation, `summary` by name: the run's own; `gold`,
     `validation_reward`, `reward_tail`, what `checked_additions` says and `ranked_right` of an algorithm
     whose reward moves, each with _first, _last and _mean (over the validations after the first, so that
-    who rises earlier has more); `credit_auc` (_first and _last) and `plain_text_loss`; of the model of stage dpo also
-    `chosen_logprob_first` and `_last`, held-out, and what `searched` finds.
+    who rises earlier has more); `credit_auc`, and `pair_credit_auc` where all pairs are `planted:`
+    (_first and _last); `plain_text_loss`; of the model of stage dpo also `chosen_logprob_first` and
+    `_last`, held-out, and what `searched` finds.
     """
     samples = read_steps(workspace.samples("ppo"))
     # the prompts are the same at each validation, so that the scores can be compared
@@ -62,10 +63,13 @@ def run_record(settings: Settings, workspace: Workspace) -> dict[str, Any]:
     summary["plain_text_loss"] = plain_text_loss(policy, workspace, engine)
     # one set of errors for all seeds of the policy
     pairs = read_rows_of(workspace, "preferences", "test")
-    planted = plant(pairs, reference, engine, seed=0)
+    errors = {"credit_auc": plant(pairs, reference, engine, seed=0)}
+    if all(address.startswith("planted:") for address in settings.data.preferences):
+        errors["pair_credit_auc"] = differing(pairs)
     start = workspace.model(settings.ppo.initial)
-    summary["credit_auc_first"] = credit_auc(start, reference, planted, engine)
-    summary["credit_auc_last"] = credit_auc(policy, reference, planted, engine)
+    for key, planted in errors.items():
+        summary[f"{key}_first"] = credit_auc(start, reference, planted, engine)
+        summary[f"{key}_last"] = credit_auc(policy, reference, planted, engine)
     if settings.ppo.algorithm == "dpo":
         summary |= _chosen_logprobs(workspace) | searched(settings, workspace, engine)
     return {"curves": _curves(workspace), "looks": validations, "summary": summary}

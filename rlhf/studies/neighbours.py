@@ -32,7 +32,9 @@ _DPO = (
 # arXiv 2404.12358, sections 5.2 to 5.4: five beams are better than one and more run away in length; the
 # likelihood of the chosen answers falls
 _DPO_ALONE = (
-    Claim("better than PPO-max does", "credit_auc_last", "dpo", "ppo-max", "higher"),
+    Claim("its credit finds them better", "credit_auc_last", "dpo", "ppo-max", "higher"),
+    Claim("it finds errors like its pairs' own", "pair_credit_auc_last", "dpo", START, "higher"),
+    Claim("these better, too", "pair_credit_auc_last", "dpo", "ppo-max", "higher"),
     Claim("five beams find better", "gold_beams_5", "dpo", "dpo", "higher", "gold_beams_1"),
     Claim("twenty find worse", "gold_beams_20", "dpo", "dpo", "lower", "gold_beams_5"),
     Claim("and longer", "length_beams_20", "dpo", "dpo", "higher", "length_beams_5"),

@@ -106,10 +106,18 @@ def test_a_run_s_record_holds_curves_validations_and_a_summary(
     assert looks[0]["tokens"] == sampled[-1] > 0
     assert looks[0]["kl"] == pytest.approx(0.0, abs=1e-6) != looks[-1]["kl"]
     assert summary["credit_auc_first"] == 0.5 != summary["credit_auc_last"]
+    assert "pair_credit_auc_last" not in summary
 
     curves = record["curves"]
     assert [row["step"] for row in curves] == [-1, 0, 1, 2]
     assert all(math.isfinite(value) for row in curves for value in row.values())
+
+
+def test_pairs_that_are_one_word_apart_tell_where_credit_belongs(finished: Workspace) -> None:
+    changes = {"ppo.iterations": 3, "data.preferences": ["planted:9"]}
+    summary = run_record(tiny_settings(changes), finished)["summary"]
+    assert summary["pair_credit_auc_first"] == 0.5 != summary["pair_credit_auc_last"]
+    assert summary["pair_credit_auc_last"] != summary["credit_auc_last"]
 
 
 def test_what_a_moving_reward_ranks_right_is_there_by_validation(tmp_path: Path) -> None:

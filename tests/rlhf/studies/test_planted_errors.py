@@ -10,7 +10,7 @@ from tiny import tiny_model, tiny_settings, tiny_tokenizer
 from rlhf.batches.tables import read_rows_of
 from rlhf.engine.single import TorchEngine
 from rlhf.models.saving import load_causal_lm, load_tokenizer, save_causal_lm
-from rlhf.studies.credit import Planted, auc, credit_auc, logprobs_of, plant
+from rlhf.studies.credit import Planted, auc, credit_auc, differing, logprobs_of, plant
 from rlhf.workspace import Workspace
 
 PAIRS = pd.DataFrame(
@@ -37,10 +37,10 @@ def test_one_token_of_each_answer_is_another_one(prepared: Workspace, engine: To
     assert planted.prompts == [[2, 9], [2, 7]]
     originals = ([11, 12, 13, 1], [14, 15, 1])
     special = load_tokenizer(prepared.model("sft")).all_special_ids
-    for response, place, original in zip(planted.responses, planted.places, originals, strict=True):
-        differing = [at for at, token in enumerate(response) if token != original[at]]
-        assert differing == [place] and place < len(original) - 1
-        assert response[place] not in special
+    for response, error, original in zip(planted.responses, planted.errors, originals, strict=True):
+        wrong = [at for at, token in enumerate(response) if token != original[at]]
+        assert wrong == list(error) and wrong[0] < len(original) - 1
+        assert response[wrong[0]] not in special
 
 
 def test_errors_are_drawn_by_the_reference(engine: TorchEngine, tmp_path: Path) -> None:
@@ -55,11 +55,11 @@ def test_errors_are_drawn_by_the_reference(engine: TorchEngine, tmp_path: Path) 
     pairs = pd.DataFrame({"prompt_ids": [[2, 9]] * 400, "chosen_ids": [[right, 41, 1]] * 400})
     found = plant(pairs, tmp_path, engine, seed=1)
     # the last token is never another one
-    assert set(found.places) == {0, 1}
+    assert {error.start for error in found.errors} == {0, 1}
     drawn = [
         response[0]
-        for response, place in zip(found.responses, found.places, strict=True)
-        if place == 0
+        for response, error in zip(found.responses, found.errors, strict=True)
+        if 0 in error
     ]
     assert right not in drawn
     table[right] = 0.0
@@ -72,16 +72,40 @@ def test_errors_are_drawn_by_the_reference(engine: TorchEngine, tmp_path: Path) 
 
 def test_errors_are_fixed_by_the_seed(prepared: Workspace, engine: TorchEngine) -> None:
     assert planted_in(prepared, engine, 3) == planted_in(prepared, engine, 3)
-    places = {tuple(planted_in(prepared, engine, seed).places) for seed in range(5)}
-    assert len(places) > 1
+    drawn = {tuple(planted_in(prepared, engine, seed).errors) for seed in range(5)}
+    assert len(drawn) > 1
+
+
+def test_the_word_in_which_a_pair_differs_is_the_error() -> None:
+    pairs = pd.DataFrame(
+        {
+            "prompt_ids": [[2, 9], [2, 8], [2, 7], [2, 6], [2, 5]],
+            # one token for two; two for one; the first; one that the rejected answer lacks; one
+            # that says a neighbour's again
+            "chosen_ids": [[11, 12, 13, 1], [11, 12, 1], [14, 15, 1], [11, 12, 1], [11, 11, 1]],
+            "rejected_ids": [
+                [11, 21, 22, 13, 1],
+                [11, 21, 1],
+                [24, 15, 1],
+                [11, 1],
+                [11, 11, 11, 1],
+            ],
+        }
+    )
+    found = differing(pairs)
+    assert found.prompts == [[2, 9], [2, 8], [2, 7], [2, 5]]
+    assert found.responses == [[11, 21, 22, 13, 1], [11, 21, 1], [24, 15, 1], [11, 11, 11, 1]]
+    assert found.errors == [range(1, 3), range(1, 2), range(1), range(2, 3)]
 
 
 def test_the_area_by_hand() -> None:
-    # planted -1.0 and 0.5; others 0.0, 1.0, 0.5: of six pairs four are in order, one is a tie
+    # wrong -1.0 and 0.5; others 0.0, 1.0, 0.5: of six pairs four are in order, one is a tie
     credits = [[0.0, -1.0, 1.0], [0.5, 0.5]]
-    assert auc(credits, [1, 0]) == pytest.approx(4.5 / 6)
-    assert auc([[0.0, 0.0, 0.0]], [1]) == 0.5
-    assert auc([[-9.0, 1.0], [2.0, -3.0]], [0, 1]) == 1.0
+    assert auc(credits, [range(1, 2), range(1)]) == pytest.approx(4.5 / 6)
+    assert auc([[0.0, 0.0, 0.0]], [range(1, 2)]) == 0.5
+    assert auc([[-9.0, 1.0], [2.0, -3.0]], [range(1), range(1, 2)]) == 1.0
+    # a word of two tokens, -2.0 and 3.0, against 0.0: one of two is in order
+    assert auc([[-2.0, 3.0, 0.0]], [range(2)]) == 0.5
 
 
 def test_log_probabilities_are_those_of_one_response_at_a_time(
@@ -121,4 +145,4 @@ def test_a_policy_that_never_learnt_has_no_credit_to_give(
         [one - other for one, other in zip(*pair, strict=True)]
         for pair in zip(ours, theirs, strict=True)
     ]
-    assert found == auc(credits, planted.places)
+    assert found == auc(credits, planted.errors)
