@@ -182,9 +182,13 @@ class PairTraining(Section):
 class RewardModel(PairTraining):
     """A pairwise reward model (section 3.1, eq. 1-2)."""
 
+    LATER: ClassVar = PairTraining.LATER | {"cut_answers"}
+
     initial: Literal["base", "sft"] = "sft"
     # beta_rm, the weight of the imitation loss on the preferred answer (eq. 2)
     lm_coefficient: NonNegative = 1.0
+    # for this share of the pairs one more: the chosen answer above the same one cut off
+    cut_answers: Fraction = 0.0
 
 
 class Dpo(PairTraining):

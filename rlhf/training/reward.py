@@ -19,6 +19,7 @@ from rlhf.batches.tables import read_rows_of
 from rlhf.common.errors import SettingsError
 from rlhf.common.files import staged_directory, write_json
 from rlhf.common.metrics import Value, write_summary
+from rlhf.core.seeds import generator
 from rlhf.core.tally import Tally
 from rlhf.engine import Loss, share
 from rlhf.models.heads import new_scalar_model, save_scalar_model
@@ -26,6 +27,7 @@ from rlhf.models.saving import load_tokenizer
 from rlhf.models.trainable import choose_trainable
 from rlhf.settings import Settings
 from rlhf.settings.training import RewardModel
+from rlhf.training.cut_answers import cut_answers, with_cut_answers
 from rlhf.training.pair_reader import PairReader
 from rlhf.training.ranking import PairScores, details, summary
 from rlhf.training.run import TrainingRun, begin, row_ids
@@ -83,7 +85,10 @@ class RewardTraining(Task):
         # 1. pairs
         self.tokenizer = load_tokenizer(start)
         self.rows = read_rows_of(workspace, "preferences", TRAINING_SPLIT[role])
-        self.pairs = self._reader(balanced(self.rows) if section.balance_kinds else self.rows)
+        learnt = balanced(self.rows) if section.balance_kinds else self.rows
+        if section.cut_answers:
+            learnt = with_cut_answers(learnt, section.cut_answers, self._random("train"))
+        self.pairs = self._reader(learnt)
         self.held_out = self._reader(read_rows_of(workspace, "preferences", "validation"))
         self.test = read_rows_of(workspace, "preferences", "test")
 
@@ -143,6 +148,7 @@ class RewardTraining(Task):
         # 1. the loss leaves the origin of the scores open: it is put where held-out ones have mean 0
         origin, std = self._scores(self.held_out).mean_and_std
         scores = self._scores(self._reader(self.test)).shifted(-origin)
+        accuracy_cut = self._accuracy_on_cut_answers()
         with self.trainer.gathered():
             if run.is_main:
                 # the head's bias carries the shift: the file's scores are those of the metrics
@@ -153,11 +159,12 @@ class RewardTraining(Task):
         if not run.is_main:
             return
 
-        # 2. how well it ranks the test pairs
+        # 2. how well it ranks the test pairs, and whole answers above cut ones
         write_json(workspace.details(self.role), details(self.test, scores))
         losses = {key: value for key, value in result.train.items() if key in _LOSSES}
         flat: dict[str, Value] = {
             **summary(self.test, scores),
+            "accuracy_cut_answers": accuracy_cut,
             **result.held_out,
             **losses,
             "steps": len(self.plan),
@@ -169,6 +176,17 @@ class RewardTraining(Task):
         }
         write_summary(workspace.metrics(self.role), flat)
         run.checkpoints.finish()
+
+    def _accuracy_on_cut_answers(self) -> float | None:
+        """Of the test pairs' chosen answers, the share scored above itself cut off; None without any."""
+        cut = cut_answers(self.test, self._random("test"))
+        if cut.empty:
+            return None
+        margins = self._scores(self._reader(cut)).margins
+        return sum(margin > 0 for margin in margins) / len(margins)
+
+    def _random(self, split: str) -> torch.Generator:
+        return generator(self.run.settings.seed, self.role, "cut answers", split)
 
     def _reader(self, table: pd.DataFrame) -> PairReader:
         return PairReader(table, int(self.tokenizer.pad_token_id), self.engine)

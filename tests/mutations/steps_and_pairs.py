@@ -3,6 +3,7 @@
 from tests.mutations.places import (
     BEAM,
     CREDIT,
+    CUT_ANSWERS,
     DPO,
     DPO_LOSS,
     DPO_MODEL,
@@ -13,6 +14,7 @@ from tests.mutations.places import (
     PROCESS,
     PROCESS_SETTINGS,
     PROCESS_TRAINING,
+    REWARD_TRAINING,
     RTO,
     SEARCH,
     SEPARATORS,
@@ -97,4 +99,12 @@ STEPS_AND_PAIRS = (
     BEAM("beam search", "ended beams are forgotten", "_likeliest([*ended, *longer], beams)", "_likeliest(longer, beams)"),
     BEAM("beam search", "keys and values of another beam", "[beam.parent for beam in live]", "[0 for beam in live]"),
     BEAM("beam search", "the end token goes on", "token in ends, parent", "False, parent"),
+    # -- reward models ------------------------------------------------------------------------------
+    CUT_ANSWERS("cut answers", "cut to nothing", "torch.randint(1, len(ids)", "torch.randint(0, len(ids)"),
+    CUT_ANSWERS("cut answers", "whole ones", "torch.randint(1, len(ids)", "torch.randint(1, len(ids) + 1"),
+    CUT_ANSWERS("cut answers", "of the rejected ones", 'for ids in table["chosen_ids"]', 'for ids in table["rejected_ids"]'),
+    CUT_ANSWERS("cut answers", "of the first pairs", "torch.randperm(len(pairs), generator=random)", "torch.arange(len(pairs))"),
+    CUT_ANSWERS("cut answers", "in place of the pairs", "pd.concat([pairs, cut]", "pd.concat([cut]"),
+    REWARD_TRAINING("cut answers", "never learnt from", "if section.cut_answers:", "if False:"),
+    REWARD_TRAINING("cut answers", "cut over whole", "margin > 0 for margin in margins", "margin < 0 for margin in margins"),
 )  # fmt: skip

@@ -157,6 +157,7 @@ def _write_reward_summary(workspace: Workspace, stage: str) -> None:
         "accuracy_helpful": 0.66,
         "accuracy_harmless": 0.71,
         "accuracy_unseen_openings": 0.67,
+        "accuracy_cut_answers": 0.94,
         "margin_mean": 0.61,
         "calibration_error": 0.041,
         "longer_wins_accuracy": 0.58,
