@@ -20,7 +20,7 @@ def main() -> int:
     """Print the table, row by row."""
     parser = argparse.ArgumentParser(prog="python -m tests.reliability", description=main.__doc__)
     parser.add_argument(
-        "--kills", type=int, default=22, help="how many at random moments (22: each stage twice)"
+        "--kills", type=int, default=20, help="how many at random moments (20: each stage twice)"
     )
     parser.add_argument("--seed", type=int, default=1, help="of the moments")
     parser.add_argument(
