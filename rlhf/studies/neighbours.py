@@ -29,8 +29,9 @@ _DPO = (
     # arXiv 2404.18922, table 1: PPO is above DPO
     Claim("PPO ends above DPO", "gold_last", "ppo-max", "dpo", "higher"),
 )
-# arXiv 2404.12358, sections 5.2 to 5.4: five beams are better than one and more run away in length; the
-# likelihood of the chosen answers falls
+# the same section, beside PPO-max, and of errors of the kind that the pairs have (`planted:`); sections
+# 5.2 to 5.4: five beams are better than one and more run away in length; the likelihood of the chosen
+# answers falls
 _DPO_ALONE = (
     Claim("its credit finds them better", "credit_auc_last", "dpo", "ppo-max", "higher"),
     Claim("it finds errors like its pairs' own", "pair_credit_auc_last", "dpo", START, "higher"),
