@@ -28,9 +28,9 @@ from rlhf.models.trainable import choose_trainable
 from rlhf.ppo.dpo import dpo_loss, implicit_rewards, ipo_loss
 from rlhf.settings import Settings
 from rlhf.settings.training import Dpo
+from rlhf.training.balanced import balanced
 from rlhf.training.pair_reader import PairReader
 from rlhf.training.ranking import PairScores, details, summary
-from rlhf.training.reward import balanced
 from rlhf.training.run import TrainingRun, begin, row_ids
 from rlhf.training.supervised import FitResult, Task, fit
 from rlhf.workspace import Workspace

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -27,6 +26,7 @@ from rlhf.models.saving import load_tokenizer
 from rlhf.models.trainable import choose_trainable
 from rlhf.settings import Settings
 from rlhf.settings.training import RewardModel
+from rlhf.training.balanced import balanced
 from rlhf.training.cut_answers import cut_answers, with_cut_answers
 from rlhf.training.pair_reader import PairReader
 from rlhf.training.ranking import PairScores, details, summary
@@ -194,19 +194,3 @@ class RewardTraining(Task):
     def _scores(self, reader: PairReader) -> PairScores:
         # without gradients twice as much fits
         return reader.score_all(self.model, 2 * self.micro_batch_tokens)
-
-
-def balanced(table: pd.DataFrame) -> pd.DataFrame:
-    """Repeat the scarcer of helpful and harmless rows in turn until there are as many of both.
-
-    Other kinds stay as they are. What makes an answer good in one kind can make it bad in the
-    other, a refusal for example: the kind with more pairs would settle the sign for both.
-    """
-    parts = {str(kind): part for kind, part in table.groupby("kind", sort=True)}
-    both = ("helpful", "harmless")
-    if all(kind in parts for kind in both):
-        most = max(len(parts[kind]) for kind in both)
-        for kind in both:
-            repeated = np.arange(most) % len(parts[kind])
-            parts[kind] = parts[kind].iloc[repeated]
-    return pd.concat(list(parts.values()), ignore_index=True)

@@ -166,16 +166,6 @@ def test_all_pairs_are_scored_in_the_order_of_the_table(prepared: Workspace) -> 
     assert scores.rejected == pytest.approx(rejected, abs=1e-5)
 
 
-def test_the_scarcer_kind_is_repeated_in_turn() -> None:
-    table = pd.DataFrame({"id": list("abcdefg"), "kind": ["helpful", *["harmless"] * 5, "helpful"]})
-    balanced = reward.balanced(table)
-    by_kind = balanced.groupby("kind")["id"].agg("".join).to_dict()
-    assert by_kind == {"harmless": "bcdef", "helpful": "agaga"}
-    assert balanced.index.tolist() == list(range(10))
-    # what is balanced stays as it is
-    assert sorted(reward.balanced(balanced)["id"]) == sorted(balanced["id"])
-
-
 def test_balanced_kinds_are_seen_equally_often_in_an_epoch(workspace: Workspace) -> None:
     path = table_path(workspace, "preferences")
     table = pd.read_parquet(path)
