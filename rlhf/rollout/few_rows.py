@@ -11,22 +11,26 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 # a row alone is a product of matrix and vector, which has a kernel of its own; many rows are served well
 _FEWEST, _MOST = 2, 32
+# parameters: weights of a smaller model stay in the caches, where it gains nothing and asking costs
+_LARGE = 10_000_000
 
 
-def few_rows(device: torch.device) -> AbstractContextManager[Any]:
-    """Linear layers inside of it take W x^T where that is faster: in float32, with 2 to 32 rows.
+def few_rows(model: nn.Module) -> AbstractContextManager[Any]:
+    """The model's linear layers inside of it take W x^T where that is faster: in float32, with 2 to 32 rows.
 
-    On CPUs with AVX2 and no more, the kind on which it was measured; elsewhere it does nothing. Both
-    sides differ by rounding.
+    On CPUs with AVX2 and no more, the kind on which it was measured, and for models of ten million
+    parameters and more; elsewhere it does nothing. Both sides differ by rounding.
     """
     measured = torch.backends.cpu.get_cpu_capability() == "AVX2"
-    return _WeightsFirst() if device.type == "cpu" and measured else nullcontext()
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    large = sum(parameter.numel() for parameter in model.parameters()) >= _LARGE
+    return _WeightsFirst() if on_cpu and measured and large else nullcontext()
 
 
 class _WeightsFirst(TorchFunctionMode):

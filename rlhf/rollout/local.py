@@ -113,10 +113,11 @@ def decode(
     uniforms = uniforms.to(device)
     hidden, cache = read_prompts(model, ids, mask, rule.max_new_tokens)
     rows = torch.arange(len(prompts), device=device)
+    quick = few_rows(model)
 
     for step in range(rule.max_new_tokens):
         # 1. one token for each row
-        with few_rows(device):
+        with quick:
             logits = unembed(model, hidden)
         # padding is no token that was said: it must not be penalised
         seen = torch.where(mask, ids, ids[:, -1:])
@@ -135,7 +136,7 @@ def decode(
         new = tokens[:, None]
         ids = torch.cat([ids, new], dim=1)
         mask = torch.cat([mask, torch.ones_like(new, dtype=torch.bool)], dim=1)
-        with few_rows(device):
+        with quick:
             hidden = next_token_states(model, new, mask, cache)
 
 

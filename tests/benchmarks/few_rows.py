@@ -42,7 +42,7 @@ def milliseconds(model: PreTrainedModel, rows: int) -> tuple[float, float]:
     for step in range(2 * STEPS):
         mask = torch.cat([mask, mask.new_ones(rows, 1)], dim=1)
         begin = clock()
-        with few_rows(model.device) if step % 2 else nullcontext():
+        with few_rows(model) if step % 2 else nullcontext():
             unembed(model, next_token_states(model, ids[:, :1], mask, cache))
         seconds[step % 2].append(clock() - begin)
     as_is, weights_first = seconds

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from rlhf.rollout.few_rows import few_rows
 
-CPU = torch.device("cpu")
+LARGE = 10_000_000
 
 
 @pytest.fixture
@@ -25,8 +25,15 @@ def products(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return shapes
 
 
+def model_of(layer: nn.Module, parameters: int = LARGE, device: str = "cpu") -> nn.Module:
+    """A model with a layer, and at least so many parameters besides."""
+    model = nn.Sequential(layer)
+    model.register_parameter("others", nn.Parameter(torch.empty(parameters, device=device)))
+    return model
+
+
 def both(layer: nn.Module, states: Tensor) -> tuple[Tensor, Tensor]:
-    with few_rows(CPU):
+    with few_rows(model_of(layer)):
         inside = layer(states)
     return inside, layer(states)
 
@@ -56,16 +63,24 @@ def test_what_would_not_gain_is_left_as_it_is(
 
 def test_named_arguments_are_left_as_they_are(products: list[tuple[int, ...]]) -> None:
     states, weight = torch.ones(4, 24), torch.ones(40, 24)
-    with few_rows(CPU):
+    with few_rows(model_of(nn.Linear(24, 40))):
         functional.linear(states, weight=weight)
     assert not products
 
 
-@pytest.mark.parametrize(("kind", "device"), [("AVX512", "cpu"), ("AVX2", "cuda")])
+@pytest.mark.parametrize(
+    ("kind", "device", "parameters"),
+    [("AVX512", "cpu", LARGE), ("AVX2", "meta", LARGE), ("AVX2", "cpu", LARGE - 2000)],
+)
 def test_elsewhere_it_does_nothing(
-    products: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch, kind: str, device: str
+    products: list[tuple[int, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    device: str,
+    parameters: int,
 ) -> None:
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: kind)
-    with few_rows(torch.device(device)):
-        nn.Linear(24, 40)(torch.ones(4, 24))
+    layer = nn.Linear(24, 40)
+    with few_rows(model_of(layer, parameters, device)):
+        layer(torch.ones(4, 24))
     assert not products
