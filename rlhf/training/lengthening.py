@@ -15,10 +15,11 @@ from rlhf.settings.sampling import VllmSettings
 from rlhf.settings.section import Section
 from rlhf.settings.training import Optimizer
 
-# keys of section ppo that no step depends on, so that a run goes on when they change
+# keys of section ppo that no step depends on but for its rounding, so that a run goes on when they change
 ANY_VALUE = (
     "iterations",
     "keep_checkpoint",
+    "sampling.batch_size",
     *(f"sampling.vllm.{key}" for key in VllmSettings.OPERATION),
     *(f"endpoints.*.{key}" for key in Endpoint.OPERATION),
 )

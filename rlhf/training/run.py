@@ -17,6 +17,8 @@ from rlhf.engine.checkpoints import REGISTRY, Checkpoints, fingerprint
 from rlhf.engine.state import load_state, save_state
 from rlhf.registry import ENGINES, module_of
 from rlhf.settings import Settings
+from rlhf.settings.section import Section
+from rlhf.settings.training import Lora
 from rlhf.stages import find_stage
 from rlhf.workspace import Workspace
 
@@ -64,7 +66,9 @@ class TrainingRun:
         """Who computes, as it is told: numbers depend on it by their rounding alone."""
         engine, count = self.settings.engine, self.engine.world_size
         kind = f"ZeRO-{engine.zero_stage}" if engine.kind == "deepspeed" else engine.kind
-        return f"{count} {'process' if count == 1 else 'processes'} of {kind}"
+        section = getattr(self.settings, self.name)
+        sizes = [f", {key} {getattr(section, key)}" for key in _dividing_work(section)]
+        return f"{count} {'process' if count == 1 else 'processes'} of {kind}{''.join(sizes)}"
 
     # -- logs and checkpoints ----------------------------------------------------------------------
 
@@ -108,7 +112,7 @@ class TrainingRun:
         loop = load_state(directory, "loop")
         if self.is_main and loop["written_by"] != self._machine:
             log.info(
-                "%s was written by %s and goes on with %s: the same numbers but for rounding",
+                "%s was written by %s; it goes on with %s: the same numbers but for rounding",
                 directory,
                 loop["written_by"],
                 self._machine,
@@ -143,7 +147,8 @@ def begin(
 
     They are keyed by the settings' `sections`, the inputs, and the code that the stage runs: its
     files, and what the settings' names stand for. Section `engine` is none of it but for the number
-    format, since no more than rounding depends on the others: another engine goes on.
+    format, and neither is the size of micro-batches: no more than rounding depends on these, so another
+    engine goes on, in other micro-batches.
 
     any_value: dotted keys of the stage's own section that no step depends on
     """
@@ -152,7 +157,7 @@ def begin(
     # what the settings' keys mean on this machine counts, not only what they say
     content = settings.model_dump(mode="json")
     chosen = {part: content[part] for part in ("seed", *sections)}
-    for key in any_value:
+    for key in (*any_value, *_dividing_work(getattr(settings, name))):
         _leave_out(chosen[name], key)
     chosen["precision"] = engine.precision
     stage = find_stage(name)
@@ -168,6 +173,17 @@ def begin(
     (found,) = engine.all_gather(prints)
     checkpoints = Checkpoints(workspace.checkpoints, name, found.key, found.parts)
     return TrainingRun(name, settings, workspace, engine, checkpoints)
+
+
+def _dividing_work(section: Section) -> list[str]:
+    """The keys of a section that divide a step's work, where no more than rounding depends on them.
+
+    None where adapters have dropout: each micro-batch draws its own.
+    """
+    lora: Lora | None = getattr(section, "lora", None)
+    if lora is not None and lora.dropout > 0:
+        return []
+    return [key for key in ("micro_batch", "micro_batch_tokens") if hasattr(section, key)]
 
 
 def _leave_out(section: dict[str, Any], key: str) -> None:

@@ -1,4 +1,4 @@
-"""A run that goes on with another engine and another number of processes: the same numbers but for rounding."""
+"""A run that goes on with another engine, other processes or micro-batches: the same numbers but for rounding."""
 
 import logging
 import shutil
@@ -67,10 +67,11 @@ def test_two_processes_and_plain_torch_go_on_from_each_other(
         shutil.rmtree(place.root / "metrics")
     with caplog.at_level(logging.INFO, logger="rlhf"):
         train(tiny_settings(changes), shared)
-    told = "was written by 2 processes of ZeRO-3 and goes on with 1 process of torch"
-    assert told in caplog.text
+    assert "was written by 2 processes of ZeRO-3, micro_batch" in caplog.text
+    assert "; it goes on with 1 process of torch, micro_batch" in caplog.text
     told = on_two_processes(alone, 3, changes, command)
-    assert "was written by 1 process of torch and goes on with 2 processes of ZeRO-3" in told
+    assert "was written by 1 process of torch, micro_batch" in told
+    assert "; it goes on with 2 processes of ZeRO-3, micro_batch" in told
 
     for place in (alone, shared):
         assert len(list((place.checkpoints / stage).iterdir())) == 1

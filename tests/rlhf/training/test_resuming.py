@@ -24,7 +24,7 @@ from neighbours import (
     online_dpo,
     xpo,
 )
-from tiny import copy_workspace, outcome, tiny_settings, write_settings
+from tiny import copy_workspace, numbers, outcome, tiny_settings, write_settings
 from workers import Harm, Worker, half_written
 
 from rlhf.batches.tables import read_table, write_table
@@ -169,6 +169,48 @@ def test_resumed_equals_uninterrupted(
     assert "resuming from" in caplog.text
     assert case.outcome(workspace) == undisturbed[name]
     assert workspace.unfinished_checkpoints(case.stage) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "changes", "told"),
+    [
+        ("sft", 5, {"sft.micro_batch_tokens": 16}, "micro_batch_tokens 16"),
+        ("ppo-max", 3, {"ppo.micro_batch": 2, "ppo.sampling.batch_size": 3}, "micro_batch 2"),
+    ],
+)
+def test_it_goes_on_in_other_micro_batches(
+    workspace: Workspace,
+    undisturbed: Outcomes,
+    name: str,
+    step: int,
+    changes: Mapping[str, Any],
+    told: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """More processes may need smaller ones: the same numbers but for rounding."""
+    case = CASES[name]
+    kill(workspace, case, step)
+    with caplog.at_level(logging.INFO, logger="rlhf"):
+        case.train(case.settings(**changes), workspace)
+    assert f"it goes on with 1 process of torch, {told}: the same numbers" in caplog.text
+    expected = undisturbed[name][f"{case.stage}.jsonl"]
+    for before, row in zip(expected, numbers(workspace.steps(case.stage)), strict=True):
+        assert row == pytest.approx(before, rel=1e-3, abs=2e-5), row["step"]
+
+
+def test_with_the_dropout_of_adapters_micro_batches_matter(prepared: Workspace) -> None:
+    """Each draws its own."""
+
+    def keys(dropout: float) -> set[str]:
+        sizes = ({"sft.micro_batch_tokens": size} for size in (16, 512))
+        adapters = lora("sft", dropout=dropout)
+        runs = [
+            begin("sft", tiny_settings(adapters | size), prepared, ["sft"], {}) for size in sizes
+        ]
+        return {run.checkpoints.directory.name for run in runs}
+
+    assert len(keys(0.0)) == 1
+    assert len(keys(0.2)) == 2
 
 
 def test_a_run_killed_twice_still_ends_the_same(
