@@ -198,6 +198,7 @@ BEFORE_REPORT = (
         key_curves=(
             "reward",
             "validation_reward",
+            "validation_win_rate",
             "kl",
             "response_length",
             "finished",

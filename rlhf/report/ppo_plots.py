@@ -67,6 +67,15 @@ _SIGNALS = PlotGroup(
             "The sound policy with the highest objective is selected.",
         ),
         CurvePlot(
+            name="ppo-win-rate",
+            title="Better than at the start",
+            curves=(Curve("validation_win_rate", "share", markers=True),),
+            note="Of the validation prompts, by the rewards. "
+            "A few cut answers move the mean reward far, but not this.",
+            percent=True,
+            reference_levels=(0.5,),
+        ),
+        CurvePlot(
             name="ppo-entropy",
             title="Entropy",
             curves=(Curve("entropy", "entropy"),),

@@ -26,9 +26,10 @@ def summarise(
             summary[f"{key}_first"], summary[f"{key}_last"] = ends(measured, key)
 
     # 2. the fixed prompts
-    validated = [row["validation_reward"] for row in rows if "validation_reward" in row]
-    summary["validation_reward_first"] = validated[0]
-    summary["validation_reward_last"] = validated[-1]
+    validated = [row for row in rows if "validation_reward" in row]
+    summary["validation_reward_first"] = validated[0]["validation_reward"]
+    summary["validation_reward_last"] = validated[-1]["validation_reward"]
+    summary["validation_win_rate_last"] = validated[-1]["validation_win_rate"]
 
     # 3. peaks
     for key in peaks:

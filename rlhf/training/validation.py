@@ -25,8 +25,10 @@ from rlhf.training.run import TrainingRun
 from rlhf.training.sources import RunSources
 
 # metrics that every validation has, whatever the algorithm adds
-_OWN = frozenset({"reward", "objective", "distinct_2"})
+_OWN = frozenset({"reward", "objective", "win_rate", "distinct_2"})
 _BINS = 20
+# the same answer in another batch may get a reward that differs by so much
+_ROUNDING = 1e-4
 
 
 @dataclass
@@ -38,7 +40,7 @@ class Validator:
     and so do those of the best that the last checkpoint names: a resumed run may not come to the
     later one again.
 
-    start: the first validation's signals
+    start: the first validation's signals; start_rewards: its rewards, by the prompt's row
     """
 
     run: TrainingRun
@@ -47,6 +49,7 @@ class Validator:
     tokenizer: PreTrainedTokenizerBase
     best: dict[str, float] | None = None
     start: Signals | None = None
+    start_rewards: dict[int, float] = field(default_factory=dict)
     prompts: PromptBatch = field(init=False)
     _best_of_checkpoint: str | None = None
 
@@ -75,6 +78,10 @@ class Validator:
         pairs = list(zip(rows, rollout.responses, strict=True))
         everyone = self.run.engine.all_gather(pairs)
         metrics["validation_distinct_2"] = distinct_2([response for _, response in everyone])
+        scored = list(zip(self.prompts.table_rows, validation.scores.tolist(), strict=True))
+        rewards = dict(self.run.engine.all_gather(scored))
+        self.start_rewards = self.start_rewards or rewards
+        metrics["validation_win_rate"] = win_rate(rewards, self.start_rewards)
         if samples is not None:
             for row, _ in everyone[: self.run.settings.ppo.validation_prompts]:
                 samples.write(iteration, row)
@@ -102,12 +109,13 @@ class Validator:
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of it."""
         start = None if self.start is None else asdict(self.start)
-        return {"best": self.best, "start": start}
+        return {"best": self.best, "start": start, "start_rewards": [*self.start_rewards.items()]}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.best, start = state["best"], state["start"]
         self.start = None if start is None else Signals(**start)
+        self.start_rewards = dict(state["start_rewards"])
         self._best_of_checkpoint = self._best_name
 
     def checkpointed(self) -> None:
@@ -149,6 +157,18 @@ class Validator:
             return True
         self.start = self.start or signals
         return points(signals, self.start) < ENOUGH
+
+
+def win_rate(rewards: Mapping[int, float], start: Mapping[int, float]) -> float:
+    """The share of the prompts whose reward is above that at the start, 0 to 1.
+
+    Equal ones, but for rounding, count half. A few answers with a very low reward, as one that is cut off
+    may have, move the mean reward far, but not this.
+    """
+    gains = [rewards[row] - start[row] for row in start]
+    better = sum(gain > _ROUNDING for gain in gains)
+    equal = sum(abs(gain) <= _ROUNDING for gain in gains)
+    return (better + equal / 2) / len(gains)
 
 
 def sample_rows(

@@ -246,6 +246,7 @@ def _write_ppo_steps(workspace: Workspace, random: np.random.Generator) -> None:
                 "validation_reward": 0.2 + 0.035 * step,
                 "validation_objective": 0.3 + 0.02 * step,
                 "validation_distinct_2": 0.8 - 0.004 * step,
+                "validation_win_rate": 0.5 + 0.008 * step,
             }
         return row
 

@@ -30,6 +30,7 @@ VALIDATED = {
     "length",
     "finished",
     "distinct_2",
+    "win_rate",
 }
 LOGGED = {
     "reward", "reward_std", "reward_normalised", "kl", "kl_sequence", "response_length", "finished",
@@ -116,9 +117,11 @@ OWN = {
     "reward",
     "objective",
     "distinct_2",
+    "win_rate",
     "validation_reward",
     "validation_objective",
     "validation_distinct_2",
+    "validation_win_rate",
     "step",
     "tokens",
 }

@@ -146,6 +146,7 @@ def test_an_iteration_may_have_nothing_to_learn(rows: dict[int, Any]) -> None:
         "validation_objective",
         "validation_length",
         "validation_distinct_2",
+        "validation_win_rate",
     }
 
 

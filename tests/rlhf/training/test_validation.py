@@ -16,7 +16,7 @@ from rlhf.common.files import read_json
 from rlhf.registry import ALGORITHMS
 from rlhf.rollout.records import Rollout, Sampled, make_rollout
 from rlhf.training import loop
-from rlhf.training.validation import Validator, reward_histograms, sample_rows
+from rlhf.training.validation import Validator, reward_histograms, sample_rows, win_rate
 from rlhf.workspace import Workspace
 
 # -- the best policy ----------------------------------------------------------------------------
@@ -103,7 +103,7 @@ class Colliding(PpoMax):
         return replace(validation, metrics={self.name: validation.objective})
 
 
-@pytest.mark.parametrize("name", ["reward", "objective", "distinct_2"])
+@pytest.mark.parametrize("name", ["reward", "objective", "win_rate", "distinct_2"])
 def test_a_metric_called_as_one_of_the_loop_s_is_refused(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -119,6 +119,32 @@ def test_a_table_without_enough_prompts_is_named(workspace: Workspace) -> None:
     table[table["split"] != "validation"].to_parquet(path)
     with pytest.raises(DataError, match=r"prompts\.parquet: has no rows of split validation"):
         loop.train(tiny_settings(), workspace)
+
+
+# -- against the start --------------------------------------------------------------------------
+
+
+def test_equal_rewards_count_half() -> None:
+    start = {3: 1.0, 4: -2.0, 9: 0.5, 11: 0.0}
+    assert win_rate({9: 0.5 + 1e-6, 3: 1.1, 11: -9.0, 4: -1.9}, start) == (2 + 0.5) / 4
+    assert win_rate(start, start) == 0.5
+
+
+def test_all_answers_are_set_against_those_of_the_first_validation(workspace: Workspace) -> None:
+    loop.train(tiny_settings({"ppo.samples_every": 2}), workspace)
+    samples = pd.DataFrame(numbers(workspace.samples("ppo")))
+    rewards = samples.pivot(index="row", columns="step", values="reward")
+    found = {
+        row["step"]: row["validation_win_rate"]
+        for row in numbers(workspace.steps("ppo"))
+        if "validation_win_rate" in row
+    }
+    assert sorted(found) == [0, 2, 4] and found[0] == 0.5
+    for step, rate in found.items():
+        gains = rewards[step] - rewards[0]
+        points = (gains > 1e-4) + 0.5 * (gains.abs() <= 1e-4)
+        assert rate == pytest.approx(points.mean())
+    assert read_json(workspace.metrics("ppo"))["validation_win_rate_last"] == found[4]
 
 
 # -- what is shown ------------------------------------------------------------------------------
