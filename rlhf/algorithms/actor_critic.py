@@ -54,15 +54,24 @@ class ActorCritic(OnPolicy):
         self.models.train(CRITIC, model, critic.optimizer, learning + warmup)
 
     def _initial_critic(self, context: Context) -> ScalarModel:
-        """Detail 8: from the reward model, or with a fresh head from the SFT model."""
+        """Detail 8: from the reward model, or with a fresh head from the SFT model.
+
+        A reward model has learnt what it says of whole answers alone. `zero_head` leaves out what it
+        says of the tokens before the end.
+        """
         dtype = self.engine.dtype
         if self.critic.initial == "sft":
             directory = context.workspace.model("sft")
-            return new_scalar_model(directory, context.settings.seed, "critic", dtype=dtype)
-        # rescaled rewards are of about unit scale, and so should be its first values
-        transform = self.settings.reward
-        unit_scale = transform.normalise is not None or transform.scale is not None
-        return load_scalar_model(context.workspace.model("reward"), dtype, unit_scale=unit_scale)
+            model = new_scalar_model(directory, context.settings.seed, "critic", dtype=dtype)
+        else:
+            # rescaled rewards are of about unit scale, and so should be its first values
+            transform = self.settings.reward
+            unit_scale = transform.normalise is not None or transform.scale is not None
+            directory = context.workspace.model("reward")
+            model = load_scalar_model(directory, dtype, unit_scale=unit_scale)
+        if self.critic.zero_head:
+            model.head.set_to_zero()
+        return model
 
     # -- an iteration ------------------------------------------------------------------------------
 

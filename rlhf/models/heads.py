@@ -37,6 +37,12 @@ class ScalarHead(nn.Linear):
             weight, bias = self.weight.float(), self.bias.float()
             return nn.functional.linear(hidden.float(), weight, bias).squeeze(-1)
 
+    @torch.no_grad()
+    def set_to_zero(self) -> None:
+        """Give 0 for every hidden state."""
+        self.weight.zero_()
+        self.bias.zero_()
+
 
 class ScalarModel(nn.Module):
     """A language model and a head that reads its last hidden states.

@@ -114,7 +114,11 @@ class Gae(Section):
 class Critic(Section):
     """Detail 8: where the critic starts and how long it learns alone."""
 
+    LATER: ClassVar = frozenset({"zero_head"})
+
     initial: Literal["reward", "sft"] = "reward"
+    # all values are 0 at first; of etpo they always are
+    zero_head: bool = False
     # rollout iterations in which only the critic learns
     pretraining_iterations: CountOrZero
     # over the rollouts of each of them

@@ -69,6 +69,7 @@ PAPER = (
     ACTOR_CRITIC("8 the critic's start", "the reward model whatever is asked",
               'if self.critic.initial == "sft":', "if False:"),
     ACTOR_CRITIC("8 the critic's start", "at the reward model's scale", "unit_scale = transform.normalise is not None or transform.scale is not None", "unit_scale = False"),
+    ACTOR_CRITIC("8 the critic's start", "at values of 0 where that is asked for", "if self.critic.zero_head:", "if False:"),
     ACTOR_CRITIC("8 critic pre-training", "skipped", "self.warmup_iterations = self.critic.pretraining_iterations", "self.warmup_iterations = 0"),
     ACTOR_CRITIC("8 critic pre-training", "as many epochs as later", "epochs = self.critic.pretraining_epochs", "epochs = self.settings.epochs"),
     ACTOR_CRITIC("8 critic pre-training", "the policy learns too",

@@ -226,6 +226,18 @@ def test_the_critic_starts_from_the_reward_model_or_with_a_fresh_head(prepared: 
     assert float(fresh.bias) == 0
 
 
+@pytest.mark.parametrize("initial", ["reward", "sft"])
+def test_the_values_of_a_critic_may_be_0_at_first(prepared: Workspace, initial: str) -> None:
+    changes = {"ppo.critic.initial": initial, "ppo.critic.zero_head": True}
+    algorithm = make(prepared, {**changes, "ppo.trainable_layers": None})
+    assert not algorithm.score(roll(algorithm)).values.any()
+    # what is below the head stays, and it learns
+    weights = load_causal_lm(prepared.model(initial)).base_model.state_dict()
+    own = algorithm.models.language_model("critic").base_model.state_dict()
+    assert all(torch.equal(own[name], weights[name]) for name in weights)
+    assert critic_of(algorithm).head.weight.requires_grad
+
+
 def test_a_critic_is_rescaled_only_where_rewards_are(prepared: Workspace) -> None:
     reward = load_scalar_model(prepared.model("reward")).head.weight
     plain = {"ppo.reward": {"normalise": None, "scale": None, "clip": None}}
