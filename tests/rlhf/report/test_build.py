@@ -43,7 +43,7 @@ def test_every_class_of_the_page_has_a_style(page: str) -> None:
 def test_every_figure_is_drawn_and_follows_the_theme(page: str) -> None:
     figures = re.findall(r"<svg.*?</svg>", page, flags=re.S)
     # SFT, both reward models, DPO, the three groups of PPO, evaluation
-    assert len(figures) == 3 + 2 * 4 + 4 + 3 + 7 + 7 + 4
+    assert len(figures) == 3 + 2 * 4 + 4 + 3 + 8 + 7 + 4
     assert "Not recorded" not in page
     variables = set(re.findall(r"(--[a-z-]+):", page))
     for figure in figures:
