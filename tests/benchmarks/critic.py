@@ -38,17 +38,17 @@ class Answer:
 
 def draw(workspace: Workspace, count: int) -> list[tuple[Ids, Ids]]:
     """Prompts with an answer of the SFT model each, as PPO's first iteration would draw them."""
-    ppo = load_settings(workspace.params).ppo
+    settings = load_settings(workspace.params)
     table = read_table(workspace, "prompts", split="train")
     prompts = [ids.tolist() for ids in table["prompt_ids"].iloc[:count]]
     model = load_causal_lm(workspace.model("sft")).eval()
     tokenizer = load_answering_tokenizer(workspace.model("sft"))
-    longest = ppo.max_response_tokens or load_settings(workspace.params).data.max_response_tokens
+    longest = settings.ppo.max_response_tokens or settings.data.max_response_tokens
     rule = SamplingRule(
         max_new_tokens=longest,
         eos_id=tokenizer.eos_token_id,
         pad_id=tokenizer.pad_token_id,
-        temperature=ppo.sampling.temperature,
+        temperature=settings.ppo.sampling.temperature,
     )
     answers: list[list[int]] = []
     for start in range(0, len(prompts), AT_ONCE):
